@@ -1,0 +1,208 @@
+//! What a caller asks for when a container is created: parsed, checked, and kept as it is.
+
+use crate::network::{NetworkMode, PortMapping};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// Everything that a container is made of, beside its image.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerSpec {
+    /// The image as the caller wrote it.
+    pub image: String,
+    /// `None`: a name is made up.
+    pub name: Option<String>,
+    /// `None`: the image's. `Some([])`: no entrypoint. Setting it also drops the image's command, as Docker does.
+    pub entrypoint: Option<Vec<String>>,
+    /// Empty: the image's command.
+    pub command: Vec<String>,
+    /// `KEY=value`, over the image's.
+    pub env: Vec<String>,
+    pub workdir: Option<String>,
+    /// `user[:group]`, names or numbers.
+    pub user: Option<String>,
+    /// Supplementary groups beside those of the image's files; names or numbers.
+    pub groups: Vec<String>,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    pub tty: bool,
+    /// Standard input stays open for attachments; otherwise it is /dev/null.
+    pub open_stdin: bool,
+    /// Close standard input when the first attachment that had it ends.
+    pub stdin_once: bool,
+    pub read_only_root: bool,
+    pub mounts: Vec<Mount>,
+    pub extra_hosts: Vec<ExtraHost>,
+    /// Servers for resolv.conf; empty: the host's, without loopback ones.
+    pub dns: Vec<IpAddr>,
+    pub dns_search: Vec<String>,
+    pub dns_options: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub ulimits: Vec<Ulimit>,
+    pub sysctls: BTreeMap<String, String>,
+    /// Names without `CAP_`, upper case, or `ALL`.
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub no_new_privileges: bool,
+    pub privileged: bool,
+    /// An init of ours is process 1, reaps orphans and forwards signals.
+    pub init: bool,
+    pub seccomp: Seccomp,
+    pub resources: Resources,
+    pub devices: Vec<Device>,
+    pub network: NetworkMode,
+    pub ports: Vec<PortMapping>,
+    /// Publish every exposed port of the image on a port of the agent's choice.
+    pub publish_all: bool,
+    pub host_pid: bool,
+    pub host_ipc: bool,
+    pub host_uts: bool,
+    /// Signal name (`SIGTERM`) or number; `None`: the image's, else SIGTERM.
+    pub stop_signal: Option<String>,
+    /// Seconds between the stop signal and the kill; `None`: 10.
+    pub stop_timeout_secs: Option<u32>,
+    /// Remove the container when it has ended.
+    pub auto_remove: bool,
+    pub oom_score_adj: Option<i32>,
+    /// Bytes of /dev/shm; `None`: 64 MiB.
+    pub shm_bytes: Option<u64>,
+    pub log: LogConfig,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path inside the container.
+    pub target: String,
+    pub read_only: bool,
+    pub kind: MountKind,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountKind {
+    Bind {
+        /// Absolute path of the host.
+        source: String,
+        propagation: Propagation,
+        /// Bind the mounts below the source too.
+        recursive: bool,
+        /// Make the source folder when it is missing (`-v`), instead of refusing (`--mount`).
+        create_source: bool,
+    },
+    Tmpfs {
+        size_bytes: Option<u64>,
+        /// Octal permission bits; `None`: 1777.
+        mode: Option<u32>,
+        /// nosuid and nodev always; these beside them: `noexec`, `exec`.
+        exec: bool,
+    },
+}
+
+/// mount_namespaces(7); the `r` forms hold for the mounts below too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Propagation {
+    Private,
+    #[default]
+    Rprivate,
+    Shared,
+    Rshared,
+    Slave,
+    Rslave,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ExtraHost {
+    pub name: String,
+    pub target: HostTarget,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostTarget {
+    Address(IpAddr),
+    /// Docker's `host-gateway`: the host's address on the container's network.
+    Gateway,
+}
+
+/// getrlimit(2); `u64::MAX` is no limit.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Lower case without `RLIMIT_`: nofile, nproc, core, …
+    pub name: String,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seccomp {
+    /// Docker's default profile.
+    #[default]
+    Default,
+    Unconfined,
+    /// A profile in Docker's JSON format.
+    Profile(String),
+}
+
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    pub memory_bytes: Option<u64>,
+    /// Memory and swap together, as Docker counts; -1: no limit on swap. `None`: twice the memory.
+    pub memory_swap_bytes: Option<i64>,
+    pub memory_reservation_bytes: Option<u64>,
+    /// Billionths of a CPU.
+    pub nano_cpus: Option<u64>,
+    /// v1 shares, 2 to 262144; turned into a v2 weight where needed.
+    pub cpu_shares: Option<u64>,
+    pub cpuset_cpus: Option<String>,
+    pub cpuset_mems: Option<String>,
+    /// 0 or less: no limit. `None`: the agent's default.
+    pub pids: Option<i64>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Device {
+    pub host_path: String,
+    pub container_path: String,
+    /// Letters of `rwm`.
+    pub permissions: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// Bytes of one file before it is rotated.
+    pub max_file_bytes: u64,
+    /// Files kept, the current one counted.
+    pub max_files: u32,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { max_file_bytes: 10 << 20, max_files: 5 }
+    }
+}
+
+/// What an exec asks for.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecSpec {
+    /// Never empty.
+    pub command: Vec<String>,
+    /// Over the container's.
+    pub env: Vec<String>,
+    /// `None`: the container's.
+    pub workdir: Option<String>,
+    /// `None`: the container's.
+    pub user: Option<String>,
+    pub tty: bool,
+    pub stdin: bool,
+    pub detach: bool,
+    pub privileged: bool,
+    /// Rows and columns of the caller's terminal.
+    pub size: Option<(u16, u16)>,
+}

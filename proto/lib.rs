@@ -1,0 +1,14 @@
+//! The wire types, clients and servers of `berth.v1`, generated from `proto/berth/v1`.
+#![forbid(unsafe_code)]
+
+/// Version 1 of berth's API.
+pub mod v1 {
+    #![allow(clippy::all, missing_docs, reason = "generated code")]
+    tonic::include_proto!("berth.v1");
+}
+
+/// The encoded `FileDescriptorSet` of the API, for reflection and for the test that every RPC has a rule.
+pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("berth_descriptor");
+
+/// The version of these binaries.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
