@@ -1,1 +1,18 @@
-//! sys
+//! The only crate of berth that makes raw system calls.
+//!
+//! Every function is one call or one tight sequence of calls, with the kernel's own error. Above this crate there is no `unsafe`, no nix,
+//! no rustix and no libc.
+
+pub mod cap;
+pub mod cgroup_bpf;
+pub mod features;
+pub mod fs;
+pub mod memfd;
+pub mod mount;
+pub mod net;
+pub mod process;
+pub mod pty;
+pub mod seccomp;
+pub mod socket;
+pub mod store;
+pub mod term;

@@ -1,0 +1,1 @@
+//! Device rules for cgroup v2.

@@ -1,0 +1,1 @@
+//! Files relative to a folder: openat2, extended attributes, device nodes.

@@ -1,0 +1,1 @@
+//! Mounts as file descriptors: fsopen, fsmount, move_mount, mount_setattr.

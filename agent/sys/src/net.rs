@@ -1,0 +1,1 @@
+//! Sockets for netlink, and network namespaces.

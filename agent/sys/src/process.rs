@@ -1,0 +1,1 @@
+//! Making, joining, signalling and waiting for processes.

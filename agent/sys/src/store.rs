@@ -1,0 +1,1 @@
+//! Facts about this host: disk space, boot id, names.
