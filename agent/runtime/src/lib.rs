@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::todo, unused_variables, dead_code)]
 
+pub mod seccomp;
+
 use berth_model::image::ImageConfig;
 use berth_model::network::NetworkAttachment;
 use berth_model::spec::ExecSpec;

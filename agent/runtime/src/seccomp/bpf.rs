@@ -1,0 +1,226 @@
+//! From rules to classic BPF: per architecture a binary search over ranges of call numbers, so that every call costs a
+//! handful of instructions instead of a walk through the whole list.
+
+use super::tables::{Table, X32_BIT};
+use super::{Action, Compare, Condition, Profile, SeccompError, Target};
+use std::collections::BTreeMap;
+
+/// `struct sock_filter` (linux/filter.h).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Insn {
+    pub code: u16,
+    /// Instructions to skip when the test holds.
+    pub jt: u8,
+    pub jf: u8,
+    pub k: u32,
+}
+
+/// A filter, ready to load.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Program {
+    pub insns: Vec<Insn>,
+}
+
+impl Program {
+    /// The instructions as the kernel reads them: eight bytes each, in the host's byte order.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.insns.len() * 8);
+        for insn in &self.insns {
+            bytes.extend_from_slice(&insn.code.to_ne_bytes());
+            bytes.push(insn.jt);
+            bytes.push(insn.jf);
+            bytes.extend_from_slice(&insn.k.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+/// BPF_MAXINSNS
+const MAX_INSNS: usize = 4096;
+
+// linux/bpf_common.h: class | size or source | mode or operation.
+pub(super) const LD_ABS: u16 = 0x20;
+pub(super) const RET: u16 = 0x06;
+pub(super) const JA: u16 = 0x05;
+pub(super) const JEQ: u16 = 0x15;
+pub(super) const JGT: u16 = 0x25;
+pub(super) const JGE: u16 = 0x35;
+pub(super) const AND: u16 = 0x54;
+
+// Offsets in struct seccomp_data.
+const NR: u32 = 0;
+const ARCH: u32 = 4;
+const ARGS: u32 = 16;
+
+const fn insn(code: u16, k: u32) -> Insn {
+    Insn { code, jt: 0, jf: 0, k }
+}
+
+const fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Insn {
+    Insn { code, jt, jf, k }
+}
+
+/// What happens to one call: the first alternative whose conditions hold, else the default.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Verdict {
+    conditional: Vec<(Vec<Condition>, Action)>,
+    otherwise: Option<Action>,
+}
+
+pub(super) fn compile(profile: &Profile, target: &Target) -> Result<Program, SeccompError> {
+    let mut blocks = Vec::new();
+    for &(audit, tables) in target.arch.tables() {
+        let mut block = vec![insn(LD_ABS, NR)];
+        let mut calls = BTreeMap::new();
+        for &table in tables {
+            collect(profile, target, table, &mut calls);
+        }
+        block.extend(search(&segments(&calls, profile.default), profile.default));
+        blocks.push((audit, block));
+    }
+    let mut insns = vec![insn(LD_ABS, ARCH)];
+    for (audit, block) in blocks {
+        // Another architecture: jump over the whole block, however long it is.
+        insns.push(jump(JEQ, audit, 1, 0));
+        insns.push(insn(JA, block.len() as u32));
+        insns.extend(block);
+    }
+    // No architecture that this host's processes can have: libseccomp's answer too.
+    insns.push(insn(RET, Action::KillProcess.code()));
+    if insns.len() > MAX_INSNS {
+        return Err(SeccompError::TooLong(insns.len()));
+    }
+    Ok(Program { insns })
+}
+
+/// Adds the verdicts of one table. Rules that say the default count too: they may stand before a wider one.
+fn collect(profile: &Profile, target: &Target, table: Table, calls: &mut BTreeMap<u32, Verdict>) {
+    for rule in profile.rules.iter().filter(|r| r.when.holds(target)) {
+        for number in rule.names.iter().filter_map(|name| table.number(name)) {
+            debug_assert!((number & X32_BIT != 0) == (table == Table::X32));
+            let verdict = calls.entry(number).or_default();
+            if rule.conditions.is_empty() {
+                verdict.otherwise.get_or_insert(rule.action);
+            } else {
+                verdict.conditional.push((rule.conditions.clone(), rule.action));
+            }
+        }
+    }
+    for verdict in calls.values_mut() {
+        // libseccomp: a rule without conditions makes the ones with the same action pointless.
+        let otherwise = verdict.otherwise;
+        if otherwise == Some(Action::Allow) {
+            verdict.conditional.clear();
+        }
+        verdict.conditional.retain(|(_, action)| Some(*action) != otherwise);
+    }
+}
+
+/// Neighbouring calls with the same verdict, by their first number; the gaps between them have the default.
+fn segments(calls: &BTreeMap<u32, Verdict>, default: Action) -> Vec<(u32, Verdict)> {
+    let gap = Verdict { conditional: Vec::new(), otherwise: Some(default) };
+    let mut out: Vec<(u32, Verdict)> = vec![(0, gap.clone())];
+    let mut push = |start: u32, verdict: Verdict| match out.last_mut() {
+        Some((at, last)) if *at == start => *last = verdict,
+        Some((_, last)) if *last == verdict => {}
+        _ => out.push((start, verdict)),
+    };
+    let mut next = 0;
+    for (&number, verdict) in calls {
+        if number > next {
+            push(next, gap.clone());
+        }
+        let mut verdict = verdict.clone();
+        verdict.otherwise.get_or_insert(default);
+        push(number, verdict);
+        next = number + 1;
+    }
+    push(next, gap);
+    out
+}
+
+/// A binary search over the segments; the accumulator holds the number.
+fn search(segments: &[(u32, Verdict)], default: Action) -> Vec<Insn> {
+    if let [(_, verdict)] = segments {
+        return decide(verdict, default);
+    }
+    let middle = segments.len() / 2;
+    let left = search(&segments[..middle], default);
+    let right = search(&segments[middle..], default);
+    let pivot = segments[middle].0;
+    let mut out = Vec::with_capacity(left.len() + right.len() + 2);
+    match u8::try_from(left.len()) {
+        Ok(skip) => out.push(jump(JGE, pivot, skip, 0)),
+        Err(_) => {
+            out.push(jump(JGE, pivot, 0, 1));
+            out.push(insn(JA, left.len() as u32));
+        }
+    }
+    out.extend(left);
+    out.extend(right);
+    out
+}
+
+fn decide(verdict: &Verdict, default: Action) -> Vec<Insn> {
+    let mut out = Vec::new();
+    for (conditions, action) in &verdict.conditional {
+        let body: Vec<Vec<Insn>> = conditions.iter().map(test).collect();
+        let mut rest: usize = body.iter().map(Vec::len).sum::<usize>() + 1;
+        for code in body {
+            rest -= code.len();
+            // A test ends in one unreachable-when-true slot: `JA rest` leads behind this alternative's return.
+            let mut code = code;
+            let last = code.len() - 1;
+            code[last] = insn(JA, rest as u32);
+            out.extend(code);
+        }
+        out.push(insn(RET, action.code()));
+    }
+    out.push(insn(RET, verdict.otherwise.unwrap_or(default).code()));
+    out
+}
+
+/// Tests one condition on a 64-bit argument: falls out behind its end when it holds, into its last slot when not (the
+/// caller puts the jump there).
+fn test(condition: &Condition) -> Vec<Insn> {
+    let at = ARGS + 8 * u32::from(condition.index);
+    let (low_at, high_at) = if cfg!(target_endian = "little") { (at, at + 4) } else { (at + 4, at) };
+    let (low, high) = (condition.value as u32, (condition.value >> 32) as u32);
+    let load = |k| insn(LD_ABS, k);
+    // In each shape the last slot is "no"; "yes" is one behind it.
+    match condition.compare {
+        Compare::Eq => vec![load(high_at), jump(JEQ, high, 0, 2), load(low_at), jump(JEQ, low, 1, 0), insn(JA, 0)],
+        Compare::Ne => vec![load(high_at), jump(JEQ, high, 0, 3), load(low_at), jump(JEQ, low, 0, 1), insn(JA, 0)],
+        Compare::MaskedEq(mask) => vec![
+            load(high_at),
+            insn(AND, (mask >> 32) as u32),
+            jump(JEQ, high, 0, 3),
+            load(low_at),
+            insn(AND, mask as u32),
+            jump(JEQ, low, 1, 0),
+            insn(JA, 0),
+        ],
+        Compare::Gt | Compare::Ge => {
+            let code = if condition.compare == Compare::Gt { JGT } else { JGE };
+            vec![
+                load(high_at),
+                jump(JGT, high, 4, 0),
+                jump(JEQ, high, 0, 2),
+                load(low_at),
+                jump(code, low, 1, 0),
+                insn(JA, 0),
+            ]
+        }
+        Compare::Lt | Compare::Le => {
+            let code = if condition.compare == Compare::Lt { JGE } else { JGT };
+            vec![
+                load(high_at),
+                jump(JGT, high, 3, 0),
+                jump(JEQ, high, 0, 3),
+                load(low_at),
+                jump(code, low, 0, 1),
+                insn(JA, 0),
+            ]
+        }
+    }
+}

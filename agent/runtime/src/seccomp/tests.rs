@@ -1,0 +1,192 @@
+use super::machine::{Call, run};
+use super::tables::{Table, X32_BIT};
+use super::*;
+
+const X86_64: u32 = 0xc000_003e;
+const I386: u32 = 0x4000_0003;
+const AARCH64: u32 = 0xc000_00b7;
+const ARM: u32 = 0x4000_0028;
+
+const ALLOW: u32 = Action::Allow.code();
+const EPERM: u32 = Action::Errno(1).code();
+const ENOSYS: u32 = Action::Errno(38).code();
+
+fn target(arch: Arch, caps: &[&str]) -> Target {
+    Target { arch, caps: caps.iter().map(|c| (*c).to_owned()).collect(), kernel: (6, 1) }
+}
+
+fn answer(program: &Program, arch: u32, table: Table, name: &str, args: [u64; 6]) -> u32 {
+    let number = table.number(name).unwrap_or_else(|| panic!("{table:?} has no {name}"));
+    run(&program.insns, &Call { number, arch, args })
+}
+
+#[test]
+fn the_default_profile_on_every_table() {
+    for (arch, audit, table) in [
+        (Arch::X86_64, X86_64, Table::X86_64),
+        (Arch::X86_64, X86_64, Table::X32),
+        (Arch::X86_64, I386, Table::I386),
+        (Arch::Aarch64, AARCH64, Table::Aarch64),
+        (Arch::Aarch64, ARM, Table::Arm),
+    ] {
+        let plain = compile(&default_profile(), &target(arch, &[])).unwrap();
+        let ask = |name: &str, args| answer(&plain, audit, table, name, args);
+        for allowed in ["read", "write", "openat", "execve", "futex", "exit_group", "ioctl", "rt_sigreturn", "ptrace"] {
+            assert_eq!(ask(allowed, [0; 6]), ALLOW, "{table:?} {allowed}");
+        }
+        for denied in ["mount", "setns", "unshare", "bpf", "reboot", "init_module", "add_key", "keyctl", "swapon"] {
+            assert_eq!(ask(denied, [0; 6]), EPERM, "{table:?} {denied}");
+        }
+        assert_eq!(ask("clone3", [0; 6]), ENOSYS, "{table:?}");
+        assert_eq!(ask("clone", [0x11, 0, 0, 0, 0, 0]), ALLOW, "{table:?} fork");
+        assert_eq!(ask("clone", [0x1000_0011, 0, 0, 0, 0, 0]), EPERM, "{table:?} CLONE_NEWUSER");
+        assert_eq!(ask("personality", [0x8, 0, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(ask("personality", [0xffff_ffff, 0, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(ask("personality", [0x0040_0000, 0, 0, 0, 0, 0]), EPERM, "ADDR_NO_RANDOMIZE");
+        assert_eq!(ask("socket", [2, 1, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(ask("socket", [40, 1, 0, 0, 0, 0]), EPERM, "AF_VSOCK");
+
+        let admin = compile(&default_profile(), &target(arch, &["CAP_SYS_ADMIN"])).unwrap();
+        for name in ["mount", "setns", "unshare", "bpf", "clone3"] {
+            assert_eq!(answer(&admin, audit, table, name, [0; 6]), ALLOW, "{table:?} {name}");
+        }
+        assert_eq!(answer(&admin, audit, table, "clone", [0x1000_0011, 0, 0, 0, 0, 0]), ALLOW);
+    }
+}
+
+#[test]
+fn every_number_gets_what_its_name_says() {
+    // The search against a plain walk through the rules, for every call without conditions and its neighbours.
+    let profile = default_profile();
+    let target = target(Arch::X86_64, &["CAP_SYS_PTRACE"]);
+    let program = compile(&profile, &target).unwrap();
+    let mut expected = std::collections::BTreeMap::new();
+    for rule in profile.rules.iter().filter(|r| r.when.holds(&target)) {
+        for number in rule.names.iter().filter_map(|n| Table::X86_64.number(n)) {
+            if rule.conditions.is_empty() {
+                expected.entry(number).or_insert(rule.action.code());
+            } else {
+                expected.entry(number).or_insert(u32::MAX);
+            }
+        }
+    }
+    for number in 0..1000 {
+        let got = run(&program.insns, &Call { number, arch: X86_64, args: [0; 6] });
+        match expected.get(&number) {
+            Some(&u32::MAX) => {}
+            Some(&want) => assert_eq!(got, want, "call {number}"),
+            None => assert_eq!(got, EPERM, "call {number}"),
+        }
+    }
+    for number in [u32::MAX, X32_BIT - 1, X32_BIT | 0xffff] {
+        assert_eq!(run(&program.insns, &Call { number, arch: X86_64, args: [0; 6] }), EPERM);
+    }
+}
+
+#[test]
+fn another_architecture_is_killed() {
+    let program = compile(&default_profile(), &target(Arch::X86_64, &[])).unwrap();
+    let call = Call { number: 0, arch: AARCH64, args: [0; 6] };
+    assert_eq!(run(&program.insns, &call), Action::KillProcess.code());
+}
+
+#[test]
+fn comparisons_on_64_bits() {
+    let values = [0, 1, 5, 0xffff_ffff, 0x1_0000_0000, 0x1_0000_0005, u64::MAX - 1, u64::MAX];
+    let compares: [(Compare, fn(u64, u64) -> bool); 7] = [
+        (Compare::Eq, |a, v| a == v),
+        (Compare::Ne, |a, v| a != v),
+        (Compare::Lt, |a, v| a < v),
+        (Compare::Le, |a, v| a <= v),
+        (Compare::Gt, |a, v| a > v),
+        (Compare::Ge, |a, v| a >= v),
+        (Compare::MaskedEq(0xff_0000_000f), |a, v| a & 0xff_0000_000f == v),
+    ];
+    for (compare, holds) in compares {
+        for value in values {
+            let rule = Rule {
+                names: vec!["read".into()],
+                action: Action::Allow,
+                conditions: vec![
+                    Condition { index: 5, compare, value },
+                    Condition { index: 0, compare: Compare::Eq, value: 7 },
+                ],
+                when: When::default(),
+            };
+            let profile = Profile { default: Action::Errno(1), rules: vec![rule] };
+            let program = compile(&profile, &target(Arch::X86_64, &[])).unwrap();
+            for argument in values {
+                for first in [7, 8] {
+                    let got = answer(&program, X86_64, Table::X86_64, "read", [first, 0, 0, 0, 0, argument]);
+                    let want = if holds(argument, value) && first == 7 { ALLOW } else { EPERM };
+                    assert_eq!(got, want, "{argument:#x} {compare:?} {value:#x}, first {first}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn short_enough_for_every_call() {
+    let program = compile(&default_profile(), &target(Arch::X86_64, &[])).unwrap();
+    assert!(program.insns.len() < 1000, "{} instructions", program.insns.len());
+    assert_eq!(program.to_bytes().len(), program.insns.len() * 8);
+}
+
+#[test]
+fn the_cache_shares_programs() {
+    let cache = Cache::default();
+    let (profile, target) = (default_profile(), target(Arch::X86_64, &[]));
+    let first = cache.get(&profile, &target).unwrap();
+    assert!(Arc::ptr_eq(&first, &cache.get(&profile, &target).unwrap()));
+}
+
+#[test]
+fn dockers_json() {
+    let text = r#"{
+        "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38,
+        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+        "syscalls": [
+            {"names": ["read", "a_call_of_the_future"], "action": "SCMP_ACT_ALLOW"},
+            {"name": "kill", "action": "SCMP_ACT_KILL_PROCESS", "args": null},
+            {"names": ["clone"], "action": "SCMP_ACT_ALLOW",
+             "args": [{"index": 0, "value": 2114060288, "op": "SCMP_CMP_MASKED_EQ"}],
+             "excludes": {"caps": ["CAP_SYS_ADMIN"]}},
+            {"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "99.0"}}
+        ]
+    }"#;
+    let program = compile(&parse(text).unwrap(), &target(Arch::X86_64, &[])).unwrap();
+    let ask = |name: &str, args| answer(&program, X86_64, Table::X86_64, name, args);
+    assert_eq!(ask("read", [0; 6]), ALLOW);
+    assert_eq!(ask("kill", [0; 6]), Action::KillProcess.code());
+    assert_eq!(ask("clone", [0x1000_0000, 0, 0, 0, 0, 0]), ENOSYS);
+    assert_eq!(ask("clone", [0x11, 0, 0, 0, 0, 0]), ALLOW);
+    assert_eq!(ask("mount", [0; 6]), ENOSYS);
+}
+
+#[test]
+fn bad_profiles_name_their_field() {
+    let rule = |inner: &str| format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{inner}]}}"#);
+    for (text, part) in [
+        ("".to_owned(), "Docker's format"),
+        ("[]".to_owned(), "Docker's format"),
+        (r#"{"defaultAction":"SCMP_ACT_MAYBE"}"#.to_owned(), "defaultAction"),
+        (r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG"]}"#.to_owned(), "flags"),
+        (rule(r#"{"names":[],"action":"SCMP_ACT_ALLOW"}"#), "syscalls[0].names"),
+        (rule(r#"{"names":["re ad"],"action":"SCMP_ACT_ALLOW"}"#), "syscalls[0].names"),
+        (rule(r#"{"names":["read"],"action":"SCMP_ACT_NOTIFY"}"#), "syscalls[0].action"),
+        (rule(r#"{"names":["read"],"action":"SCMP_ACT_ERRNO","errnoRet":5000}"#), "4095"),
+        (
+            rule(r#"{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}"#),
+            "syscalls[0].args[0].index",
+        ),
+        (
+            rule(r#"{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":0,"op":"=="}]}"#),
+            "syscalls[0].args[0].op",
+        ),
+        (rule(r#"{"names":["read"],"action":"SCMP_ACT_ALLOW","includes":{"minKernel":"six"}}"#), "minKernel"),
+    ] {
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.contains(part), "{error:?} should name {part:?}");
+    }
+}
