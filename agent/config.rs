@@ -1,0 +1,529 @@
+//! The agent's configuration: one TOML file, every key with a default.
+//!
+//! A file that is wrong anywhere is refused whole: unknown keys, wrong types and impossible values name the file, the
+//! key and the line. `deploy/berthd.toml` shows every key with its default.
+
+use berth_image::{ImagesConfig, RegistryConfig};
+use berth_model::spec::LogConfig;
+use berth_network::NetworkConfig;
+use berth_node::NodeConfig;
+use berth_rootfs::Driver;
+use berth_runtime::RuntimeConfig;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the configuration is when nothing else is said.
+pub const DEFAULT_PATH: &str = "/etc/berth/berthd.toml";
+/// Where `berthctl pki issue agent` output is put when nothing else is said.
+const PKI_DIR: &str = "/etc/berth/pki";
+/// Not taken by IANA, above the ports that need a privilege.
+const DEFAULT_PORT: u16 = 7443;
+/// The nftables table that holds all rules of ours.
+const TABLE: &str = "berth";
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("reading configuration {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    /// It is not TOML, or has a key or a type that does not belong there.
+    #[error("configuration {path}: {source}")]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    /// Values that cannot be; all of them at once.
+    #[error("configuration {path}: {}", .errors.join("; "))]
+    Values { path: PathBuf, errors: Vec<String> },
+}
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Images, containers and the store: must survive reboots.
+    pub data_root: PathBuf,
+    /// Sockets and exit files: gone with a reboot.
+    pub run_root: PathBuf,
+    /// Events kept for those who come back with a cursor.
+    pub event_history: usize,
+    pub listen: Listen,
+    pub tls: Tls,
+    pub network: Network,
+    pub containers: Containers,
+    pub images: Images,
+    /// By `host[:port]` as image names have it.
+    pub registries: BTreeMap<String, RegistryConfig>,
+    pub limits: Limits,
+    pub audit: Audit,
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            data_root: "/var/lib/berth".into(),
+            run_root: "/run/berth".into(),
+            event_history: 10_000,
+            listen: Listen::default(),
+            tls: Tls::default(),
+            network: Network::default(),
+            containers: Containers::default(),
+            images: Images::default(),
+            registries: BTreeMap::new(),
+            limits: Limits::default(),
+            audit: Audit::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// Where callers come in.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// Addresses for mutual TLS. Unset: 0.0.0.0:7443 when there are certificates, else none. Empty: none.
+    pub tcp: Option<Vec<SocketAddr>>,
+    /// The Unix socket for root. Unset: `<run_root>/berthd.sock`. Empty: none.
+    pub unix: Option<PathBuf>,
+}
+
+/// Files in PEM. All four are read again when they change.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The CAs whose clients may connect. Unset: /etc/berth/pki/ca.pem.
+    pub ca: Option<PathBuf>,
+    /// The agent's certificate, with its chain. Unset: /etc/berth/pki/agent.pem.
+    pub cert: Option<PathBuf>,
+    /// Its key, mode 0600. Unset: /etc/berth/pki/agent.key.
+    pub key: Option<PathBuf>,
+    /// Revocation lists. Unset: /etc/berth/pki/crl.pem, which may be missing.
+    pub crl: Option<PathBuf>,
+}
+
+/// The default bridge.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// At most 15 characters.
+    pub bridge: String,
+    /// Addresses of containers; the first one is the host's, unless another one is written: 10.9.0.254/24.
+    pub subnet: String,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network { bridge: "berth0".into(), subnet: "172.31.240.1/20".into() }
+    }
+}
+
+/// Defaults for containers that do not say it themselves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Containers {
+    /// Parent of all cgroups of containers, relative to the hierarchies' roots.
+    pub cgroup_parent: String,
+    /// Processes and threads of one container; -1: no limit.
+    pub default_pids: i64,
+    /// Bytes of one log file before it is rotated.
+    pub log_file_bytes: u64,
+    /// Log files kept per container, the current one counted.
+    pub log_files: u32,
+}
+
+impl Default for Containers {
+    fn default() -> Self {
+        let log = LogConfig::default();
+        Containers {
+            cgroup_parent: "berth".into(),
+            // A fork bomb is stopped long before the host's own limit of 32,768 pids.
+            default_pids: 4096,
+            log_file_bytes: log.max_file_bytes,
+            log_files: log.max_files,
+        }
+    }
+}
+
+/// What layers become.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerStoreKind {
+    #[default]
+    Auto,
+    Erofs,
+    Directory,
+}
+
+/// Images and where they come from.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Images {
+    pub layer_store: LayerStoreKind,
+    /// Layers fetched side by side over all pulls; 0: by the number of processors.
+    pub parallel_layers: usize,
+    /// Docker's config.json with credentials for registries. Unset: none.
+    pub docker_config: Option<PathBuf>,
+}
+
+/// What one caller, and all of them, may take.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of one request message.
+    pub message_bytes: usize,
+    /// Calls at once on one connection.
+    pub streams_per_connection: u32,
+    /// Connections at once, over all listeners.
+    pub connections: usize,
+    /// Calls at once, over all connections; more are answered with RESOURCE_EXHAUSTED.
+    pub calls: usize,
+    /// TLS handshakes under way at once; more wait in the kernel's queue.
+    pub handshakes: usize,
+    /// Seconds for a TLS handshake, and for the first bytes behind it.
+    pub handshake_seconds: u64,
+    /// Seconds for calls without a deadline of their own, except streams, Stop and Wait.
+    pub request_seconds: u64,
+    /// Seconds that running calls get when the agent stops.
+    pub drain_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            message_bytes: 4 << 20,
+            streams_per_connection: 256,
+            connections: 1024,
+            calls: 2048,
+            handshakes: 64,
+            handshake_seconds: 10,
+            request_seconds: 600,
+            drain_seconds: 10,
+        }
+    }
+}
+
+impl Limits {
+    pub fn handshake(&self) -> Duration {
+        Duration::from_secs(self.handshake_seconds)
+    }
+    pub fn request(&self) -> Duration {
+        Duration::from_secs(self.request_seconds)
+    }
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+}
+
+/// Where the audit records go.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// Unset: `<data_root>/audit.log`. Empty: no file.
+    pub file: Option<PathBuf>,
+    /// Bytes of the file before it is rotated.
+    pub file_bytes: u64,
+    /// Files kept, the current one counted.
+    pub files: u32,
+    /// Also to the agent's own log.
+    pub log: bool,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Audit { file: None, file_bytes: 16 << 20, files: 8, log: false }
+    }
+}
+
+/// The agent's own log, on standard error.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Level, or tracing's directives: `info`, `info,berth_image=debug`.
+    pub level: String,
+    pub json: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: "info".into(), json: false }
+    }
+}
+
+/// The four files of TLS, resolved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsFiles {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub crl: PathBuf,
+    /// The file names it: then it must be there.
+    pub crl_required: bool,
+}
+
+impl Config {
+    /// Reads `path`. `None`: the default path, and the defaults when nothing is there.
+    ///
+    /// # Errors
+    /// When the file named cannot be read, or anything in it is wrong.
+    pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        match std::fs::read_to_string(file) {
+            Ok(text) => Config::parse(file, &text),
+            Err(e) if path.is_none() && e.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
+            Err(source) => Err(ConfigError::Read { path: file.into(), source }),
+        }
+    }
+
+    /// Parses the text of the file `path`.
+    pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let config: Config = toml::from_str(text)
+            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        let errors = config.wrong_values();
+        if errors.is_empty() { Ok(config) } else { Err(ConfigError::Values { path: path.into(), errors }) }
+    }
+
+    fn wrong_values(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        let mut check = |good: bool, key: &str, why: &str| {
+            if !good {
+                errors.push(format!("{key} {why}"));
+            }
+        };
+        check(self.data_root.is_absolute(), "data_root", "must be an absolute path");
+        check(self.run_root.is_absolute(), "run_root", "must be an absolute path");
+        check(self.data_root != self.run_root, "run_root", "must not be data_root");
+        check(self.event_history >= 100, "event_history", "must be at least 100");
+        let bridge = &self.network.bridge;
+        let bridge_good = (1..=15).contains(&bridge.len())
+            && bridge.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+            && !matches!(bridge.as_str(), "." | "..");
+        check(bridge_good, "network.bridge", "must be 1 to 15 letters, digits, '-', '_' and '.'");
+        if let Err(why) = parse_subnet(&self.network.subnet) {
+            check(false, "network.subnet", &why);
+        }
+        let parent = &self.containers.cgroup_parent;
+        let parent_good = !parent.is_empty()
+            && parent.len() <= 128
+            && parent.split('/').all(|part| {
+                !part.is_empty()
+                    && !part.starts_with('.')
+                    && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+            });
+        check(parent_good, "containers.cgroup_parent", "must be a relative path such as berth or machine.slice/berth");
+        check(
+            self.containers.default_pids == -1 || self.containers.default_pids >= 16,
+            "containers.default_pids",
+            "must be -1 or at least 16",
+        );
+        check(self.containers.log_file_bytes >= 4096, "containers.log_file_bytes", "must be at least 4096");
+        check((1..=1000).contains(&self.containers.log_files), "containers.log_files", "must be 1 to 1000");
+        check(self.images.parallel_layers <= 64, "images.parallel_layers", "must be at most 64");
+        let limits = &self.limits;
+        let message = (64 << 10..=64 << 20).contains(&limits.message_bytes);
+        check(message, "limits.message_bytes", "must be 65536 to 67108864");
+        check(
+            (1..=10_000).contains(&limits.streams_per_connection),
+            "limits.streams_per_connection",
+            "must be 1 to 10000",
+        );
+        check((1..=100_000).contains(&limits.connections), "limits.connections", "must be 1 to 100000");
+        check((1..=100_000).contains(&limits.calls), "limits.calls", "must be 1 to 100000");
+        check((1..=10_000).contains(&limits.handshakes), "limits.handshakes", "must be 1 to 10000");
+        check((1..=300).contains(&limits.handshake_seconds), "limits.handshake_seconds", "must be 1 to 300");
+        check((1..=86_400).contains(&limits.request_seconds), "limits.request_seconds", "must be 1 to 86400");
+        check(limits.drain_seconds <= 600, "limits.drain_seconds", "must be at most 600");
+        check(self.audit.file_bytes >= 64 << 10, "audit.file_bytes", "must be at least 65536");
+        check((1..=1000).contains(&self.audit.files), "audit.files", "must be 1 to 1000");
+        for (host, registry) in &self.registries {
+            let key = format!("registries.{host:?}");
+            check(!host.is_empty() && !host.contains(['/', ' ']), &key, "must be host or host:port");
+            check(
+                registry.cert_file.is_some() == registry.key_file.is_some(),
+                &key,
+                "needs cert_file and key_file together",
+            );
+            let urls = registry.mirrors.iter().all(|m| m.starts_with("https://") || m.starts_with("http://"));
+            check(urls, &key, "has a mirror that is no http:// or https:// URL");
+        }
+        errors
+    }
+
+    /// The Unix socket's path; `None`: there is none.
+    pub fn unix_socket(&self) -> Option<PathBuf> {
+        match &self.listen.unix {
+            None => Some(self.run_root.join("berthd.sock")),
+            Some(path) if path.as_os_str().is_empty() => None,
+            Some(path) => Some(path.clone()),
+        }
+    }
+
+    /// The audit log's path; `None`: there is none.
+    pub fn audit_file(&self) -> Option<PathBuf> {
+        match &self.audit.file {
+            None => Some(self.data_root.join("audit.log")),
+            Some(path) if path.as_os_str().is_empty() => None,
+            Some(path) => Some(path.clone()),
+        }
+    }
+
+    /// Addresses and files for mutual TLS; `None`: nothing listens on TCP, because nothing says so and there are no
+    /// certificates where they would be looked for.
+    pub fn tcp(&self) -> Option<(Vec<SocketAddr>, TlsFiles)> {
+        let pick = |set: &Option<PathBuf>, name: &str| set.clone().unwrap_or_else(|| Path::new(PKI_DIR).join(name));
+        let files = TlsFiles {
+            ca: pick(&self.tls.ca, "ca.pem"),
+            cert: pick(&self.tls.cert, "agent.pem"),
+            key: pick(&self.tls.key, "agent.key"),
+            crl: pick(&self.tls.crl, "crl.pem"),
+            crl_required: self.tls.crl.is_some(),
+        };
+        let configured = self.tls.ca.is_some() || self.tls.cert.is_some() || self.tls.key.is_some();
+        match &self.listen.tcp {
+            Some(addresses) if addresses.is_empty() => None,
+            Some(addresses) => Some((addresses.clone(), files)),
+            None if configured || files.cert.exists() || files.key.exists() => {
+                Some((vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT))], files))
+            }
+            None => None,
+        }
+    }
+
+    /// What the core of the agent needs.
+    pub fn node(&self) -> NodeConfig {
+        // Checked when the file was parsed; the default is one that parses.
+        let (gateway, prefix_len) = parse_subnet(&self.network.subnet).unwrap_or((Ipv4Addr::new(172, 31, 240, 1), 20));
+        NodeConfig {
+            data_root: self.data_root.clone(),
+            run_root: self.run_root.clone(),
+            images: ImagesConfig {
+                dir: self.data_root.join("images"),
+                registries: self.registries.clone(),
+                docker_config: self.images.docker_config.clone(),
+                parallel_layers: self.images.parallel_layers,
+            },
+            layer_driver: match self.images.layer_store {
+                LayerStoreKind::Auto => Driver::Auto,
+                LayerStoreKind::Erofs => Driver::Erofs,
+                LayerStoreKind::Directory => Driver::Directory,
+            },
+            network: NetworkConfig { bridge: self.network.bridge.clone(), gateway, prefix_len, table: TABLE.into() },
+            runtime: RuntimeConfig {
+                cgroup_parent: self.containers.cgroup_parent.clone(),
+                default_pids: Some(self.containers.default_pids).filter(|n| *n > 0),
+            },
+            event_history: self.event_history,
+        }
+    }
+
+    /// Log sizes of containers that do not say them.
+    pub fn container_log(&self) -> LogConfig {
+        LogConfig { max_file_bytes: self.containers.log_file_bytes, max_files: self.containers.log_files }
+    }
+}
+
+/// `address/prefix`: the host's address in it and the prefix length. The network's own address means its first host.
+fn parse_subnet(text: &str) -> Result<(Ipv4Addr, u8), String> {
+    let wrong = || format!("{text:?} must be an IPv4 address with a prefix length, such as 172.31.240.1/20");
+    let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+    let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+    if !(8..=29).contains(&prefix) {
+        return Err(format!("{text:?} must have a prefix length of 8 to 29"));
+    }
+    let bits = u32::from(address);
+    let host_mask = u32::MAX >> prefix;
+    let gateway = match bits & host_mask {
+        0 => bits + 1,
+        host if host == host_mask => return Err(format!("{text:?} is the network's broadcast address")),
+        _ => bits,
+    };
+    let gateway = Ipv4Addr::from(gateway);
+    if gateway.is_loopback() || gateway.is_multicast() || gateway.is_unspecified() {
+        return Err(format!("{text:?} is no address for hosts"));
+    }
+    Ok((gateway, prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("/etc/berth/berthd.toml"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_good_and_an_empty_file_means_them() {
+        assert!(Config::default().wrong_values().is_empty());
+        let config = parse("").unwrap();
+        assert_eq!(config.unix_socket(), Some("/run/berth/berthd.sock".into()));
+        assert_eq!(config.audit_file(), Some("/var/lib/berth/audit.log".into()));
+        let node = config.node();
+        assert_eq!((node.network.gateway, node.network.prefix_len), (Ipv4Addr::new(172, 31, 240, 1), 20));
+        assert_eq!(node.runtime.default_pids, Some(4096));
+    }
+
+    #[test]
+    fn the_example_is_the_default_with_every_key() {
+        let example = include_str!("../deploy/berthd.toml");
+        let uncommented: String = example
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .fold(String::new(), |text, line| text + line + "\n");
+        let config = parse(&uncommented).unwrap();
+        let (mut config, default) = (format!("{config:?}"), format!("{:?}", Config::default()));
+        // What is unset by default is written out in the example.
+        for (set, unset) in [
+            (r#"tcp: Some([0.0.0.0:7443])"#, "tcp: None"),
+            (r#"unix: Some("/run/berth/berthd.sock")"#, "unix: None"),
+            (r#"ca: Some("/etc/berth/pki/ca.pem")"#, "ca: None"),
+            (r#"cert: Some("/etc/berth/pki/agent.pem")"#, "cert: None"),
+            (r#"key: Some("/etc/berth/pki/agent.key")"#, "key: None"),
+            (r#"crl: Some("/etc/berth/pki/crl.pem")"#, "crl: None"),
+            (r#"docker_config: Some("/etc/berth/docker.json")"#, "docker_config: None"),
+            (r#"file: Some("/var/lib/berth/audit.log")"#, "file: None"),
+        ] {
+            assert!(config.contains(set), "{set} in {config}");
+            config = config.replace(set, unset);
+        }
+        let registries = config.find("registries: {").unwrap()..config.find(", limits:").unwrap();
+        assert!(config[registries.clone()].contains("plain_http: true"));
+        config.replace_range(registries, "registries: {}");
+        assert_eq!(config, default);
+    }
+
+    #[test]
+    fn errors_name_the_file_the_key_and_the_line() {
+        let error = parse("data_root = \"/x\"\n[limits]\nconections = 5\n").unwrap_err();
+        assert!(
+            error.contains("/etc/berth/berthd.toml") && error.contains("line 3") && error.contains("conections"),
+            "{error}"
+        );
+        let error = parse("[listen]\ntcp = [\"nonsense\"]\n").unwrap_err();
+        assert!(error.contains("line 2") && error.contains("nonsense"), "{error}");
+        let error = parse("data_root = \"var\"\n[network]\nsubnet = \"10.0.0.0/33\"\n").unwrap_err();
+        assert!(error.contains("data_root") && error.contains("network.subnet"), "{error}");
+    }
+
+    #[test]
+    fn subnets() {
+        assert_eq!(parse_subnet("10.9.0.0/24"), Ok((Ipv4Addr::new(10, 9, 0, 1), 24)));
+        assert_eq!(parse_subnet("10.9.0.254/24"), Ok((Ipv4Addr::new(10, 9, 0, 254), 24)));
+        for bad in
+            ["", "10.0.0.0", "10.0.0.0/4", "10.0.0.0/30", "10.0.0.255/24", "127.0.0.1/8", "::1/64", "224.0.0.1/8"]
+        {
+            assert!(parse_subnet(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn listeners() {
+        let none = parse("[listen]\ntcp = []\nunix = \"\"\n").unwrap();
+        assert!(none.tcp().is_none() && none.unix_socket().is_none());
+        let set = parse("[tls]\ncert = \"/c\"\n").unwrap().tcp().unwrap();
+        assert_eq!(set.0, vec!["0.0.0.0:7443".parse().unwrap()]);
+        assert_eq!((set.1.cert, set.1.ca), ("/c".into(), "/etc/berth/pki/ca.pem".into()));
+    }
+}
