@@ -67,6 +67,13 @@ impl From<ContainerId> for String {
     }
 }
 
+/// Ids sort and hash as their text does, so maps may be searched by text and by prefix.
+impl std::borrow::Borrow<str> for ContainerId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for ContainerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -4,16 +4,18 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::todo, unused_variables, dead_code)]
 
-use berth_image::{Auth, ImagesConfig, Progress};
-use berth_model::event::Event;
-use berth_model::image::ImageRecord;
+mod error;
+mod view;
+pub use error::NodeError;
+pub use view::*;
+
+use berth_image::{Auth, ImagesConfig};
 use berth_model::spec::ExecSpec;
-use berth_model::{ContainerId, ContainerRecord, ContainerSpec, ExitStatus, Platform, Reference, Timestamp};
+use berth_model::{ContainerId, ExitStatus, Platform, Reference, Timestamp};
 use berth_network::NetworkConfig;
 use berth_rootfs::Driver;
-use berth_runtime::{AttachInput, Effective, Output, RuntimeConfig};
+use berth_runtime::RuntimeConfig;
 use std::path::PathBuf;
-use std::sync::Arc;
 use tokio::sync::mpsc;
 
 #[derive(Clone, Debug)]
@@ -28,180 +30,6 @@ pub struct NodeConfig {
     pub runtime: RuntimeConfig,
     /// Events kept.
     pub event_history: usize,
-}
-
-/// Everything that can go wrong, by what a caller can do about it. `agent/status.rs` maps each to a gRPC status with a stable reason.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    #[error("no such container: {0}")]
-    ContainerNotFound(String),
-    #[error("no such image: {0}")]
-    ImageNotFound(String),
-    #[error("id prefix {0:?} fits more than one {1}")]
-    Ambiguous(String, &'static str),
-    #[error("the name {name:?} is in use by container {by}")]
-    NameInUse { name: String, by: ContainerId },
-    #[error("container {0} is not running")]
-    NotRunning(String),
-    #[error("container {0} is running: stop it first, or use force")]
-    Running(String),
-    #[error("image {image} is in use by container {by}")]
-    ImageInUse { image: String, by: String },
-    /// Field errors of a spec, all at once.
-    #[error("the request has invalid fields")]
-    Invalid(Vec<(String, String)>),
-    #[error("container {0} has no terminal")]
-    NoTerminal(String),
-    #[error("container {0} has too much to do; try again")]
-    Busy(String),
-    #[error("event cursor {asked} is ahead of this node's newest, {newest}")]
-    CursorInFuture { asked: u64, newest: u64 },
-    #[error("request id was used before for something else")]
-    RequestIdReused,
-    #[error(transparent)]
-    Image(#[from] berth_image::ImageError),
-    #[error(transparent)]
-    Rootfs(#[from] berth_rootfs::RootfsError),
-    #[error(transparent)]
-    Network(#[from] berth_network::NetworkError),
-    #[error(transparent)]
-    Runtime(#[from] berth_runtime::RuntimeError),
-    #[error("{act}: {source}")]
-    Store { act: String, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("{act}: {source}")]
-    Io { act: String, source: std::io::Error },
-    #[error("the agent is stopping")]
-    Stopping,
-}
-
-/// Who asks: for idempotency keys and for events.
-#[derive(Clone, Debug, Default)]
-pub struct Requester {
-    /// The caller's name (certificate's CN, or `uid:0` on the Unix socket).
-    pub caller: String,
-    /// The client's request_id; empty: none.
-    pub request_id: String,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum PullPolicy {
-    #[default]
-    Missing,
-    Always,
-    Never,
-}
-
-/// What a pull ended with.
-#[derive(Clone, Debug)]
-pub struct PullOutcome {
-    pub image: Arc<ImageRecord>,
-    pub reference: Reference,
-    pub up_to_date: bool,
-    pub fetched_bytes: u64,
-}
-
-pub type ProgressFn = Arc<dyn Fn(Progress) + Send + Sync>;
-
-#[derive(Clone)]
-pub struct CreateRequest {
-    pub spec: ContainerSpec,
-    pub pull: PullPolicy,
-    pub auth: Option<Auth>,
-    pub platform: Option<Platform>,
-    pub progress: ProgressFn,
-}
-
-#[derive(Clone, Debug)]
-pub struct Created {
-    pub id: ContainerId,
-    pub name: String,
-    pub warnings: Vec<String>,
-}
-
-/// An image with its names and users, for lists.
-#[derive(Clone, Debug)]
-pub struct ImageView {
-    pub record: Arc<ImageRecord>,
-    /// Full names.
-    pub tags: Vec<Reference>,
-    pub containers: u32,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct RemovedImage {
-    pub untagged: Vec<String>,
-    pub deleted: Vec<String>,
-    pub freed_bytes: u64,
-}
-
-/// A container with what is worked out beside its record.
-#[derive(Clone, Debug)]
-pub struct ContainerView {
-    pub record: Arc<ContainerRecord>,
-    pub effective: Arc<Effective>,
-}
-
-#[derive(Clone, Debug)]
-pub struct ContainerDetail {
-    pub view: ContainerView,
-    pub log_path: PathBuf,
-    pub upper_path: PathBuf,
-    pub cgroup_paths: Vec<PathBuf>,
-}
-
-/// Live streams of a container or an exec.
-pub struct Streams {
-    pub tty: bool,
-    /// Output in order; closed behind the last byte. Err: this reader was cut off.
-    pub output: mpsc::Receiver<Result<Output, NodeError>>,
-    pub input: AttachInput,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct LogQuery {
-    pub follow: bool,
-    pub tail: Option<u64>,
-    pub since: Option<Timestamp>,
-    pub until: Option<Timestamp>,
-    pub stdout: bool,
-    pub stderr: bool,
-}
-
-#[derive(Clone, Debug)]
-pub struct LogEntry {
-    pub time: Timestamp,
-    pub stderr: bool,
-    pub line: Vec<u8>,
-    pub partial: bool,
-}
-
-#[derive(Clone, Debug)]
-pub enum EventItem {
-    Event(Arc<Event>),
-    HistoryLost { asked: u64, oldest: u64 },
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct NodeInfo {
-    pub hostname: String,
-    pub operating_system: String,
-    pub kernel_version: String,
-    pub architecture: String,
-    pub cpus: u32,
-    pub memory_bytes: u64,
-    pub cgroup_mode: String,
-    pub layer_store: String,
-    pub data_root: String,
-    pub created: u32,
-    pub running: u32,
-    pub exited: u32,
-    pub images: u32,
-    pub features: Vec<(String, bool)>,
-    pub warnings: Vec<String>,
-    pub started: Timestamp,
-    pub boot_id: String,
-    pub disk_free_bytes: u64,
-    pub disk_total_bytes: u64,
 }
 
 /// The node. Cheap to clone.

@@ -1,1 +1,148 @@
-//! Facts about this host: disk space, boot id, names.
+//! Facts about this host: disk space, boot id, names, random bytes; and files read through another process's root.
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Space of the file system that a path is on, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DiskSpace {
+    /// Free to unprivileged users: what is left before ENOSPC for most.
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+    /// Inodes that are free; 0 where the file system has no fixed number.
+    pub free_inodes: u64,
+}
+
+/// statvfs(3) of `path`.
+pub fn disk_space(path: &Path) -> io::Result<DiskSpace> {
+    let s = rustix::fs::statvfs(path)?;
+    Ok(DiskSpace {
+        free_bytes: s.f_bavail.saturating_mul(s.f_frsize),
+        total_bytes: s.f_blocks.saturating_mul(s.f_frsize),
+        free_inodes: s.f_favail,
+    })
+}
+
+/// The kernel's id of this boot (random(4)): a UUID that changes with every boot.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// What uname(2) says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Uname {
+    pub hostname: String,
+    /// `6.18.3-amd64`
+    pub release: String,
+    /// `x86_64`, `aarch64`
+    pub machine: String,
+}
+
+/// uname(2).
+pub fn uname() -> Uname {
+    let u = rustix::system::uname();
+    let text = |c: &std::ffi::CStr| c.to_string_lossy().into_owned();
+    Uname { hostname: text(u.nodename()), release: text(u.release()), machine: text(u.machine()) }
+}
+
+/// Usable memory in bytes: `MemTotal` of proc_meminfo(5).
+pub fn memory_bytes() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    text.lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no MemTotal in /proc/meminfo"))
+}
+
+/// Field 22 of proc_pid_stat(5): when the process started, in clock ticks since boot. `None`: there is no such process.
+pub fn process_start_time(pid: u32) -> io::Result<Option<u64>> {
+    let text = match std::fs::read(format!("/proc/{pid}/stat")) {
+        Ok(t) => String::from_utf8_lossy(&t).into_owned(),
+        // ESRCH: it went between open and read.
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    // The name in field 2 may hold spaces and brackets: count from the last one.
+    let rest = text.rsplit_once(')').map(|(_, r)| r).unwrap_or_default();
+    rest.split_ascii_whitespace()
+        .nth(19)
+        .and_then(|t| t.parse().ok())
+        .map(Some)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has no field 22")))
+}
+
+/// Fills `buffer` from getrandom(2).
+pub fn random(buffer: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match rustix::rand::getrandom(&mut buffer[done..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => done += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Reads a regular file below the root folder of a process (`/proc/PID/root`), at most `max` bytes. Links are resolved inside that
+/// root and never lead out (openat2(2), RESOLVE_IN_ROOT, Linux 5.6). `None`: there is no such file.
+///
+/// The pid is checked by nobody here: the caller compares its start time before and after.
+pub fn read_in_process_root(pid: u32, path: &str, max: usize) -> io::Result<Option<Vec<u8>>> {
+    let root = format!("/proc/{pid}/root");
+    let dir = rustix::fs::open(root.as_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // NONBLOCK: a FIFO put there by the container must not hold the agent.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = match rustix::fs::openat2(&dir, path, flags, Mode::empty(), resolve) {
+        Ok(fd) => File::from(fd),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(max as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{path} is larger than {max} bytes")));
+    }
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_there() {
+        assert_eq!(boot_id().unwrap().len(), 36);
+        assert!(memory_bytes().unwrap() > 1 << 20);
+        assert!(disk_space(Path::new("/")).unwrap().total_bytes > 0);
+        assert!(!uname().release.is_empty());
+        let (mut a, mut b) = ([0u8; 32], [0u8; 32]);
+        random(&mut a).unwrap();
+        random(&mut b).unwrap();
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn start_times() {
+        let mine = process_start_time(std::process::id()).unwrap().unwrap();
+        assert!(mine > 0);
+        assert_eq!(process_start_time(std::process::id()).unwrap(), Some(mine));
+        // Above the kernel's PID_MAX_LIMIT.
+        assert_eq!(process_start_time(1 << 23).unwrap(), None);
+    }
+
+    #[test]
+    fn reads_inside_a_root() {
+        let me = std::process::id();
+        assert!(read_in_process_root(me, "/etc/passwd", 1 << 20).unwrap().is_some());
+        assert!(read_in_process_root(me, "/etc/no-such-file", 1 << 20).unwrap().is_none());
+        assert!(read_in_process_root(me, "/etc", 1 << 20).unwrap().is_none());
+        assert!(read_in_process_root(me, "/etc/passwd", 3).is_err());
+    }
+}

@@ -1,0 +1,60 @@
+//! What can go wrong, by what a caller can do about it.
+
+use berth_model::ContainerId;
+
+/// Everything that can go wrong, by what a caller can do about it. `agent/status.rs` maps each to a gRPC status with a stable reason.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("no such container: {0}")]
+    ContainerNotFound(String),
+    #[error("no such image: {0}")]
+    ImageNotFound(String),
+    #[error("id prefix {0:?} fits more than one {1}")]
+    Ambiguous(String, &'static str),
+    #[error("the name {name:?} is in use by container {by}")]
+    NameInUse { name: String, by: ContainerId },
+    #[error("container {0} is not running")]
+    NotRunning(String),
+    #[error("container {0} is running: stop it first, or use force")]
+    Running(String),
+    /// Its processes outlived SIGKILL (a dead mount, a process in D state): nothing more can be done from here.
+    #[error("container {0} still runs: its processes did not end after SIGKILL")]
+    StillRunning(String),
+    #[error("image {image} is in use by container {by}")]
+    ImageInUse { image: String, by: String },
+    /// Field errors of a spec, all at once.
+    #[error("the request has invalid fields")]
+    Invalid(Vec<(String, String)>),
+    #[error("container {0} has no terminal")]
+    NoTerminal(String),
+    #[error("container {0} has too much to do; try again")]
+    Busy(String),
+    #[error("event cursor {asked} is ahead of this node's newest, {newest}")]
+    CursorInFuture { asked: u64, newest: u64 },
+    /// The watcher's queue was full; it may come back with its cursor.
+    #[error("the reader of events fell behind")]
+    WatchTooSlow,
+    #[error("request id was used before for something else")]
+    RequestIdReused,
+    #[error(transparent)]
+    Image(#[from] berth_image::ImageError),
+    #[error(transparent)]
+    Rootfs(#[from] berth_rootfs::RootfsError),
+    #[error(transparent)]
+    Network(#[from] berth_network::NetworkError),
+    #[error(transparent)]
+    Runtime(#[from] berth_runtime::RuntimeError),
+    #[error("{act}: {source}")]
+    Store { act: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{act}: {source}")]
+    Io { act: String, source: std::io::Error },
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+impl NodeError {
+    pub(crate) fn io(act: impl Into<String>) -> impl FnOnce(std::io::Error) -> NodeError {
+        let act = act.into();
+        move |source| NodeError::Io { act, source }
+    }
+}

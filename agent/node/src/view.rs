@@ -1,0 +1,172 @@
+//! What callers ask with, and what they are shown.
+
+use crate::NodeError;
+use berth_image::{Auth, Progress};
+use berth_model::event::Event;
+use berth_model::image::ImageRecord;
+use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Platform, Reference, Timestamp};
+use berth_runtime::{AttachInput, Effective, Output};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Who asks: for idempotency keys and for events.
+#[derive(Clone, Debug, Default)]
+pub struct Requester {
+    /// The caller's name (certificate's CN, or `uid:0` on the Unix socket).
+    pub caller: String,
+    /// The client's request_id; empty: none.
+    pub request_id: String,
+}
+
+/// When `create` fetches the image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PullPolicy {
+    #[default]
+    Missing,
+    Always,
+    Never,
+}
+
+/// What a pull ended with.
+#[derive(Clone, Debug)]
+pub struct PullOutcome {
+    pub image: Arc<ImageRecord>,
+    pub reference: Reference,
+    /// The node had this very image under this name already.
+    pub up_to_date: bool,
+    /// Bytes fetched from the network by this pull.
+    pub fetched_bytes: u64,
+}
+
+/// Called often while a pull goes on; must not block.
+pub type ProgressFn = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// What `create` makes a container from.
+#[derive(Clone)]
+pub struct CreateRequest {
+    pub spec: ContainerSpec,
+    pub pull: PullPolicy,
+    pub auth: Option<Auth>,
+    /// None: the node's own.
+    pub platform: Option<Platform>,
+    pub progress: ProgressFn,
+}
+
+/// A container that was made.
+#[derive(Clone, Debug)]
+pub struct Created {
+    pub id: ContainerId,
+    pub name: String,
+    /// What was asked for and cannot be given in full on this host.
+    pub warnings: Vec<String>,
+}
+
+/// An image with its names and users, for lists.
+#[derive(Clone, Debug)]
+pub struct ImageView {
+    pub record: Arc<ImageRecord>,
+    /// Full names.
+    pub tags: Vec<Reference>,
+    /// Containers made from it.
+    pub containers: u32,
+}
+
+/// What the removal of an image took away.
+#[derive(Clone, Debug, Default)]
+pub struct RemovedImage {
+    /// Full names.
+    pub untagged: Vec<String>,
+    /// Image id and diff_ids of layers.
+    pub deleted: Vec<String>,
+    /// Bytes of the layers' tars.
+    pub freed_bytes: u64,
+}
+
+/// A container with what is worked out beside its record.
+#[derive(Clone, Debug)]
+pub struct ContainerView {
+    pub record: Arc<ContainerRecord>,
+    pub effective: Arc<Effective>,
+}
+
+/// A container with its places on the host.
+#[derive(Clone, Debug)]
+pub struct ContainerDetail {
+    pub view: ContainerView,
+    pub log_path: PathBuf,
+    pub upper_path: PathBuf,
+    pub cgroup_paths: Vec<PathBuf>,
+}
+
+/// Live streams of a container or an exec.
+pub struct Streams {
+    pub tty: bool,
+    /// Output in order; closed behind the last byte. Err: this reader was cut off.
+    pub output: mpsc::Receiver<Result<Output, NodeError>>,
+    pub input: AttachInput,
+}
+
+/// Which log entries are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct LogQuery {
+    pub follow: bool,
+    /// Only the last so many lines.
+    pub tail: Option<u64>,
+    pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+    /// Neither this nor `stderr`: both.
+    pub stdout: bool,
+    pub stderr: bool,
+}
+
+/// One line of a container's output, or a part of one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogEntry {
+    pub time: Timestamp,
+    pub stderr: bool,
+    /// Without the line's end.
+    pub line: Vec<u8>,
+    /// The line goes on in the next entry of the same stream.
+    pub partial: bool,
+}
+
+/// What a watcher of events is sent.
+#[derive(Clone, Debug)]
+pub enum EventItem {
+    Event(Arc<Event>),
+    /// Entries behind the asked cursor are no longer kept; `oldest` is the first that is.
+    HistoryLost {
+        asked: u64,
+        oldest: u64,
+    },
+}
+
+/// The host and what runs on it.
+#[derive(Clone, Debug, Default)]
+pub struct NodeInfo {
+    pub hostname: String,
+    /// PRETTY_NAME of os-release(5).
+    pub operating_system: String,
+    pub kernel_version: String,
+    /// As uname(2) says it: x86_64, aarch64.
+    pub architecture: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    /// v1, hybrid or v2.
+    pub cgroup_mode: String,
+    /// erofs or directory.
+    pub layer_store: String,
+    pub data_root: String,
+    pub created: u32,
+    pub running: u32,
+    pub exited: u32,
+    pub images: u32,
+    pub features: Vec<(String, bool)>,
+    pub warnings: Vec<String>,
+    /// When this agent opened the node.
+    pub started: Timestamp,
+    pub boot_id: String,
+    pub disk_free_bytes: u64,
+    pub disk_total_bytes: u64,
+}
