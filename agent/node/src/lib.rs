@@ -5,6 +5,12 @@
 #![allow(clippy::todo, unused_variables, dead_code)]
 
 mod error;
+mod events;
+pub mod fail;
+mod names;
+mod store;
+#[cfg(test)]
+mod testing;
 mod view;
 pub use error::NodeError;
 pub use view::*;
