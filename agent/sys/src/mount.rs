@@ -1,1 +1,314 @@
 //! Mounts as file descriptors: fsopen, fsmount, move_mount, mount_setattr.
+//!
+//! The new mount API (Linux 5.2, `mount_setattr` 5.12) makes a mount that hangs nowhere: it lives as long as its descriptor does, and the
+//! host's mount table never shows it. The classic calls are here too, for what a container's init does inside its own namespace.
+
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Attributes of a mount (mount_setattr(2)). Joined with `|`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MountAttr(u64);
+
+impl MountAttr {
+    pub const NONE: Self = MountAttr(0);
+    pub const RDONLY: Self = MountAttr(libc::MOUNT_ATTR_RDONLY);
+    pub const NOSUID: Self = MountAttr(libc::MOUNT_ATTR_NOSUID);
+    pub const NODEV: Self = MountAttr(libc::MOUNT_ATTR_NODEV);
+    pub const NOEXEC: Self = MountAttr(libc::MOUNT_ATTR_NOEXEC);
+    pub const NOATIME: Self = MountAttr(libc::MOUNT_ATTR_NOATIME);
+    pub const STRICTATIME: Self = MountAttr(libc::MOUNT_ATTR_STRICTATIME);
+    pub const NODIRATIME: Self = MountAttr(libc::MOUNT_ATTR_NODIRATIME);
+    /// Linux 5.14.
+    pub const NOSYMFOLLOW: Self = MountAttr(libc::MOUNT_ATTR_NOSYMFOLLOW);
+    const IDMAP: u64 = libc::MOUNT_ATTR_IDMAP;
+    const ATIME: u64 = libc::MOUNT_ATTR__ATIME;
+
+    pub const fn union(self, other: Self) -> Self {
+        MountAttr(self.0 | other.0)
+    }
+
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for MountAttr {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        self.union(other)
+    }
+}
+
+impl std::ops::BitOrAssign for MountAttr {
+    fn bitor_assign(&mut self, other: Self) {
+        *self = self.union(other);
+    }
+}
+
+/// Flags of classic mount(2). Joined with `|`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MountFlags(u32);
+
+impl MountFlags {
+    pub const NONE: Self = MountFlags(0);
+    pub const RDONLY: Self = MountFlags(libc::MS_RDONLY as u32);
+    pub const NOSUID: Self = MountFlags(libc::MS_NOSUID as u32);
+    pub const NODEV: Self = MountFlags(libc::MS_NODEV as u32);
+    pub const NOEXEC: Self = MountFlags(libc::MS_NOEXEC as u32);
+    pub const NOATIME: Self = MountFlags(libc::MS_NOATIME as u32);
+    pub const RELATIME: Self = MountFlags(libc::MS_RELATIME as u32);
+    pub const STRICTATIME: Self = MountFlags(libc::MS_STRICTATIME as u32);
+    pub const BIND: Self = MountFlags(libc::MS_BIND as u32);
+    pub const REC: Self = MountFlags(libc::MS_REC as u32);
+    pub const REMOUNT: Self = MountFlags(libc::MS_REMOUNT as u32);
+    pub const MOVE: Self = MountFlags(libc::MS_MOVE as u32);
+}
+
+impl std::ops::BitOr for MountFlags {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        MountFlags(self.0 | other.0)
+    }
+}
+
+impl std::ops::BitOrAssign for MountFlags {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// How mount events travel (mount_namespaces(7)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Propagation {
+    Private,
+    Shared,
+    Slave,
+    Unbindable,
+}
+
+impl Propagation {
+    const fn bits(self) -> u64 {
+        match self {
+            Propagation::Private => libc::MS_PRIVATE,
+            Propagation::Shared => libc::MS_SHARED,
+            Propagation::Slave => libc::MS_SLAVE,
+            Propagation::Unbindable => libc::MS_UNBINDABLE,
+        }
+    }
+}
+
+/// A file system being configured: fsopen(2), Linux 5.2.
+#[derive(Debug)]
+pub struct FsContext(OwnedFd);
+
+impl FsContext {
+    /// `ENODEV`: the kernel has no such file system.
+    pub fn open(fs_name: &str) -> io::Result<Self> {
+        Ok(FsContext(rustix::mount::fsopen(fs_name, FsOpenFlags::FSOPEN_CLOEXEC)?))
+    }
+
+    /// At most 255 bytes of value.
+    pub fn set_string(&self, key: &str, value: impl AsRef<OsStr>) -> io::Result<()> {
+        Ok(rustix::mount::fsconfig_set_string(&self.0, key, value.as_ref())?)
+    }
+
+    pub fn set_flag(&self, key: &str) -> io::Result<()> {
+        Ok(rustix::mount::fsconfig_set_flag(&self.0, key)?)
+    }
+
+    /// overlay takes its layers so since Linux 6.13; before that `EINVAL`.
+    pub fn set_fd(&self, key: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(rustix::mount::fsconfig_set_fd(&self.0, key, fd)?)
+    }
+
+    /// Makes the superblock, or takes an existing one of the same source.
+    pub fn create(&self) -> io::Result<()> {
+        Ok(rustix::mount::fsconfig_create(&self.0)?)
+    }
+
+    /// The detached mount. At most once.
+    pub fn mount(&self, attributes: MountAttr) -> io::Result<OwnedFd> {
+        let bits = MountAttrFlags::from_bits_retain(attributes.0 as u32);
+        Ok(rustix::mount::fsmount(&self.0, FsMountFlags::FSMOUNT_CLOEXEC, bits)?)
+    }
+
+    /// What the file system said about the last failure: lines of `e text`, `w text`, `i text` (Linux 5.2). Empty: nothing.
+    pub fn messages(&self) -> String {
+        let mut out = String::new();
+        let mut line = [0u8; 1024];
+        // One read gives one message; ENODATA ends it.
+        while let Ok(n) = rustix::io::read(&self.0, &mut line) {
+            if n == 0 || out.len() > 8192 {
+                break;
+            }
+            if !out.is_empty() {
+                out.push_str("; ");
+            }
+            out.push_str(String::from_utf8_lossy(&line[..n]).trim_end());
+        }
+        out
+    }
+}
+
+/// A tree of mounts as a descriptor: open_tree(2), Linux 5.2. `clone`: a detached copy (a bind mount that hangs nowhere), else just an
+/// `O_PATH` descriptor. `recursive`: with the mounts below it.
+pub fn open_tree(dir: Option<BorrowedFd<'_>>, path: &Path, clone: bool, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if clone {
+        flags |= OpenTreeFlags::OPEN_TREE_CLONE;
+        if recursive {
+            flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+    }
+    if path.as_os_str().is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    Ok(rustix::mount::open_tree(dir.unwrap_or(rustix::fs::CWD), path, flags)?)
+}
+
+/// Hangs the mount `from` at `path`; a symlink at the end of `path` is not followed.
+pub fn move_mount(from: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    move_mount_at(from, None, path)
+}
+
+/// Hangs the mount `from` at `path` below `dir`; a symlink at the end is not followed.
+pub fn move_mount_at(from: BorrowedFd<'_>, dir: Option<BorrowedFd<'_>>, path: &Path) -> io::Result<()> {
+    let to = dir.unwrap_or(rustix::fs::CWD);
+    Ok(rustix::mount::move_mount(from, c"", to, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+/// Hangs the mount `from` on what `to` is open on, whatever path that has by now.
+pub fn move_mount_to_fd(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(from, c"", to, c"", flags)?)
+}
+
+/// What [`mount_setattr`] changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttrChange<'a> {
+    pub set: MountAttr,
+    pub clear: MountAttr,
+    pub propagation: Option<Propagation>,
+    /// A user namespace whose map the mount takes on (Linux 5.12; overlay as a lower layer 5.19). Only for detached mounts.
+    pub idmap: Option<BorrowedFd<'a>>,
+    /// The mounts below too: all or none is changed.
+    pub recursive: bool,
+}
+
+/// mount_setattr(2), Linux 5.12, on the mount that `fd` is open on.
+pub fn mount_setattr(fd: BorrowedFd<'_>, change: AttrChange<'_>) -> io::Result<()> {
+    let mut attr_set = change.set.0;
+    let mut attr_clr = change.clear.0;
+    if change.set.0 & MountAttr::ATIME != 0 {
+        // The atime modes are one field, not bits: the kernel wants all of it cleared when one is set.
+        attr_clr |= MountAttr::ATIME;
+    }
+    let mut userns_fd = 0;
+    if let Some(ns) = change.idmap {
+        attr_set |= MountAttr::IDMAP;
+        userns_fd = ns.as_raw_fd() as u64;
+    }
+    let attr = libc::mount_attr {
+        attr_set,
+        attr_clr,
+        propagation: change.propagation.map_or(0, Propagation::bits),
+        userns_fd,
+    };
+    let flags = libc::AT_EMPTY_PATH | if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a NUL-terminated literal, `attr` lives across the call and its true size is passed.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Classic mount(2). Empty `source`, `fs_type` and `data` are passed as NULL.
+pub fn mount(source: &OsStr, target: &Path, fs_type: &str, flags: MountFlags, data: &str) -> io::Result<()> {
+    let c = |bytes: &[u8]| CString::new(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let (source, target) = (c(source.as_bytes())?, c(target.as_os_str().as_bytes())?);
+    let (fs_type, data) = (c(fs_type.as_bytes())?, c(data.as_bytes())?);
+    let or_null = |s: &CString| if s.is_empty() { std::ptr::null() } else { s.as_ptr() };
+    // SAFETY: every pointer is NULL or a NUL-terminated string that lives across the call.
+    let ret = unsafe {
+        libc::mount(
+            or_null(&source),
+            target.as_ptr(),
+            or_null(&fs_type),
+            libc::c_ulong::from(flags.0),
+            or_null(&data).cast(),
+        )
+    };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Changes how mount events travel at `target` (and below it).
+pub fn set_propagation(target: &Path, propagation: Propagation, recursive: bool) -> io::Result<()> {
+    let mut flags = MountPropagationFlags::from_bits_retain(propagation.bits() as u32);
+    if recursive {
+        flags |= MountPropagationFlags::REC;
+    }
+    Ok(rustix::mount::mount_change(target, flags)?)
+}
+
+/// umount2(2) without following a symlink. `detach`: lazily, even when busy.
+pub fn umount(target: &Path, detach: bool) -> io::Result<()> {
+    let mut flags = UnmountFlags::NOFOLLOW;
+    if detach {
+        flags |= UnmountFlags::DETACH;
+    }
+    Ok(rustix::mount::unmount(target, flags)?)
+}
+
+/// pivot_root(2); `pivot_root(".", ".")` stacks the old root on the new one, to be unmounted lazily.
+pub fn pivot_root(new_root: &Path, put_old: &Path) -> io::Result<()> {
+    Ok(rustix::process::pivot_root(new_root, put_old)?)
+}
+
+/// Whether `fd` is open on the root of a mount (statx(2) `STATX_ATTR_MOUNT_ROOT`, Linux 5.8).
+pub fn is_mount_root(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
+    let st = rustix::fs::statx(fd.as_fd(), c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE)?;
+    Ok(st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detached_tmpfs_changes_its_attributes() {
+        let context = FsContext::open("tmpfs").expect("fsopen tmpfs");
+        context.set_string("size", "64k").expect("size");
+        context.create().expect("create");
+        let fd = context.mount(MountAttr::NOSUID | MountAttr::NODEV).expect("fsmount");
+        assert!(is_mount_root(fd.as_fd()).expect("statx"));
+        let at = |name: &str| std::path::PathBuf::from(format!("/proc/self/fd/{}/{name}", fd.as_raw_fd()));
+        std::fs::write(at("a"), b"x").expect("writable");
+        mount_setattr(fd.as_fd(), AttrChange { set: MountAttr::RDONLY, recursive: true, ..AttrChange::default() })
+            .expect("read-only");
+        let refused = std::fs::write(at("a"), b"y").expect_err("read-only now");
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    }
+
+    #[test]
+    fn a_refused_option_is_explained() {
+        let context = FsContext::open("overlay").expect("fsopen overlay");
+        assert!(context.set_string("no-such-option", "1").is_err());
+        assert!(context.messages().contains("no-such-option"), "{}", context.messages());
+        assert_eq!(FsContext::open("no-such-fs").expect_err("unknown").raw_os_error(), Some(libc::ENODEV));
+    }
+}
