@@ -1,0 +1,118 @@
+//! What can go wrong with a container's network, by what the reader can do about it.
+
+use berth_model::ContainerId;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+/// An IPv4 address and the length of its prefix: `172.31.240.0/20`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Prefix {
+    pub address: Ipv4Addr,
+    /// 0 to 32.
+    pub len: u8,
+}
+
+impl Prefix {
+    /// The network's first address, under which it is known.
+    pub fn network(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.address.to_bits() & self.mask())
+    }
+
+    /// The network's last address.
+    pub fn broadcast(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.address.to_bits() | !self.mask())
+    }
+
+    pub(crate) fn mask(self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.len.min(32))).unwrap_or(0)
+    }
+
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        address.to_bits() & self.mask() == self.network().to_bits()
+    }
+
+    /// One lies within the other.
+    pub fn overlaps(self, other: Prefix) -> bool {
+        self.contains(other.network()) || other.contains(self.network())
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network(), self.len)
+    }
+}
+
+/// Who has a port of the host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PortHolder {
+    Container(ContainerId),
+    /// A socket of the host that is no container's.
+    Host,
+}
+
+impl fmt::Display for PortHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PortHolder::Container(id) => write!(f, "container {}", id.short()),
+            PortHolder::Host => f.write_str("a process of the host"),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The configuration cannot work: the reason.
+    #[error("network configuration: {0}")]
+    Config(String),
+    #[error("port {address}/{protocol} of the host is in use by {holder}")]
+    PortInUse { address: SocketAddrV4, protocol: &'static str, holder: PortHolder },
+    /// `0` as a container's port.
+    #[error("a published port needs a port of the container from 1 to 65535")]
+    NoContainerPort,
+    #[error("publishing on {0}: only IPv4 addresses of the host can be published on")]
+    HostAddressFamily(IpAddr),
+    #[error("publishing on {0}: the host has no such address")]
+    HostAddressUnknown(Ipv4Addr),
+    #[error("binding port {address}/{protocol} of the host: {source}")]
+    PortBind { address: SocketAddrV4, protocol: &'static str, source: io::Error },
+    #[error("no address is left in {0}")]
+    NoAddressLeft(Prefix),
+    #[error("the container is attached already, as {0}")]
+    AlreadyAttached(Ipv4Addr),
+    #[error(
+        "subnet {subnet} of bridge {bridge} collides with the host's route {route} on {interface}: choose another subnet in the configuration"
+    )]
+    SubnetInUse { subnet: Prefix, bridge: String, route: Prefix, interface: String },
+    #[error("interface {0} exists and is no bridge: choose another bridge name in the configuration")]
+    NotABridge(String),
+    /// A request to rtnetlink.
+    #[error("{act}: {source}")]
+    Netlink { act: String, source: io::Error },
+    /// A request to nf_tables.
+    #[error("{act}: {source}")]
+    Nftables { act: String, source: io::Error },
+    #[error("nf_tables is not in this kernel (CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_FIB_IPV4): {act}: {source}")]
+    NftablesMissing { act: String, source: io::Error },
+    #[error("{act}: {source}")]
+    Namespace { act: &'static str, source: io::Error },
+    #[error("writing {value} to {key}: {source}")]
+    Sysctl { key: String, value: &'static str, source: io::Error },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes() {
+        let p = Prefix { address: Ipv4Addr::new(172, 31, 240, 1), len: 20 };
+        assert_eq!(p.to_string(), "172.31.240.0/20");
+        assert_eq!(p.broadcast(), Ipv4Addr::new(172, 31, 255, 255));
+        assert!(p.overlaps(Prefix { address: Ipv4Addr::new(172, 16, 0, 0), len: 12 }));
+        assert!(p.overlaps(Prefix { address: Ipv4Addr::new(172, 31, 241, 0), len: 24 }));
+        assert!(!p.overlaps(Prefix { address: Ipv4Addr::new(172, 31, 0, 0), len: 24 }));
+        assert!(p.overlaps(Prefix { address: Ipv4Addr::UNSPECIFIED, len: 0 }));
+    }
+}

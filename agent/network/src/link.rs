@@ -1,0 +1,287 @@
+//! Links, addresses and routes by rtnetlink(7): linux/if_link.h, linux/rtnetlink.h.
+
+use crate::error::{NetworkError, Prefix};
+use crate::netlink::{ACK, CREATE, DUMP, EXCL, Failure, Messages, Reply, Socket, attributes, find};
+use berth_sys::net::NetlinkFamily;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFLA_BR_FORWARD_DELAY: u16 = 1;
+const IFLA_BR_STP_STATE: u16 = 5;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_TABLE: u16 = 15;
+
+const AF_INET: u8 = 2;
+const IFF_UP: u32 = 1;
+const RT_TABLE_MAIN: u8 = 254;
+const RTPROT_BOOT: u8 = 3;
+const RTN_UNICAST: u8 = 1;
+
+/// Index of lo in every network namespace.
+const LOOPBACK: u32 = 1;
+/// Index that the container's interface asks for: the first one behind lo.
+const CONTAINER: u32 = 2;
+
+/// `EEXIST`, `ENODEV`: what callers act upon. Numbers of the generic table, the same on all of berth's architectures.
+pub const EEXIST: i32 = 17;
+pub const ENODEV: i32 = 19;
+
+/// An interface of the host, as far as berth cares.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    /// Index of the bridge that it is a port of.
+    pub master: Option<u32>,
+    pub bridge: bool,
+    pub up: bool,
+}
+
+/// A route of the host to a network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    pub destination: Prefix,
+    pub interface: u32,
+}
+
+/// What a container's veth is made of.
+pub struct Veth<'a> {
+    pub host_name: &'a str,
+    pub host_mac: [u8; 6],
+    pub bridge: u32,
+    pub namespace: BorrowedFd<'a>,
+    pub container_mac: [u8; 6],
+}
+
+/// The links of one network namespace.
+pub struct Links {
+    socket: Socket,
+}
+
+impl Links {
+    /// Those of the calling thread's network namespace, for the value's whole life.
+    pub fn open() -> Result<Self, NetworkError> {
+        let socket = Socket::open(NetlinkFamily::Route)
+            .map_err(|source| NetworkError::Netlink { act: "opening an rtnetlink socket".into(), source })?;
+        Ok(Links { socket })
+    }
+
+    fn send(&mut self, mut messages: Messages, act: impl FnOnce() -> String) -> Result<Vec<Reply>, NetworkError> {
+        self.socket
+            .exchange(&mut messages, false)
+            .map_err(|failure| NetworkError::Netlink { act: act(), source: failure.into_io() })
+    }
+
+    pub fn loopback_up(&mut self) -> Result<(), NetworkError> {
+        let mut m = Messages::new();
+        m.begin(RTM_NEWLINK, ACK, &link_header(LOOPBACK, IFF_UP, IFF_UP));
+        self.send(m, || "bringing lo up".into()).map(drop)
+    }
+
+    /// Makes a bridge with a fixed MAC (or it would change with its ports), no spanning tree, no forwarding delay (both hold a new port
+    /// back for 30 s), up, with its address.
+    pub fn make_bridge(&mut self, name: &str, mac: [u8; 6], address: Prefix) -> Result<u32, NetworkError> {
+        let mut m = Messages::new();
+        m.begin(RTM_NEWLINK, ACK | CREATE | EXCL, &link_header(0, IFF_UP, IFF_UP))
+            .text(IFLA_IFNAME, name)
+            .attribute(IFLA_ADDRESS, &mac)
+            .nest(IFLA_LINKINFO, |m| {
+                m.text(IFLA_INFO_KIND, "bridge").nest(IFLA_INFO_DATA, |m| {
+                    m.attribute(IFLA_BR_STP_STATE, &0u32.to_ne_bytes());
+                    m.attribute(IFLA_BR_FORWARD_DELAY, &0u32.to_ne_bytes());
+                });
+            });
+        self.send(m, || format!("making bridge {name}"))?;
+        let link = self.find(name)?.ok_or_else(|| NetworkError::Netlink {
+            act: format!("finding bridge {name} again"),
+            source: std::io::Error::from_raw_os_error(ENODEV),
+        })?;
+        self.complete_bridge(&link, address)?;
+        Ok(link.index)
+    }
+
+    /// Gives the bridge its address, where it has none yet, and brings it up.
+    pub fn complete_bridge(&mut self, bridge: &Link, address: Prefix) -> Result<(), NetworkError> {
+        let mut m = Messages::new();
+        add_address(&mut m, bridge.index, address);
+        match self.socket.exchange(&mut m, false) {
+            Err(failure) if failure.errno() != EEXIST => {
+                let act = format!("giving {}/{} to bridge {}", address.address, address.len, bridge.name);
+                return Err(NetworkError::Netlink { act, source: failure.into_io() });
+            }
+            _ => {}
+        }
+        if bridge.up {
+            return Ok(());
+        }
+        let mut m = Messages::new();
+        m.begin(RTM_NEWLINK, ACK, &link_header(bridge.index, IFF_UP, IFF_UP));
+        self.send(m, || format!("bringing bridge {} up", bridge.name)).map(drop)
+    }
+
+    /// Makes both ends in one request: the host's a port of the bridge and up, the container's named eth0 within its namespace and up.
+    ///
+    /// The kernel's error number is for the caller: `EEXIST` when the host's name is taken, `ENODEV` when the bridge is gone.
+    pub fn make_veth(&mut self, veth: &Veth<'_>) -> Result<(), Failure> {
+        let mut m = Messages::new();
+        m.begin(RTM_NEWLINK, ACK | CREATE | EXCL, &link_header(0, IFF_UP, IFF_UP))
+            .text(IFLA_IFNAME, veth.host_name)
+            .attribute(IFLA_ADDRESS, &veth.host_mac)
+            .attribute(IFLA_MASTER, &veth.bridge.to_ne_bytes())
+            .nest(IFLA_LINKINFO, |m| {
+                m.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |m| {
+                    m.nest(VETH_INFO_PEER, |m| {
+                        m.raw(&link_header(CONTAINER, IFF_UP, IFF_UP))
+                            .text(IFLA_IFNAME, "eth0")
+                            .attribute(IFLA_ADDRESS, &veth.container_mac)
+                            .attribute(IFLA_NET_NS_FD, &veth.namespace.as_raw_fd().to_ne_bytes());
+                    });
+                });
+            });
+        self.socket.exchange(&mut m, false).map(drop)
+    }
+
+    /// Address and default route of eth0, in one datagram. For the container's links.
+    pub fn address_container(&mut self, address: Prefix, gateway: Ipv4Addr) -> Result<(), NetworkError> {
+        let mut m = Messages::new();
+        add_address(&mut m, CONTAINER, address);
+        let route = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
+        m.begin(RTM_NEWROUTE, ACK | CREATE | EXCL, &route)
+            .attribute(RTA_GATEWAY, &gateway.octets())
+            .attribute(RTA_OIF, &CONTAINER.to_ne_bytes());
+        self.send(m, || format!("giving {}/{} by {gateway} to the container's eth0", address.address, address.len))
+            .map(drop)
+    }
+
+    pub fn set_master(&mut self, link: &Link, bridge: u32) -> Result<(), NetworkError> {
+        let mut m = Messages::new();
+        m.begin(RTM_NEWLINK, ACK, &link_header(link.index, IFF_UP, IFF_UP))
+            .attribute(IFLA_MASTER, &bridge.to_ne_bytes());
+        self.send(m, || format!("putting {} into the bridge", link.name)).map(drop)
+    }
+
+    /// Gone already is fine. Takes tens of milliseconds: the kernel waits until nobody uses the link.
+    pub fn delete(&mut self, index: u32, name: &str) -> Result<(), NetworkError> {
+        let mut m = Messages::new();
+        m.begin(RTM_DELLINK, ACK, &link_header(index, 0, 0));
+        match self.socket.exchange(&mut m, false) {
+            Err(failure) if failure.errno() != ENODEV => {
+                Err(NetworkError::Netlink { act: format!("deleting {name}"), source: failure.into_io() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub fn find(&mut self, name: &str) -> Result<Option<Link>, NetworkError> {
+        let mut m = Messages::new();
+        m.begin(RTM_GETLINK, ACK, &link_header(0, 0, 0)).text(IFLA_IFNAME, name);
+        match self.socket.exchange(&mut m, false) {
+            Ok(replies) => Ok(replies.iter().find_map(parse_link)),
+            Err(failure) if failure.errno() == ENODEV => Ok(None),
+            Err(failure) => Err(NetworkError::Netlink { act: format!("looking for {name}"), source: failure.into_io() }),
+        }
+    }
+
+    pub fn list(&mut self) -> Result<Vec<Link>, NetworkError> {
+        let mut m = Messages::new();
+        m.begin(RTM_GETLINK, DUMP, &link_header(0, 0, 0));
+        Ok(self.send(m, || "listing links".into())?.iter().filter_map(parse_link).collect())
+    }
+
+    /// The main table's IPv4 routes.
+    pub fn routes(&mut self) -> Result<Vec<Route>, NetworkError> {
+        let mut m = Messages::new();
+        m.begin(RTM_GETROUTE, DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        Ok(self.send(m, || "listing routes".into())?.iter().filter_map(parse_route).collect())
+    }
+}
+
+fn add_address(m: &mut Messages, index: u32, address: Prefix) {
+    let mut fixed = [AF_INET, address.len, 0, 0, 0, 0, 0, 0];
+    fixed[4..].copy_from_slice(&index.to_ne_bytes());
+    m.begin(RTM_NEWADDR, ACK | CREATE | EXCL, &fixed)
+        .attribute(IFA_LOCAL, &address.address.octets())
+        .attribute(IFA_ADDRESS, &address.address.octets())
+        .attribute(IFA_BROADCAST, &address.broadcast().octets());
+}
+
+/// `struct ifinfomsg`.
+fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
+    bytes[12..].copy_from_slice(&change.to_ne_bytes());
+    bytes
+}
+
+fn number(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|b| u32::from_ne_bytes(*b))
+}
+
+fn parse_link(reply: &Reply) -> Option<Link> {
+    let (header, rest) = reply.body.split_at_checked(16)?;
+    let name = find(rest, IFLA_IFNAME)?;
+    let kind = find(rest, IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND)).unwrap_or_default();
+    (reply.kind == RTM_NEWLINK).then_some(())?;
+    Some(Link {
+        index: number(&header[4..])?,
+        name: String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned(),
+        master: find(rest, IFLA_MASTER).and_then(number),
+        bridge: kind.starts_with(b"bridge\0") || kind == b"bridge",
+        up: number(&header[8..])? & IFF_UP != 0,
+    })
+}
+
+fn parse_route(reply: &Reply) -> Option<Route> {
+    let (header, rest) = reply.body.split_at_checked(12)?;
+    let (mut destination, mut interface, mut table) = (Ipv4Addr::UNSPECIFIED, 0, u32::from(header[4]));
+    for (kind, value) in attributes(rest) {
+        match kind {
+            RTA_DST => destination = Ipv4Addr::from(*value.first_chunk::<4>()?),
+            RTA_OIF => interface = number(value)?,
+            RTA_TABLE => table = number(value)?,
+            _ => {}
+        }
+    }
+    (reply.kind == RTM_NEWROUTE && header[0] == AF_INET && table == u32::from(RT_TABLE_MAIN)).then_some(())?;
+    Some(Route { destination: Prefix { address: destination, len: header[1] }, interface })
+}
+
+/// A locally administered address made from an IPv4 address: neighbours' caches stay right when the address is used again.
+pub fn mac_of(kind: u8, address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [kind, 0x42, a, b, c, d]
+}
+
+/// First byte of the container's MAC.
+pub const MAC_CONTAINER: u8 = 0x02;
+/// First byte of the MAC of the veth's other end.
+pub const MAC_PORT: u8 = 0x0a;
+/// First byte of the bridge's MAC.
+pub const MAC_BRIDGE: u8 = 0x06;
+
+/// `aa:bb:cc:dd:ee:ff`
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|b| format!("{b:02x}")).join(":")
+}

@@ -1,0 +1,474 @@
+//! Containers' networks on the real kernel. "The host" of each test is a network namespace of its own: the machine's links and rules stay untouched.
+//! Needs root.
+
+use berth_model::ContainerId;
+use berth_model::network::{PortMapping, Protocol};
+use berth_network::{Attached, NetworkConfig, NetworkError, Networks, PortHolder};
+use berth_sys::net;
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// The host's address on the link to the outside, and who is there.
+const UPLINK: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+fn config(prefix_len: u8) -> NetworkConfig {
+    NetworkConfig { bridge: "bnt0".into(), gateway: GATEWAY, prefix_len, table: "berth-test".into() }
+}
+
+fn id() -> ContainerId {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let mut bytes = [0; 32];
+    bytes[..4].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    ContainerId::from_bytes(bytes)
+}
+
+/// Runs a test on a thread that has a new network namespace for its host.
+fn on_a_host(test: impl FnOnce() + Send + 'static) {
+    let host = thread::spawn(|| {
+        net::unshare_network().unwrap();
+        run("ip link set lo up");
+        test();
+    });
+    if let Err(panic) = host.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run(command: &str) -> String {
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs something on a thread within a network namespace.
+fn within<T: Send>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            net::enter_network(namespace).unwrap();
+            act()
+        });
+        inside.join().unwrap()
+    })
+}
+
+/// A namespace on the other side of a link of the host's.
+fn outside() -> std::os::fd::OwnedFd {
+    thread::spawn(|| {
+        let host = net::current_network().unwrap();
+        net::unshare_network().unwrap();
+        let namespace = net::current_network().unwrap();
+        let thread = std::fs::read_link("/proc/thread-self").unwrap();
+        let tid = thread.file_name().unwrap().to_str().unwrap().to_owned();
+        within(host.as_fd(), || {
+            run(&format!("ip link add up0 type veth peer name out0 netns {tid}"));
+            run(&format!("ip address add {UPLINK}/24 dev up0"));
+            run("ip link set up0 up");
+        });
+        run(&format!("ip address add {OUTSIDE}/24 dev out0"));
+        run("ip link set out0 up");
+        run("ip link set lo up");
+        run(&format!("ip route add 10.99.0.0/16 via {UPLINK}"));
+        namespace
+    })
+    .join()
+    .unwrap()
+}
+
+fn port(host_port: u16, container_port: u16, protocol: Protocol) -> PortMapping {
+    PortMapping { host_ip: None, host_port, container_port, protocol }
+}
+
+/// Answers each TCP connection with the address that it came from, until the listener's namespace is gone with the process.
+fn serve(namespace: BorrowedFd<'_>, port: u16) {
+    let listener = within(namespace, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+    thread::spawn(move || {
+        while let Ok((mut stream, peer)) = listener.accept() {
+            let last = peer.ip() == IpAddr::V4(Ipv4Addr::BROADCAST);
+            let _ = stream.write_all(peer.ip().to_string().as_bytes());
+            if last {
+                break;
+            }
+        }
+    });
+}
+
+fn serve_udp(namespace: BorrowedFd<'_>, port: u16, answer: &'static str) {
+    let socket = within(namespace, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+    thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(answer.as_bytes(), peer);
+        }
+    });
+}
+
+/// Who the server says that we are.
+fn ask(address: Ipv4Addr, port: u16) -> Result<Ipv4Addr, std::io::Error> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), Duration::from_millis(700))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text.parse().unwrap())
+}
+
+fn ask_udp(socket: &UdpSocket, to: (Ipv4Addr, u16)) -> Option<String> {
+    socket.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+    socket.send_to(b"?", to).ok()?;
+    let mut buffer = [0; 64];
+    let (length, from) = socket.recv_from(&mut buffer).ok()?;
+    assert_eq!(from.port(), to.1, "the answer comes from where the question went");
+    Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+fn udp() -> UdpSocket {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap()
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn container_links() -> usize {
+    run("ip -o link").lines().filter(|l| l.contains(": bth")).count()
+}
+
+#[test]
+fn containers_reach_and_are_reached() {
+    on_a_host(|| {
+        let world = outside();
+        let networks = Networks::open(config(24)).unwrap();
+        let (a_id, b_id) = (id(), id());
+        let a = networks.attach(&a_id, &[port(8080, 80, Protocol::Tcp), port(5353, 53, Protocol::Udp)]).unwrap();
+        let b = networks.attach(&b_id, &[]).unwrap();
+        assert_eq!(a.attachment.gateway, GATEWAY);
+        assert_ne!(a.attachment.address, b.attachment.address);
+        let shown = within(a.netns.as_fd(), || run("ip address"));
+        assert!(shown.contains(&format!("{}/24", a.attachment.address)) && shown.contains(&a.attachment.mac), "{shown}");
+        assert!(shown.contains("127.0.0.1/8"), "{shown}");
+        serve(a.netns.as_fd(), 80);
+        serve_udp(a.netns.as_fd(), 53, "a");
+        serve(world.as_fd(), 7000);
+
+        // By its own address: from the host, and from its neighbour as it is.
+        assert_eq!(ask(a.attachment.address, 80).unwrap(), GATEWAY);
+        assert_eq!(within(b.netns.as_fd(), || ask(a.attachment.address, 80)).unwrap(), b.attachment.address);
+        // By the published port: from the host by each of its addresses, from outside with the client's address kept.
+        for address in [Ipv4Addr::LOCALHOST, GATEWAY, UPLINK] {
+            ask(address, 8080).unwrap_or_else(|e| panic!("the host to {address}: {e}"));
+            assert_eq!(ask_udp(&udp(), (address, 5353)).as_deref(), Some("a"), "udp to {address}");
+        }
+        assert_eq!(within(world.as_fd(), || ask(UPLINK, 8080)).unwrap(), OUTSIDE);
+        assert_eq!(within(world.as_fd(), || ask_udp(&udp(), (UPLINK, 5353))).as_deref(), Some("a"));
+        // From containers, also from itself.
+        for (who, namespace) in [("b", &b), ("a itself", &a)] {
+            for address in [GATEWAY, UPLINK] {
+                within(namespace.netns.as_fd(), || ask(address, 8080)).unwrap_or_else(|e| panic!("{who} to {address}: {e}"));
+                let answer = within(namespace.netns.as_fd(), || ask_udp(&udp(), (address, 5353)));
+                assert_eq!(answer.as_deref(), Some("a"), "{who} by udp to {address}");
+            }
+        }
+        // Out into the world, in the host's name.
+        assert_eq!(within(b.netns.as_fd(), || ask(OUTSIDE, 7000)).unwrap(), UPLINK);
+        // What nobody published is not reached from outside, even by one who knows the way.
+        assert!(within(world.as_fd(), || ask(a.attachment.address, 80)).is_err());
+        // A published port is the host's: the same port of others is left alone.
+        assert!(within(b.netns.as_fd(), || ask(OUTSIDE, 8080)).is_err());
+
+        networks.detach(&a_id, &a.attachment).unwrap();
+        assert!(ask(Ipv4Addr::LOCALHOST, 8080).is_err());
+        networks.detach(&a_id, &a.attachment).unwrap();
+        networks.remove_all().unwrap();
+        assert!(!run("nft list tables").contains("berth-test"));
+        assert!(!run("ip -o link").contains("bnt0"));
+    });
+}
+
+#[test]
+fn the_hosts_loopback_is_closed_to_containers() {
+    on_a_host(|| {
+        let networks = Networks::open(config(24)).unwrap();
+        let a = networks.attach(&id(), &[]).unwrap();
+        let host = net::current_network().unwrap();
+        serve(host.as_fd(), 9000);
+        let attempt = || {
+            within(a.netns.as_fd(), || {
+                // What a privileged container could set up: 127.0.0.1 by way of the bridge.
+                let _ = Command::new("ip").args(["route", "del", "local", "127.0.0.1", "table", "local"]).output();
+                let _ = Command::new("ip").args(["route", "del", "local", "127.0.0.0/8", "table", "local"]).output();
+                let _ = Command::new("ip").args(["route", "replace", "127.0.0.0/8", "via", "10.99.0.1"]).output();
+                ask(Ipv4Addr::LOCALHOST, 9000)
+            })
+        };
+        assert!(attempt().is_err());
+        // The same attempt succeeds without the guard: the test would see a hole.
+        run("nft flush chain ip berth-test guard");
+        attempt().unwrap();
+    });
+}
+
+#[test]
+fn ports_of_one_address() {
+    on_a_host(|| {
+        let world = outside();
+        let networks = Networks::open(config(24)).unwrap();
+        let on = |ip: Ipv4Addr, host_port| PortMapping {
+            host_ip: Some(IpAddr::V4(ip)),
+            host_port,
+            container_port: 80,
+            protocol: Protocol::Tcp,
+        };
+        let a = networks.attach(&id(), &[on(Ipv4Addr::LOCALHOST, 8081)]).unwrap();
+        let b_id = id();
+        let b = networks.attach(&b_id, &[on(UPLINK, 8081), port(0, 80, Protocol::Tcp)]).unwrap();
+        serve(a.netns.as_fd(), 80);
+        serve(b.netns.as_fd(), 80);
+        let chosen = b.attachment.ports[1].host_port;
+        assert!((1024..=65535).contains(&chosen));
+        ask(Ipv4Addr::LOCALHOST, 8081).unwrap();
+        ask(Ipv4Addr::LOCALHOST, chosen).unwrap();
+        within(world.as_fd(), || ask(UPLINK, 8081)).unwrap();
+        assert!(ask(GATEWAY, 8081).is_err());
+
+        // Taken by a container, taken by a process; the refused attach leaves nothing.
+        let refused = |mapping| networks.attach(&id(), &[port(0, 1, Protocol::Tcp), mapping]).unwrap_err();
+        let before = (run("nft list table ip berth-test"), container_links());
+        assert!(
+            matches!(refused(on(UPLINK, 8081)), NetworkError::PortInUse { holder: PortHolder::Container(c), .. } if c == b_id)
+        );
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let busy = listener.local_addr().unwrap().port();
+        let error = refused(port(busy, 1, Protocol::Tcp));
+        assert!(matches!(error, NetworkError::PortInUse { holder: PortHolder::Host, .. }), "{error}");
+        assert_eq!(before, (run("nft list table ip berth-test"), container_links()));
+    });
+}
+
+#[test]
+fn what_others_took_away_comes_back() {
+    on_a_host(|| {
+        let networks = Networks::open(config(24)).unwrap();
+        let a_id = id();
+        let a = networks.attach(&a_id, &[port(8080, 80, Protocol::Tcp)]).unwrap();
+        serve(a.netns.as_fd(), 80);
+        ask(Ipv4Addr::LOCALHOST, 8080).unwrap();
+
+        // The next attach sees a flushed ruleset and puts all of it back.
+        run("nft flush ruleset");
+        assert!(ask(Ipv4Addr::LOCALHOST, 8080).is_err());
+        let b = networks.attach(&id(), &[]).unwrap();
+        ask(Ipv4Addr::LOCALHOST, 8080).unwrap();
+
+        // A new agent that knows of `a` only: `b` is sent away, although its namespace lives; stale rules go, missing ones come.
+        run("nft flush ruleset");
+        drop(networks);
+        let networks = Networks::open(config(24)).unwrap();
+        networks.recover(&[(a_id.clone(), a.attachment.clone())]).unwrap();
+        ask(Ipv4Addr::LOCALHOST, 8080).unwrap();
+        until("the link without an owner goes", || container_links() == 1);
+        assert!(within(b.netns.as_fd(), || !run("ip -o link").contains("eth0")));
+        let error = networks.attach(&id(), &[port(8080, 80, Protocol::Tcp)]).unwrap_err();
+        assert!(matches!(error, NetworkError::PortInUse { holder: PortHolder::Container(c), .. } if c == a_id));
+        let c = networks.attach(&id(), &[]).unwrap();
+        assert_ne!(c.attachment.address, a.attachment.address);
+
+        // The bridge deleted: recover makes it again and takes the links back in; so does an attach, which takes in its own.
+        run("ip link del bnt0");
+        networks.recover(&[(a_id, a.attachment.clone())]).unwrap();
+        ask(Ipv4Addr::LOCALHOST, 8080).unwrap();
+        run("ip link del bnt0");
+        let d = networks.attach(&id(), &[]).unwrap();
+        serve(d.netns.as_fd(), 80);
+        ask(d.attachment.address, 80).unwrap();
+
+        // Nobody lives: everything of the containers' goes.
+        networks.recover(&[]).unwrap();
+        until("all links go", || container_links() == 0);
+        assert!(!run("nft list tables").contains("berth-test"));
+    });
+}
+
+#[test]
+fn udp_clients_find_the_next_container() {
+    on_a_host(|| {
+        let world = outside();
+        let networks = Networks::open(config(24)).unwrap();
+        let client = within(world.as_fd(), udp);
+        let to = (UPLINK, 5300);
+        // Before anything is published, then with one container, then with the next: always the same client and port.
+        let warm = networks.attach(&id(), &[]).unwrap();
+        assert_eq!(ask_udp(&client, to), None);
+        for answer in ["first", "second"] {
+            let this = id();
+            let attached = networks.attach(&this, &[port(5300, 53, Protocol::Udp)]).unwrap();
+            serve_udp(attached.netns.as_fd(), 53, answer);
+            until("the client reaches this container", || ask_udp(&client, to).as_deref() == Some(answer));
+            networks.detach(&this, &attached.attachment).unwrap();
+        }
+        drop(warm);
+    });
+}
+
+#[test]
+fn a_container_starts_again_at_once() {
+    on_a_host(|| {
+        // Two addresses in all, beside the gateway's one.
+        let networks = Networks::open(config(30)).unwrap();
+        let id = id();
+        let mut held = Vec::new();
+        let mut names = HashSet::new();
+        for _ in 0..4 {
+            // The namespace lives on: somebody still holds it.
+            let Attached { netns, attachment } = networks.attach(&id, &[port(8080, 80, Protocol::Tcp)]).unwrap();
+            networks.detach(&id, &attachment).unwrap();
+            held.push(netns);
+            names.insert(attachment.host_interface);
+        }
+        let now = networks.attach(&id, &[]).unwrap();
+        // An old attachment has no power over the present one.
+        for name in names.iter().filter(|n| **n != now.attachment.host_interface) {
+            let old = berth_model::network::NetworkAttachment { host_interface: name.clone(), ..now.attachment.clone() };
+            networks.detach(&id, &old).unwrap();
+        }
+        serve(now.netns.as_fd(), 80);
+        ask(now.attachment.address, 80).unwrap();
+        assert!(matches!(networks.attach(&id, &[]), Err(NetworkError::AlreadyAttached(_))));
+        until("old links go", || container_links() == 1);
+        let error = networks.attach(&self::id(), &[]).unwrap_err();
+        assert!(matches!(error, NetworkError::NoAddressLeft(_)), "{error}");
+    });
+}
+
+#[test]
+fn collisions_are_named() {
+    on_a_host(|| {
+        run("ip link add br9 type bridge");
+        run("ip address add 10.99.0.130/25 dev br9");
+        run("ip link set br9 up");
+        let networks = Networks::open(config(24)).unwrap();
+        let error = networks.attach(&id(), &[]).unwrap_err().to_string();
+        for part in ["10.99.0.0/24", "bnt0", "10.99.0.128/25", "br9"] {
+            assert!(error.contains(part), "{error}");
+        }
+        run("ip link del br9");
+        run("ip link add bnt0 type veth peer name bnt1");
+        assert!(matches!(networks.attach(&id(), &[]), Err(NetworkError::NotABridge(_))));
+        run("ip link del bnt0");
+        networks.attach(&id(), &[]).unwrap();
+    });
+}
+
+#[test]
+fn eight_callers_at_once_and_nothing_left() {
+    on_a_host(|| {
+        let networks = Networks::open(config(24)).unwrap();
+        let attached: Vec<Vec<(ContainerId, Attached)>> = thread::scope(|scope| {
+            let caller = |_| {
+                scope.spawn(|| {
+                    let one = |_| {
+                        let id = id();
+                        let attached = networks.attach(&id, &[port(0, 80, Protocol::Tcp)]).unwrap();
+                        (id, attached)
+                    };
+                    (0..10).map(one).collect()
+                })
+            };
+            let callers: Vec<_> = (0..8).map(caller).collect();
+            callers.into_iter().map(|c| c.join().unwrap()).collect()
+        });
+        let all: Vec<_> = attached.into_iter().flatten().collect();
+        let addresses: HashSet<_> = all.iter().map(|(_, a)| a.attachment.address).collect();
+        let ports: HashSet<_> = all.iter().map(|(_, a)| a.attachment.ports[0].host_port).collect();
+        assert_eq!((addresses.len(), ports.len(), container_links()), (80, 80, 80));
+        let last = &all[79].1;
+        serve(last.netns.as_fd(), 80);
+        ask(Ipv4Addr::LOCALHOST, last.attachment.ports[0].host_port).unwrap();
+        for (id, attached) in all {
+            networks.detach(&id, &attached.attachment).unwrap();
+        }
+        until("all links go", || container_links() == 0);
+        assert!(!run("nft list table ip berth-test").contains("10.99.0."), "no element is left");
+        let none = networks.loopback_only().unwrap();
+        assert_eq!(within(none.as_fd(), || run("ip -o link")).lines().count(), base_links());
+        networks.remove_all().unwrap();
+        assert!(run("nft list ruleset").is_empty());
+    });
+}
+
+/// Links that the kernel itself puts into a new namespace: lo, and what its built-in tunnels add.
+fn base_links() -> usize {
+    thread::spawn(|| {
+        net::unshare_network().unwrap();
+        run("ip -o link").lines().count()
+    })
+    .join()
+    .unwrap()
+}
+
+/// `cargo test --release -p berth-network --test kernel -- --ignored --nocapture measure`
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    on_a_host(|| {
+        const RUNS: usize = 200;
+        let networks = Networks::open(config(20)).unwrap();
+        for (what, ports) in [("no port", vec![]), ("one port", vec![port(0, 80, Protocol::Tcp)])] {
+            let (mut attach, mut detach) = (Vec::new(), Vec::new());
+            for _ in 0..RUNS {
+                let id = id();
+                let start = Instant::now();
+                let attached = networks.attach(&id, &ports).unwrap();
+                attach.push(start.elapsed());
+                // A start's pace: the maker of namespaces has a moment.
+                thread::sleep(Duration::from_millis(10));
+                let start = Instant::now();
+                networks.detach(&id, &attached.attachment).unwrap();
+                detach.push(start.elapsed());
+            }
+            attach.sort();
+            detach.sort();
+            println!(
+                "{what}: attach median {:?} p95 {:?}, detach median {:?} p95 {:?}",
+                attach[RUNS / 2],
+                attach[RUNS * 95 / 100],
+                detach[RUNS / 2],
+                detach[RUNS * 95 / 100]
+            );
+        }
+        let mut none = Vec::new();
+        for _ in 0..RUNS {
+            let start = Instant::now();
+            let namespace = networks.loopback_only().unwrap();
+            none.push(start.elapsed());
+            thread::sleep(Duration::from_millis(5));
+            drop(namespace);
+        }
+        none.sort();
+        println!("loopback only: median {:?} p95 {:?}", none[RUNS / 2], none[RUNS * 95 / 100]);
+        let start = Instant::now();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..25 {
+                        let id = id();
+                        let attached = networks.attach(&id, &[]).unwrap();
+                        networks.detach(&id, &attached.attachment).unwrap();
+                    }
+                });
+            }
+        });
+        println!("8 callers: {:.0} attaches per second", 200.0 / start.elapsed().as_secs_f64());
+    });
+}
