@@ -1,0 +1,255 @@
+//! The agent dies at every named point of its work; and the disk runs full.
+//!
+//! The fail points are compiled in with `--features failpoints` only.
+
+use crate::harness::{Node, image, until};
+
+#[cfg(feature = "failpoints")]
+mod points {
+    use super::*;
+    use std::process::Stdio;
+
+    fn points(prefix: &str) -> Vec<&'static str> {
+        let found: Vec<_> = berth_node::fail::NAMES.iter().copied().filter(|name| name.starts_with(prefix)).collect();
+        assert!(!found.is_empty(), "no point begins with {prefix}");
+        found
+    }
+
+    /// For every point of `prefix`: `prepare`, the agent dies there during `act`, starts again; then `after` must hold.
+    fn at_every_point(prefix: &str, prepare: impl Fn(&Node), act: &[&str], after: impl Fn(&Node, &str)) {
+        let mut node = Node::start(&format!("point-{}", prefix.trim_end_matches('.')));
+        for name in points(prefix) {
+            prepare(&node);
+            node.kill_agent();
+            node.set_env("BERTH_FAILPOINTS", Some(&format!("{name}=abort")));
+            node.spawn();
+            let mut command = node.ctl_command(act);
+            let mut child =
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("ctl");
+            let status = node.wait_agent();
+            assert!(!status.success(), "{name}: the agent did not die there but ended with {status}");
+            let _ = child.kill();
+            child.wait().expect("wait");
+            node.set_env("BERTH_FAILPOINTS", None);
+            node.spawn();
+            after(&node, name);
+            let ids = node.ok(&["ps", "-a", "-q"]);
+            for id in ids.split_whitespace() {
+                node.ok(&["rm", "-f", id]);
+            }
+            assert_eq!(node.sh(&[], "echo fine"), "fine", "{name}");
+        }
+        node.finish();
+    }
+
+    fn pulled(node: &Node) {
+        node.ok(&["pull", "-q", &image("busybox")]);
+    }
+
+    fn running(node: &Node) {
+        pulled(node);
+        node.detached(&["--name", "c", "--network", "bridge"], "trap 'exit 3' TERM; while :; do sleep 0.05; done");
+    }
+
+    fn state(node: &Node) -> String {
+        node.inspect("c")["summary"]["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn of_a_pull() {
+        let layered = image("layered");
+        at_every_point(
+            "pull.",
+            |node| drop(node.ctl(&["rmi", "-f", &image("layered")])),
+            &["pull", "-q", &layered],
+            |node, name| {
+                node.ok(&["pull", "-q", &image("layered")]);
+                let run = node.ok(&[
+                    "run",
+                    "--rm",
+                    "--network",
+                    "none",
+                    "--pull",
+                    "never",
+                    &image("layered"),
+                    "cat",
+                    "/layer-3",
+                ]);
+                assert!(run.starts_with("3\n3\n"), "{name}");
+            },
+        );
+    }
+
+    #[test]
+    fn of_a_create() {
+        let busybox = image("busybox");
+        at_every_point(
+            "create.",
+            pulled,
+            &["create", "--name", "c", "--network", "none", &busybox, "true"],
+            |node, name| {
+                // Either it is there, whole, or it is not and the name is free.
+                if node.ctl(&["inspect", "c"]).code == 0 {
+                    assert_eq!(state(node), "created", "{name}");
+                } else {
+                    node.ok(&["create", "--name", "c", "--network", "none", &image("busybox"), "true"]);
+                }
+                node.ok(&["start", "c"]);
+                assert_eq!(node.ok(&["wait", "c"]), "0", "{name}");
+            },
+        );
+    }
+
+    #[test]
+    fn of_a_start() {
+        let prepare = |node: &Node| {
+            pulled(node);
+            let port = format!("{}:80", node.slot.port(0));
+            node.ok(&[
+                "create",
+                "--name",
+                "c",
+                "-p",
+                &port,
+                &image("busybox"),
+                "sh",
+                "-c",
+                "trap 'exit 3' TERM; while :; do sleep 0.05; done",
+            ]);
+        };
+        at_every_point("start.", prepare, &["start", "c"], |node, name| {
+            let state = state(node);
+            assert!(matches!(state.as_str(), "created" | "running" | "exited"), "{name}: {state}");
+            node.ok(&["start", "c"]);
+            assert_eq!(node.ok(&["exec", "c", "echo", "in"]), "in", "{name}");
+            node.ok(&["stop", "c"]);
+            assert_eq!(node.ok(&["wait", "c"]), "3", "{name}");
+        });
+    }
+
+    #[test]
+    fn of_an_exit() {
+        let prepare = |node: &Node| {
+            pulled(node);
+            node.ok(&["create", "--name", "c", &image("busybox"), "sh", "-c", "echo last words; exit 12"]);
+        };
+        at_every_point("exit.", prepare, &["start", "c"], |node, name| {
+            assert_eq!(node.ok(&["wait", "c"]), "12", "{name}");
+            assert_eq!(node.ok(&["logs", "c"]), "last words", "{name}");
+        });
+    }
+
+    #[test]
+    fn of_a_stop() {
+        let prepare = |node: &Node| {
+            pulled(node);
+            // Deaf to the signal: the kill has to come.
+            node.detached(&["--name", "c", "--network", "bridge"], "trap '' TERM; while :; do sleep 0.05; done");
+        };
+        at_every_point("stop.", prepare, &["stop", "-t", "1", "c"], |node, name| {
+            node.ok(&["stop", "-t", "1", "c"]);
+            assert_eq!(node.ok(&["wait", "c"]), "137", "{name}");
+        });
+    }
+
+    #[test]
+    fn of_a_remove() {
+        at_every_point("remove.", running, &["rm", "-f", "c"], |node, name| {
+            node.ok(&["rm", "-f", "c"]);
+            until(&format!("{name}: the name is free"), || node.ctl(&["inspect", "c"]).code != 0);
+            running(node);
+        });
+    }
+
+    #[test]
+    fn of_an_image_removal() {
+        let layered = image("layered");
+        at_every_point(
+            "image.",
+            |node| drop(node.ok(&["pull", "-q", &image("layered")])),
+            &["rmi", "-f", &layered],
+            |node, name| {
+                node.ok(&["rmi", "-f", &image("layered")]);
+                assert!(!node.ok(&["images"]).contains("layered"), "{name}");
+                node.ok(&["pull", "-q", &image("layered")]);
+                assert_eq!(
+                    node.ok(&["run", "--rm", "--network", "none", &image("layered"), "sh", "-c", "wc -c < /noise"]),
+                    "8388608",
+                    "{name}"
+                );
+                pulled(node);
+            },
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_in_mid_pull_is_said_and_survived() {
+    let node = Node::builder("full-pull").small_disk(14).start();
+    node.ok(&["pull", "-q", &image("busybox")]);
+    let output = node.ctl(&["pull", "-q", &image("layered")]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(
+        output.stderr.to_lowercase().contains("no space") || output.stderr.to_lowercase().contains("disk"),
+        "{output:?}"
+    );
+    // What is there goes on working, and room that is freed can be used.
+    assert_eq!(node.sh(&[], "echo fine"), "fine");
+    assert_eq!(node.ok(&["images", "-q"]).lines().count(), 1);
+    node.finish();
+}
+
+#[test]
+fn a_full_disk_in_mid_create_is_said_and_survived() {
+    let mut node = Node::builder("full-create").small_disk(24).start();
+    node.ok(&["pull", "-q", &image("busybox")]);
+    let keeper = node.detached(&["--name", "keeper"], "while :; do sleep 1; done");
+    let filler = node.data().join("filler");
+    fill(&filler);
+    for _ in 0..5 {
+        let output = node.sh_output(&["--network", "bridge"], "true");
+        // The container is made of a few small files: it may find room, but never half.
+        assert!(output.code == 0 || output.stderr.starts_with("error: "), "{output:?}");
+    }
+    assert_eq!(node.ok(&["exec", &keeper, "echo", "alive"]), "alive");
+    std::fs::remove_file(&filler).expect("filler");
+    node.restart();
+    assert_eq!(node.sh(&[], "echo fine"), "fine");
+    assert_eq!(node.ok(&["ps", "-a", "-q"]).lines().count(), 1);
+    node.finish();
+}
+
+/// Writes until there is no room for one more byte.
+fn fill(path: &std::path::Path) {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path).expect("filler");
+    for size in [1 << 20, 4096, 1] {
+        let block = vec![b'x'; size];
+        while file.write_all(&block).is_ok() {}
+    }
+}
+
+#[test]
+fn a_database_that_is_damaged_is_said_so() {
+    let mut node = Node::with_busybox("damaged-store");
+    node.stop_agent();
+    let mut files: Vec<_> = std::fs::read_dir(node.data()).expect("data").flatten().map(|e| e.path()).collect();
+    files.retain(|p| p.is_file() && p.extension().is_some_and(|e| e == "db" || e == "sqlite" || e == "sqlite3"));
+    assert_eq!(files.len(), 1, "{files:?}");
+    let good = std::fs::read(&files[0]).expect("store");
+    let mut bad = good.clone();
+    bad[..100].fill(0x55);
+    std::fs::write(&files[0], bad).expect("store");
+    for tail in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{tail}", files[0].display()));
+    }
+    node.spawn_without_waiting();
+    assert!(!node.wait_agent().success());
+    let name = files[0].file_name().expect("name").to_string_lossy().into_owned();
+    assert!(node.agent_log().contains(&name), "{}", node.agent_log());
+    std::fs::write(&files[0], good).expect("store");
+    node.spawn();
+    assert_eq!(node.sh(&["--pull", "never"], "echo back"), "back");
+    until("nothing is left running", || node.ok(&["ps", "-q"]).is_empty());
+    node.finish();
+}

@@ -1,0 +1,502 @@
+//! `berthd` and `berthctl` as processes, for one test.
+
+use super::pki::{Identity, Pki, ctl_binary};
+use super::slot::Slot;
+use super::{LONG, eventually, image, leak, test_dir};
+use berth::v1::containers_client::ContainersClient;
+use berth::v1::images_client::ImagesClient;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+pub struct Builder {
+    name: String,
+    /// TOML tables and keys of tables, behind what the harness sets.
+    tables: String,
+    images: String,
+    limits: String,
+    tmpfs_mib: Option<u32>,
+    pki: Option<PathBuf>,
+}
+
+impl Builder {
+    /// `layer_store` and other keys of `[images]`.
+    pub fn images(mut self, line: &str) -> Self {
+        writeln!(self.images, "{line}").expect("string");
+        self
+    }
+
+    pub fn limits(mut self, line: &str) -> Self {
+        writeln!(self.limits, "{line}").expect("string");
+        self
+    }
+
+    /// Whole tables: `[registries."host:port"]` and their keys.
+    pub fn table(mut self, text: &str) -> Self {
+        writeln!(self.tables, "{text}").expect("string");
+        self
+    }
+
+    /// A registry reached over plain http.
+    pub fn registry(self, address: &str) -> Self {
+        self.table(&format!("[registries.\"{address}\"]\nplain_http = true"))
+    }
+
+    /// The data folder is a tmpfs of so many MiB.
+    pub fn small_disk(mut self, mib: u32) -> Self {
+        self.tmpfs_mib = Some(mib);
+        self
+    }
+
+    /// Certificates of its own: a folder that `Pki::make` filled.
+    pub fn pki(mut self, dir: &Path) -> Self {
+        self.pki = Some(dir.to_owned());
+        self
+    }
+
+    pub fn start(self) -> Node {
+        let slot = Slot::take();
+        let dir = test_dir().join("run").join(format!("{}-{}", self.name, slot.number));
+        leak::clean(&slot, &dir);
+        for folder in ["data", "run", "pki", "scratch"] {
+            fs::create_dir_all(dir.join(folder)).expect("test folder");
+        }
+        if let Some(mib) = self.tmpfs_mib {
+            let status = Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+                .arg(dir.join("data"))
+                .status();
+            assert!(status.expect("mount").success(), "mounting a tmpfs");
+        }
+        let pki = self.pki.map_or_else(Pki::shared, |dir| Pki { dir });
+        let agent = pki.identity("agent");
+        for (from, to) in [(&agent.cert, "agent.pem"), (&agent.key, "agent.key"), (&pki.ca(), "ca.pem")] {
+            copy(from, &dir.join("pki").join(to));
+        }
+        if pki.crl().exists() {
+            copy(&pki.crl(), &dir.join("pki/crl.pem"));
+        }
+        let mut node = Node {
+            slot,
+            dir,
+            pki,
+            child: None,
+            fds_at_rest: 0,
+            environment: Vec::new(),
+            checked: false,
+            killed_deliberately: false,
+        };
+        let d = node.dir.display();
+        let config = format!(
+            "data_root = \"{d}/data\"\nrun_root = \"{d}/run\"\n\
+             [listen]\ntcp = [\"127.0.0.1:{port}\"]\n\
+             [tls]\nca = \"{d}/pki/ca.pem\"\ncert = \"{d}/pki/agent.pem\"\nkey = \"{d}/pki/agent.key\"\n{crl}\
+             [network]\nbridge = \"{bridge}\"\nsubnet = \"{gateway}/24\"\n\
+             [containers]\ncgroup_parent = \"{parent}\"\n\
+             [images]\n{images}[limits]\n{limits}[log]\nlevel = \"{level}\"\n{tables}",
+            port = node.slot.agent_port(),
+            crl = if node.dir.join("pki/crl.pem").exists() {
+                format!("crl = \"{d}/pki/crl.pem\"\n")
+            } else {
+                String::new()
+            },
+            bridge = node.slot.bridge(),
+            gateway = node.slot.gateway(),
+            parent = node.slot.cgroup_parent(),
+            images = self.images,
+            limits = self.limits,
+            level = std::env::var("BERTH_TEST_LOG").unwrap_or_else(|_| "info".into()),
+            tables = if self.tables.contains(super::registry()) {
+                self.tables
+            } else {
+                format!("{}[registries.\"{}\"]\nplain_http = true\n", self.tables, super::registry())
+            },
+        );
+        fs::write(node.dir.join("berthd.toml"), config).expect("berthd.toml");
+        node.write_ctl_config();
+        node.spawn();
+        node.fds_at_rest = node.fds();
+        node
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::copy(from, to).unwrap_or_else(|error| panic!("copying {}: {error}", from.display()));
+}
+
+/// One agent with everything around it.
+pub struct Node {
+    pub slot: Slot,
+    pub dir: PathBuf,
+    pub pki: Pki,
+    child: Option<Child>,
+    fds_at_rest: usize,
+    environment: Vec<(String, String)>,
+    checked: bool,
+    killed_deliberately: bool,
+}
+
+impl Node {
+    pub fn builder(name: &str) -> Builder {
+        Builder {
+            name: name.to_owned(),
+            tables: String::new(),
+            images: String::new(),
+            limits: String::new(),
+            tmpfs_mib: None,
+            pki: None,
+        }
+    }
+
+    pub fn start(name: &str) -> Node {
+        Node::builder(name).start()
+    }
+
+    /// An agent that has busybox.
+    pub fn with_busybox(name: &str) -> Node {
+        let node = Node::start(name);
+        node.ok(&["pull", "-q", &image("busybox")]);
+        node
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("https://127.0.0.1:{}", self.slot.agent_port())
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub fn scratch(&self) -> PathBuf {
+        self.dir.join("scratch")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("run/berthd.sock")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the agent runs").id()
+    }
+
+    // --- the agent's process
+
+    /// Starts the agent and waits until it answers.
+    pub fn spawn(&mut self) {
+        self.spawn_without_waiting();
+        let start = Instant::now();
+        while !self.answers() {
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().expect("wait")) {
+                panic!("the agent ended with {status}\n{}", self.agent_log());
+            }
+            assert!(start.elapsed() < LONG, "the agent does not answer\n{}", self.agent_log());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    pub fn spawn_without_waiting(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        let log = File::options().create(true).append(true).open(self.dir.join("agent.log")).expect("agent.log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_berthd"));
+        command.arg("--config").arg(self.dir.join("berthd.toml")).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("dup")).stderr(log);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        self.child = Some(command.spawn().expect("berthd"));
+    }
+
+    pub fn set_env(&mut self, name: &str, value: Option<&str>) {
+        self.environment.retain(|(n, _)| n != name);
+        self.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
+    fn answers(&self) -> bool {
+        self.ctl(&["version"]).code == 0
+    }
+
+    /// SIGKILL: what the promise is about.
+    pub fn kill_agent(&mut self) {
+        let mut child = self.child.take().expect("the agent runs");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        self.killed_deliberately = true;
+    }
+
+    /// SIGTERM, and the time to end well.
+    pub fn stop_agent(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the agent runs");
+        signal(child.id(), "TERM");
+        let start = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().expect("wait") {
+                return status;
+            }
+            if start.elapsed() > LONG {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("the agent did not end on SIGTERM\n{}", self.agent_log());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until the agent has ended by itself (a fail point), bounded.
+    pub fn wait_agent(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the agent runs");
+        eventually("the agent ends", || child.try_wait().expect("wait"))
+    }
+
+    pub fn agent_has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().expect("wait").is_some())
+    }
+
+    pub fn restart(&mut self) {
+        self.kill_agent();
+        self.spawn();
+    }
+
+    pub fn agent_log(&self) -> String {
+        fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
+    }
+
+    pub fn fds(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
+    // --- the ctl
+
+    fn write_ctl_config(&self) {
+        let identity = self.pki.identity("admin");
+        let text = format!("current = \"test\"\n{}", context_toml("test", &self.endpoint(), &self.pki.ca(), &identity));
+        fs::write(self.dir.join("config.toml"), text).expect("config.toml");
+    }
+
+    /// `berthctl` as admin.
+    pub fn ctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(ctl_binary());
+        command.env("BERTH_CONFIG", self.dir.join("config.toml")).args(arguments);
+        command
+    }
+
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        run(self.ctl_command(arguments).stdin(Stdio::null()))
+    }
+
+    /// As somebody else.
+    pub fn ctl_as(&self, identity: &Identity, arguments: &[&str]) -> Output {
+        let config =
+            self.dir.join(format!("config-{}.toml", identity.cert.file_stem().expect("stem").to_string_lossy()));
+        let text = format!("current = \"test\"\n{}", context_toml("test", &self.endpoint(), &self.pki.ca(), identity));
+        fs::write(&config, text).expect("config");
+        let mut command = Command::new(ctl_binary());
+        run(command.env("BERTH_CONFIG", &config).args(arguments).stdin(Stdio::null()))
+    }
+
+    pub fn ctl_stdin(&self, arguments: &[&str], stdin: &str) -> Output {
+        let file = self.dir.join("stdin");
+        fs::write(&file, stdin).expect("stdin");
+        run(self.ctl_command(arguments).stdin(File::open(file).expect("stdin")))
+    }
+
+    /// Standard output of a command that must succeed.
+    #[track_caller]
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.ctl(arguments);
+        assert_eq!(
+            output.code,
+            0,
+            "berthctl {arguments:?}\n{}{}\n--- agent:\n{}",
+            output.stdout,
+            output.stderr,
+            self.tail()
+        );
+        output.stdout.trim_end().to_owned()
+    }
+
+    /// Standard error of a command that must fail with `code`.
+    #[track_caller]
+    pub fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.ctl(arguments);
+        assert_eq!(output.code, code, "berthctl {arguments:?}\n{}{}", output.stdout, output.stderr);
+        output.stderr
+    }
+
+    /// `run --rm --network none busybox sh -c SCRIPT` with options before the image.
+    #[track_caller]
+    pub fn sh(&self, options: &[&str], script: &str) -> String {
+        let output = self.sh_output(options, script);
+        assert_eq!(
+            output.code,
+            0,
+            "{options:?} {script:?}\n{}{}\n--- agent:\n{}",
+            output.stdout,
+            output.stderr,
+            self.tail()
+        );
+        output.stdout.trim_end().to_owned()
+    }
+
+    pub fn sh_output(&self, options: &[&str], script: &str) -> Output {
+        let busybox = image("busybox");
+        let mut arguments = vec!["run", "--rm"];
+        if !options.contains(&"--network") {
+            arguments.extend(["--network", "none"]);
+        }
+        arguments.extend(options);
+        arguments.extend([busybox.as_str(), "sh", "-c", script]);
+        self.ctl(&arguments)
+    }
+
+    /// Starts a busybox in the background that runs SCRIPT; gives its id.
+    #[track_caller]
+    pub fn detached(&self, options: &[&str], script: &str) -> String {
+        let busybox = image("busybox");
+        let mut arguments = vec!["run", "-d"];
+        if !options.contains(&"--network") {
+            arguments.extend(["--network", "none"]);
+        }
+        arguments.extend(options);
+        arguments.extend([busybox.as_str(), "sh", "-c", script]);
+        self.ok(&arguments)
+    }
+
+    pub fn inspect(&self, container: &str) -> serde_json::Value {
+        let text = self.ok(&["inspect", "-o", "json", container]);
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        value.as_array().and_then(|list| list.first().cloned()).unwrap_or(value)
+    }
+
+    fn tail(&self) -> String {
+        let log = self.agent_log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    // --- the API
+
+    pub async fn channel(&self) -> Channel {
+        self.channel_as(&self.pki.identity("admin")).await.expect("connect")
+    }
+
+    pub async fn channel_as(&self, identity: &Identity) -> Result<Channel, tonic::transport::Error> {
+        let read = |path: &Path| fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(read(&self.pki.ca())))
+            .identity(tonic::transport::Identity::from_pem(read(&identity.cert), read(&identity.key)))
+            .domain_name("localhost");
+        Endpoint::from_shared(self.endpoint()).expect("endpoint").tls_config(tls)?.connect().await
+    }
+
+    pub async fn containers(&self) -> ContainersClient<Channel> {
+        ContainersClient::new(self.channel().await)
+    }
+
+    pub async fn images(&self) -> ImagesClient<Channel> {
+        ImagesClient::new(self.channel().await)
+    }
+
+    // --- the end
+
+    /// Removes what the test left running, stops the agent, and looks whether anything stayed behind.
+    pub fn finish(mut self) {
+        self.check();
+    }
+
+    fn check(&mut self) {
+        self.checked = true;
+        if self.agent_has_ended() {
+            assert!(
+                self.child.is_none() || self.killed_deliberately,
+                "the agent ended by itself\n{}",
+                self.agent_log()
+            );
+            self.child = None;
+            self.spawn();
+        }
+        let ids = self.ok(&["ps", "-a", "-q"]);
+        let mut remove = vec!["rm", "-f"];
+        remove.extend(ids.split_whitespace());
+        if remove.len() > 2 {
+            self.ok(&remove);
+        }
+        // Teardown goes on behind the answer; it must end, and connections of the test close in their own time.
+        leak::none_running(&self.slot, &self.dir, self.pid());
+        if !self.killed_deliberately {
+            let allowed = self.fds_at_rest + 12;
+            super::until(&format!("the agent's descriptors fall to {allowed} (have {})", self.fds()), || {
+                self.fds() <= allowed
+            });
+        }
+        let status = self.stop_agent();
+        assert!(status.success(), "the agent ended with {status}\n{}", self.agent_log());
+        leak::none(&self.slot, &self.dir);
+        let log = self.agent_log();
+        assert!(!log.contains("panicked at"), "the agent panicked\n{log}");
+        leak::clean(&self.slot, &self.dir);
+        assert!(!self.dir.exists(), "{} cannot be removed", self.dir.display());
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            if !self.checked {
+                self.check();
+            }
+            return;
+        }
+        eprintln!("--- log of the agent of {}:\n{}", self.dir.display(), self.tail());
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        leak::clean(&self.slot, &self.dir);
+    }
+}
+
+/// One context of the ctl's configuration.
+pub fn context_toml(name: &str, endpoint: &str, ca: &Path, identity: &Identity) -> String {
+    format!(
+        "[contexts.{name}]\nendpoint = \"{endpoint}\"\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n",
+        ca.display(),
+        identity.cert.display(),
+        identity.key.display()
+    )
+}
+
+/// Runs a command to its end, bounded.
+pub fn run(command: &mut Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawn");
+    let pid = child.id();
+    let (done, finished) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if finished.recv_timeout(LONG * 3) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            signal(pid, "KILL");
+        }
+    });
+    let output = child.wait_with_output().expect("wait");
+    drop(done);
+    watch.join().expect("watch");
+    use std::os::unix::process::ExitStatusExt;
+    let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+    Output {
+        code,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// kill(1) by pid.
+pub fn signal(pid: u32, name: &str) {
+    let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+}

@@ -1,0 +1,25 @@
+//! berth from outside: real binaries, a real kernel, a real registry. Needs root.
+//!
+//! `tests/fixtures/setup.sh` installs what these tests need; the harness starts the registry and makes the images by itself.
+//! Every test has an agent of its own (`harness::Node`); what it leaves behind fails it.
+
+mod harness;
+
+mod attach;
+mod ctl;
+mod exec;
+mod faults;
+mod hostile;
+mod images;
+mod layers;
+mod lifecycle;
+mod logs;
+mod network;
+mod registry_faults;
+mod resources;
+mod roles;
+mod run;
+mod sandbox;
+mod smoke;
+mod survive;
+mod tls;

@@ -1,0 +1,157 @@
+//! What a container may not do.
+
+use crate::harness::{Node, image};
+
+fn status(node: &Node, options: &[&str], field: &str) -> String {
+    let text = node.sh(options, &format!("grep {field}: /proc/1/status"));
+    text.split_whitespace().nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn capabilities_are_dockers_and_change_as_asked() {
+    let node = Node::with_busybox("sandbox-caps");
+    assert_eq!(status(&node, &[], "CapEff"), "00000000a80425fb");
+    assert_eq!(status(&node, &[], "CapBnd"), "00000000a80425fb");
+    assert_eq!(status(&node, &["--cap-drop", "ALL"], "CapEff"), "0000000000000000");
+    assert_eq!(status(&node, &["--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE"], "CapBnd"), "0000000000000400");
+    assert_eq!(status(&node, &["--cap-add", "CAP_SYS_ADMIN", "--cap-drop", "chown"], "CapBnd"), "00000000a82425fa");
+    assert_eq!(status(&node, &["-u", "nobody"], "CapEff"), "0000000000000000");
+    assert_eq!(status(&node, &["-u", "nobody"], "CapBnd"), "00000000a80425fb");
+    node.finish();
+}
+
+#[test]
+fn no_new_privileges_and_seccomp_are_set() {
+    let node = Node::with_busybox("sandbox-nnp");
+    assert_eq!(status(&node, &[], "Seccomp"), "2");
+    assert_eq!(status(&node, &["--security-opt", "seccomp=unconfined"], "Seccomp"), "0");
+    assert_eq!(status(&node, &["--security-opt", "no-new-privileges"], "NoNewPrivs"), "1");
+    node.finish();
+}
+
+#[test]
+fn the_default_profile_blocks_what_dockers_blocks() {
+    let node = Node::with_busybox("sandbox-seccomp");
+    // Through unshare(1), mount(1) and python-free raw calls: EPERM, not ENOSYS, not success.
+    for script in ["unshare -U true", "unshare -m true", "mount -t tmpfs none /tmp", "mount -t proc proc /mnt"] {
+        let output = node.sh_output(&["--cap-add", "NET_ADMIN"], script);
+        assert_ne!(output.code, 0, "{script}: {output:?}");
+        assert!(output.stderr.contains("not permitted") || output.stderr.contains("denied"), "{script}: {output:?}");
+    }
+    // With the capability, the profile opens up, as Docker's does.
+    assert_eq!(node.sh(&["--cap-add", "SYS_ADMIN"], "mount -t tmpfs none /tmp && echo mounted"), "mounted");
+    let own = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":1}]}"#;
+    let profile = node.scratch().join("profile.json");
+    std::fs::write(&profile, own).expect("profile");
+    let output = node.sh_output(
+        &["--security-opt", &format!("seccomp={}", profile.display())],
+        "mkdir /x; touch /y && echo touched",
+    );
+    assert!(output.stdout.contains("touched") && output.stderr.contains("not permitted"), "{output:?}");
+    node.finish();
+}
+
+#[test]
+fn host_files_are_masked_or_read_only() {
+    let node = Node::with_busybox("sandbox-masks");
+    for path in ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug"] {
+        let output = node.sh(&[], &format!("test ! -e {path} || head -c 1 {path} | wc -c"));
+        assert!(output.is_empty() || output == "0", "{path}: {output}");
+    }
+    for folder in ["/proc/acpi", "/proc/scsi", "/sys/firmware"] {
+        assert_eq!(
+            node.sh(&[], &format!("test ! -d {folder} || ls {folder} | wc -l | grep -v '^0$' || true")),
+            "",
+            "{folder}"
+        );
+    }
+    for path in ["/proc/sys/kernel/domainname", "/proc/sysrq-trigger", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+        let output = node.sh_output(&[], &format!("test -e {path} || exit 1; echo x > {path}"));
+        assert_ne!(output.code, 0, "{path} was written");
+    }
+    assert_eq!(node.sh(&["--privileged"], "test -r /proc/kcore && echo readable"), "readable");
+    node.finish();
+}
+
+#[test]
+fn namespaces_are_the_containers_own_unless_asked() {
+    let node = Node::with_busybox("sandbox-namespaces");
+    let host =
+        |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).expect("ns").to_string_lossy().into_owned();
+    let script = "for n in mnt pid uts ipc net cgroup; do readlink /proc/1/ns/$n; done";
+    let own = node.sh(&[], script);
+    for (line, kind) in own.lines().zip(["mnt", "pid", "uts", "ipc", "net", "cgroup"]) {
+        assert_ne!(line, host(kind));
+    }
+    assert_eq!(node.sh(&[], "echo $$; ps -o pid | wc -l").lines().next(), Some("1"));
+    let shared = node.sh(
+        &["--pid", "host", "--ipc", "host", "--uts", "host", "--network", "host"],
+        "for n in pid uts ipc net; do readlink /proc/self/ns/$n; done",
+    );
+    for (line, kind) in shared.lines().zip(["pid", "uts", "ipc", "net"]) {
+        assert_eq!(line, host(kind));
+    }
+    node.finish();
+}
+
+#[test]
+fn a_container_cannot_find_the_host() {
+    let node = Node::with_busybox("sandbox-escape");
+    let data = node.data().to_string_lossy().into_owned();
+    // Neither the host's root nor the agent's folders are anywhere in its mounts, and .. of / is /.
+    let mounts = node.sh(&[], "cat /proc/self/mountinfo");
+    for line in mounts.lines() {
+        let point = line.split(' ').nth(4).expect("mount point");
+        assert!(!point.contains(&data), "{line}");
+    }
+    assert_eq!(node.sh(&[], "ls -di / /.. | awk '{print $1}' | sort -u | wc -l"), "1");
+    assert_ne!(node.sh_output(&[], "chroot /proc/1/root/.. ls /work 2>&1; ls /proc/1/root/../var/lib/berth").code, 0);
+    // No descriptor of the agent or the shim came along.
+    assert_eq!(node.sh(&[], "ls /proc/1/fd | tr '\\n' ' '"), "0 1 2");
+    node.finish();
+}
+
+#[test]
+fn privileged_has_all_devices_and_capabilities() {
+    let node = Node::with_busybox("sandbox-privileged");
+    let bounding = std::fs::read_to_string("/proc/self/status").expect("status");
+    let host = bounding.lines().find_map(|l| l.strip_prefix("CapBnd:")).expect("CapBnd").trim().to_owned();
+    assert_eq!(status(&node, &["--privileged"], "CapEff"), host);
+    assert_eq!(status(&node, &["--privileged"], "Seccomp"), "0");
+    assert_eq!(node.sh(&["--privileged"], "test -c /dev/kmsg && echo there"), "there");
+    assert_eq!(node.sh(&[], "test -e /dev/kmsg || echo not there"), "not there");
+    node.finish();
+}
+
+#[test]
+fn devices_are_given_one_by_one() {
+    let node = Node::with_busybox("sandbox-devices");
+    let output = node.sh(&["--device", "/dev/loop-control:/dev/mine:rw"], "stat -c %t:%T /dev/mine; cat < /dev/null");
+    assert_eq!(output, "a:ed");
+    // A node made inside is refused by the device cgroup, whatever its mode.
+    let output = node.sh_output(&[], "mknod /mem c 1 1 && head -c 1 /mem");
+    assert_ne!(output.code, 0, "{output:?}");
+    assert!(output.stderr.contains("not permitted"), "{output:?}");
+    assert_eq!(node.sh(&[], "mknod /null c 1 3 && echo x > /null && echo fine"), "fine");
+    node.finish();
+}
+
+#[test]
+fn ulimits_sysctls_and_oom_score() {
+    let node = Node::with_busybox("sandbox-limits");
+    assert_eq!(node.sh(&["--ulimit", "nofile=123:456"], "ulimit -n; ulimit -Hn"), "123\n456");
+    assert_eq!(node.sh(&["--ulimit", "core=0"], "ulimit -c"), "0");
+    assert_eq!(
+        node.sh(
+            &["--sysctl", "net.ipv4.ip_unprivileged_port_start=77"],
+            "cat /proc/sys/net/ipv4/ip_unprivileged_port_start"
+        ),
+        "77"
+    );
+    assert_eq!(node.sh(&["--sysctl", "kernel.shmmax=123456"], "cat /proc/sys/kernel/shmmax"), "123456");
+    assert_eq!(node.sh(&["--oom-score-adj", "321"], "cat /proc/self/oom_score_adj"), "321");
+    let output =
+        node.ctl(&["run", "--rm", "--network", "host", "--sysctl", "net.ipv4.ip_forward=1", &image("busybox"), "true"]);
+    assert_eq!(output.code, 125, "a sysctl of the host's namespace: {output:?}");
+    node.finish();
+}
