@@ -112,7 +112,8 @@ async fn every_rpc_as_every_role() {
     };
     let rpcs: Vec<String> =
         known.into_iter().chain(["/berth.v1.Node/NoSuch".to_owned(), "/no.Such/Thing".to_owned()]).collect();
-    let cases: [(&str, Identity, fn(&str) -> bool); 5] = [
+    type May = fn(&str) -> bool;
+    let cases: [(&str, Identity, May); 5] = [
         ("admin", node.pki.identity("admin"), |_| true),
         ("operator", node.pki.identity("operator"), |_| true),
         ("viewer", node.pki.identity("viewer"), |path| LOOKING.contains(&path)),

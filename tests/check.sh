@@ -1,0 +1,81 @@
+#!/bin/bash
+# check.sh [STEP...] : all checks, or those named: setup lint unit e2e fuzz. Goes on behind a failed step, says at its end what failed.
+set -u
+cd "$(dirname "$0")/.."
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto} RUST_BACKTRACE=1
+steps=${*:-setup lint unit e2e fuzz}
+failed= began=$SECONDS
+. tests/fixtures/env.sh
+
+# Names one test binary's tests at a time when nextest is not there: same tests, same environment.
+nextest() { cargo nextest --version >/dev/null 2>&1; }
+
+setup() {
+  tests/fixtures/setup.sh
+}
+
+lint() {
+  cargo fmt --all --check &&
+    cargo clippy --quiet --workspace --all-targets -- -D warnings &&
+    cargo clippy --quiet -p berth --features failpoints --all-targets -- -D warnings &&
+    providers && unsafe_code
+}
+
+# One crypto provider; nothing that links OpenSSL.
+providers() {
+  local crate bad=0
+  for crate in ring openssl-sys native-tls; do
+    if cargo tree --workspace --target all -e normal,build,dev -i "$crate" 2>/dev/null | grep -q .; then
+      echo "error: $crate is in the dependency tree: cargo tree -i $crate" >&2; bad=1
+    fi
+  done
+  return $bad
+}
+
+# unsafe, nix, rustix and libc are sys' alone.
+unsafe_code() {
+  local bad=0 root
+  for root in proto/lib.rs agent/main.rs ctl/main.rs agent/{model,image,rootfs,network,runtime,node}/src/lib.rs; do
+    grep -q '^#!\[forbid(unsafe_code)\]' "$root" || { echo "error: $root does not forbid unsafe code" >&2; bad=1; }
+  done
+  for root in model image rootfs network runtime node; do
+    if grep -qE '^(nix|rustix|libc)\b' "agent/$root/Cargo.toml"; then echo "error: agent/$root depends on nix, rustix or libc" >&2; bad=1; fi
+  done
+  return $bad
+}
+
+unit() {
+  if nextest; then
+    cargo nextest run --workspace --no-fail-fast -E 'not binary(e2e)'
+  else
+    cargo test --workspace --lib --bins --no-fail-fast
+  fi
+}
+
+e2e() {
+  tests/fixtures/setup.sh && tests/fixtures/registry.sh start && tests/fixtures/images.sh || return 1
+  export BERTH_TEST_IMAGES_READY=1
+  local result=0
+  if nextest; then
+    cargo nextest run -p berth --features failpoints --test e2e --no-fail-fast || result=1
+  else
+    cargo test -p berth --features failpoints --test e2e --no-fail-fast -- --test-threads 2 || result=1
+  fi
+  tests/fixtures/registry.sh stop
+  return $result
+}
+
+fuzz() {
+  tests/fuzz.sh "${FUZZ_SECONDS:-15}"
+}
+
+summary=
+for step in $steps; do
+  case $step in setup | lint | unit | e2e | fuzz) ;; *) sed -n 2p "$0" >&2; exit 2 ;; esac
+  start=$SECONDS
+  echo "=== $step"
+  if "$step"; then verdict=ok; else verdict=FAILED failed=1; fi
+  summary="$summary$(printf '%-6s %-6s %4d s' "$step" "$verdict" $((SECONDS - start)))"$'\n'
+done
+printf '=== summary\n%sall    %-6s %4d s\n' "$summary" "${failed:+FAILED}${failed:-ok}" $((SECONDS - began)) | sed 's/FAILED1/FAILED/'
+[ -z "$failed" ]
