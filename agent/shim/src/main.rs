@@ -1,2 +1,77 @@
+//! The per-container process: it makes the container from a plan, keeps its standard streams and its log, and knows how it ended.
+//!
+//! One thread, one poll loop, no configuration: everything comes in one message on standard input, a `SOCK_SEQPACKET` socket to the agent.
+//! The agent may go away and come back at any time; the shim goes on. It does not decide anything (that is the plan's), does not touch
+//! cgroup limits, networks or stores, and has no other input than the agent's messages and the workload's output.
+//!
+//! `start` makes the process (`init` is what the new process does, one `step` after the other, until its execve), `relay` is the loop,
+//! `log` the stored output.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod command;
+mod init;
+mod log;
+mod relay;
+mod start;
+mod step;
+mod tree;
+
+use berth_model::wire::{MAX_FDS, MAX_INLINE_PLAN, MAX_PLAN, Plan, Request};
+use berth_sys::{process, socket};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads what a shim says: the agent sees the closed connection.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run() -> io::Result<()> {
+    // Not the agent's session: its death, its terminal and its signals are not ours.
+    process::setsid()?;
+    // A new descriptor, because 0 becomes the workload's in its process.
+    let control = io::stdin().as_fd().try_clone_to_owned()?;
+    let mut fds = Vec::with_capacity(MAX_FDS);
+    let bytes = receive_plan(&control, &mut fds)?;
+    let plan = Plan::decode(&bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    let Some(container) = start::start(&plan, &fds, &control)? else { return Ok(()) };
+    let relay = relay::Relay::new(&plan, fds, control, container)?;
+    drop(plan);
+    drop(bytes);
+    relay.run()
+}
+
+fn receive_plan(control: &OwnedFd, fds: &mut Vec<OwnedFd>) -> io::Result<Vec<u8>> {
+    // Larger than malloc's mmap threshold (128 KiB), so that the pages go back to the kernel when the plan is done.
+    let mut buffer = vec![0; 2 * MAX_INLINE_PLAN + (32 << 10)];
+    let n = socket::receive(control.as_fd(), &mut buffer, fds, true)?;
+    buffer.truncate(n);
+    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+    let in_file = match Request::decode(&buffer).map_err(|_| invalid())? {
+        Request::Plan(_) => None,
+        Request::PlanInFile(len) => Some(len as usize),
+        _ => return Err(invalid()),
+    };
+    let Some(len) = in_file else {
+        buffer.drain(..1);
+        return Ok(buffer);
+    };
+    if len > MAX_PLAN || fds.is_empty() {
+        return Err(invalid());
+    }
+    // The file is always the last descriptor: the places of the others are as in the plan.
+    let file = fds.pop().ok_or_else(invalid)?;
+    let mut plan = vec![0; len];
+    let mut filled = 0;
+    while filled < len {
+        match process::read(file.as_fd(), &mut plan[filled..])? {
+            0 => return Err(invalid()),
+            n => filled += n,
+        }
+    }
+    Ok(plan)
+}

@@ -1,1 +1,122 @@
 //! Capabilities.
+
+use std::io;
+
+/// Names without `CAP_`, in the kernel's order: the place is the number (capabilities(7), Linux 5.9 for the last).
+pub const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// The bit of a capability by its name (upper case, without `CAP_`).
+pub fn bit(name: &str) -> Option<u64> {
+    NAMES.iter().position(|n| *n == name).map(|i| 1 << i)
+}
+
+/// This process's bounding set: what it can give to others at most (PR_CAPBSET_READ).
+pub fn bounding() -> u64 {
+    let mut set = 0;
+    for i in 0..64u64 {
+        // SAFETY: takes numbers only.
+        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, i, 0u64, 0u64, 0u64) } {
+            0 => {}
+            1 => set |= 1 << i,
+            // EINVAL: the kernel knows no more of them.
+            _ => break,
+        }
+    }
+    set
+}
+
+/// Drops everything outside of `keep` from the bounding set, for ever. Needs CAP_SETPCAP.
+pub fn limit_bounding(keep: u64) -> io::Result<()> {
+    for i in 0..64u64 {
+        if keep >> i & 1 == 1 {
+            continue;
+        }
+        // SAFETY: takes numbers only.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, i, 0u64, 0u64, 0u64) } < 0 {
+            let error = io::Error::last_os_error();
+            // EINVAL: the kernel knows no more of them.
+            return if error.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(error) };
+        }
+    }
+    Ok(())
+}
+
+/// Sets permitted and effective of this thread, inheritable to nothing; ambient follows (capset(2)).
+pub fn set(permitted: u64) -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    // _LINUX_CAPABILITY_VERSION_3 (Linux 2.6.26): two words of each set.
+    let header = Header { version: 0x2008_0522, pid: 0 };
+    let word = |bits: u64| Data { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
+    let data = [word(permitted), word(permitted >> 32)];
+    // SAFETY: both live through the call and have the layout of version 3.
+    let r = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_the_kernels_numbers() {
+        assert_eq!(bit("CHOWN"), Some(1));
+        assert_eq!(bit("SYS_ADMIN"), Some(1 << 21));
+        assert_eq!(bit("CHECKPOINT_RESTORE"), Some(1 << 40));
+        assert_eq!(bit("sys_admin"), None);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("CapBnd:\t")).unwrap();
+        assert_eq!(bounding(), u64::from_str_radix(line, 16).unwrap());
+    }
+}

@@ -1,0 +1,522 @@
+//! What a shim does to make a process: decided by the agent, done by the shim, step by step.
+
+use super::codec::{Reader, WireError, Writer};
+use std::borrow::Cow;
+
+/// Bytes of a path, a name, a value: Linux has no encoding for them.
+pub type Bytes<'a> = Cow<'a, [u8]>;
+
+/// Everything a shim needs to know. Descriptors are named by their place beside the message.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Plan<'a> {
+    /// CLONE_NEW* flags of clone(2) for the first process.
+    pub namespaces: u64,
+    /// Place of a pidfd in whose pid namespace the process is born (exec).
+    pub join_pid: Option<u8>,
+    pub fds: Fds,
+    pub tty: bool,
+    /// Standard input is open for attachments; otherwise it is /dev/null.
+    pub stdin: bool,
+    /// Standard input ends with the first attachment that fed it.
+    pub stdin_once: bool,
+    /// Rows and columns of the terminal at the start.
+    pub size: Option<(u16, u16)>,
+    /// None: output is not stored.
+    pub log: Option<LogLimits>,
+    /// Process 1 is an init that forwards signals and reaps; the command is its child.
+    pub init: bool,
+    pub args: Vec<Bytes<'a>>,
+    /// `KEY=value`
+    pub env: Vec<Bytes<'a>>,
+    /// Done by the new process, in order.
+    pub steps: Vec<Step<'a>>,
+}
+
+/// Places of the descriptors that the shim itself keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Fds {
+    /// Folder of the logs.
+    pub log: Option<u8>,
+    /// Folder of the exit file.
+    pub run: Option<u8>,
+    /// Listens for attachments and for a new agent.
+    pub listener: Option<u8>,
+    /// An attachment from the first byte on.
+    pub attach: Option<u8>,
+    /// cgroup v2 folder to be born in (CLONE_INTO_CGROUP).
+    pub cgroup: Option<u8>,
+}
+
+/// Bounds of the stored output.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogLimits {
+    /// Bytes of one file before it is rotated.
+    pub max_file_bytes: u64,
+    /// Files kept, the current one counted; at least 1.
+    pub max_files: u32,
+}
+
+/// One act of the new process. Paths are absolute inside the container unless said otherwise.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step<'a> {
+    /// cgroup v1: writes "0" to a `cgroup.procs`.
+    JoinCgroup {
+        fd: u8,
+    },
+    /// setns(2) into the namespace behind a descriptor, or those `kinds` of a pidfd's process.
+    EnterNamespace {
+        fd: u8,
+        kinds: u32,
+    },
+    Unshare {
+        flags: u32,
+    },
+    /// Opens a folder or file of the host as a detached mount, before the host is left.
+    OpenTree {
+        slot: u8,
+        source: Bytes<'a>,
+        recursive: bool,
+        read_only: bool,
+        propagation: u32,
+        nosuid_nodev: bool,
+    },
+    /// Makes all mounts private, attaches the root and moves into it.
+    EnterRoot {
+        fd: u8,
+    },
+    /// mount(2); the target is resolved inside the root and may be no link.
+    Mount {
+        fs_type: Bytes<'a>,
+        source: Bytes<'a>,
+        target: Bytes<'a>,
+        flags: u64,
+        data: Bytes<'a>,
+        optional: bool,
+    },
+    /// A tmpfs of the user's on a target that is made when it is missing.
+    Tmpfs {
+        target: Bytes<'a>,
+        flags: u64,
+        data: Bytes<'a>,
+    },
+    /// Attaches what `OpenTree` opened; the target is made when it is missing and never lies outside of the root.
+    AttachTree {
+        slot: u8,
+        target: Bytes<'a>,
+    },
+    /// A folder; there already is fine.
+    Directory {
+        path: Bytes<'a>,
+        mode: u32,
+    },
+    /// A character (or block) device.
+    Device {
+        path: Bytes<'a>,
+        block: bool,
+        mode: u32,
+        major: u32,
+        minor: u32,
+        uid: u32,
+        gid: u32,
+    },
+    Symlink {
+        path: Bytes<'a>,
+        target: Bytes<'a>,
+    },
+    /// Opens the container's terminal, hands it to the shim and makes it /dev/console and the standard streams.
+    Terminal {
+        console: bool,
+    },
+    /// Hides files behind /dev/null and folders behind an empty tmpfs; missing ones are fine.
+    Mask {
+        paths: Vec<Bytes<'a>>,
+    },
+    /// Binds paths read-only over themselves; missing ones are fine.
+    ReadOnlyPaths {
+        paths: Vec<Bytes<'a>>,
+    },
+    ReadOnlyRoot,
+    /// Writes a value to a file below /proc.
+    WriteFile {
+        path: Bytes<'a>,
+        value: Bytes<'a>,
+    },
+    Hostname {
+        name: Bytes<'a>,
+    },
+    Domainname {
+        name: Bytes<'a>,
+    },
+    /// setrlimit(2); numbers as the kernel's.
+    Rlimit {
+        resource: u32,
+        soft: u64,
+        hard: u64,
+    },
+    /// Working folder; made when it is missing.
+    Workdir {
+        path: Bytes<'a>,
+        create: bool,
+    },
+    /// Capabilities and user: the bounding set, then groups, gid, uid, then what a root user keeps.
+    Identity {
+        uid: u32,
+        gid: u32,
+        groups: Vec<u32>,
+        capabilities: u64,
+    },
+    NoNewPrivileges,
+    /// A program of struct sock_filter, 8 bytes an instruction.
+    Seccomp {
+        program: Bytes<'a>,
+    },
+    Umask {
+        mask: u32,
+    },
+}
+
+impl<'a> Plan<'a> {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.u8(super::VERSION);
+        w.u64(self.namespaces);
+        for fd in [self.join_pid, self.fds.log, self.fds.run, self.fds.listener, self.fds.attach, self.fds.cgroup] {
+            w.option(fd, |w, fd| w.u8(fd));
+        }
+        w.bool(self.tty);
+        w.bool(self.stdin);
+        w.bool(self.stdin_once);
+        w.option(self.size, |w, (rows, columns)| {
+            w.u16(rows);
+            w.u16(columns);
+        });
+        w.option(self.log, |w, l| {
+            w.u64(l.max_file_bytes);
+            w.u32(l.max_files);
+        });
+        w.bool(self.init);
+        w.list(&self.args, |w, a| w.bytes(a));
+        w.list(&self.env, |w, e| w.bytes(e));
+        w.list(&self.steps, |w, s| s.write(w));
+        w.done()
+    }
+
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, WireError> {
+        let mut r = Reader::new(bytes);
+        r.version()?;
+        let plan = Plan {
+            namespaces: r.u64()?,
+            join_pid: r.option(Reader::u8)?,
+            fds: Fds {
+                log: r.option(Reader::u8)?,
+                run: r.option(Reader::u8)?,
+                listener: r.option(Reader::u8)?,
+                attach: r.option(Reader::u8)?,
+                cgroup: r.option(Reader::u8)?,
+            },
+            tty: r.bool()?,
+            stdin: r.bool()?,
+            stdin_once: r.bool()?,
+            size: r.option(|r| Ok((r.u16()?, r.u16()?)))?,
+            log: r.option(|r| Ok(LogLimits { max_file_bytes: r.u64()?, max_files: r.u32()? }))?,
+            init: r.bool()?,
+            args: r.list(text)?,
+            env: r.list(text)?,
+            steps: r.list(Step::read)?,
+        };
+        r.end()?;
+        Ok(plan)
+    }
+}
+
+fn text<'a>(r: &mut Reader<'a>) -> Result<Bytes<'a>, WireError> {
+    Ok(Cow::Borrowed(r.bytes()?))
+}
+
+impl<'a> Step<'a> {
+    fn write(&self, w: &mut Writer) {
+        match self {
+            Step::JoinCgroup { fd } => {
+                w.u8(1);
+                w.u8(*fd);
+            }
+            Step::EnterNamespace { fd, kinds } => {
+                w.u8(2);
+                w.u8(*fd);
+                w.u32(*kinds);
+            }
+            Step::Unshare { flags } => {
+                w.u8(3);
+                w.u32(*flags);
+            }
+            Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev } => {
+                w.u8(4);
+                w.u8(*slot);
+                w.bytes(source);
+                w.bool(*recursive);
+                w.bool(*read_only);
+                w.u32(*propagation);
+                w.bool(*nosuid_nodev);
+            }
+            Step::EnterRoot { fd } => {
+                w.u8(5);
+                w.u8(*fd);
+            }
+            Step::Mount { fs_type, source, target, flags, data, optional } => {
+                w.u8(6);
+                w.bytes(fs_type);
+                w.bytes(source);
+                w.bytes(target);
+                w.u64(*flags);
+                w.bytes(data);
+                w.bool(*optional);
+            }
+            Step::Tmpfs { target, flags, data } => {
+                w.u8(7);
+                w.bytes(target);
+                w.u64(*flags);
+                w.bytes(data);
+            }
+            Step::AttachTree { slot, target } => {
+                w.u8(8);
+                w.u8(*slot);
+                w.bytes(target);
+            }
+            Step::Directory { path, mode } => {
+                w.u8(9);
+                w.bytes(path);
+                w.u32(*mode);
+            }
+            Step::Device { path, block, mode, major, minor, uid, gid } => {
+                w.u8(10);
+                w.bytes(path);
+                w.bool(*block);
+                for v in [mode, major, minor, uid, gid] {
+                    w.u32(*v);
+                }
+            }
+            Step::Symlink { path, target } => {
+                w.u8(11);
+                w.bytes(path);
+                w.bytes(target);
+            }
+            Step::Terminal { console } => {
+                w.u8(12);
+                w.bool(*console);
+            }
+            Step::Mask { paths } => {
+                w.u8(13);
+                w.list(paths, |w, p| w.bytes(p));
+            }
+            Step::ReadOnlyPaths { paths } => {
+                w.u8(14);
+                w.list(paths, |w, p| w.bytes(p));
+            }
+            Step::ReadOnlyRoot => w.u8(15),
+            Step::WriteFile { path, value } => {
+                w.u8(16);
+                w.bytes(path);
+                w.bytes(value);
+            }
+            Step::Hostname { name } => {
+                w.u8(17);
+                w.bytes(name);
+            }
+            Step::Domainname { name } => {
+                w.u8(18);
+                w.bytes(name);
+            }
+            Step::Rlimit { resource, soft, hard } => {
+                w.u8(19);
+                w.u32(*resource);
+                w.u64(*soft);
+                w.u64(*hard);
+            }
+            Step::Workdir { path, create } => {
+                w.u8(20);
+                w.bytes(path);
+                w.bool(*create);
+            }
+            Step::Identity { uid, gid, groups, capabilities } => {
+                w.u8(21);
+                w.u32(*uid);
+                w.u32(*gid);
+                w.list(groups, |w, g| w.u32(*g));
+                w.u64(*capabilities);
+            }
+            Step::NoNewPrivileges => w.u8(22),
+            Step::Seccomp { program } => {
+                w.u8(23);
+                w.bytes(program);
+            }
+            Step::Umask { mask } => {
+                w.u8(24);
+                w.u32(*mask);
+            }
+        }
+    }
+
+    fn read(r: &mut Reader<'a>) -> Result<Self, WireError> {
+        Ok(match r.u8()? {
+            1 => Step::JoinCgroup { fd: r.u8()? },
+            2 => Step::EnterNamespace { fd: r.u8()?, kinds: r.u32()? },
+            3 => Step::Unshare { flags: r.u32()? },
+            4 => Step::OpenTree {
+                slot: r.u8()?,
+                source: text(r)?,
+                recursive: r.bool()?,
+                read_only: r.bool()?,
+                propagation: r.u32()?,
+                nosuid_nodev: r.bool()?,
+            },
+            5 => Step::EnterRoot { fd: r.u8()? },
+            6 => Step::Mount {
+                fs_type: text(r)?,
+                source: text(r)?,
+                target: text(r)?,
+                flags: r.u64()?,
+                data: text(r)?,
+                optional: r.bool()?,
+            },
+            7 => Step::Tmpfs { target: text(r)?, flags: r.u64()?, data: text(r)? },
+            8 => Step::AttachTree { slot: r.u8()?, target: text(r)? },
+            9 => Step::Directory { path: text(r)?, mode: r.u32()? },
+            10 => Step::Device {
+                path: text(r)?,
+                block: r.bool()?,
+                mode: r.u32()?,
+                major: r.u32()?,
+                minor: r.u32()?,
+                uid: r.u32()?,
+                gid: r.u32()?,
+            },
+            11 => Step::Symlink { path: text(r)?, target: text(r)? },
+            12 => Step::Terminal { console: r.bool()? },
+            13 => Step::Mask { paths: r.list(text)? },
+            14 => Step::ReadOnlyPaths { paths: r.list(text)? },
+            15 => Step::ReadOnlyRoot,
+            16 => Step::WriteFile { path: text(r)?, value: text(r)? },
+            17 => Step::Hostname { name: text(r)? },
+            18 => Step::Domainname { name: text(r)? },
+            19 => Step::Rlimit { resource: r.u32()?, soft: r.u64()?, hard: r.u64()? },
+            20 => Step::Workdir { path: text(r)?, create: r.bool()? },
+            21 => Step::Identity { uid: r.u32()?, gid: r.u32()?, groups: r.list(Reader::u32)?, capabilities: r.u64()? },
+            22 => Step::NoNewPrivileges,
+            23 => Step::Seccomp { program: text(r)? },
+            24 => Step::Umask { mask: r.u32()? },
+            tag => return Err(WireError::Tag(tag)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(s: &str) -> Bytes<'static> {
+        s.as_bytes().to_vec().into()
+    }
+
+    fn sample() -> Plan<'static> {
+        Plan {
+            namespaces: 0x7c02_0000,
+            join_pid: Some(9),
+            fds: Fds { log: Some(1), run: None, listener: Some(2), attach: None, cgroup: Some(255) },
+            tty: true,
+            stdin: false,
+            stdin_once: true,
+            size: Some((24, 80)),
+            log: Some(LogLimits { max_file_bytes: 1, max_files: 2 }),
+            init: true,
+            args: vec![bytes("/bin/sh"), bytes("")],
+            env: vec![bytes("A=b")],
+            steps: vec![
+                Step::JoinCgroup { fd: 3 },
+                Step::EnterNamespace { fd: 4, kinds: 5 },
+                Step::Unshare { flags: 6 },
+                Step::OpenTree {
+                    slot: 1,
+                    source: bytes("/src"),
+                    recursive: true,
+                    read_only: false,
+                    propagation: 9,
+                    nosuid_nodev: true,
+                },
+                Step::EnterRoot { fd: 0 },
+                Step::Mount {
+                    fs_type: bytes("proc"),
+                    source: bytes("proc"),
+                    target: bytes("/proc"),
+                    flags: 14,
+                    data: bytes(""),
+                    optional: false,
+                },
+                Step::Tmpfs { target: bytes("/t"), flags: 1, data: bytes("size=1") },
+                Step::AttachTree { slot: 1, target: bytes("/dst") },
+                Step::Directory { path: bytes("/d"), mode: 0o755 },
+                Step::Device {
+                    path: bytes("/dev/null"),
+                    block: false,
+                    mode: 0o666,
+                    major: 1,
+                    minor: 3,
+                    uid: 0,
+                    gid: 0,
+                },
+                Step::Symlink { path: bytes("/l"), target: bytes("/t") },
+                Step::Terminal { console: true },
+                Step::Mask { paths: vec![bytes("/proc/kcore")] },
+                Step::ReadOnlyPaths { paths: vec![] },
+                Step::ReadOnlyRoot,
+                Step::WriteFile { path: bytes("/proc/sys/x"), value: bytes("1") },
+                Step::Hostname { name: bytes("h") },
+                Step::Domainname { name: bytes("d") },
+                Step::Rlimit { resource: 7, soft: 1, hard: u64::MAX },
+                Step::Workdir { path: bytes("/w"), create: true },
+                Step::Identity { uid: 1, gid: 2, groups: vec![3, 4], capabilities: 5 },
+                Step::NoNewPrivileges,
+                Step::Seccomp { program: bytes("12345678") },
+                Step::Umask { mask: 0o22 },
+            ],
+        }
+    }
+
+    #[test]
+    fn a_plan_comes_back_as_it_went() {
+        let plan = sample();
+        assert_eq!(Plan::decode(&plan.encode()), Ok(plan));
+        let empty = Plan::default();
+        assert_eq!(Plan::decode(&empty.encode()), Ok(empty));
+    }
+
+    #[test]
+    fn every_cut_is_an_error() {
+        let whole = sample().encode();
+        for len in 0..whole.len() {
+            assert!(Plan::decode(&whole[..len]).is_err(), "{len}");
+        }
+    }
+
+    /// Every byte of a plan turned into every extreme: an error or another plan that encodes to the same bytes, never a panic.
+    #[test]
+    fn changed_bytes_never_panic() {
+        let whole = sample().encode();
+        for at in 0..whole.len() {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut changed = whole.clone();
+                changed[at] = value;
+                if let Ok(plan) = Plan::decode(&changed) {
+                    assert_eq!(plan.encode(), changed);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn counts_that_lie_allocate_nothing() {
+        let mut bytes = Plan::default().encode();
+        let at = bytes.len() - 4;
+        bytes[at..].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(Plan::decode(&bytes), Err(WireError::Count(u32::MAX)));
+    }
+}

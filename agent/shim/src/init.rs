@@ -1,0 +1,107 @@
+//! What the new process does between its birth and its execve.
+//!
+//! It runs with the agent's rights on a copy of the shim's memory, and every step takes something away. A step that fails says its name
+//! and the kernel's error and ends the process.
+
+use crate::start::{Streams, failure, failure_of};
+use crate::{command, step};
+use berth_model::wire::Plan;
+use berth_sys::process::{self, BlockedSignals, Cloned, Ended, Poll};
+use berth_sys::socket;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::exit;
+
+const SIGKILL: i32 = 9;
+const SIGCHLD: i32 = 17;
+
+/// Never returns: it becomes the workload, or says why not.
+pub fn run(plan: &Plan<'_>, fds: &[OwnedFd], report: OwnedFd, streams: Streams) -> ! {
+    let message = match prepare(plan, fds, &report, streams) {
+        Ok(()) if plan.init => run_init(plan),
+        Ok(()) => exec(plan),
+        Err(message) => message,
+    };
+    give_up(&report, &message)
+}
+
+fn give_up(report: &OwnedFd, message: &[u8]) -> ! {
+    let _ = socket::send(report.as_fd(), &[IoSlice::new(message)], &[], true);
+    exit(1)
+}
+
+fn prepare(plan: &Plan<'_>, fds: &[OwnedFd], report: &OwnedFd, streams: Streams) -> Result<(), Vec<u8>> {
+    let named = |act: &'static str| move |e: io::Error| failure(act, &e);
+    // The shim's memory and descriptors are in this process: keep the container's other processes out of them (exec).
+    process::set_undumpable().map_err(named("hiding the new process"))?;
+    process::setsid().map_err(named("making a session"))?;
+    let onto = |fd: &OwnedFd, to| process::dup_onto(fd.as_fd(), to).map_err(named("setting the standard streams"));
+    onto(&streams.stdin, 0)?;
+    if let Some((out, err)) = &streams.outputs {
+        onto(out, 1)?;
+        onto(err, 2)?;
+    }
+    let mut context = step::Context::new(fds, report.as_fd());
+    for step in &plan.steps {
+        if let Err(error) = step::run(step, &mut context) {
+            return Err(failure_of(&step::describe(step), berth_model::wire::FailKind::Step, &error));
+        }
+    }
+    // Behind the credentials, because changing them clears it. A shim that is gone already would never be noticed: look.
+    process::set_parent_death_signal(SIGKILL).map_err(named("binding the container's life to its shim"))?;
+    let mut poll = [Poll::new(report.as_fd(), false, false)];
+    if process::poll(&mut poll, 0).is_ok_and(|n| n > 0) && poll[0].hung_up() {
+        exit(1);
+    }
+    process::cloexec_from(3).map_err(named("marking descriptors close-on-exec"))?;
+    process::reset_signals().map_err(named("resetting signals"))?;
+    Ok(())
+}
+
+fn exec(plan: &Plan<'_>) -> Vec<u8> {
+    let (act, kind, error) = command::exec(&plan.args, &plan.env);
+    failure_of(&act, kind, &error)
+}
+
+/// `--init`: this process stays process 1, passes signals on and takes the statuses of orphans; the command is its child.
+fn run_init(plan: &Plan<'_>) -> Vec<u8> {
+    let signals = match BlockedSignals::block() {
+        Ok(signals) => signals,
+        Err(e) => return failure("blocking signals for the init", &e),
+    };
+    let child = match process::clone3(0, None) {
+        Ok(Cloned::Child) => {
+            let ready = process::lead_foreground_group()
+                .and_then(|()| process::set_parent_death_signal(SIGKILL))
+                .and_then(|()| process::reset_signals());
+            return match ready {
+                Ok(()) => exec(plan),
+                Err(e) => failure("preparing the init's child", &e),
+            };
+        }
+        Ok(Cloned::Parent(pid, _)) => pid,
+        Err(e) => return failure("making the init's child", &e),
+    };
+    // The shim's descriptors are none of the container's, and the socket to the shim must close here too, or it would wait for ever.
+    // Their owners never run again: this loop ends in exit.
+    let _ = process::close_from(3);
+    let _ = process::set_name(c"berth-init");
+    loop {
+        match signals.wait() {
+            Ok(SIGCHLD) => {
+                while let Ok(Some((pid, ended))) = process::reap(None, false) {
+                    if pid == child {
+                        exit(match ended {
+                            Ended::Code(code) => code,
+                            Ended::Signal(signal) => 128 + signal,
+                        });
+                    }
+                }
+            }
+            Ok(signal) => {
+                let _ = process::kill(child as i32, signal);
+            }
+            Err(_) => {}
+        }
+    }
+}

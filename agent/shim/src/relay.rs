@@ -1,0 +1,530 @@
+//! The loop: output to the log and to whoever is attached, input from them, the end to the agent.
+//!
+//! One chunk per output is in flight at most. It is stored first, then sent to every attached reader; the pipe is not read again before
+//! all of them have taken it. So nothing is lost, nothing grows, and a slow reader slows the workload down as a pipe does, but not for
+//! ever: one that takes nothing for 30 s is cut off.
+
+use crate::log::{Log, Stream};
+use crate::start::{Container, send};
+use berth_model::wire::{self, Exited, MAX_FRAME, Plan, Request, Response, Started};
+use berth_sys::fs::{self, Open};
+use berth_sys::process::{self, Ended, Poll};
+use berth_sys::{pty, socket};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard};
+use std::time::SystemTime;
+
+/// Attachments and control connections at a time; further ones are refused.
+const MAX_CLIENTS: usize = 16;
+/// A reader that takes nothing for so long is cut off.
+const CUT_OFF_MS: u64 = 30_000;
+/// After the end, outputs that somebody else still holds open are waited for so long without a byte.
+const QUIET_MS: u64 = 200;
+/// After the end, readers are waited for so long before the end is told; they still get all of it.
+const TELL_MS: u64 = 1_000;
+/// Without output for so long, the buffers' pages go back to the kernel.
+const FORGET_MS: i32 = 1_000;
+
+/// What is kept of a line whose end has not come, and the newest bytes behind it. In .bss: pages that are never used cost nothing.
+type Buffer = [u8; 2 * MAX_FRAME];
+static STDOUT: Mutex<Buffer> = Mutex::new([0; _]);
+static STDERR: Mutex<Buffer> = Mutex::new([0; _]);
+
+struct Output {
+    stream: Stream,
+    tag: u8,
+    fd: Option<OwnedFd>,
+    buffer: MutexGuard<'static, Buffer>,
+    /// Bytes in the buffer.
+    filled: usize,
+    /// How many of them are in the log; behind them is a line that has no end yet.
+    stored: usize,
+    /// Where the newest chunk begins: the bytes from here to `filled` go to the readers.
+    chunk: usize,
+}
+
+struct Client {
+    fd: OwnedFd,
+    feeds: bool,
+    /// Has yet to take the chunk of stdout, stderr.
+    owes: [bool; 2],
+    owes_since: u64,
+}
+
+/// What is where in the poll list.
+#[derive(Clone, Copy)]
+enum Source {
+    Process,
+    Output(usize),
+    Input,
+    Control,
+    Listener,
+    Stranger(usize),
+    Client(usize),
+}
+
+pub struct Relay {
+    fds: Vec<OwnedFd>,
+    control: Option<OwnedFd>,
+    listener: Option<OwnedFd>,
+    run: Option<OwnedFd>,
+    log: Option<Log>,
+    started: Started,
+    pid: u32,
+    pidfd: OwnedFd,
+    outputs: [Output; 2],
+    terminal: bool,
+    stdin: Option<OwnedFd>,
+    stdin_once: bool,
+    /// Bytes that the workload has not taken yet, and how many of them it has.
+    input: Vec<u8>,
+    input_done: usize,
+    /// Close standard input when `input` is empty.
+    input_ends: bool,
+    clients: Vec<Client>,
+    /// Connected, but has not said yet what it wants.
+    strangers: Vec<OwnedFd>,
+    exited: Option<Exited>,
+    exited_at: u64,
+    last_output: u64,
+    told: bool,
+    released: bool,
+    dirty: bool,
+}
+
+impl Relay {
+    pub fn new(plan: &Plan<'_>, mut fds: Vec<OwnedFd>, control: OwnedFd, container: Container) -> io::Result<Self> {
+        let take = |place: Option<u8>, fds: &[OwnedFd]| -> io::Result<Option<OwnedFd>> {
+            let Some(place) = place else { return Ok(None) };
+            let fd = fds.get(usize::from(place)).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+            fd.try_clone().map(Some)
+        };
+        let listener = take(plan.fds.listener, &fds)?;
+        let run = take(plan.fds.run, &fds)?;
+        let log = match (plan.log, take(plan.fds.log, &fds)?) {
+            (Some(limits), Some(dir)) => Some(Log::new(dir, limits)),
+            _ => None,
+        };
+        let mut clients = Vec::new();
+        if let Some(fd) = take(plan.fds.attach, &fds)? {
+            clients.push(Client { fd, feeds: plan.stdin, owes: [false; 2], owes_since: 0 });
+        }
+        // Of the rest only the root's mount stays: its end, an overlay's sync, then comes behind the workload's.
+        fds.truncate(usize::from(plan.fds.run.is_some()));
+        let output = |stream, tag, fd, buffer: &'static Mutex<Buffer>| Output {
+            stream,
+            tag,
+            fd,
+            buffer: buffer.lock().unwrap_or_else(|e| e.into_inner()),
+            filled: 0,
+            stored: 0,
+            chunk: 0,
+        };
+        Ok(Relay {
+            fds,
+            control: Some(control),
+            listener,
+            run,
+            log,
+            started: container.started,
+            pid: container.pid,
+            pidfd: container.pidfd,
+            outputs: [
+                output(Stream::Stdout, wire::TAG_STDOUT, container.stdout, &STDOUT),
+                output(Stream::Stderr, wire::TAG_STDERR, container.stderr, &STDERR),
+            ],
+            terminal: container.terminal,
+            stdin: container.stdin,
+            stdin_once: plan.stdin_once,
+            input: Vec::new(),
+            input_done: 0,
+            input_ends: false,
+            clients,
+            strangers: Vec::new(),
+            exited: None,
+            exited_at: 0,
+            last_output: 0,
+            told: false,
+            released: false,
+            dirty: false,
+        })
+    }
+
+    pub fn run(mut self) -> io::Result<()> {
+        loop {
+            let (mut polls, sources) = self.interests();
+            let now = process::monotonic_ms();
+            let ready = process::poll(&mut polls, self.timeout(now))?;
+            if ready == 0 && self.dirty {
+                self.forget();
+            }
+            let now = process::monotonic_ms();
+            // Backwards: places in lists stay right when later ones are removed.
+            for (poll, source) in polls.iter().zip(&sources).rev() {
+                if poll.readable() || poll.writable() || poll.hung_up() {
+                    self.act(*source, poll, now);
+                }
+            }
+            self.cut_off_slow(now);
+            self.settle(now);
+            if self.done() {
+                drop(self.fds);
+                return Ok(());
+            }
+        }
+    }
+
+    fn interests(&self) -> (Vec<Poll>, Vec<Source>) {
+        let (mut polls, mut sources) = (Vec::with_capacity(8), Vec::with_capacity(8));
+        let mut add = |fd: &OwnedFd, readable, writable, source| {
+            polls.push(Poll::new(fd.as_fd(), readable, writable));
+            sources.push(source);
+        };
+        // Last in the list is served first: the end of the process comes behind its output.
+        if self.exited.is_none() {
+            add(&self.pidfd, true, false, Source::Process);
+        }
+        if let Some(listener) = self.listener.as_ref().filter(|_| self.room()) {
+            add(listener, true, false, Source::Listener);
+        }
+        if let Some(control) = &self.control {
+            add(control, true, false, Source::Control);
+        }
+        for (i, fd) in self.strangers.iter().enumerate() {
+            add(fd, true, false, Source::Stranger(i));
+        }
+        if let Some(stdin) = self.stdin.as_ref().filter(|_| !self.input.is_empty()) {
+            add(stdin, false, true, Source::Input);
+        }
+        for (i, output) in self.outputs.iter().enumerate() {
+            // A hang-up is reported even when nothing is asked for: leave the pipe out while a reader owes.
+            if let Some(fd) = output.fd.as_ref().filter(|_| !self.clients.iter().any(|c| c.owes[i])) {
+                add(fd, true, false, Source::Output(i));
+            }
+        }
+        for (i, client) in self.clients.iter().enumerate() {
+            // Input waits in the client's socket while the workload has not taken what came before.
+            add(&client.fd, self.input.is_empty(), self.owing(client), Source::Client(i));
+        }
+        (polls, sources)
+    }
+
+    /// Has something to take: a chunk, or the word that nothing follows.
+    fn owing(&self, client: &Client) -> bool {
+        client.owes != [false; 2] || self.outputs.iter().all(|o| o.fd.is_none())
+    }
+
+    fn room(&self) -> bool {
+        self.clients.len() + self.strangers.len() < MAX_CLIENTS
+    }
+
+    /// Until something has to be done without anything coming in; -1: never.
+    fn timeout(&self, now: u64) -> i32 {
+        let mut until: Option<u64> = None;
+        let mut at = |time: u64| until = Some(until.map_or(time, |u| u.min(time)));
+        for client in self.clients.iter().filter(|c| self.owing(c)) {
+            at(client.owes_since + CUT_OFF_MS);
+        }
+        if self.exited.is_some() && self.outputs.iter().any(|o| o.fd.is_some()) {
+            at(self.exited_at.max(self.last_output) + QUIET_MS);
+            if !self.told {
+                at(self.exited_at + TELL_MS);
+            }
+        }
+        match until {
+            Some(time) => i32::try_from(time.saturating_sub(now)).unwrap_or(i32::MAX) + 1,
+            None if self.dirty => FORGET_MS,
+            None => -1,
+        }
+    }
+
+    fn act(&mut self, source: Source, poll: &Poll, now: u64) {
+        match source {
+            Source::Process => self.reap(now),
+            Source::Output(i) => self.read_output(i, now),
+            Source::Input => self.feed(),
+            Source::Control => self.read_control(),
+            Source::Listener => {
+                if let Some(Ok(fd)) = self.listener.as_ref().map(|l| socket::accept(l.as_fd())) {
+                    self.strangers.push(fd);
+                }
+            }
+            Source::Stranger(i) => self.meet(i),
+            Source::Client(i) => {
+                // One thing at a time: any of them may remove the client, and poll tells the others again.
+                if poll.writable() && self.owing(&self.clients[i]) {
+                    self.deliver(i, now);
+                } else if poll.readable() {
+                    self.read_client(i);
+                } else if poll.hung_up() {
+                    self.leave(i);
+                }
+            }
+        }
+    }
+
+    fn reap(&mut self, now: u64) {
+        let Ok(Some((_, ended))) = process::reap(Some(self.pid), false) else { return };
+        let (code, signal) = match ended {
+            Ended::Code(code) => (code, 0),
+            Ended::Signal(signal) => (128 + signal, signal),
+        };
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.exited = Some(Exited { code, signal, time: i64::try_from(time.as_nanos()).unwrap_or(i64::MAX) });
+        self.exited_at = now;
+    }
+
+    fn read_output(&mut self, i: usize, now: u64) {
+        let output = &mut self.outputs[i];
+        let Some(fd) = &output.fd else { return };
+        // All readers have the last chunk, or this output would not have been polled: what is stored is done with.
+        output.buffer.copy_within(output.stored..output.filled, 0);
+        output.filled -= output.stored;
+        (output.stored, output.chunk) = (0, output.filled);
+        let start = output.chunk;
+        match process::read(fd.as_fd(), &mut output.buffer[start..start + MAX_FRAME]) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            // A terminal whose last user has gone reads EIO, not the end.
+            Ok(0) | Err(_) => self.end_output(i),
+            Ok(n) => {
+                output.filled += n;
+                self.dirty = true;
+                self.last_output = now;
+                self.store(i);
+                for client in &mut self.clients {
+                    if client.owes == [false; 2] {
+                        client.owes_since = now;
+                    }
+                    client.owes[i] = true;
+                }
+                for at in (0..self.clients.len()).rev() {
+                    self.deliver(at, now);
+                }
+            }
+        }
+    }
+
+    /// Stores the whole lines. What is left is shorter than a frame, so that the next read always has room.
+    fn store(&mut self, i: usize) {
+        let output = &mut self.outputs[i];
+        let text = &output.buffer[..output.filled];
+        let end = match text.iter().rposition(|&b| b == b'\n') {
+            Some(newline) => newline + 1,
+            None => 0,
+        };
+        // A line longer than an entry may be: a partial one.
+        let end = if output.filled - end >= MAX_FRAME { output.filled } else { end };
+        if let Some(log) = self.log.as_mut().filter(|_| end > 0) {
+            log.write(output.stream, &text[..end]);
+        }
+        output.stored = end;
+    }
+
+    fn end_output(&mut self, i: usize) {
+        let output = &mut self.outputs[i];
+        output.fd = None;
+        if let Some(log) = self.log.as_mut().filter(|_| output.stored < output.filled) {
+            log.write(output.stream, &output.buffer[output.stored..output.filled]);
+        }
+        output.stored = output.filled;
+    }
+
+    /// Sends a client what it owes to take, as far as its socket goes.
+    fn deliver(&mut self, at: usize, now: u64) {
+        for i in 0..2 {
+            if !self.clients[at].owes[i] {
+                continue;
+            }
+            let (output, client) = (&self.outputs[i], &mut self.clients[at]);
+            let chunk = &output.buffer[output.chunk..output.filled];
+            let parts = [IoSlice::new(std::slice::from_ref(&output.tag)), IoSlice::new(chunk)];
+            match socket::send(client.fd.as_fd(), &parts, &[], false) {
+                Ok(()) => {
+                    client.owes[i] = false;
+                    client.owes_since = now;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return self.leave(at),
+            }
+        }
+    }
+
+    fn cut_off_slow(&mut self, now: u64) {
+        for at in (0..self.clients.len()).rev() {
+            let client = &self.clients[at];
+            if self.owing(client) && now >= client.owes_since + CUT_OFF_MS {
+                let _ = socket::send(client.fd.as_fd(), &[IoSlice::new(&Response::CutOff.encode())], &[], false);
+                self.leave(at);
+            }
+        }
+    }
+
+    fn leave(&mut self, at: usize) {
+        let client = self.clients.swap_remove(at);
+        if client.feeds && self.stdin_once && !self.clients.iter().any(|c| c.feeds) {
+            self.end_input();
+        }
+    }
+
+    fn read_client(&mut self, at: usize) {
+        let mut buffer = vec![0; MAX_FRAME + 16];
+        let n = match socket::receive(self.clients[at].fd.as_fd(), &mut buffer, &mut Vec::new(), false) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+            Ok(n) if n > 0 => n,
+            _ => return self.leave(at),
+        };
+        match Request::decode(&buffer[..n]) {
+            Ok(Request::Stdin(bytes)) if self.clients[at].feeds => {
+                if self.stdin.is_some() && !self.input_ends {
+                    self.input.extend_from_slice(&bytes);
+                    self.feed();
+                }
+            }
+            Ok(Request::StdinEnd) if self.clients[at].feeds => self.end_input(),
+            Ok(Request::Resize(rows, columns)) => self.resize(rows, columns),
+            Ok(Request::Stdin(_) | Request::StdinEnd) => {}
+            _ => self.leave(at),
+        }
+    }
+
+    fn feed(&mut self) {
+        while let Some(stdin) = self.stdin.as_ref().filter(|_| self.input_done < self.input.len()) {
+            match process::write(stdin.as_fd(), &self.input[self.input_done..]) {
+                Ok(n) => self.input_done += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // The workload has closed its end: what is left has no reader.
+                Err(_) => self.stdin = None,
+            }
+        }
+        self.input = Vec::new();
+        self.input_done = 0;
+        if self.input_ends {
+            self.stdin = None;
+        }
+    }
+
+    /// A pipe is closed when it has taken everything; a terminal gets the byte that means the end to it (VEOF's default, ^D).
+    fn end_input(&mut self) {
+        if self.terminal {
+            if self.stdin.is_some() {
+                self.input.push(4);
+            }
+        } else {
+            self.input_ends = true;
+        }
+        self.feed();
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        if let Some(terminal) = self.outputs[0].fd.as_ref().filter(|_| self.terminal) {
+            let _ = pty::resize(terminal.as_fd(), rows, columns);
+        }
+    }
+
+    fn read_control(&mut self) {
+        let Some(control) = &self.control else { return };
+        let mut buffer = [0; 64];
+        let n = match socket::receive(control.as_fd(), &mut buffer, &mut Vec::new(), false) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+            Ok(n) => n,
+            Err(_) => 0,
+        };
+        match Request::decode(&buffer[..n]) {
+            Ok(Request::Release) => self.released = true,
+            Ok(Request::Resize(rows, columns)) => self.resize(rows, columns),
+            // The agent is gone, or speaks another language: go on alone.
+            _ => self.control = None,
+        }
+    }
+
+    /// The first message of a new connection says what it is.
+    fn meet(&mut self, i: usize) {
+        let fd = self.strangers.swap_remove(i);
+        let mut buffer = [0; 16];
+        match socket::receive(fd.as_fd(), &mut buffer, &mut Vec::new(), false) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.strangers.push(fd),
+            Ok(n) => match Request::decode(&buffer[..n]) {
+                Ok(Request::Control) => {
+                    let _ = send(fd.as_fd(), &Response::Started(self.started));
+                    if let Some(exited) = self.exited.filter(|_| self.told) {
+                        let _ = send(fd.as_fd(), &Response::Exited(exited));
+                    }
+                    self.control = Some(fd);
+                }
+                Ok(Request::Attach(feeds)) => {
+                    self.clients.push(Client { fd, feeds, owes: [false; 2], owes_since: 0 });
+                }
+                _ => {}
+            },
+            Err(_) => {}
+        }
+    }
+
+    /// What follows from what has happened: the ends of outputs, of attachments, of the container.
+    fn settle(&mut self, now: u64) {
+        let Some(exited) = self.exited else {
+            self.say_goodbye();
+            return;
+        };
+        if now >= self.exited_at.max(self.last_output) + QUIET_MS {
+            for i in 0..2 {
+                // Somebody outside of the container holds it open; a reader that owes is still served.
+                if self.outputs[i].fd.is_some() && !self.clients.iter().any(|c| c.owes[i]) {
+                    self.end_output(i);
+                }
+            }
+        }
+        let drained = self.outputs.iter().all(|o| o.fd.is_none());
+        if !self.told && (drained || now >= self.exited_at + TELL_MS) {
+            // The file first: an agent that dies on hearing it finds it there.
+            self.write_exit_file(&exited);
+            if let Some(control) = &self.control
+                && send(control.as_fd(), &Response::Exited(exited)).is_err()
+            {
+                self.control = None;
+            }
+            self.told = true;
+        }
+        self.say_goodbye();
+    }
+
+    /// Readers that have everything are let go when no output is left.
+    fn say_goodbye(&mut self) {
+        if self.outputs.iter().any(|o| o.fd.is_some()) {
+            return;
+        }
+        let end = Response::OutputEnd.encode();
+        self.clients.retain(|client| {
+            if client.owes != [false; 2] {
+                return true;
+            }
+            let sent = socket::send(client.fd.as_fd(), &[IoSlice::new(&end)], &[], false);
+            sent.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+        });
+    }
+
+    fn write_exit_file(&self, exited: &Exited) {
+        let Some(run) = &self.run else { return };
+        let write = || -> io::Result<()> {
+            let file = fs::openat(run.as_fd(), "exit.tmp", Open::WRONLY | Open::CREATE | Open::TRUNC, 0o600)?;
+            process::write(file.as_fd(), &exited.encode())?;
+            fs::renameat2(run.as_fd(), "exit.tmp", run.as_fd(), "exit", false)
+        };
+        // A full /run: the control connection still says it, and a shim that cannot be heard stays until it is.
+        let _ = write();
+    }
+
+    /// Everything is told and taken, and nobody needs this process any more.
+    fn done(&self) -> bool {
+        self.told && self.clients.is_empty() && (self.released || self.control.is_none())
+    }
+
+    fn forget(&mut self) {
+        for output in self.outputs.iter_mut().filter(|o| o.stored == o.filled) {
+            process::forget_pages(&mut output.buffer[..]);
+        }
+        self.dirty = false;
+    }
+}

@@ -1,0 +1,141 @@
+//! The shim's side of making the first process.
+
+use crate::init;
+use berth_model::wire::{FailKind, Failed, Plan, Response, Started};
+use berth_sys::process::{self, Cloned};
+use berth_sys::{fs, pty, socket};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The workload's process and the shim's ends of its streams.
+pub struct Container {
+    pub pid: u32,
+    pub pidfd: OwnedFd,
+    pub started: Started,
+    /// Write end, or the terminal.
+    pub stdin: Option<OwnedFd>,
+    /// Read end of stdout, or the terminal.
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+    pub terminal: bool,
+}
+
+/// The workload's ends: what becomes 0, 1 and 2 in it. A terminal is made by the new process itself, inside the container.
+pub struct Streams {
+    pub stdin: OwnedFd,
+    pub outputs: Option<(OwnedFd, OwnedFd)>,
+}
+
+/// Makes the process and tells the agent how that went. `None`: a step failed, the agent knows, and nothing is left.
+pub fn start(plan: &Plan<'_>, fds: &[OwnedFd], control: &OwnedFd) -> io::Result<Option<Container>> {
+    match try_start(plan, fds) {
+        Ok(container) => {
+            send(control.as_fd(), &Response::Started(container.started))?;
+            Ok(Some(container))
+        }
+        Err(failure) => {
+            socket::send(control.as_fd(), &[IoSlice::new(&failure)], &[], true)?;
+            Ok(None)
+        }
+    }
+}
+
+pub fn send(to: BorrowedFd<'_>, response: &Response<'_>) -> io::Result<()> {
+    socket::send(to, &[IoSlice::new(&response.encode())], &[], true)
+}
+
+/// A failed act as the message that goes to the agent.
+pub fn failure(act: &str, error: &io::Error) -> Vec<u8> {
+    failure_of(act.as_bytes(), FailKind::Step, error)
+}
+
+pub fn failure_of(act: &[u8], kind: FailKind, error: &io::Error) -> Vec<u8> {
+    let errno = error.raw_os_error().unwrap_or(0);
+    Response::Failed(Failed { step: act.into(), kind, errno }).encode()
+}
+
+fn try_start(plan: &Plan<'_>, fds: &[OwnedFd]) -> Result<Container, Vec<u8>> {
+    let named = |act: &'static str| move |e: io::Error| failure(act, &e);
+    let (ours, theirs) = socket::seqpacket_pair().map_err(named("making the socket to the new process"))?;
+    let (stdin, stdin_theirs) = if plan.tty || !plan.stdin {
+        (None, fs::open("/dev/null", fs::Open::RDONLY, 0).map_err(named("opening /dev/null"))?)
+    } else {
+        let (read, write) = process::pipe().map_err(named("making the pipe for standard input"))?;
+        process::set_nonblocking(write.as_fd()).map_err(named("preparing the pipe for standard input"))?;
+        (Some(write), read)
+    };
+    let (outputs, outputs_theirs) = if plan.tty {
+        (None, None)
+    } else {
+        let (out_read, out_write) = process::pipe().map_err(named("making the pipe for standard output"))?;
+        let (err_read, err_write) = process::pipe().map_err(named("making the pipe for standard error"))?;
+        (Some((out_read, err_read)), Some((out_write, err_write)))
+    };
+    if let Some(fd) = plan.join_pid {
+        // Counts for the children of this process only (setns(2)).
+        let pidfd = fds.get(usize::from(fd)).ok_or_else(|| failure("finding the pidfd of the plan", &invalid()))?;
+        process::setns(pidfd.as_fd(), NEWPID).map_err(named("joining the container's pid namespace"))?;
+    }
+    let cgroup = plan.fds.cgroup.and_then(|i| fds.get(usize::from(i))).map(AsFd::as_fd);
+    match process::clone3(plan.namespaces, cgroup).map_err(named("making the container's namespaces (clone3)"))? {
+        Cloned::Child => {
+            drop(ours);
+            init::run(plan, fds, theirs, Streams { stdin: stdin_theirs, outputs: outputs_theirs })
+        }
+        Cloned::Parent(pid, pidfd) => {
+            drop((theirs, stdin_theirs, outputs_theirs));
+            let terminal = match wait_for_execve(&ours) {
+                Ok(terminal) => terminal,
+                Err(message) => {
+                    // It exits by itself behind the message; whoever is still in its namespace is killed with it.
+                    let _ = process::pidfd_send_signal(pidfd.as_fd(), 9);
+                    let _ = process::reap(Some(pid), true);
+                    return Err(message);
+                }
+            };
+            let started = Started {
+                pid,
+                start_time: process::start_time(pid).unwrap_or(0),
+                shim_pid: std::process::id(),
+                shim_start_time: process::start_time(std::process::id()).unwrap_or(0),
+            };
+            let mut container =
+                Container { pid, pidfd, started, stdin, stdout: None, stderr: None, terminal: plan.tty };
+            if let Some(master) = terminal {
+                if let Some((rows, columns)) = plan.size {
+                    let _ = pty::resize(master.as_fd(), rows, columns);
+                }
+                process::set_nonblocking(master.as_fd()).map_err(named("preparing the terminal"))?;
+                container.stdin = Some(master.try_clone().map_err(named("duplicating the terminal"))?);
+                container.stdout = Some(master);
+            }
+            if let Some((out, err)) = outputs {
+                for fd in [&out, &err] {
+                    process::set_nonblocking(fd.as_fd()).map_err(named("preparing the output pipes"))?;
+                }
+                (container.stdout, container.stderr) = (Some(out), Some(err));
+            }
+            Ok(container)
+        }
+    }
+}
+
+/// CLONE_NEWPID of clone(2).
+const NEWPID: u64 = 0x2000_0000;
+
+fn invalid() -> io::Error {
+    io::Error::from(io::ErrorKind::InvalidData)
+}
+
+/// The new process sends its terminal, or a failure; its execve closes the socket. What it sends is passed on as it is.
+fn wait_for_execve(ours: &OwnedFd) -> Result<Option<OwnedFd>, Vec<u8>> {
+    let (mut buffer, mut passed) = (vec![0; 8 << 10], Vec::new());
+    loop {
+        match socket::receive(ours.as_fd(), &mut buffer, &mut passed, true) {
+            Ok(0) => return Ok(passed.pop()),
+            Ok(1) if passed.len() == 1 => {}
+            Ok(n) => return Err(buffer[..n].to_vec()),
+            Err(e) => return Err(failure("waiting for the new process", &e)),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The acts of a plan, one function of a few system calls each.
+//!
+//! The root is entered before anything is mounted in it, so that absolute links and `..` of a hostile image end at its own root by
+//! themselves; targets named by the user are resolved by openat2(2) on top of that.
+
+use crate::tree;
+use berth_model::wire::Step;
+use berth_model::wire::plan::Bytes;
+use berth_sys::fs::{self, Kind, Open};
+use berth_sys::mount::{self, AttrChange, MountAttr, MountFlags, Propagation};
+use berth_sys::{cap, process, pty, seccomp, socket};
+use std::ffi::OsStr;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// What steps leave for later ones.
+pub struct Context<'a> {
+    fds: &'a [OwnedFd],
+    report: BorrowedFd<'a>,
+    root: Option<BorrowedFd<'a>>,
+    trees: Vec<(u8, OwnedFd)>,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(fds: &'a [OwnedFd], report: BorrowedFd<'a>) -> Self {
+        Context { fds, report, root: None, trees: Vec::new() }
+    }
+
+    fn fd(&self, place: u8) -> io::Result<BorrowedFd<'a>> {
+        self.fds.get(usize::from(place)).map(AsFd::as_fd).ok_or_else(invalid)
+    }
+
+    fn root(&self) -> io::Result<BorrowedFd<'a>> {
+        self.root.ok_or_else(invalid)
+    }
+}
+
+fn invalid() -> io::Error {
+    io::Error::from_raw_os_error(EINVAL)
+}
+
+const ENOENT: i32 = 2;
+const EEXIST: i32 = 17;
+const ENOTDIR: i32 = 20;
+const EINVAL: i32 = 22;
+
+fn path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+fn text(bytes: &[u8]) -> io::Result<&str> {
+    std::str::from_utf8(bytes).map_err(|_| invalid())
+}
+
+pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
+    match step {
+        Step::JoinCgroup { fd } => process::write(context.fd(*fd)?, b"0").map(drop),
+        Step::EnterNamespace { fd, kinds } => process::setns(context.fd(*fd)?, u64::from(*kinds)),
+        Step::Unshare { flags } => process::unshare(u64::from(*flags)),
+        Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev } => {
+            let tree = mount::open_tree(None, path(source), true, *recursive)?;
+            let mut change = AttrChange {
+                propagation: Some(propagation_of(*propagation)?),
+                recursive: *recursive,
+                ..AttrChange::default()
+            };
+            mount::mount_setattr(tree.as_fd(), change)?;
+            if *read_only || *nosuid_nodev {
+                // Only the mount itself, as Docker's `ro`: those below keep what the host gave them.
+                change = AttrChange::default();
+                if *read_only {
+                    change.set |= MountAttr::RDONLY;
+                }
+                if *nosuid_nodev {
+                    change.set |= MountAttr::NOSUID | MountAttr::NODEV;
+                }
+                mount::mount_setattr(tree.as_fd(), change)?;
+            }
+            context.trees.push((*slot, tree));
+            Ok(())
+        }
+        Step::EnterRoot { fd } => {
+            let root = context.fd(*fd)?;
+            enter_root(root)?;
+            context.root = Some(root);
+            Ok(())
+        }
+        Step::Mount { fs_type, source, target, flags, data, optional } => {
+            match mount_here(fs_type, source, target, *flags, data) {
+                Err(_) if *optional => Ok(()),
+                other => other,
+            }
+        }
+        Step::Tmpfs { target, flags, data } => {
+            let target = tree::target(context.root()?, target, true)?;
+            process::fchdir(target.as_fd())?;
+            mount::mount(OsStr::new("tmpfs"), Path::new("."), "tmpfs", flags_of(*flags), text(data)?)?;
+            std::env::set_current_dir("/")
+        }
+        Step::AttachTree { slot, target } => {
+            let at = context.trees.iter().position(|(s, _)| s == slot).ok_or_else(invalid)?;
+            let (_, tree) = context.trees.swap_remove(at);
+            let target = tree::target(context.root()?, target, tree::is_folder(tree.as_fd())?)?;
+            mount::move_mount_to_fd(tree.as_fd(), target.as_fd())
+        }
+        Step::Directory { path: p, mode } => there_is_fine(fs::mkdirat(context.root()?, relative(p), *mode)),
+        Step::Device { path: p, block, mode, major, minor, uid, gid } => {
+            let (root, kind) = (context.root()?, if *block { Kind::BlockDevice } else { Kind::CharDevice });
+            if p.iter().filter(|&&b| b == b'/').count() > 2 {
+                // Below a folder of /dev that may be missing.
+                let parent = p.iter().rposition(|&b| b == b'/').unwrap_or(0);
+                tree::target(root, &p[..parent], true)?;
+            }
+            there_is_fine(fs::mknodat(root, relative(p), kind, *mode, *major, *minor))?;
+            if (*uid, *gid) != (0, 0) {
+                fs::fchownat(root, relative(p), *uid, *gid)?;
+            }
+            Ok(())
+        }
+        Step::Symlink { path: p, target } => {
+            there_is_fine(fs::symlinkat(OsStr::from_bytes(target), context.root()?, relative(p)))
+        }
+        Step::Terminal { console } => terminal(*console, context),
+        Step::Mask { paths } => mask(paths),
+        Step::ReadOnlyPaths { paths } => paths.iter().try_for_each(|p| read_only(p)),
+        Step::ReadOnlyRoot => {
+            let change = AttrChange { set: MountAttr::RDONLY, ..AttrChange::default() };
+            mount::mount_setattr(context.root()?, change)
+        }
+        Step::WriteFile { path: p, value } => {
+            let file = fs::open(OsStr::from_bytes(p), Open::WRONLY, 0)?;
+            process::write(file.as_fd(), value).map(drop)
+        }
+        Step::Hostname { name } => process::set_hostname(name),
+        Step::Domainname { name } => process::set_domainname(name),
+        Step::Rlimit { resource, soft, hard } => process::set_rlimit(*resource, *soft, *hard),
+        Step::Workdir { path: p, create } => match std::env::set_current_dir(path(p)) {
+            Err(e) if *create && e.kind() == io::ErrorKind::NotFound => {
+                process::fchdir(tree::target(context.root()?, p, true)?.as_fd())
+            }
+            other => other,
+        },
+        Step::Identity { uid, gid, groups, capabilities } => identity(*uid, *gid, groups, *capabilities),
+        Step::NoNewPrivileges => process::set_no_new_privileges(),
+        Step::Seccomp { program } => seccomp::load(program),
+        Step::Umask { mask } => {
+            process::set_umask(*mask);
+            Ok(())
+        }
+    }
+}
+
+/// The act in words, with its input: the front half of `mounting proc on /proc: EPERM`.
+pub fn describe(step: &Step<'_>) -> Vec<u8> {
+    let two = |a: &str, b: &[u8]| [a.as_bytes(), b].concat();
+    let four = |a: &str, b: &[u8], c: &str, d: &[u8]| [a.as_bytes(), b, c.as_bytes(), d].concat();
+    match step {
+        Step::JoinCgroup { .. } => two("joining the cgroup", b""),
+        Step::EnterNamespace { .. } => two("joining a namespace", b""),
+        Step::Unshare { .. } => two("making the cgroup namespace", b""),
+        Step::OpenTree { source, .. } => two("opening the mount source ", source),
+        Step::EnterRoot { .. } => two("moving into the root file system", b""),
+        Step::Mount { fs_type, target, .. } => four("mounting ", fs_type, " on ", target),
+        Step::Tmpfs { target, .. } => two("mounting tmpfs on ", target),
+        Step::AttachTree { target, .. } => two("attaching a mount at ", target),
+        Step::Directory { path, .. } => two("making the folder ", path),
+        Step::Device { path, .. } => two("making the device ", path),
+        Step::Symlink { path, .. } => two("making the link ", path),
+        Step::Terminal { .. } => two("making the terminal", b""),
+        Step::Mask { .. } => two("masking paths of /proc and /sys", b""),
+        Step::ReadOnlyPaths { .. } => two("making paths of /proc read-only", b""),
+        Step::ReadOnlyRoot => two("making the root read-only", b""),
+        Step::WriteFile { path, value } => four("writing ", value, " to ", path),
+        Step::Hostname { name } => two("setting the host name ", name),
+        Step::Domainname { name } => two("setting the domain name ", name),
+        Step::Rlimit { resource, .. } => {
+            let name = process::RESOURCES.iter().find(|(_, n)| n == resource).map_or("?", |(name, _)| name);
+            two("setting the limit ", name.as_bytes())
+        }
+        Step::Workdir { path, .. } => two("changing to the working folder ", path),
+        Step::Identity { .. } => two("setting user and capabilities", b""),
+        Step::NoNewPrivileges => two("setting no_new_privs", b""),
+        Step::Seccomp { .. } => two("loading the seccomp program", b""),
+        Step::Umask { .. } => two("setting the umask", b""),
+    }
+}
+
+fn there_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.raw_os_error() == Some(EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// As a path below the root's descriptor.
+fn relative(path: &[u8]) -> &OsStr {
+    OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path))
+}
+
+/// MS_* bits of mount(2).
+fn flags_of(bits: u64) -> MountFlags {
+    let mut flags = MountFlags::NONE;
+    for (bit, flag) in [
+        (1, MountFlags::RDONLY),
+        (2, MountFlags::NOSUID),
+        (4, MountFlags::NODEV),
+        (8, MountFlags::NOEXEC),
+        (1024, MountFlags::NOATIME),
+        (1 << 21, MountFlags::RELATIME),
+        (1 << 24, MountFlags::STRICTATIME),
+    ] {
+        if bits & bit != 0 {
+            flags = flags | flag;
+        }
+    }
+    flags
+}
+
+/// MS_PRIVATE, MS_SLAVE, MS_SHARED of mount(2).
+fn propagation_of(bits: u32) -> io::Result<Propagation> {
+    match bits {
+        0x4_0000 => Ok(Propagation::Private),
+        0x8_0000 => Ok(Propagation::Slave),
+        0x10_0000 => Ok(Propagation::Shared),
+        _ => Err(invalid()),
+    }
+}
+
+/// The root needs a place to hang before it can become the root: /proc is on every host, and this namespace is about to lose it.
+fn enter_root(root: BorrowedFd<'_>) -> io::Result<()> {
+    mount::set_propagation(Path::new("/"), Propagation::Private, true)?;
+    mount::move_mount(root, Path::new("/proc"))?;
+    process::fchdir(root)?;
+    // The old root comes to lie on top of the new one (pivot_root(2), "pivot_root(".", ".")"), and goes with everything below it.
+    mount::pivot_root(Path::new("."), Path::new("."))?;
+    mount::umount(Path::new("."), true)?;
+    std::env::set_current_dir("/")
+}
+
+/// A file system of the container's own on /proc, /sys, /dev or below. Folders right below the root belong to the image: they are made
+/// when they are missing, and a link in their place is refused.
+fn mount_here(fs_type: &[u8], source: &[u8], target: &[u8], flags: u64, data: &[u8]) -> io::Result<()> {
+    let target = path(target);
+    if target.parent() == Some(Path::new("/")) {
+        match std::fs::symlink_metadata(target) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(io::Error::from_raw_os_error(ENOTDIR)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => std::fs::create_dir(target)?,
+            Err(e) => return Err(e),
+        }
+    }
+    mount::mount(OsStr::from_bytes(source), target, text(fs_type)?, flags_of(flags), text(data)?)
+}
+
+fn terminal(console: bool, context: &Context<'_>) -> io::Result<()> {
+    let (master, terminal) = pty::open(c"/dev/pts/ptmx")?;
+    socket::send(context.report, &[IoSlice::new(b"t")], &[master.as_fd()], true)?;
+    for to in 0..3 {
+        process::dup_onto(terminal.as_fd(), to)?;
+    }
+    pty::make_controlling(terminal.as_fd())?;
+    if console {
+        let root = context.root()?;
+        let target = tree::target(root, b"/dev/console", false)?;
+        // The first terminal of the container's own devpts.
+        let tree = mount::open_tree(None, Path::new("/dev/pts/0"), true, false)?;
+        mount::move_mount_to_fd(tree.as_fd(), target.as_fd())?;
+    }
+    Ok(())
+}
+
+/// One empty read-only tmpfs serves all folders: a superblock costs 50 us, a bind 5.
+fn mask(paths: &[Bytes<'_>]) -> io::Result<()> {
+    let mut empty: Option<&Path> = None;
+    for p in paths {
+        let p = path(p);
+        let bind = |from: &Path| mount::mount(from.as_os_str(), p, "", MountFlags::BIND, "");
+        match bind(Path::new("/dev/null")) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(ENOENT) => {}
+            Err(e) if e.raw_os_error() == Some(ENOTDIR) => match empty {
+                Some(first) => bind(first)?,
+                None => {
+                    mount::mount(OsStr::new("tmpfs"), p, "tmpfs", MountFlags::RDONLY, "size=0k,nr_inodes=2")?;
+                    empty = Some(p);
+                }
+            },
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn read_only(p: &[u8]) -> io::Result<()> {
+    let p = path(p);
+    match mount::mount(p.as_os_str(), p, "", MountFlags::BIND | MountFlags::REC, "") {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    }
+    // A bind takes no other flags; the remount names all that /proc has, because it replaces them.
+    let flags = MountFlags::BIND
+        | MountFlags::REMOUNT
+        | MountFlags::RDONLY
+        | MountFlags::NOSUID
+        | MountFlags::NODEV
+        | MountFlags::NOEXEC;
+    mount::mount(OsStr::new(""), p, "", flags, "")
+}
+
+fn identity(uid: u32, gid: u32, groups: &[u32], capabilities: u64) -> io::Result<()> {
+    cap::limit_bounding(capabilities)?;
+    if uid != 0 {
+        // So that /dev/stdout can be opened by its user, which the kernel checks against the pipe's owner.
+        for stream in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
+            if matches!(fs::fstat(stream)?, s if s.kind == Kind::Fifo || s.rdev_major == PTS_MAJOR) {
+                std::os::unix::fs::fchown(stream, Some(uid), None)?;
+            }
+        }
+    }
+    process::set_user(uid, gid, groups)?;
+    // Another user than root has lost all of them by that, as by execve; for root the sets shrink to what is given.
+    if uid == 0 { cap::set(capabilities) } else { Ok(()) }
+}
+
+/// Terminals of devpts (Documentation/admin-guide/devices.txt).
+const PTS_MAJOR: u32 = 136;
