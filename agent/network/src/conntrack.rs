@@ -40,12 +40,7 @@ pub fn forget_udp_to(socket: &mut Socket, port: u16) -> Result<(), Failure> {
 }
 
 /// Deletion by filter needs a recent kernel; an older one refuses, because to it the tuple is incomplete, and deletes nothing.
-fn delete(
-    socket: &mut Socket,
-    original: u32,
-    reply: u32,
-    tuple: impl FnOnce(&mut Messages),
-) -> Result<(), Failure> {
+fn delete(socket: &mut Socket, original: u32, reply: u32, tuple: impl FnOnce(&mut Messages)) -> Result<(), Failure> {
     let mut m = Messages::new();
     m.begin(CT_DELETE, ACK, &[FAMILY_IPV4, 0, 0, 0]);
     tuple(&mut m);

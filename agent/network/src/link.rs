@@ -20,6 +20,9 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_STP_STATE: u16 = 5;
@@ -40,12 +43,13 @@ const RTN_UNICAST: u8 = 1;
 
 /// Index of lo in every network namespace.
 const LOOPBACK: u32 = 1;
-/// Index that the container's interface asks for: the first one behind lo.
-const CONTAINER: u32 = 2;
+/// Name of the container's interface. Its index differs: kernels with built-in tunnels put some of their own into each namespace.
+const CONTAINER: &str = "eth0";
 
 /// `EEXIST`, `ENODEV`: what callers act upon. Numbers of the generic table, the same on all of berth's architectures.
 pub const EEXIST: i32 = 17;
 pub const ENODEV: i32 = 19;
+pub const EINVAL: i32 = 22;
 
 /// An interface of the host, as far as berth cares.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -140,9 +144,10 @@ impl Links {
         self.send(m, || format!("bringing bridge {} up", bridge.name)).map(drop)
     }
 
-    /// Makes both ends in one request: the host's a port of the bridge and up, the container's named eth0 within its namespace and up.
+    /// Makes both ends in one request: the host's a port of the bridge and up, the container's named eth0 within its namespace. That one cannot be
+    /// brought up yet: the kernel joins the two only after it is configured (veth_open says ENOTCONN).
     ///
-    /// The kernel's error number is for the caller: `EEXIST` when the host's name is taken, `ENODEV` when the bridge is gone.
+    /// The kernel's error number is for the caller: `EEXIST` when the host's name is taken, `ENODEV` or `EINVAL` when the bridge is gone.
     pub fn make_veth(&mut self, veth: &Veth<'_>) -> Result<(), Failure> {
         let mut m = Messages::new();
         m.begin(RTM_NEWLINK, ACK | CREATE | EXCL, &link_header(0, IFF_UP, IFF_UP))
@@ -152,8 +157,8 @@ impl Links {
             .nest(IFLA_LINKINFO, |m| {
                 m.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |m| {
                     m.nest(VETH_INFO_PEER, |m| {
-                        m.raw(&link_header(CONTAINER, IFF_UP, IFF_UP))
-                            .text(IFLA_IFNAME, "eth0")
+                        m.raw(&link_header(0, 0, 0))
+                            .text(IFLA_IFNAME, CONTAINER)
                             .attribute(IFLA_ADDRESS, &veth.container_mac)
                             .attribute(IFLA_NET_NS_FD, &veth.namespace.as_raw_fd().to_ne_bytes());
                     });
@@ -162,16 +167,45 @@ impl Links {
         self.socket.exchange(&mut m, false).map(drop)
     }
 
-    /// Address and default route of eth0, in one datagram. For the container's links.
+    /// Brings eth0 up with address and default route, in one datagram. For the container's links.
     pub fn address_container(&mut self, address: Prefix, gateway: Ipv4Addr) -> Result<(), NetworkError> {
+        let missing = std::io::Error::from_raw_os_error(ENODEV);
+        let index = self.find(CONTAINER)?.map(|link| link.index).ok_or_else(|| NetworkError::Netlink {
+            act: format!("looking for the container's {CONTAINER}"),
+            source: missing,
+        })?;
         let mut m = Messages::new();
-        add_address(&mut m, CONTAINER, address);
+        m.begin(RTM_NEWLINK, ACK, &link_header(index, IFF_UP, IFF_UP));
+        add_address(&mut m, index, address);
         let route = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
         m.begin(RTM_NEWROUTE, ACK | CREATE | EXCL, &route)
             .attribute(RTA_GATEWAY, &gateway.octets())
-            .attribute(RTA_OIF, &CONTAINER.to_ne_bytes());
-        self.send(m, || format!("giving {}/{} by {gateway} to the container's eth0", address.address, address.len))
-            .map(drop)
+            .attribute(RTA_OIF, &index.to_ne_bytes());
+        // As in `settle`.
+        m.begin(RTM_GETLINK, ACK, &link_header(index, 0, 0));
+        self.send(m, || {
+            format!("giving {}/{} by {gateway} to the container's {CONTAINER}", address.address, address.len)
+        })
+        .map(drop)
+    }
+
+    /// Makes a port and its bridge carry packets now. They do only when the kernel's link watch has seen that they are up, which for a bridge with
+    /// its first port takes up to a second; to be asked for a link makes it look at once (Linux 6.8; on older kernels this has no effect).
+    ///
+    /// `hairpin`: frames may leave by the port that they came from.
+    pub fn settle(&mut self, port: &str, bridge: &str, hairpin: bool) -> Result<(), NetworkError> {
+        let mut m = Messages::new();
+        if hairpin {
+            m.begin(RTM_NEWLINK, ACK, &link_header(0, 0, 0)).text(IFLA_IFNAME, port).nest(IFLA_LINKINFO, |m| {
+                m.text(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |m| {
+                    m.attribute(IFLA_BRPORT_MODE, &[1]);
+                });
+            });
+        }
+        for name in [port, bridge] {
+            m.begin(RTM_GETLINK, ACK, &link_header(0, 0, 0)).text(IFLA_IFNAME, name);
+        }
+        self.send(m, || format!("setting {port} up as a port of {bridge}")).map(drop)
     }
 
     pub fn set_master(&mut self, link: &Link, bridge: u32) -> Result<(), NetworkError> {
@@ -199,7 +233,9 @@ impl Links {
         match self.socket.exchange(&mut m, false) {
             Ok(replies) => Ok(replies.iter().find_map(parse_link)),
             Err(failure) if failure.errno() == ENODEV => Ok(None),
-            Err(failure) => Err(NetworkError::Netlink { act: format!("looking for {name}"), source: failure.into_io() }),
+            Err(failure) => {
+                Err(NetworkError::Netlink { act: format!("looking for {name}"), source: failure.into_io() })
+            }
         }
     }
 

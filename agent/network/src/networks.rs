@@ -2,7 +2,7 @@
 
 use crate::address::Addresses;
 use crate::error::{NetworkError, Prefix};
-use crate::link::{EEXIST, ENODEV, Link, Links, MAC_BRIDGE, MAC_CONTAINER, MAC_PORT, Veth, mac_of, mac_text};
+use crate::link::{EEXIST, EINVAL, ENODEV, Link, Links, MAC_BRIDGE, MAC_CONTAINER, MAC_PORT, Veth, mac_of, mac_text};
 use crate::namespace::{Namespaces, host_setting};
 use crate::ports::Ports;
 use crate::rules::{Published, Rules};
@@ -35,17 +35,19 @@ impl NetworkConfig {
     fn check(&self) -> Result<Prefix, NetworkError> {
         let prefix = Prefix { address: self.gateway, len: self.prefix_len };
         let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        let bad = if !(1..=15).contains(&self.bridge.len()) || !self.bridge.bytes().all(name) || self.bridge.starts_with('.') {
-            format!("bridge {:?} must be 1 to 15 letters, digits, '-', '_' and '.'", self.bridge)
-        } else if !(1..=64).contains(&self.table.len()) || !self.table.bytes().all(name) {
-            format!("table {:?} must be 1 to 64 letters, digits, '-', '_' and '.'", self.table)
-        } else if !(8..=30).contains(&self.prefix_len) {
-            format!("prefix length {} must be from 8 to 30", self.prefix_len)
-        } else if [prefix.network(), prefix.broadcast()].contains(&self.gateway) {
-            format!("gateway {} is not an address of a host in {prefix}", self.gateway)
-        } else {
-            return Ok(prefix);
-        };
+        let bad =
+            if !(1..=15).contains(&self.bridge.len()) || !self.bridge.bytes().all(name) || self.bridge.starts_with('.')
+            {
+                format!("bridge {:?} must be 1 to 15 letters, digits, '-', '_' and '.'", self.bridge)
+            } else if !(1..=64).contains(&self.table.len()) || !self.table.bytes().all(name) {
+                format!("table {:?} must be 1 to 64 letters, digits, '-', '_' and '.'", self.table)
+            } else if !(8..=30).contains(&self.prefix_len) {
+                format!("prefix length {} must be from 8 to 30", self.prefix_len)
+            } else if [prefix.network(), prefix.broadcast()].contains(&self.gateway) {
+                format!("gateway {} is not an address of a host in {prefix}", self.gateway)
+            } else {
+                return Ok(prefix);
+            };
         Err(NetworkError::Config(bad))
     }
 }
@@ -125,6 +127,7 @@ impl Networks {
         let attached = inner
             .make_link(bridge, &mut attachment, id, namespace.fd.as_fd())
             .and_then(|()| namespace.links.address_container(inner.address(&attachment), attachment.gateway))
+            .and_then(|()| inner.settle(&attachment))
             .and_then(|()| inner.publish(&attachment));
         if let Err(error) = attached {
             if let Err(undo) = self.detach(id, &attachment) {
@@ -244,7 +247,14 @@ impl Networks {
         for link in links.iter().filter(|l| is_link_name(&l.name)) {
             let live = inner.lock_state().attached.values().any(|a| a.host_interface == link.name);
             match bridge {
-                Some(bridge) if live && link.master != Some(bridge) => lock(&inner.links).set_master(link, bridge)?,
+                Some(bridge) if live && link.master != Some(bridge) => {
+                    lock(&inner.links).set_master(link, bridge)?;
+                    let attachment =
+                        inner.lock_state().attached.values().find(|a| a.host_interface == link.name).cloned();
+                    if let Some(attachment) = attachment {
+                        inner.settle(&attachment)?;
+                    }
+                }
                 // A port of another bridge is another agent's.
                 _ if !live && (link.master.is_none() || link.master == old) => {
                     if inner.lock_state().leaving.insert(link.name.clone()) {
@@ -398,7 +408,7 @@ impl Inner {
                     let state = self.lock_state();
                     name = names.find(|name| !state.leaving.contains(name));
                 }
-                Err(failure) if failure.errno() == ENODEV && !rebuilt => {
+                Err(failure) if matches!(failure.errno(), ENODEV | EINVAL) && !rebuilt => {
                     // Somebody has deleted the bridge.
                     rebuilt = true;
                     *lock(&self.bridge) = None;
@@ -413,6 +423,14 @@ impl Inner {
         }
         let act = format!("making veth {first}: all of its names are taken");
         Err(NetworkError::Netlink { act, source: std::io::ErrorKind::AlreadyExists.into() })
+    }
+
+    /// With br_netfilter, the bridge itself sends a container's packet to its own published port on, and would not send it back where it came from.
+    fn settle(&self, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
+        let filtered =
+            || std::fs::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|v| v.starts_with(b"1"));
+        let hairpin = !attachment.ports.is_empty() && filtered();
+        lock(&self.links).settle(&attachment.host_interface, &self.config.bridge, hairpin)
     }
 
     fn publish(&self, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
@@ -436,9 +454,7 @@ fn is_link_name(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(LINK_PREFIX) else { return false };
     let (digits, letter) = rest.split_at_checked(LINK_DIGITS).unwrap_or_default();
     let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-    digits.len() == LINK_DIGITS
-        && digits.bytes().all(hex)
-        && matches!(letter.as_bytes(), [] | [b'g'..=b'z'])
+    digits.len() == LINK_DIGITS && digits.bytes().all(hex) && matches!(letter.as_bytes(), [] | [b'g'..=b'z'])
 }
 
 #[cfg(test)]

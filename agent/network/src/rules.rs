@@ -132,9 +132,7 @@ impl Rules {
             // Without nf_tables there is no table either.
             Err(NetworkError::NftablesMissing { .. }) => Ok(()),
             Err(error) => Err(error),
-            Ok(socket) => {
-                batch.commit(socket).map_err(|f| refused(format!("deleting nftables table ip {table}"), f))
-            }
+            Ok(socket) => batch.commit(socket).map_err(|f| refused(format!("deleting nftables table ip {table}"), f)),
         }
     }
 

@@ -156,7 +156,10 @@ fn containers_reach_and_are_reached() {
         assert_eq!(a.attachment.gateway, GATEWAY);
         assert_ne!(a.attachment.address, b.attachment.address);
         let shown = within(a.netns.as_fd(), || run("ip address"));
-        assert!(shown.contains(&format!("{}/24", a.attachment.address)) && shown.contains(&a.attachment.mac), "{shown}");
+        assert!(
+            shown.contains(&format!("{}/24", a.attachment.address)) && shown.contains(&a.attachment.mac),
+            "{shown}"
+        );
         assert!(shown.contains("127.0.0.1/8"), "{shown}");
         serve(a.netns.as_fd(), 80);
         serve_udp(a.netns.as_fd(), 53, "a");
@@ -175,7 +178,8 @@ fn containers_reach_and_are_reached() {
         // From containers, also from itself.
         for (who, namespace) in [("b", &b), ("a itself", &a)] {
             for address in [GATEWAY, UPLINK] {
-                within(namespace.netns.as_fd(), || ask(address, 8080)).unwrap_or_else(|e| panic!("{who} to {address}: {e}"));
+                within(namespace.netns.as_fd(), || ask(address, 8080))
+                    .unwrap_or_else(|e| panic!("{who} to {address}: {e}"));
                 let answer = within(namespace.netns.as_fd(), || ask_udp(&udp(), (address, 5353)));
                 assert_eq!(answer.as_deref(), Some("a"), "{who} by udp to {address}");
             }
@@ -206,9 +210,9 @@ fn the_hosts_loopback_is_closed_to_containers() {
         let attempt = || {
             within(a.netns.as_fd(), || {
                 // What a privileged container could set up: 127.0.0.1 by way of the bridge.
-                let _ = Command::new("ip").args(["route", "del", "local", "127.0.0.1", "table", "local"]).output();
-                let _ = Command::new("ip").args(["route", "del", "local", "127.0.0.0/8", "table", "local"]).output();
-                let _ = Command::new("ip").args(["route", "replace", "127.0.0.0/8", "via", "10.99.0.1"]).output();
+                std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
+                run("ip address flush dev lo");
+                run("ip route replace 127.0.0.0/8 via 10.99.0.1 src 10.99.0.2");
                 ask(Ipv4Addr::LOCALHOST, 9000)
             })
         };
@@ -339,7 +343,8 @@ fn a_container_starts_again_at_once() {
         let now = networks.attach(&id, &[]).unwrap();
         // An old attachment has no power over the present one.
         for name in names.iter().filter(|n| **n != now.attachment.host_interface) {
-            let old = berth_model::network::NetworkAttachment { host_interface: name.clone(), ..now.attachment.clone() };
+            let old =
+                berth_model::network::NetworkAttachment { host_interface: name.clone(), ..now.attachment.clone() };
             networks.detach(&id, &old).unwrap();
         }
         serve(now.netns.as_fd(), 80);
@@ -399,7 +404,7 @@ fn eight_callers_at_once_and_nothing_left() {
             networks.detach(&id, &attached.attachment).unwrap();
         }
         until("all links go", || container_links() == 0);
-        assert!(!run("nft list table ip berth-test").contains("10.99.0."), "no element is left");
+        assert!(!run("nft list table ip berth-test").contains("elements"), "an element is left");
         let none = networks.loopback_only().unwrap();
         assert_eq!(within(none.as_fd(), || run("ip -o link")).lines().count(), base_links());
         networks.remove_all().unwrap();

@@ -27,8 +27,7 @@ pub fn netlink_socket(family: NetlinkFamily) -> io::Result<OwnedFd> {
         NetlinkFamily::Route => None,
         NetlinkFamily::Netfilter => Some(rustix::net::netlink::NETFILTER),
     };
-    let socket =
-        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
     // Best effort: without them errors are only less wordy.
     let _ = set_netlink_option(socket.as_fd(), libc::NETLINK_CAP_ACK);
     let _ = set_netlink_option(socket.as_fd(), libc::NETLINK_EXT_ACK);
@@ -60,8 +59,7 @@ pub fn netlink_send(socket: BorrowedFd<'_>, datagram: &[u8]) -> io::Result<()> {
 /// Receives one datagram. A datagram that does not fit is an error (`EMSGSIZE`), never cut silently.
 pub fn netlink_receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let capacity = buffer.len();
-    let (_, length) =
-        rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut *buffer, RecvFlags::TRUNC))?;
+    let (_, length) = rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut *buffer, RecvFlags::TRUNC))?;
     if length > capacity { Err(io::Error::from_raw_os_error(libc::EMSGSIZE)) } else { Ok(length) }
 }
 
