@@ -107,7 +107,7 @@ impl Messages {
     }
 
     #[cfg(test)]
-    pub fn to_bytes(&mut self) -> Vec<u8> {
+    pub fn datagram(&mut self) -> Vec<u8> {
         self.finish(1).to_vec()
     }
 }
@@ -268,7 +268,7 @@ mod tests {
         m.begin(16, ACK, &[1, 2]).text(3, "lo").nest(18, |m| {
             m.attribute(1, b"veth");
         });
-        let bytes = m.to_bytes();
+        let bytes = m.datagram();
         // Header, fixed part (2, padded to 4), "lo\0" (7, padded to 8), nest of (4 + 8).
         assert_eq!(bytes.len(), 16 + 4 + 8 + 12);
         assert_eq!(bytes[..4], 40u32.to_ne_bytes());

@@ -256,17 +256,19 @@ impl Networks {
                     }
                 }
                 // A port of another bridge is another agent's.
-                _ if !live && (link.master.is_none() || link.master == old) => {
-                    if inner.lock_state().leaving.insert(link.name.clone()) {
-                        let due = Instant::now();
-                        let leftover = Leftover::Link { name: link.name.clone(), address: None, forget: false, due };
-                        inner.sweep.push(inner, leftover);
-                    }
-                }
+                _ if !live && (link.master.is_none() || link.master == old) => self.send_away(&link.name),
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// A link that nobody here has attached.
+    fn send_away(&self, name: &str) {
+        if self.inner.lock_state().leaving.insert(name.to_owned()) {
+            let leftover = Leftover::Link { name: name.into(), address: None, forget: false, due: Instant::now() };
+            self.inner.sweep.push(&self.inner, leftover);
+        }
     }
 
     /// Removes bridge and table (uninstall; tests), and every link of the bridge. Waits for it. net.ipv4.ip_forward stays as it is: others may

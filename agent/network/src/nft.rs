@@ -183,7 +183,7 @@ impl<'a> Batch<'a> {
 
     #[cfg(test)]
     pub fn into_bytes(mut self) -> Vec<u8> {
-        self.messages.to_bytes()
+        self.messages.datagram()
     }
 }
 
