@@ -1,0 +1,398 @@
+//! Root file systems: layers below, a container's own writes above, joined by overlayfs into a detached mount.
+//!
+//! Three ways, the best that the kernel takes, found at the first mount:
+//! - layers by descriptor (Linux 6.15 for detached mounts): nothing is ever in the host's mount table;
+//! - layers by path with `lowerdir+` (Linux 6.5): erofs layers hang in the store's `mounts/`;
+//! - classic mount(2) with one option string, onto a folder of `mounts/`, from which the mount is taken off at once.
+
+use crate::erofs;
+use crate::error::{Act, RootfsError};
+use crate::store::{Form, LayerStore};
+use berth_model::Digest;
+use berth_sys::fs::{self as sysfs, Open, Resolve};
+use berth_sys::mount::{self as sysmount, FsContext, MountAttr, MountFlags};
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What overlayfs takes (OVL_MAX_STACK).
+pub const MAX_LAYERS: usize = 500;
+/// A layer's mount that was not asked for so long is let go; running containers keep theirs.
+const IDLE: Duration = Duration::from_secs(600);
+/// Layers' mounts kept at most, each one descriptor.
+const KEPT: usize = 2048;
+
+/// How layers are given to overlayfs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    Descriptors = 0,
+    Paths = 1,
+    Classic = 2,
+}
+
+/// How a root is mounted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MountOptions {
+    /// overlay's `volatile`: no sync at umount; for writes that are thrown away (auto-remove).
+    pub volatile: bool,
+}
+
+/// A layer that is ready to lie below.
+struct Lower {
+    fd: OwnedFd,
+    /// Where it hangs, when it had to be attached.
+    attached: Option<PathBuf>,
+}
+
+impl Drop for Lower {
+    fn drop(&mut self) {
+        if let Some(path) = &self.attached {
+            let _ = sysmount::umount(path, true);
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+struct Kept {
+    lower: Arc<Lower>,
+    used: Instant,
+}
+
+/// The mounts of layers, shared by all roots.
+pub(crate) struct Lowers {
+    kept: Mutex<HashMap<Digest, Kept>>,
+    way: AtomicU8,
+    /// A mount has been made in this way: errors are errors now, no reason to try another.
+    proven: AtomicBool,
+    empty: PathBuf,
+    mounts: PathBuf,
+    next: AtomicU64,
+}
+
+impl Lowers {
+    /// Takes off what an earlier process left attached.
+    pub fn new(dir: &Path) -> Result<Self, RootfsError> {
+        let mounts = dir.join("mounts");
+        let act = || format!("reading {}", mounts.display());
+        for entry in fs::read_dir(&mounts).act(act)? {
+            let path = entry.act(act)?.path();
+            while sysmount::umount(&path, true).is_ok() {}
+            let _ = fs::remove_dir(&path);
+        }
+        Ok(Lowers {
+            kept: Mutex::new(HashMap::new()),
+            way: AtomicU8::new(Way::Descriptors as u8),
+            proven: AtomicBool::new(false),
+            empty: dir.join("empty"),
+            mounts,
+            next: AtomicU64::new(0),
+        })
+    }
+
+    fn way(&self) -> Way {
+        match self.way.load(Ordering::Relaxed) {
+            0 => Way::Descriptors,
+            1 => Way::Paths,
+            _ => Way::Classic,
+        }
+    }
+
+    /// Goes over to another way; mounts of the old one are forgotten.
+    pub(crate) fn set_way(&self, way: Way) {
+        self.way.store(way as u8, Ordering::Relaxed);
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn forget(&self, diff_id: &Digest) {
+        self.lock().remove(diff_id);
+    }
+
+    fn folder(&self) -> Result<PathBuf, RootfsError> {
+        let path = self.mounts.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        fs::create_dir(&path).act(|| format!("making {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn lower(&self, store: &LayerStore, diff_id: &Digest) -> Result<Arc<Lower>, RootfsError> {
+        let mut kept = self.lock();
+        let now = Instant::now();
+        if let Some(k) = kept.get_mut(diff_id) {
+            k.used = now;
+            return Ok(Arc::clone(&k.lower));
+        }
+        let (path, meta) = store.find(diff_id)?;
+        let act = || format!("mounting layer {diff_id}");
+        let lower = match meta.form {
+            Form::Directory => {
+                Lower { fd: sysfs::open(path.join("tree"), Open::DIRECTORY, 0).act(act)?, attached: None }
+            }
+            Form::Erofs => {
+                let index = File::open(path.join("layer.erofs")).act(act)?;
+                let tar = File::open(path.join("layer.tar")).act(act)?;
+                let mut lower = Lower { fd: erofs::mount(&index, &tar).act(act)?, attached: None };
+                if self.way() != Way::Descriptors {
+                    let folder = self.folder()?;
+                    sysmount::move_mount(lower.fd.as_fd(), &folder).act(act)?;
+                    lower.attached = Some(folder);
+                }
+                lower
+            }
+        };
+        // Only here, where a mount costs more: old ones go.
+        kept.retain(|_, k| now - k.used < IDLE);
+        if kept.len() >= KEPT
+            && let Some(oldest) = kept.iter().min_by_key(|(_, k)| k.used).map(|(d, _)| d.clone())
+        {
+            kept.remove(&oldest);
+        }
+        let lower = Arc::new(lower);
+        kept.insert(diff_id.clone(), Kept { lower: Arc::clone(&lower), used: now });
+        Ok(lower)
+    }
+}
+
+impl LayerStore {
+    /// Mounts (or shares the cached detached mounts of) `layers`, bottom first, and makes the overlay mount: a detached mount fd,
+    /// never visible in the host's mount table (but see the module for old kernels).
+    ///
+    /// # Errors
+    /// A layer that is not there or damaged is named; more than [`MAX_LAYERS`] layers.
+    pub fn mount(
+        &self,
+        layers: &[Digest],
+        upper: &WritableLayer,
+        options: MountOptions,
+    ) -> Result<RootMount, RootfsError> {
+        // A layer that is there twice counts only where it is uppermost: whatever it has, it has there too.
+        let mut seen = HashSet::with_capacity(layers.len());
+        let top_first: Vec<&Digest> = layers.iter().rev().filter(|d| seen.insert(*d)).collect();
+        if top_first.len() > MAX_LAYERS {
+            return Err(RootfsError::TooManyLayers(top_first.len()));
+        }
+        let lowers = self.lowers();
+        loop {
+            let way = lowers.way();
+            let stack: Vec<Arc<Lower>> = if top_first.is_empty() {
+                let fd = sysfs::open(&lowers.empty, Open::DIRECTORY, 0)
+                    .act(|| format!("opening {}", lowers.empty.display()))?;
+                vec![Arc::new(Lower { fd, attached: None })]
+            } else {
+                top_first.iter().map(|d| lowers.lower(self, d)).collect::<Result<_, _>>()?
+            };
+            let mounted = match way {
+                Way::Descriptors | Way::Paths => by_context(&stack, upper, options, way),
+                Way::Classic => by_mount(&stack, upper, options, lowers),
+            };
+            match mounted {
+                Ok(fd) => {
+                    lowers.proven.store(true, Ordering::Relaxed);
+                    return Ok(RootMount { fd });
+                }
+                Err(Failure::OldKernel(_)) if way != Way::Classic && !lowers.proven.load(Ordering::Relaxed) => {
+                    let next = if way == Way::Descriptors { Way::Paths } else { Way::Classic };
+                    tracing::info!(?next, "overlayfs does not take layers so on this kernel");
+                    drop(stack);
+                    lowers.set_way(next);
+                }
+                Err(Failure::OldKernel(e) | Failure::Other(e)) => return Err(e),
+            }
+        }
+    }
+}
+
+enum Failure {
+    /// Maybe the kernel does not know this way.
+    OldKernel(RootfsError),
+    Other(RootfsError),
+}
+
+impl From<RootfsError> for Failure {
+    fn from(e: RootfsError) -> Self {
+        Failure::Other(e)
+    }
+}
+
+fn fd_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn by_context(
+    stack: &[Arc<Lower>],
+    upper: &WritableLayer,
+    options: MountOptions,
+    way: Way,
+) -> Result<OwnedFd, Failure> {
+    let act = || format!("mounting an overlay of {} layers on {}", stack.len(), upper.upper.display());
+    let context = FsContext::open("overlay").act(act)?;
+    let explain = |e: io::Error| {
+        let said = context.messages();
+        // EINVAL: no such key, a key that takes no descriptor, or a detached mount (some kernels check where a mount hangs, at the end).
+        // EBADF: fsconfig takes no O_PATH descriptor, as those of mounts are.
+        let old =
+            e.kind() == io::ErrorKind::InvalidInput || (way == Way::Descriptors && e.raw_os_error() == Some(EBADF));
+        let source = if said.is_empty() { e } else { io::Error::new(e.kind(), format!("{e} ({said})")) };
+        let error = RootfsError::Io { act: act(), source };
+        if old { Failure::OldKernel(error) } else { Failure::Other(error) }
+    };
+    context.set_string("source", "berth").map_err(explain)?;
+    for lower in stack {
+        let given = match way {
+            Way::Descriptors => context.set_fd("lowerdir+", lower.fd.as_fd()),
+            _ => context.set_string("lowerdir+", fd_path(&lower.fd)),
+        };
+        given.map_err(explain)?;
+    }
+    for (key, path) in [("upperdir", &upper.upper), ("workdir", &upper.work)] {
+        give_path(&context, key, path).map_err(explain)?;
+    }
+    // What a distribution may have set otherwise, and what makes an upper layer unreadable for others.
+    for (key, value) in [("metacopy", "off"), ("index", "off"), ("xino", "auto")] {
+        context.set_string(key, value).map_err(explain)?;
+    }
+    if options.volatile {
+        context.set_flag("volatile").map_err(explain)?;
+    }
+    context.create().map_err(explain)?;
+    context.mount(MountAttr::NONE).map_err(explain)
+}
+
+/// errno of a descriptor that cannot be used.
+const EBADF: i32 = 9;
+
+/// A path of any length and any bytes: overlayfs reads backslashes and commas in its own way, and fsconfig takes 255 bytes.
+fn give_path(context: &FsContext, key: &str, path: &Path) -> io::Result<()> {
+    let plain = path.as_os_str().as_encoded_bytes();
+    if plain.len() < 256 && !plain.iter().any(|b| matches!(b, b'\\' | b',' | b':')) {
+        return context.set_string(key, path);
+    }
+    let fd = sysfs::open(path, Open::PATH | Open::DIRECTORY, 0)?;
+    context.set_string(key, fd_path(&fd))
+}
+
+/// Before Linux 6.5. The names of descriptors keep the option string, one page, short enough for about 200 layers.
+fn by_mount(
+    stack: &[Arc<Lower>],
+    upper: &WritableLayer,
+    options: MountOptions,
+    lowers: &Lowers,
+) -> Result<OwnedFd, Failure> {
+    let act = || format!("mounting an overlay of {} layers on {}", stack.len(), upper.upper.display());
+    let open = |path: &Path| sysfs::open(path, Open::PATH | Open::DIRECTORY, 0).act(act);
+    let (upper_fd, work_fd) = (open(&upper.upper)?, open(&upper.work)?);
+    let lower: Vec<String> = stack.iter().map(|l| fd_path(&l.fd)).collect();
+    let mut data = format!(
+        "lowerdir={},upperdir={},workdir={},metacopy=off,index=off,xino=auto",
+        lower.join(":"),
+        fd_path(&upper_fd),
+        fd_path(&work_fd)
+    );
+    if options.volatile {
+        data.push_str(",volatile");
+    }
+    let folder = lowers.folder()?;
+    let taken = (|| {
+        sysmount::mount(OsStr::new("berth"), &folder, "overlay", MountFlags::NONE, &data)?;
+        let taken = sysmount::open_tree(None, &folder, true, false);
+        sysmount::umount(&folder, true)?;
+        taken
+    })();
+    let _ = fs::remove_dir(&folder);
+    Ok(taken.act(act)?)
+}
+
+/// The folders of a container's own writes: `upper` and `work` inside a folder of the caller's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WritableLayer {
+    upper: PathBuf,
+    work: PathBuf,
+}
+
+impl WritableLayer {
+    /// Makes `dir/upper` and `dir/work` (and `dir` when it is missing). What is there already stays.
+    pub fn create(dir: &Path) -> Result<Self, RootfsError> {
+        let layer = WritableLayer { upper: dir.join("upper"), work: dir.join("work") };
+        let make = |path: &Path, mode: u32| {
+            let made = fs::DirBuilder::new().mode(mode).create(path);
+            match made {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(dir).and_then(|()| fs::DirBuilder::new().mode(mode).create(path))
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+                other => other,
+            }
+        };
+        // The upper folder is the container's `/`: its mode is seen there, whatever the agent's umask is.
+        make(&layer.upper, 0o755)
+            .and_then(|()| fs::set_permissions(&layer.upper, fs::Permissions::from_mode(0o755)))
+            .act(|| format!("making {}", layer.upper.display()))?;
+        make(&layer.work, 0o700).act(|| format!("making {}", layer.work.display()))?;
+        Ok(layer)
+    }
+
+    /// The folders that [`WritableLayer::create`] made.
+    pub fn open(dir: &Path) -> Result<Self, RootfsError> {
+        let layer = WritableLayer { upper: dir.join("upper"), work: dir.join("work") };
+        for path in [&layer.upper, &layer.work] {
+            let meta = fs::symlink_metadata(path).act(|| format!("opening {}", path.display()))?;
+            if !meta.is_dir() {
+                return Err(io::Error::from(io::ErrorKind::NotADirectory))
+                    .act(|| format!("opening {}", path.display()));
+            }
+        }
+        Ok(layer)
+    }
+
+    pub fn upper(&self) -> &Path {
+        &self.upper
+    }
+}
+
+/// A mounted root: drop unmounts (when no namespace holds it).
+#[derive(Debug)]
+pub struct RootMount {
+    fd: OwnedFd,
+}
+
+impl RootMount {
+    /// For the shim: a duplicate of the detached mount's fd.
+    pub fn fd(&self) -> Result<OwnedFd, RootfsError> {
+        self.fd.try_clone().act(|| "duplicating the root's mount".into())
+    }
+
+    /// A regular file inside the root (symlinks resolved inside it, never out: RESOLVE_IN_ROOT), at most `max` bytes. None: not there.
+    ///
+    /// # Errors
+    /// What is no regular file (it is never opened: a fifo would hang, a device may act), and what is larger than `max`.
+    pub fn read(&self, path: &str, max: usize) -> Result<Option<Vec<u8>>, RootfsError> {
+        let unreadable = |problem: String| RootfsError::Unreadable { path: path.to_owned(), problem };
+        let how = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
+        let found = match sysfs::openat2(self.fd.as_fd(), path, Open::PATH, 0, how) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+            other => other.map_err(|e| unreadable(e.to_string()))?,
+        };
+        let stat = sysfs::fstat(found.as_fd()).map_err(|e| unreadable(e.to_string()))?;
+        if stat.kind != sysfs::Kind::Regular {
+            return Err(unreadable(format!("is no regular file but a {:?}", stat.kind)));
+        }
+        let file =
+            sysfs::open(fd_path(&found), Open::RDONLY | Open::NONBLOCK, 0).map_err(|e| unreadable(e.to_string()))?;
+        let mut bytes = Vec::new();
+        let read = File::from(file).take(max as u64 + 1).read_to_end(&mut bytes);
+        read.map_err(|e| unreadable(e.to_string()))?;
+        if bytes.len() > max {
+            return Err(unreadable(format!("is larger than {max} bytes")));
+        }
+        Ok(Some(bytes))
+    }
+}
