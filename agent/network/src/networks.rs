@@ -27,11 +27,18 @@ pub struct NetworkConfig {
     /// Gateway address and prefix length: 172.31.240.1/20 or what the configuration says.
     pub gateway: Ipv4Addr,
     pub prefix_len: u8,
-    /// Name of the nftables table (family ip): berth.
+    /// Name of the nftables table (family ip): berth. Behind it stands the bridge's name, unless that is this name and a 0: `berth` for berth0,
+    /// `berth-br7` for br7. Two agents on one host, each with a bridge of its own, then leave each other's rules alone.
     pub table: String,
 }
 
 impl NetworkConfig {
+    /// The table's whole name.
+    pub fn table_name(&self) -> String {
+        let NetworkConfig { bridge, table, .. } = self;
+        if bridge.strip_suffix('0') == Some(table) { table.clone() } else { format!("{table}-{bridge}") }
+    }
+
     fn check(&self) -> Result<Prefix, NetworkError> {
         let prefix = Prefix { address: self.gateway, len: self.prefix_len };
         let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -105,7 +112,7 @@ impl Networks {
             namespaces: Namespaces::open()?,
             bridge: Mutex::new(None),
             links: Mutex::new(Links::open()?),
-            rules: Mutex::new(Rules::new(&config.table, &config.bridge, subnet)),
+            rules: Mutex::new(Rules::new(&config.table_name(), &config.bridge, subnet)),
             state: Mutex::new(state),
             sweep: Sweep::default(),
             config,
@@ -483,6 +490,8 @@ mod tests {
             table: "berth".into(),
         };
         assert!(good.check().is_ok());
+        assert_eq!(good.table_name(), "berth");
+        assert_eq!(NetworkConfig { bridge: "br7".into(), ..good.clone() }.table_name(), "berth-br7");
         let bad = [
             NetworkConfig { bridge: "a/b".into(), ..good.clone() },
             NetworkConfig { bridge: "sixteen-letters-".into(), ..good.clone() },

@@ -218,7 +218,7 @@ fn the_hosts_loopback_is_closed_to_containers() {
         };
         assert!(attempt().is_err());
         // The same attempt succeeds without the guard: the test would see a hole.
-        run("nft flush chain ip berth-test guard");
+        run("nft flush chain ip berth-test-bnt0 guard");
         attempt().unwrap();
     });
 }
@@ -248,7 +248,7 @@ fn ports_of_one_address() {
 
         // Taken by a container, taken by a process; the refused attach leaves nothing.
         let refused = |mapping| networks.attach(&id(), &[port(0, 1, Protocol::Tcp), mapping]).unwrap_err();
-        let before = (run("nft list table ip berth-test"), container_links());
+        let before = (run("nft list table ip berth-test-bnt0"), container_links());
         assert!(
             matches!(refused(on(UPLINK, 8081)), NetworkError::PortInUse { holder: PortHolder::Container(c), .. } if c == b_id)
         );
@@ -256,7 +256,7 @@ fn ports_of_one_address() {
         let busy = listener.local_addr().unwrap().port();
         let error = refused(port(busy, 1, Protocol::Tcp));
         assert!(matches!(error, NetworkError::PortInUse { holder: PortHolder::Host, .. }), "{error}");
-        assert_eq!(before, (run("nft list table ip berth-test"), container_links()));
+        assert_eq!(before, (run("nft list table ip berth-test-bnt0"), container_links()));
     });
 }
 
@@ -404,7 +404,7 @@ fn eight_callers_at_once_and_nothing_left() {
             networks.detach(&id, &attached.attachment).unwrap();
         }
         until("all links go", || container_links() == 0);
-        assert!(!run("nft list table ip berth-test").contains("elements"), "an element is left");
+        assert!(!run("nft list table ip berth-test-bnt0").contains("elements"), "an element is left");
         let none = networks.loopback_only().unwrap();
         assert_eq!(within(none.as_fd(), || run("ip -o link")).lines().count(), base_links());
         networks.remove_all().unwrap();
