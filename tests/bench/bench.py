@@ -1,0 +1,535 @@
+#!/usr/bin/env python3
+"""Measures berth beside the floor and the peers, interleaved in one run, and compares with the targets.
+
+Absolute times drift with the machine's mood; ratios of one run count. Peers are crun (a bare runtime), skopeo and curl from this
+machine, and docker, podman and containerd through a script: `--peers SCRIPT`, called as `SCRIPT exec docker run ...`, so that they may
+live in a root of their own."""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+STATE = os.environ['BERTH_TEST_DIR']
+REGISTRY = os.environ['BERTH_TEST_REGISTRY']
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TARGET = os.path.join(os.environ.get('CARGO_TARGET_DIR', SOURCE + '/target'), 'release')
+BERTHD, CTL = TARGET + '/berthd', TARGET + '/berthctl'
+WORK = STATE + '/bench'
+BUSYBOX, NGINX = f'{REGISTRY}/busybox:latest', f'{REGISTRY}/nginx:latest'
+PORT = 20990
+results, verdicts = {}, []
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def record(section, name, values, unit='ms'):
+    """Keeps min, median and max of a list of measurements."""
+    entry = {'unit': unit, 'min': min(values), 'median': statistics.median(values), 'max': max(values), 'count': len(values)}
+    results.setdefault(section, {})[name] = entry
+    say(f"  {name:<42} {entry['min']:>10.2f} {entry['median']:>10.2f} {entry['max']:>10.2f}  {unit}")
+    return entry['median']
+
+
+def target(what, value, limit, at_most=True):
+    """A line for the summary: is the target met?"""
+    met = value <= limit if at_most else value >= limit
+    verdicts.append({'target': what, 'value': round(value, 3), 'limit': limit, 'met': met})
+
+
+def median(section, name):
+    return results.get(section, {}).get(name, {}).get('median')
+
+
+def run(command, check=True, **options):
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    if check and done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def timed(command, check=True):
+    """Wall milliseconds of a command, from its exec to its exit."""
+    start = time.perf_counter()
+    code = subprocess.call(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    taken = (time.perf_counter() - start) * 1000
+    if check and code:
+        run(command)
+        raise RuntimeError(f"{' '.join(command)}: exit {code}, but not when asked again")
+    return taken
+
+
+class Agent:
+    """A release berthd with certificates, on loopback, with an empty store."""
+
+    def __init__(self, name):
+        self.dir = f'{WORK}/{name}'
+        shutil.rmtree(self.dir, ignore_errors=True)
+        os.makedirs(self.dir)
+        pki = f'{WORK}/pki'
+        if not os.path.exists(pki + '/crl.pem'):
+            run([CTL, 'pki', '--dir', pki, 'init'])
+            run([CTL, 'pki', '--dir', pki, 'issue', 'agent', 'agent', '--san', '127.0.0.1'])
+            run([CTL, 'pki', '--dir', pki, 'issue', 'client', 'bench', '--role', 'admin'])
+        with open(self.dir + '/berthd.toml', 'w') as file:
+            file.write(f'''data_root = "{self.dir}/data"
+run_root = "{self.dir}/run"
+[listen]
+tcp = ["127.0.0.1:{PORT}"]
+[tls]
+ca = "{pki}/ca.pem"
+cert = "{pki}/agents/agent.pem"
+key = "{pki}/agents/agent.key"
+[network]
+bridge = "berthbench"
+subnet = "10.212.0.1/20"
+[containers]
+cgroup_parent = "berth-bench"
+[log]
+level = "warn"
+[registries."{REGISTRY}"]
+plain_http = true
+''')
+        self.config = self.dir + '/ctl.toml'
+        with open(self.config, 'w') as file:
+            file.write(f'''current = "bench"
+[contexts.bench]
+endpoint = "https://127.0.0.1:{PORT}"
+ca = "{pki}/ca.pem"
+cert = "{pki}/clients/bench.pem"
+key = "{pki}/clients/bench.key"
+''')
+        os.environ['BERTH_CONFIG'] = self.config
+        self.process = None
+        self.ready_ms = self.start()
+
+    def start(self):
+        """Milliseconds until the agent has answered."""
+        begin = time.perf_counter()
+        log = open(self.dir + '/log', 'a')
+        self.process = subprocess.Popen([BERTHD, '--config', self.dir + '/berthd.toml'], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        import socket
+        while True:
+            try:
+                socket.create_connection(('127.0.0.1', PORT), timeout=1).close()
+                break
+            except OSError:
+                if self.process.poll() is not None or time.perf_counter() - begin > 30:
+                    raise RuntimeError('the agent does not come up:\n' + open(self.dir + '/log').read()[-2000:])
+                time.sleep(0.001)
+        ready = (time.perf_counter() - begin) * 1000
+        run([CTL, 'version'])
+        return ready
+
+    def stop(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        self.process.wait(60)
+
+    def status(self, key):
+        with open(f'/proc/{self.process.pid}/status') as file:
+            for line in file:
+                if line.startswith(key + ':'):
+                    return int(line.split()[1])
+
+    def clear(self):
+        ids = run([CTL, 'ps', '-a', '-q', '--no-trunc']).stdout.split()
+        for at in range(0, len(ids), 100):
+            run([CTL, 'rm', '-f', *ids[at:at + 100]])
+
+    def end(self):
+        if self.process.poll() is None:
+            self.clear()
+            self.stop()
+        subprocess.call(['ip', 'link', 'delete', 'berthbench'], stderr=subprocess.DEVNULL)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+class Crun:
+    """A bundle of busybox with true, as crun likes it."""
+
+    def __init__(self):
+        self.available = shutil.which('crun') is not None
+        self.root, self.bundle = f'{WORK}/crun', f'{WORK}/bundle'
+        if not self.available:
+            return
+        shutil.rmtree(self.bundle, ignore_errors=True)
+        os.makedirs(self.bundle + '/rootfs')
+        unpack_busybox(self.bundle + '/rootfs')
+        run(['crun', 'spec'], cwd=self.bundle)
+        self.write(['/bin/true'])
+        probe = run(self.run('probe'), check=False)
+        if probe.returncode:
+            say(f'crun cannot run here: {probe.stderr.strip()[:200]}')
+            self.available = False
+
+    def write(self, arguments):
+        with open(self.bundle + '/config.json') as file:
+            config = json.load(file)
+        config['process'].update(terminal=False, args=arguments)
+        with open(self.bundle + '/config.json', 'w') as file:
+            json.dump(config, file)
+
+    def run(self, name, *options):
+        return ['crun', '--root', self.root, 'run', *options, '--bundle', self.bundle, f'berth-bench-{name}']
+
+    def delete(self, name):
+        return ['crun', '--root', self.root, 'delete', '-f', f'berth-bench-{name}']
+
+
+def unpack_busybox(folder):
+    sys.path.insert(0, SOURCE + '/tests/fixtures')
+    import images
+    import io
+    import tarfile
+    with tarfile.open(fileobj=io.BytesIO(images.busybox_tar().bytes())) as tar:
+        tar.extractall(folder)
+
+
+class Peers:
+    def __init__(self, script):
+        self.prefix, self.names = [script, 'exec'] if script else [], []
+        for name in ['docker', 'podman']:
+            if (script or shutil.which(name)) and run([*self.prefix, name, 'version'], check=False).returncode == 0:
+                pull = [*self.prefix, name, 'pull', *(['--tls-verify=false'] if name == 'podman' else []), BUSYBOX]
+                if run(pull, check=False).returncode == 0:
+                    self.names.append(name)
+                else:
+                    say(f'{name} is there, but cannot pull {BUSYBOX}')
+
+    def start(self, name, network):
+        return [*self.prefix, name, 'run', '--rm', *(['--network', 'none'] if network == 'none' else []), BUSYBOX, 'true']
+
+    def call(self, name, *arguments):
+        return [*self.prefix, name, *arguments]
+
+
+def start(options, crun, peers):
+    agent = Agent('start')
+    try:
+        run([CTL, 'pull', '-q', BUSYBOX])
+        lower = f'{WORK}/lower'
+        shutil.rmtree(lower, ignore_errors=True)
+        os.makedirs(lower)
+        unpack_busybox(lower)
+        berth = {n: [CTL, 'run', '--rm', '--network', n, BUSYBOX, 'true'] for n in ['none', 'bridge']}
+        values = {}
+        for turn in range(options.runs + 2):
+            def keep(name, value):
+                if turn >= 2:
+                    values.setdefault(name, []).append(value)
+            floor = run([STATE + '/floor', lower, f'{WORK}/floor', '3', 'berth-bench-floor']).stdout.split()
+            keep('floor', statistics.median(map(float, floor)) / 1000)
+            for network, command in berth.items():
+                keep(f'berth run, {network}', timed(command))
+            keep('berthctl version (a call and no more)', timed([CTL, 'version']))
+            if crun.available:
+                keep('crun run', timed(crun.run('start')))
+            if turn % 4 == 2:
+                for name in peers.names:
+                    for network in ['none', 'bridge']:
+                        keep(f'{name} run, {network}', timed(peers.start(name, network)))
+        for name, list_of in values.items():
+            record('start', name, list_of)
+        none = median('start', 'berth run, none')
+        target('run --rm true: times the floor', none / median('start', 'floor'), 3)
+        target('run --rm true: more with the bridge, ms', median('start', 'berth run, bridge') - none, 6)
+        if crun.available:
+            target('run --rm true: of bare crun', none / median('start', 'crun run'), 1)
+        for name, times in [('docker', 30), ('podman', 15)]:
+            if name in peers.names:
+                target(f'run --rm true: times faster than {name}', median('start', f'{name} run, none') / none, times, at_most=False)
+    finally:
+        agent.end()
+
+
+def execs(options, crun, peers):
+    agent = Agent('exec')
+    try:
+        run([CTL, 'run', '-d', '--name', 'bench', '--network', 'none', BUSYBOX, 'sleep', '100000'])
+        if crun.available:
+            crun.write(['/bin/sleep', '100000'])
+            # It holds on to the pipes it was given.
+            subprocess.check_call(crun.run('exec', '-d'), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for name in peers.names:
+            run(peers.call(name, 'run', '-d', '--rm', '--name', 'berth-bench', BUSYBOX, 'sleep', '100000'))
+        values = {}
+        for turn in range(options.runs + 2):
+            commands = {'berth exec': [CTL, 'exec', 'bench', 'true']}
+            if crun.available:
+                commands['crun exec'] = ['crun', '--root', crun.root, 'exec', 'berth-bench-exec', '/bin/true']
+            if turn % 4 == 2:
+                commands.update({f'{n} exec': peers.call(n, 'exec', 'berth-bench', 'true') for n in peers.names})
+            for name, command in commands.items():
+                taken = timed(command)
+                if turn >= 2:
+                    values.setdefault(name, []).append(taken)
+        for name, list_of in values.items():
+            record('exec', name, list_of)
+        berth = median('exec', 'berth exec')
+        if crun.available:
+            target('exec true: of bare crun', berth / median('exec', 'crun exec'), 1)
+        if 'docker' in peers.names:
+            target('exec true: times faster than docker', median('exec', 'docker exec') / berth, 10, at_most=False)
+    finally:
+        if crun.available:
+            run(crun.delete('exec'), check=False)
+            crun.write(['/bin/true'])
+        for name in peers.names:
+            run(peers.call(name, 'rm', '-f', 'berth-bench'), check=False)
+        agent.end()
+
+
+def rate(options, crun, peers):
+    """Containers started, then stopped and removed, per second, by so many callers at once."""
+    agent = Agent('rate')
+    count = options.rate_count
+
+    def spread(callers, commands):
+        begin = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(callers) as pool:
+            for _ in pool.map(timed, commands):
+                pass
+        return len(commands) / (time.perf_counter() - begin)
+
+    try:
+        run([CTL, 'pull', '-q', BUSYBOX])
+        if crun.available:
+            crun.write(['/bin/sleep', '100000'])
+        for callers in [1, 4, 8]:
+            starts, stops = [], []
+            for turn in range(options.rate_rounds):
+                names = [f'r{turn}-{n}' for n in range(count)]
+                starts.append(spread(callers, [[CTL, 'run', '-d', '--name', n, '--network', 'none', BUSYBOX, 'sleep', '100000'] for n in names]))
+                stops.append(spread(callers, [[CTL, 'rm', '-f', n] for n in names]))
+            record('rate', f'berth starts, {callers} callers', starts, '1/s')
+            record('rate', f'berth stop+remove, {callers} callers', stops, '1/s')
+            if crun.available:
+                names = [f'rate-{n}' for n in range(count)]
+                record('rate', f'crun starts, {callers} callers', [spread(callers, [crun.run(n, '-d') for n in names])], '1/s')
+                record('rate', f'crun delete -f, {callers} callers', [spread(callers, [crun.delete(n) for n in names])], '1/s')
+            for name in peers.names:
+                few = [f'berth-bench-{n}' for n in range(min(count, 24))]
+                commands = [peers.call(name, 'run', '-d', '--name', n, '--network', 'none', BUSYBOX, 'sleep', '100000') for n in few]
+                record('rate', f'{name} starts, {callers} callers', [spread(callers, commands)], '1/s')
+                record('rate', f'{name} rm -f, {callers} callers', [spread(callers, [peers.call(name, 'rm', '-f', n) for n in few])], '1/s')
+        if crun.available:
+            target('starts per second, 8 callers: of bare crun', median('rate', 'berth starts, 8 callers') / median('rate', 'crun starts, 8 callers'), 1, at_most=False)
+            target('stop+remove per second, 8 callers: of bare crun', median('rate', 'berth stop+remove, 8 callers') / median('rate', 'crun delete -f, 8 callers'), 1, at_most=False)
+        if 'docker' in peers.names:
+            target('starts per second, 8 callers: times docker', median('rate', 'berth starts, 8 callers') / median('rate', 'docker starts, 8 callers'), 20, at_most=False)
+    finally:
+        if crun.available:
+            for n in range(count):
+                run(crun.delete(f'rate-{n}'), check=False)
+            crun.write(['/bin/true'])
+        agent.end()
+
+
+def pss(pid):
+    try:
+        with open(f'/proc/{pid}/smaps_rollup') as file:
+            for line in file:
+                if line.startswith('Pss:'):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def shims(agent):
+    """Pids of the shims, as inspect tells them."""
+    names = run([CTL, 'ps', '-q', '--no-trunc']).stdout.split()
+    found = []
+    for at in range(0, len(names), 50):
+        text = run([CTL, 'inspect', '-o', 'json', *names[at:at + 50]]).stdout
+        documents = json.loads(text)
+        for document in documents if isinstance(documents, list) else [documents]:
+            found.append(int(document.get('shimPid') or document.get('shim_pid')))
+    return found
+
+
+def memory(options, crun, peers):
+    agent = Agent('memory')
+    count = options.memory_count
+    try:
+        run([CTL, 'pull', '-q', BUSYBOX])
+        run([CTL, 'run', '--rm', '--network', 'none', BUSYBOX, 'true'])
+        time.sleep(2)
+        before = pss(agent.process.pid)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda n: timed([CTL, 'run', '-d', '--name', f'm{n}', '--network', 'none', BUSYBOX, 'sleep', '100000']), range(count)))
+        time.sleep(2)
+        after, of_shims = pss(agent.process.pid), sum(map(pss, shims(agent)))
+        record('memory', f'agent at rest before {count}, PSS', [before], 'kB')
+        record('memory', f'agent with {count}, PSS', [after], 'kB')
+        record('memory', f'all shims of {count}, PSS', [of_shims], 'kB')
+        each = (of_shims + after - before) / count
+        record('memory', 'an idle container', [each], 'kB')
+        target('an idle container, kB of PSS', each, 250)
+        ctl = [timed([CTL, 'ps']) for _ in range(options.runs)]
+        target(f'berthctl ps with {count} containers, ms', record('list', f'berthctl ps, {count} running', ctl), 15)
+        agent.stop(signal.SIGKILL)
+        values = [agent.start()]
+        for _ in range(4):
+            agent.stop(signal.SIGKILL)
+            values.append(agent.start())
+        target(f'agent ready with {count} running, ms', record('agent', f'start to ready, {count} running', values), 100)
+    finally:
+        agent.end()
+
+
+def lists(options, crun, peers):
+    agent = Agent('list')
+    try:
+        run([CTL, 'pull', '-q', BUSYBOX])
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda n: timed([CTL, 'create', '--network', 'none', BUSYBOX, 'true']), range(1000)))
+        whole, nothing, cpu = [], [], []
+        tick = os.sysconf('SC_CLK_TCK')
+        for _ in range(options.runs):
+            whole.append(timed([CTL, 'ps', '-a', '-o', 'json']))
+            nothing.append(timed([CTL, 'ps']))
+
+        def used():
+            fields = open(f'/proc/{agent.process.pid}/stat').read().rsplit(')', 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / tick * 1000
+        begin = used()
+        for _ in range(50):
+            timed([CTL, 'ps', '-a', '-q'])
+        cpu.append((used() - begin) / 50)
+        record('list', 'berthctl ps -a -o json, 1000', whole)
+        record('list', 'berthctl ps, none to show', nothing)
+        target('list of 1,000 containers in the agent, ms of CPU', record('list', 'agent CPU of ps -a, 1000', cpu), 20)
+    finally:
+        agent.end()
+
+
+def resting(options, crun, peers):
+    agent = Agent('agent')
+    try:
+        starts = [agent.ready_ms]
+        for _ in range(4):
+            agent.stop()
+            starts.append(agent.start())
+        record('agent', 'start to ready, empty', starts)
+
+        def wakeups():
+            total = 0
+            for task in os.listdir(f'/proc/{agent.process.pid}/task'):
+                with open(f'/proc/{agent.process.pid}/task/{task}/status') as file:
+                    total += sum(int(line.split()[1]) for line in file if 'ctxt_switches' in line)
+            return total
+        time.sleep(2)
+        begin = wakeups()
+        time.sleep(10)
+        record('agent', 'wake-ups a second, idle', [(wakeups() - begin) / 10], '1/s')
+        rss = record('agent', 'idle RSS', [agent.status('VmRSS') / 1024], 'MB')
+        target('agent idle, MB RSS', rss, 20)
+        target('agent idle, wake-ups a second', median('agent', 'wake-ups a second, idle'), 2)
+    finally:
+        agent.end()
+
+
+def blobs(name):
+    """Digests of an image's blobs."""
+    accept = 'application/vnd.oci.image.manifest.v1+json'
+    manifest = json.loads(run(['curl', '-sf', '-H', f'Accept: {accept}', f'http://{REGISTRY}/v2/{name}/manifests/latest']).stdout)
+    return [manifest['config']['digest']] + [layer['digest'] for layer in manifest['layers']]
+
+
+def pull(options, crun, peers):
+    names = ['nginx'] + (['big', 'big-zstd'] if options.big else [])
+    for name in names:
+        digests = blobs(name)
+        values = {}
+        for turn in range(options.pulls):
+            begin = time.perf_counter()
+            config = ''.join(f'url = "http://{REGISTRY}/v2/{name}/blobs/{d}"\noutput = "{WORK}/curl-{n}"\n' for n, d in enumerate(digests))
+            subprocess.run(['curl', '-sf', '--parallel', '-K', '-'], input=config, text=True, check=True)
+            values.setdefault('curl of the blobs', []).append(time.perf_counter() - begin)
+            for n in range(len(digests)):
+                os.unlink(f'{WORK}/curl-{n}')
+            if shutil.which('skopeo'):
+                folder = f'{WORK}/skopeo'
+                shutil.rmtree(folder, ignore_errors=True)
+                begin = time.perf_counter()
+                run(['skopeo', '--insecure-policy', 'copy', '-q', '--src-tls-verify=false', f'docker://{REGISTRY}/{name}', f'dir:{folder}'])
+                values.setdefault('skopeo to a folder', []).append(time.perf_counter() - begin)
+                shutil.rmtree(folder)
+            agent = Agent('pull')
+            try:
+                values.setdefault('berth pull', []).append(timed([CTL, 'pull', '-q', f'{REGISTRY}/{name}']) / 1000)
+                values.setdefault('peak RSS', []).append(agent.status('VmHWM') / 1024)
+                values.setdefault('berth rmi', []).append(timed([CTL, 'rmi', f'{REGISTRY}/{name}']))
+            finally:
+                agent.end()
+            for peer in peers.names:
+                run(peers.call(peer, 'rmi', '-f', f'{REGISTRY}/{name}'), check=False)
+                flags = ['--tls-verify=false'] if peer == 'podman' else []
+                if turn == 0 or name == 'nginx':
+                    values.setdefault(f'{peer} pull', []).append(timed(peers.call(peer, 'pull', '-q', *flags, f'{REGISTRY}/{name}')) / 1000)
+                run(peers.call(peer, 'rmi', '-f', f'{REGISTRY}/{name}'), check=False)
+        for what, list_of in values.items():
+            record('pull', f'{name}: {what}', list_of, 'MB' if 'RSS' in what else 'ms' if 'rmi' in what else 's')
+        berth = median('pull', f'{name}: berth pull')
+        target(f'pull of {name}: peak MB RSS of the agent', max(values['peak RSS']), 150)
+        if name == 'nginx':
+            target('pull of nginx: times curl', berth / median('pull', 'nginx: curl of the blobs'), 2.5)
+        else:
+            for peer, times in [('podman', 4), ('docker', 10)]:
+                if peer in peers.names:
+                    target(f'pull of {name}: times faster than {peer}', median('pull', f'{name}: {peer} pull') / berth, times, at_most=False)
+            # The client's own start and handshake are not the removal.
+            target(f'removal of {name}, ms (the whole berthctl)', median('pull', f'{name}: berth rmi'), 50)
+
+
+SECTIONS = {'start': start, 'exec': execs, 'rate': rate, 'memory': memory, 'pull': pull, 'list': lists, 'agent': resting}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--sections', default=','.join(SECTIONS))
+    parser.add_argument('--runs', type=int, default=20)
+    parser.add_argument('--pulls', type=int, default=5)
+    parser.add_argument('--rate-count', type=int, default=60)
+    parser.add_argument('--rate-rounds', type=int, default=2)
+    parser.add_argument('--memory-count', type=int, default=100)
+    parser.add_argument('--big', action='store_true', help='pull the 1 GB images, too')
+    parser.add_argument('--peers', metavar='SCRIPT')
+    parser.add_argument('--json', default=SOURCE + '/tests/bench/results/latest.json')
+    options = parser.parse_args()
+    os.makedirs(WORK, exist_ok=True)
+    crun, peers = Crun(), Peers(options.peers)
+    failed = False
+    say(f"{'':<44} {'min':>10} {'median':>10} {'max':>10}")
+    for name in options.sections.split(','):
+        if name not in SECTIONS:
+            parser.error(f'no section {name!r}; there are {", ".join(SECTIONS)}')
+        say(name)
+        try:
+            SECTIONS[name](options, crun, peers)
+        except Exception as error:  # The other sections are still worth having.
+            say(f'  {name} failed: {error}')
+            failed = True
+    say('\ntargets')
+    for v in verdicts:
+        say(f"  {'met   ' if v['met'] else 'MISSED'} {v['target']:<52} {v['value']:>9.2f}  (limit {v['limit']})")
+    os.makedirs(os.path.dirname(options.json), exist_ok=True)
+    with open(options.json, 'w') as file:
+        json.dump({'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), 'kernel': os.uname().release, 'cpus': os.cpu_count(),
+                   'results': results, 'targets': verdicts}, file, indent=1)
+    say(f'\n{options.json}')
+    shutil.rmtree(WORK, ignore_errors=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,19 @@
+#!/bin/bash
+# run.sh : builds what the bench measures and runs it. Environment: SECTIONS=start,exec,rate,memory,pull,list,agent (default: all),
+# RUNS (measurements of each kind, default 20), BIG=1 (the 1 GB image, too), BENCH_PEERS=SCRIPT (see bench.py --help).
+set -eu
+cd "$(dirname "$0")/../.."
+. tests/fixtures/env.sh
+tests/fixtures/setup.sh; tests/fixtures/setup.sh --bench
+cargo build --quiet --release --bins
+tests/fixtures/registry.sh start
+sections=${SECTIONS:-start,exec,rate,memory,pull,list,agent}
+images="busybox nginx"
+case ,$sections, in *,pull,*) [ -z "${BIG:-}" ] || images="$images big big-zstd" ;; esac
+# shellcheck disable=SC2086
+tests/fixtures/images.sh $images
+cc -O2 -o "$BERTH_TEST_DIR/floor" tests/bench/floor.c
+result=0
+python3 tests/bench/bench.py --sections "$sections" --runs "${RUNS:-20}" ${BIG:+--big} ${BENCH_PEERS:+--peers "$BENCH_PEERS"} || result=$?
+tests/fixtures/registry.sh stop
+exit $result
