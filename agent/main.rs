@@ -1,2 +1,82 @@
+//! berthd: the agent of one host.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod api;
+mod audit;
+mod auth;
+mod config;
+mod gate;
+mod log;
+mod peer;
+mod run;
+mod serve;
+mod status;
+mod tls;
+mod uninstall;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The agent: pulls images and runs containers on this host, for callers over mutual TLS.
+#[derive(Parser)]
+#[command(name = "berthd", version = berth::VERSION)]
+struct Args {
+    /// Configuration file [default: /etc/berth/berthd.toml, if it is there]
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the configuration and the certificates, and do nothing else
+    #[arg(long)]
+    check_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Stop and remove every container, and every object berth made on this host
+    Uninstall {
+        /// Do it: all containers end
+        #[arg(long)]
+        yes: bool,
+        /// Remove images, logs and the store too
+        #[arg(long)]
+        purge: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match start(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &Args) -> anyhow::Result<()> {
+    let config = config::Config::load(args.config.as_deref())?;
+    log::start(&config.log).map_err(anyhow::Error::msg)?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider was there already"))?;
+    if args.check_config {
+        return run::check(&config);
+    }
+    // Work is waiting for the kernel or for others; more threads cost memory and bring nothing.
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("berthd")
+        .enable_all()
+        .build()?;
+    let done = match &args.command {
+        None => runtime.block_on(run::run(config)),
+        Some(Command::Uninstall { yes, purge }) => runtime.block_on(uninstall::uninstall(config, *yes, *purge)),
+    };
+    // What still blocks (a disk that hangs) must not keep the agent from ending; its work is taken up at the next start.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    done
+}

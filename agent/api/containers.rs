@@ -1,0 +1,332 @@
+//! `berth.v1.Containers`: everything but the streams into processes, which are in [`super::session`].
+
+use super::decode::{Fields, some};
+use super::progress::Feed;
+use super::{Answers, QUEUE, call, encode, filter, finish, list, session, spec};
+use crate::gate::Call;
+use crate::{auth, status};
+use berth::v1::{self, containers_server, create_container_response::Kind};
+use berth_model::spec::LogConfig;
+use berth_model::{ContainerSpec, Phase, Platform};
+use berth_node::{CreateRequest, Created, LogQuery, Node, PullPolicy, Requester};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Entries of one message of logs are split when their lines have more bytes: messages stay far below 4 MiB.
+const LOG_MESSAGE_BYTES: usize = 256 << 10;
+
+pub struct Containers {
+    pub node: Node,
+    /// Sizes of logs where a container does not say them.
+    pub log: LogConfig,
+}
+
+/// A creation that was read and may be done.
+pub struct Creation {
+    pub spec: ContainerSpec,
+    pub pull: PullPolicy,
+    pub auth: Option<berth_image::Auth>,
+    pub platform: Option<Platform>,
+    pub who: Requester,
+}
+
+impl Creation {
+    /// Reads a request, denies what the caller may not, and says in the record what it is about.
+    pub fn decode(
+        call: &Call,
+        request: v1::CreateContainerRequest,
+        log: &LogConfig,
+        prefix: &str,
+    ) -> Result<Creation, Status> {
+        let mut f = Fields::under(prefix);
+        f.request_id(&request.request_id);
+        let pull = match v1::PullPolicy::try_from(request.pull) {
+            Ok(v1::PullPolicy::Unspecified | v1::PullPolicy::Missing) => PullPolicy::Missing,
+            Ok(v1::PullPolicy::Always) => PullPolicy::Always,
+            Ok(v1::PullPolicy::Never) => PullPolicy::Never,
+            Err(_) => {
+                f.wrong("pull", format!("{} is no pull policy", request.pull));
+                PullPolicy::Missing
+            }
+        };
+        let auth = f.auth("auth", request.auth);
+        let platform = f.platform("platform", request.platform);
+        let Some(config) = request.config else {
+            f.wrong("config", "must be there");
+            f.done()?;
+            return Err(status::internal("an error was lost"));
+        };
+        let mut fields = Fields::under(&format!("{prefix}config."));
+        let spec = spec::decode(&mut fields, config, log);
+        f.merge(fields);
+        f.done()?;
+        let object = match &spec.name {
+            Some(name) => format!("{name} ({})", spec.image),
+            None => spec.image.clone(),
+        };
+        call.admin_only_about(&auth::beyond_operator(&spec), &object, &request.request_id)?;
+        let who = call.about(&object, &request.request_id);
+        Ok(Creation { spec, pull, auth, platform, who })
+    }
+
+    /// Creates the container, sending progress to the caller. `None`: the caller has gone.
+    pub async fn run<M>(
+        self,
+        node: &Node,
+        answers: &mpsc::Sender<M>,
+        wrap: fn(v1::PullProgress) -> M,
+    ) -> Option<Result<Created, Status>> {
+        let feed = Feed::default();
+        let request = CreateRequest {
+            spec: self.spec,
+            pull: self.pull,
+            auth: self.auth,
+            platform: self.platform,
+            progress: feed.writer(),
+        };
+        let done = feed.relay(node.create(&self.who, request), answers, wrap).await?;
+        Some(done.map_err(status::from_node))
+    }
+}
+
+/// The answer to a creation.
+pub fn created(created: &Created) -> v1::ContainerCreated {
+    v1::ContainerCreated { id: created.id.to_string(), name: created.name.clone(), warnings: created.warnings.clone() }
+}
+
+impl Containers {
+    /// Reads a request that names a container and may change it.
+    fn change<T>(
+        &self,
+        request: Request<T>,
+        fields: impl FnOnce(&T, &mut Fields) -> (String, String),
+    ) -> Result<(T, Requester), Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        let (container, request_id) = fields(&request, &mut f);
+        f.request_id(&request_id);
+        f.name("container", &container);
+        f.done()?;
+        let who = call.about(&container, &request_id);
+        Ok((request, who))
+    }
+
+    /// Reads a request that names a container and only looks.
+    fn look(&self, container: String) -> Result<String, Status> {
+        let mut f = Fields::default();
+        f.name("container", &container);
+        f.done()?;
+        Ok(container)
+    }
+}
+
+#[tonic::async_trait]
+impl containers_server::Containers for Containers {
+    type CreateStream = Answers<v1::CreateContainerResponse>;
+    type RunStream = Answers<v1::RunResponse>;
+    type ListStream = Answers<v1::ListContainersResponse>;
+    type LogsStream = Answers<v1::LogsResponse>;
+    type ExecStream = Answers<v1::ExecResponse>;
+    type AttachStream = Answers<v1::AttachResponse>;
+
+    async fn create(
+        &self,
+        request: Request<v1::CreateContainerRequest>,
+    ) -> Result<Response<Self::CreateStream>, Status> {
+        let call = call(&request)?;
+        let creation = Creation::decode(&call, request.into_inner(), &self.log, "")?;
+        let node = self.node.clone();
+        let (answers, stream) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            let wrap = |p| Ok(v1::CreateContainerResponse { kind: Some(Kind::Progress(p)) });
+            if let Some(done) = creation.run(&node, &answers, wrap).await {
+                let answer = done.map(|c| v1::CreateContainerResponse { kind: Some(Kind::Created(created(&c))) });
+                let _ = answers.send(answer).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn start(
+        &self,
+        request: Request<v1::StartContainerRequest>,
+    ) -> Result<Response<v1::StartContainerResponse>, Status> {
+        let (r, who) = self.change(request, |r, _| (r.container.clone(), r.request_id.clone()))?;
+        let node = self.node.clone();
+        let (id, already_running) = finish(async move { node.start(&who, &r.container).await }).await?;
+        Ok(Response::new(v1::StartContainerResponse { id: id.to_string(), already_running }))
+    }
+
+    async fn run(&self, request: Request<Streaming<v1::RunRequest>>) -> Result<Response<Self::RunStream>, Status> {
+        let call = call(&request)?;
+        session::run(self.node.clone(), call, request.into_inner(), &self.log).await
+    }
+
+    async fn stop(
+        &self,
+        request: Request<v1::StopContainerRequest>,
+    ) -> Result<Response<v1::StopContainerResponse>, Status> {
+        let (r, who) = self.change(request, |r, f| {
+            f.signal("signal", &r.signal);
+            (r.container.clone(), r.request_id.clone())
+        })?;
+        let node = self.node.clone();
+        let signal = some(r.signal);
+        let (id, exit) =
+            finish(async move { node.stop(&who, &r.container, r.timeout_seconds, signal.as_deref()).await }).await?;
+        Ok(Response::new(v1::StopContainerResponse {
+            id: id.map(|id| id.to_string()).unwrap_or_default(),
+            already_stopped: exit.is_none(),
+            exit: exit.as_ref().map(encode::exit),
+        }))
+    }
+
+    async fn kill(
+        &self,
+        request: Request<v1::KillContainerRequest>,
+    ) -> Result<Response<v1::KillContainerResponse>, Status> {
+        let (r, who) = self.change(request, |r, f| {
+            f.signal("signal", &r.signal);
+            (r.container.clone(), r.request_id.clone())
+        })?;
+        let node = self.node.clone();
+        let signal = some(r.signal);
+        let id = finish(async move { node.kill(&who, &r.container, signal.as_deref()).await }).await?;
+        Ok(Response::new(v1::KillContainerResponse { id: id.to_string() }))
+    }
+
+    async fn wait(
+        &self,
+        request: Request<v1::WaitContainerRequest>,
+    ) -> Result<Response<v1::WaitContainerResponse>, Status> {
+        let container = self.look(request.into_inner().container)?;
+        let (id, exit) = self.node.wait(&container).await.map_err(status::from_node)?;
+        Ok(Response::new(v1::WaitContainerResponse { id: id.to_string(), exit: Some(encode::exit(&exit)) }))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveContainerRequest>,
+    ) -> Result<Response<v1::RemoveContainerResponse>, Status> {
+        let (r, who) = self.change(request, |r, _| (r.container.clone(), r.request_id.clone()))?;
+        let node = self.node.clone();
+        let id = finish(async move { node.remove(&who, &r.container, r.force).await }).await?;
+        Ok(Response::new(v1::RemoveContainerResponse { id: id.map(|id| id.to_string()).unwrap_or_default() }))
+    }
+
+    async fn list(&self, request: Request<v1::ListContainersRequest>) -> Result<Response<Self::ListStream>, Status> {
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        let filter = filter::ContainerFilter::decode(&mut f, request.filters);
+        f.done()?;
+        // Docker: the newest so many, whether they run or not.
+        let all = request.all || request.limit > 0 || filter.wants_all();
+        let limit = if request.limit == 0 { usize::MAX } else { usize::try_from(request.limit).unwrap_or(usize::MAX) };
+        let views = self.node.containers();
+        let fitting = views.iter().filter(|v| (all || v.record.phase == Phase::Running) && filter.fits(&v.record));
+        let answers = fitting.take(limit).map(|v| v1::ListContainersResponse { container: Some(encode::container(v)) });
+        Ok(Response::new(list(answers.collect())))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<v1::InspectContainerRequest>,
+    ) -> Result<Response<v1::InspectContainerResponse>, Status> {
+        let container = self.look(request.into_inner().container)?;
+        let detail = self.node.container(&container).map_err(status::from_node)?;
+        Ok(Response::new(encode::container_detail(&detail)))
+    }
+
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.name("container", &request.container);
+        let query = LogQuery {
+            follow: request.follow,
+            tail: request.tail,
+            since: f.time("since", request.since),
+            until: f.time("until", request.until),
+            stdout: request.stdout,
+            stderr: request.stderr,
+        };
+        f.done()?;
+        let mut source = self.node.logs(&request.container, query).await.map_err(status::from_node)?;
+        let (answers, stream) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            loop {
+                let entries = tokio::select! {
+                    () = answers.closed() => return,
+                    entries = source.recv() => entries,
+                };
+                let sent = match entries {
+                    None => return,
+                    Some(Ok(entries)) => send_entries(&answers, entries).await,
+                    Some(Err(e)) => {
+                        let _ = answers.send(Err(status::from_node(e))).await;
+                        return;
+                    }
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn exec(&self, request: Request<Streaming<v1::ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
+        let call = call(&request)?;
+        session::exec(self.node.clone(), call, request.into_inner()).await
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<v1::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let call = call(&request)?;
+        session::attach(self.node.clone(), call, request.into_inner()).await
+    }
+
+    async fn resize(&self, request: Request<v1::ResizeRequest>) -> Result<Response<v1::ResizeResponse>, Status> {
+        let call: Arc<Call> = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.name("container", &request.container);
+        let size = f.size("size", request.size);
+        f.check(request.size.is_some(), "size", "must be there");
+        f.done()?;
+        call.about(&request.container, "");
+        let (rows, columns) = size.unwrap_or_default();
+        self.node.resize(&request.container, rows, columns).await.map_err(status::from_node)?;
+        Ok(Response::new(v1::ResizeResponse {}))
+    }
+}
+
+async fn send_entries(
+    answers: &mpsc::Sender<Result<v1::LogsResponse, Status>>,
+    entries: Vec<berth_node::LogEntry>,
+) -> Result<(), ()> {
+    let mut message = v1::LogsResponse::default();
+    let mut bytes = 0;
+    for entry in entries {
+        bytes += entry.line.len();
+        let stream = if entry.stderr { v1::Stream::Stderr } else { v1::Stream::Stdout };
+        message.entries.push(v1::LogEntry {
+            time: Some(encode::time(entry.time)),
+            stream: stream as i32,
+            line: entry.line.into(),
+            partial: entry.partial,
+        });
+        if bytes >= LOG_MESSAGE_BYTES {
+            answers.send(Ok(std::mem::take(&mut message))).await.map_err(drop)?;
+            bytes = 0;
+        }
+    }
+    if message.entries.is_empty() {
+        return Ok(());
+    }
+    answers.send(Ok(message)).await.map_err(drop)
+}

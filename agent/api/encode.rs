@@ -1,0 +1,159 @@
+//! From the model to the wire.
+
+use berth::v1;
+use berth_model::image::{ImageConfig, ImageRecord};
+use berth_model::{ExitStatus, Phase, Platform, Timestamp};
+use berth_node::{ContainerDetail, ContainerView, ImageView, PullOutcome};
+
+pub fn time(time: Timestamp) -> prost_types::Timestamp {
+    let (seconds, nanos) = time.parts();
+    prost_types::Timestamp { seconds, nanos: i32::try_from(nanos).unwrap_or_default() }
+}
+
+pub fn exit(exit: &ExitStatus) -> v1::ExitStatus {
+    v1::ExitStatus {
+        code: exit.code,
+        signal: exit.signal.unwrap_or_default(),
+        oom_killed: exit.oom_killed,
+        reason: exit.reason.clone().unwrap_or_default(),
+        finished: Some(time(exit.finished)),
+    }
+}
+
+pub fn platform(platform: &Platform) -> v1::Platform {
+    v1::Platform {
+        os: platform.os.clone(),
+        architecture: platform.architecture.clone(),
+        variant: platform.variant.clone().unwrap_or_default(),
+    }
+}
+
+pub fn state(phase: Phase) -> v1::ContainerState {
+    match phase {
+        Phase::Creating => v1::ContainerState::Creating,
+        Phase::Created => v1::ContainerState::Created,
+        Phase::Starting => v1::ContainerState::Starting,
+        Phase::Running => v1::ContainerState::Running,
+        Phase::Exited => v1::ContainerState::Exited,
+        Phase::Removing => v1::ContainerState::Removing,
+    }
+}
+
+pub fn container(view: &ContainerView) -> v1::ContainerSummary {
+    let record = &view.record;
+    let network = record.network.as_ref();
+    v1::ContainerSummary {
+        id: record.id.to_string(),
+        name: record.name.clone(),
+        image: record.spec.image.clone(),
+        image_id: record.image_id.to_string(),
+        command: view.effective.args.clone(),
+        created: Some(time(record.created)),
+        state: state(record.phase) as i32,
+        started: record.started.map(time),
+        exit: record.exit.as_ref().map(exit),
+        ports: network.map_or(&record.spec.ports, |n| &n.ports).iter().map(super::spec::encode_port).collect(),
+        labels: record.spec.labels.clone().into_iter().collect(),
+        ip_address: network.map(|n| n.address.to_string()).unwrap_or_default(),
+        pid: record.process.as_ref().filter(|_| record.phase == Phase::Running).map_or(0, |p| p.pid),
+    }
+}
+
+pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerResponse {
+    let record = &detail.view.record;
+    let effective = &detail.view.effective;
+    let path = |p: &std::path::Path| p.to_string_lossy().into_owned();
+    v1::InspectContainerResponse {
+        summary: Some(container(&detail.view)),
+        config: Some(super::spec::encode(&record.spec)),
+        error: record.error.clone().unwrap_or_default(),
+        start_count: record.starts,
+        network: record.network.as_ref().map(|n| v1::ContainerNetwork {
+            bridge: n.bridge.clone(),
+            host_interface: n.host_interface.clone(),
+            ip_address: n.address.to_string(),
+            prefix_length: n.prefix_len.into(),
+            gateway: n.gateway.to_string(),
+            mac_address: n.mac.clone(),
+        }),
+        log_path: path(&detail.log_path),
+        upper_path: path(&detail.upper_path),
+        cgroup_paths: detail.cgroup_paths.iter().map(|p| path(p)).collect(),
+        shim_pid: record.process.as_ref().filter(|_| record.phase == Phase::Running).map_or(0, |p| p.shim_pid),
+        effective_env: effective.env.clone(),
+        effective_workdir: effective.workdir.clone(),
+        effective_user: effective.user.clone(),
+        effective_stop_signal: effective.stop_signal.to_string(),
+    }
+}
+
+pub fn image(view: &ImageView) -> v1::ImageSummary {
+    let record = &view.record;
+    v1::ImageSummary {
+        id: record.id.to_string(),
+        tags: view.tags.iter().map(ToString::to_string).collect(),
+        digests: record.repo_digests.clone(),
+        created: record.created.map(time),
+        size_bytes: record.size_bytes(),
+        platform: Some(platform(&record.platform)),
+        labels: record.config.labels.clone().into_iter().collect(),
+        containers: view.containers,
+    }
+}
+
+pub fn image_detail(view: &ImageView) -> v1::InspectImageResponse {
+    let record: &ImageRecord = &view.record;
+    v1::InspectImageResponse {
+        summary: Some(image(view)),
+        manifest_digest: record.manifest.to_string(),
+        layers: record
+            .layers
+            .iter()
+            .map(|layer| v1::ImageLayer {
+                digest: layer.digest.to_string(),
+                diff_id: layer.diff_id.to_string(),
+                media_type: layer.media_type.clone(),
+                compressed_bytes: layer.compressed_bytes,
+                size_bytes: layer.size_bytes,
+            })
+            .collect(),
+        config: Some(image_config(&record.config)),
+        history: record
+            .history
+            .iter()
+            .map(|entry| v1::ImageHistory {
+                created: entry.created.map(time),
+                created_by: entry.created_by.clone().unwrap_or_default(),
+                comment: entry.comment.clone().unwrap_or_default(),
+                empty_layer: entry.empty_layer,
+            })
+            .collect(),
+        author: record.author.clone().unwrap_or_default(),
+        pulled: Some(time(record.pulled)),
+        annotations: record.annotations.clone().into_iter().collect(),
+    }
+}
+
+fn image_config(config: &ImageConfig) -> v1::ImageConfig {
+    v1::ImageConfig {
+        user: config.user.clone().unwrap_or_default(),
+        exposed_ports: config.exposed_ports.clone(),
+        env: config.env.clone(),
+        entrypoint: config.entrypoint.clone().unwrap_or_default(),
+        cmd: config.cmd.clone().unwrap_or_default(),
+        volumes: config.volumes.clone(),
+        working_dir: config.working_dir.clone().unwrap_or_default(),
+        stop_signal: config.stop_signal.clone().unwrap_or_default(),
+        labels: config.labels.clone().into_iter().collect(),
+    }
+}
+
+pub fn pulled(outcome: &PullOutcome) -> v1::PullResult {
+    v1::PullResult {
+        reference: outcome.reference.to_string(),
+        digest: outcome.image.target.to_string(),
+        image_id: outcome.image.id.to_string(),
+        up_to_date: outcome.up_to_date,
+        fetched_bytes: outcome.fetched_bytes,
+    }
+}

@@ -1,0 +1,128 @@
+//! `berth.v1.Images`.
+
+use super::decode::{Fields, MAX_NAME};
+use super::progress::Feed;
+use super::{Answers, QUEUE, call, encode, filter, finish, list};
+use crate::status;
+use berth::v1::{self, images_server, pull_response::Kind};
+use berth_model::Reference;
+use berth_node::{ImageView, Node};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+pub struct Images {
+    pub node: Node,
+}
+
+#[tonic::async_trait]
+impl images_server::Images for Images {
+    type PullStream = Answers<v1::PullResponse>;
+    type ListStream = Answers<v1::ListImagesResponse>;
+
+    async fn pull(&self, request: Request<v1::PullRequest>) -> Result<Response<Self::PullStream>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        let reference = f.reference("reference", &request.reference);
+        let platform = f.platform("platform", request.platform);
+        let auth = f.auth("auth", request.auth);
+        f.done()?;
+        let Some(reference) = reference else { return Err(status::internal("a reference was lost")) };
+        let who = call.about(&reference.to_string(), &request.request_id);
+        let node = self.node.clone();
+        let (answers, stream) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            let feed = Feed::default();
+            let work = node.pull(&who, &reference, platform, auth, feed.writer());
+            let wrap = |p| Ok(v1::PullResponse { kind: Some(Kind::Progress(p)) });
+            // A caller that goes away drops the pull; what others wait for, and what has come, is kept below.
+            if let Some(done) = feed.relay(work, &answers, wrap).await {
+                let last = done
+                    .map(|outcome| v1::PullResponse { kind: Some(Kind::Result(encode::pulled(&outcome))) })
+                    .map_err(status::from_node);
+                let _ = answers.send(last).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn list(&self, request: Request<v1::ListImagesRequest>) -> Result<Response<Self::ListStream>, Status> {
+        let patterns = request.into_inner().references;
+        let mut f = Fields::default();
+        f.count("references", patterns.len(), 256);
+        for (n, pattern) in patterns.iter().enumerate() {
+            f.line(format!("references[{n}]"), pattern, MAX_NAME);
+        }
+        f.done()?;
+        let mut images = self.node.images();
+        images.retain(|image| patterns.is_empty() || patterns.iter().any(|pattern| named(image, pattern)));
+        let answers = images.iter().map(|image| v1::ListImagesResponse { image: Some(encode::image(image)) });
+        Ok(Response::new(list(answers.collect())))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<v1::InspectImageRequest>,
+    ) -> Result<Response<v1::InspectImageResponse>, Status> {
+        let name = request.into_inner().image;
+        let mut f = Fields::default();
+        f.name("image", &name);
+        f.done()?;
+        let image = self.node.image(&name).map_err(status::from_node)?;
+        Ok(Response::new(encode::image_detail(&image)))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Result<Response<v1::RemoveImageResponse>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        f.name("image", &request.image);
+        f.done()?;
+        let who = call.about(&request.image, &request.request_id);
+        let node = self.node.clone();
+        let removed = finish(async move { node.remove_image(&who, &request.image, request.force).await }).await?;
+        Ok(Response::new(v1::RemoveImageResponse {
+            untagged: removed.untagged,
+            deleted: removed.deleted,
+            freed_bytes: removed.freed_bytes,
+        }))
+    }
+
+    async fn tag(&self, request: Request<v1::TagImageRequest>) -> Result<Response<v1::TagImageResponse>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        f.name("source", &request.source);
+        let target = f.reference("target", &request.target);
+        if target.as_ref().is_some_and(|t| t.digest().is_some()) {
+            f.wrong("target", "must be a name with a tag, not with a digest");
+        }
+        f.done()?;
+        let Some(target) = target else { return Err(status::internal("a reference was lost")) };
+        let who = call.about(&format!("{} {target}", request.source), &request.request_id);
+        let node = self.node.clone();
+        let reference = target.to_string();
+        let image = finish(async move { node.tag_image(&who, &request.source, &target).await }).await?;
+        Ok(Response::new(v1::TagImageResponse { reference, image_id: image.record.id.to_string() }))
+    }
+}
+
+/// By a full or a short name, with or without `*`.
+fn named(image: &ImageView, pattern: &str) -> bool {
+    let wanted = pattern.parse::<Reference>().ok();
+    image.tags.iter().any(|tag| {
+        Some(tag) == wanted.as_ref()
+            || filter::glob(pattern, &tag.to_string())
+            || filter::glob(pattern, &tag.familiar())
+            // `nginx` means every tag of it, as Docker has it.
+            || filter::glob(pattern, &tag.name())
+            || tag.familiar().rsplit_once(':').is_some_and(|(name, _)| filter::glob(pattern, name))
+    })
+}

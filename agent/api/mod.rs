@@ -1,0 +1,83 @@
+//! `berth.v1`: one file per service. Decode, call the node, encode.
+
+mod containers;
+mod decode;
+mod encode;
+mod events;
+mod filter;
+mod images;
+mod node;
+mod progress;
+mod session;
+mod spec;
+
+use crate::config::Config;
+use crate::gate::Call;
+use crate::status;
+use berth::v1::containers_server::ContainersServer;
+use berth::v1::images_server::ImagesServer;
+use berth::v1::node_server::NodeServer;
+use berth_node::{Node, NodeError};
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio_stream::Stream;
+use tonic::service::Routes;
+use tonic::{Request, Status};
+use tonic_health::server::HealthReporter;
+
+/// What a stream of answers is.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// Answers that wait for their caller; what makes them waits when it is full.
+const QUEUE: usize = 16;
+
+/// Everything that is served, with health already `SERVING`.
+pub async fn routes(node: &Node, config: &Config) -> anyhow::Result<(Routes, HealthReporter)> {
+    let limit = config.limits.message_bytes;
+    let images = ImagesServer::new(images::Images { node: node.clone() }).max_decoding_message_size(limit);
+    let containers = ContainersServer::new(containers::Containers { node: node.clone(), log: config.container_log() })
+        .max_decoding_message_size(limit);
+    let about = NodeServer::new(node::About { node: node.clone() }).max_decoding_message_size(limit);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ImagesServer<images::Images>>().await;
+    health.set_serving::<ContainersServer<containers::Containers>>().await;
+    health.set_serving::<NodeServer<node::About>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(berth::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let routes = Routes::new(containers)
+        .add_service(images)
+        .add_service(about)
+        .add_service(health_service)
+        .add_service(reflection);
+    Ok((routes, health))
+}
+
+/// Tells those who watch that the agent is about to end.
+pub async fn not_serving(health: &HealthReporter) {
+    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    health.set_not_serving::<ImagesServer<images::Images>>().await;
+    health.set_not_serving::<ContainersServer<containers::Containers>>().await;
+    health.set_not_serving::<NodeServer<node::About>>().await;
+}
+
+/// The call that a request belongs to: the gate put it there.
+fn call<T>(request: &Request<T>) -> Result<Arc<Call>, Status> {
+    let call = request.extensions().get::<Arc<Call>>();
+    call.cloned().ok_or_else(|| status::internal("the request came past the gate"))
+}
+
+/// Runs work that must end once it has begun, whether its caller waits or not.
+async fn finish<T: Send + 'static>(
+    work: impl Future<Output = Result<T, NodeError>> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::spawn(work).await {
+        Ok(done) => done.map_err(status::from_node),
+        Err(e) => Err(status::internal(format!("the operation ended without an answer: {e}"))),
+    }
+}
+
+/// A list as a stream.
+fn list<T: Send + 'static>(items: Vec<T>) -> Answers<T> {
+    Box::pin(tokio_stream::iter(items.into_iter().map(Ok)))
+}

@@ -1,0 +1,76 @@
+//! `berth.v1.Node`.
+
+use super::decode::Fields;
+use super::{Answers, call, encode, events};
+use crate::status;
+use berth::role::Role;
+use berth::v1::{self, node_server};
+use berth_node::Node;
+use tonic::{Request, Response, Status};
+
+pub struct About {
+    pub node: Node,
+}
+
+#[tonic::async_trait]
+impl node_server::Node for About {
+    type EventsStream = Answers<v1::EventsResponse>;
+
+    async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoResponse>, Status> {
+        let call = call(&request)?;
+        let node = self.node.clone();
+        // statvfs(2) may hang on a sick disk: not on a thread that others need.
+        let info = tokio::task::spawn_blocking(move || node.info()).await;
+        let info = info.map_err(|e| status::internal(format!("asking the host: {e}")))?;
+        Ok(Response::new(v1::InfoResponse {
+            hostname: info.hostname,
+            operating_system: info.operating_system,
+            kernel_version: info.kernel_version,
+            architecture: info.architecture,
+            cpus: info.cpus,
+            memory_bytes: info.memory_bytes,
+            cgroup_mode: info.cgroup_mode,
+            layer_store: info.layer_store,
+            data_root: info.data_root,
+            containers: info.created + info.running + info.exited,
+            containers_running: info.running,
+            containers_created: info.created,
+            containers_exited: info.exited,
+            images: info.images,
+            features: info.features.into_iter().collect(),
+            warnings: info.warnings,
+            started: Some(encode::time(info.started)),
+            agent_version: berth::VERSION.into(),
+            boot_id: info.boot_id,
+            caller: call.caller(),
+            caller_role: call.role().map_or("none", Role::name).into(),
+            disk_free_bytes: info.disk_free_bytes,
+            disk_total_bytes: info.disk_total_bytes,
+            agent_pid: std::process::id(),
+        }))
+    }
+
+    async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::VersionResponse>, Status> {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Ok(Response::new(v1::VersionResponse {
+            version: berth::VERSION.into(),
+            api_versions: vec!["berth.v1".into()],
+            git_commit: option_env!("BERTH_GIT_COMMIT").unwrap_or_default().into(),
+            rustc: option_env!("BERTH_RUSTC").unwrap_or_default().into(),
+            os: std::env::consts::OS.into(),
+            architecture: std::env::consts::ARCH.into(),
+            kernel_version: kernel.trim_end().into(),
+        }))
+    }
+
+    async fn events(&self, request: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        let since = f.time("since", request.since);
+        let until = f.time("until", request.until);
+        let filter = super::filter::EventFilter::decode(&mut f, request.filters);
+        f.done()?;
+        let source = self.node.events(request.cursor, since).map_err(status::from_node)?;
+        Ok(Response::new(events::stream(source, until, filter)))
+    }
+}

@@ -1,0 +1,586 @@
+//! `ContainerConfig` to [`ContainerSpec`] and back.
+
+use super::decode::{Fields, some};
+use berth::v1;
+use berth_model::network::{NetworkMode, PortMapping, Protocol};
+use berth_model::spec::{
+    Device, ExtraHost, HostTarget, LogConfig, Mount, MountKind, Propagation, Resources, Seccomp, Ulimit,
+};
+use berth_model::{ContainerSpec, id};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+
+/// Docker's least memory: below it no container starts.
+const MIN_MEMORY: u64 = 6 << 20;
+/// A seccomp profile as JSON; Docker's default one has 14 KB.
+const MAX_PROFILE: usize = 1 << 20;
+
+/// capabilities(7), kernel 6.18: all 41.
+const CAPABILITIES: [&str; 41] = [
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "PERFMON",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
+
+/// getrlimit(2).
+const ULIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// Reads a container's configuration; what is wrong goes to `f`. The spec is only good when `f` stayed empty.
+pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig) -> ContainerSpec {
+    f.reference("image", &config.image);
+    if !config.name.is_empty() {
+        f.take("name", id::check_name(&config.name));
+    }
+    if let Some(entrypoint) = &config.entrypoint {
+        f.arguments("entrypoint", &entrypoint.values);
+    }
+    f.arguments("command", &config.command);
+    f.env("env", &config.env);
+    if !config.workdir.is_empty() {
+        f.path("workdir", &config.workdir);
+    }
+    f.line("user", &config.user, 256);
+    f.count("groups", config.groups.len(), 1024);
+    for (n, group) in config.groups.iter().enumerate() {
+        let good = f.line(format!("groups[{n}]"), group, 256);
+        f.check(!good || !group.is_empty(), format!("groups[{n}]"), "must not be empty");
+    }
+    host_name(f, "hostname", &config.hostname);
+    host_name(f, "domainname", &config.domainname);
+    f.check(!config.stdin_once || config.open_stdin, "stdin_once", "needs open_stdin");
+    strings(f, "labels", &config.labels);
+    strings(f, "annotations", &config.annotations);
+    f.signal("stop_signal", &config.stop_signal);
+    if let Some(score) = config.oom_score_adj {
+        f.check((-1000..=1000).contains(&score), "oom_score_adj", "must be -1000 to 1000");
+    }
+    let network = match v1::NetworkMode::try_from(config.network) {
+        Ok(v1::NetworkMode::Unspecified | v1::NetworkMode::Bridge) => NetworkMode::Bridge,
+        Ok(v1::NetworkMode::None) => NetworkMode::None,
+        Ok(v1::NetworkMode::Host) => NetworkMode::Host,
+        Err(_) => {
+            f.wrong("network", format!("{} is no network mode", config.network));
+            NetworkMode::Bridge
+        }
+    };
+    let ports = ports(f, &config.ports);
+    if network != NetworkMode::Bridge {
+        f.check(config.ports.is_empty(), "ports", "can only be published on the bridge network");
+        f.check(!config.publish_all, "publish_all", "can only be used on the bridge network");
+    }
+    if config.host_uts {
+        f.check(config.hostname.is_empty(), "hostname", "is the host's own with host_uts");
+        f.check(config.domainname.is_empty(), "domainname", "is the host's own with host_uts");
+    }
+    let sysctls = sysctls(f, &config.sysctls, network == NetworkMode::Host, config.host_ipc);
+    ContainerSpec {
+        mounts: mounts(f, config.mounts),
+        extra_hosts: extra_hosts(f, config.extra_hosts),
+        dns: addresses(f, &config.dns),
+        dns_search: words(f, "dns_search", config.dns_search),
+        dns_options: words(f, "dns_options", config.dns_options),
+        ulimits: ulimits(f, config.ulimits),
+        sysctls,
+        cap_add: capabilities(f, "cap_add", &config.cap_add),
+        cap_drop: capabilities(f, "cap_drop", &config.cap_drop),
+        seccomp: seccomp(f, config.seccomp),
+        resources: resources(f, config.resources.unwrap_or_default()),
+        devices: devices(f, config.devices),
+        log: log_config(f, config.log, log),
+        network,
+        ports,
+        image: config.image,
+        name: some(config.name),
+        entrypoint: config.entrypoint.map(|list| list.values),
+        command: config.command,
+        env: config.env,
+        workdir: some(config.workdir),
+        user: some(config.user),
+        groups: config.groups,
+        hostname: some(config.hostname),
+        domainname: some(config.domainname),
+        tty: config.tty,
+        open_stdin: config.open_stdin,
+        stdin_once: config.stdin_once,
+        read_only_root: config.read_only_root,
+        labels: config.labels.into_iter().collect(),
+        annotations: config.annotations.into_iter().collect(),
+        no_new_privileges: config.no_new_privileges,
+        privileged: config.privileged,
+        init: config.init,
+        publish_all: config.publish_all,
+        host_pid: config.host_pid,
+        host_ipc: config.host_ipc,
+        host_uts: config.host_uts,
+        stop_signal: some(config.stop_signal),
+        stop_timeout_secs: config.stop_timeout_seconds,
+        auto_remove: config.auto_remove,
+        oom_score_adj: config.oom_score_adj,
+        shm_bytes: Some(config.shm_bytes).filter(|n| *n > 0),
+    }
+}
+
+/// hostname(7): letters, digits, '-' and '.', here '_' too, as Docker; empty: none.
+fn host_name(f: &mut Fields, field: &str, name: &str) {
+    let good = name.len() <= 63
+        && !name.starts_with(['-', '.'])
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    f.check(good, field, "must be at most 63 letters, digits, '-', '_' and '.', and not start with '-' or '.'");
+}
+
+fn strings(f: &mut Fields, field: &str, map: &HashMap<String, String>) {
+    f.count(field, map.len(), 1024);
+    for (key, value) in map {
+        let shown: String = key.chars().take(64).collect();
+        let at = format!("{field}[{shown:?}]");
+        f.check(!key.is_empty(), &at, "must have a name");
+        f.line(&at, key, 1024);
+        f.text(&at, value, 256 << 10);
+    }
+}
+
+fn addresses(f: &mut Fields, list: &[String]) -> Vec<IpAddr> {
+    f.count("dns", list.len(), 16);
+    list.iter().enumerate().filter_map(|(n, text)| f.take(format!("dns[{n}]"), text.parse::<IpAddr>())).collect()
+}
+
+/// Words of resolv.conf(5): a blank or a line's end in one would make two.
+fn words(f: &mut Fields, field: &str, list: Vec<String>) -> Vec<String> {
+    f.count(field, list.len(), 32);
+    for (n, word) in list.iter().enumerate() {
+        let good = !word.is_empty() && word.len() <= 256 && word.bytes().all(|b| b.is_ascii_graphic());
+        f.check(good, format!("{field}[{n}]"), "must be 1 to 256 printable characters without blanks");
+    }
+    list
+}
+
+fn mounts(f: &mut Fields, list: Vec<v1::Mount>) -> Vec<Mount> {
+    f.count("mounts", list.len(), 256);
+    let mut targets = HashSet::new();
+    let mut mounts = Vec::new();
+    for (n, mount) in list.into_iter().enumerate() {
+        let at = |field: &str| format!("mounts[{n}].{field}");
+        if f.path(at("target"), &mount.target) {
+            let parts: Vec<&str> = mount.target.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+            f.check(!parts.is_empty(), at("target"), "must not be the root");
+            let fresh = targets.insert(parts.join("/"));
+            f.check(fresh, at("target"), "is the target of another mount too");
+        }
+        let kind = match mount.kind {
+            Some(v1::mount::Kind::Bind(bind)) => {
+                f.path(at("bind.source"), &bind.source);
+                MountKind::Bind {
+                    propagation: propagation(f, &at("bind.propagation"), bind.propagation),
+                    source: bind.source,
+                    recursive: !bind.non_recursive,
+                    create_source: bind.create_source,
+                }
+            }
+            Some(v1::mount::Kind::Tmpfs(tmpfs)) => {
+                f.check(tmpfs.mode.is_none_or(|m| m <= 0o7777), at("tmpfs.mode"), "must be at most 07777 (octal)");
+                MountKind::Tmpfs {
+                    size_bytes: Some(tmpfs.size_bytes).filter(|n| *n > 0),
+                    mode: tmpfs.mode,
+                    exec: tmpfs.exec,
+                }
+            }
+            None => {
+                f.wrong(at("kind"), "must be bind or tmpfs");
+                continue;
+            }
+        };
+        mounts.push(Mount { target: mount.target, read_only: mount.read_only, kind });
+    }
+    mounts
+}
+
+fn propagation(f: &mut Fields, field: &str, value: i32) -> Propagation {
+    match v1::Propagation::try_from(value) {
+        Ok(v1::Propagation::Unspecified | v1::Propagation::Rprivate) => Propagation::Rprivate,
+        Ok(v1::Propagation::Private) => Propagation::Private,
+        Ok(v1::Propagation::Shared) => Propagation::Shared,
+        Ok(v1::Propagation::Rshared) => Propagation::Rshared,
+        Ok(v1::Propagation::Slave) => Propagation::Slave,
+        Ok(v1::Propagation::Rslave) => Propagation::Rslave,
+        Err(_) => {
+            f.wrong(field, format!("{value} is no propagation"));
+            Propagation::Rprivate
+        }
+    }
+}
+
+fn extra_hosts(f: &mut Fields, list: Vec<v1::ExtraHost>) -> Vec<ExtraHost> {
+    f.count("extra_hosts", list.len(), 256);
+    let mut hosts = Vec::new();
+    for (n, host) in list.into_iter().enumerate() {
+        let good = (1..=253).contains(&host.name.len()) && host.name.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+        f.check(good, format!("extra_hosts[{n}].name"), "must be 1 to 253 printable characters without blanks and '#'");
+        let target = if host.address == "host-gateway" {
+            Some(HostTarget::Gateway)
+        } else {
+            f.take(format!("extra_hosts[{n}].address"), host.address.parse::<IpAddr>()).map(HostTarget::Address)
+        };
+        hosts.extend(target.map(|target| ExtraHost { name: host.name, target }));
+    }
+    hosts
+}
+
+fn ulimits(f: &mut Fields, list: Vec<v1::Ulimit>) -> Vec<Ulimit> {
+    let mut names = HashSet::new();
+    for (n, limit) in list.iter().enumerate() {
+        let known = ULIMITS.contains(&limit.name.as_str());
+        f.check(known, format!("ulimits[{n}].name"), &format!("must be one of {}", ULIMITS.join(", ")));
+        f.check(names.insert(limit.name.clone()), format!("ulimits[{n}].name"), "is there twice");
+        f.check(limit.soft <= limit.hard, format!("ulimits[{n}].soft"), "must not be above hard");
+    }
+    list.into_iter().map(|l| Ulimit { name: l.name, soft: l.soft, hard: l.hard }).collect()
+}
+
+/// Only those that the kernel keeps per namespace; with the host's namespace they would be the host's.
+fn sysctls(f: &mut Fields, map: &HashMap<String, String>, host_net: bool, host_ipc: bool) -> BTreeMap<String, String> {
+    f.count("sysctls", map.len(), 256);
+    for (key, value) in map {
+        let shown: String = key.chars().take(128).collect();
+        let at = format!("sysctls[{shown:?}]");
+        let written = key.len() <= 128
+            && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+            && !key.split('.').any(str::is_empty);
+        let net = key.starts_with("net.");
+        let ipc = key == "kernel.sem"
+            || ["kernel.msg", "kernel.shm", "fs.mqueue."].iter().any(|prefix| key.starts_with(prefix));
+        if !written || !(net || ipc) {
+            f.wrong(&at, "is no sysctl of a container: net.*, kernel.msg*, kernel.sem, kernel.shm*, fs.mqueue.*");
+        } else if net && host_net {
+            f.wrong(&at, "would be the host's own on the host's network");
+        } else if ipc && host_ipc {
+            f.wrong(&at, "would be the host's own in the host's ipc namespace");
+        }
+        f.line(&at, value, 4096);
+    }
+    map.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+/// Upper case without CAP_, as the model has them.
+fn capabilities(f: &mut Fields, field: &str, list: &[String]) -> Vec<String> {
+    f.count(field, list.len(), 64);
+    let mut names = Vec::new();
+    for (n, written) in list.iter().enumerate() {
+        let upper = written.to_ascii_uppercase();
+        let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        if name == "ALL" || CAPABILITIES.contains(&name) {
+            names.push(name.to_owned());
+        } else {
+            let shown: String = written.chars().take(64).collect();
+            f.wrong(format!("{field}[{n}]"), format!("{shown:?} is no capability"));
+        }
+    }
+    names
+}
+
+fn seccomp(f: &mut Fields, text: String) -> Seccomp {
+    match text.as_str() {
+        "" | "default" => Seccomp::Default,
+        "unconfined" => Seccomp::Unconfined,
+        _ => {
+            if f.text("seccomp", &text, MAX_PROFILE)
+                && !serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|v| v.is_object())
+            {
+                f.wrong("seccomp", "must be default, unconfined, or a profile in Docker's JSON format");
+            }
+            Seccomp::Profile(text)
+        }
+    }
+}
+
+fn resources(f: &mut Fields, r: v1::Resources) -> Resources {
+    let memory = r.memory_bytes;
+    f.check(memory == 0 || memory >= MIN_MEMORY, "resources.memory_bytes", "must be 0 or at least 6291456 (6 MiB)");
+    let swap = r.memory_swap_bytes;
+    f.check(swap >= -1, "resources.memory_swap_bytes", "must be -1, 0 or more");
+    if swap > 0 {
+        f.check(memory > 0, "resources.memory_swap_bytes", "needs memory_bytes");
+        let above = u64::try_from(swap).is_ok_and(|swap| swap >= memory);
+        f.check(above, "resources.memory_swap_bytes", "is memory and swap together: not below memory_bytes");
+    }
+    let reserved = r.memory_reservation_bytes;
+    let fits = memory == 0 || reserved <= memory;
+    f.check(fits, "resources.memory_reservation_bytes", "must not be above memory_bytes");
+    f.check(
+        r.nano_cpus == 0 || (1_000_000..=1_000_000_000_000_000).contains(&r.nano_cpus),
+        "resources.nano_cpus",
+        "must be 0 or at least 1000000 (a thousandth of a CPU)",
+    );
+    let shares = r.cpu_shares == 0 || (2..=262_144).contains(&r.cpu_shares);
+    f.check(shares, "resources.cpu_shares", "must be 0 or 2 to 262144");
+    for (field, text) in [("cpuset_cpus", &r.cpuset_cpus), ("cpuset_mems", &r.cpuset_mems)] {
+        f.check(is_list(text), format!("resources.{field}"), "must be a list such as 0-3,8");
+    }
+    f.check(r.pids.is_none_or(|n| n >= -1), "resources.pids", "must be -1, 0 or more");
+    let over = |n: u64| Some(n).filter(|n| *n > 0);
+    Resources {
+        memory_bytes: over(memory),
+        memory_swap_bytes: Some(swap).filter(|n| *n != 0),
+        memory_reservation_bytes: over(reserved),
+        nano_cpus: over(r.nano_cpus),
+        cpu_shares: over(r.cpu_shares),
+        cpuset_cpus: some(r.cpuset_cpus),
+        cpuset_mems: some(r.cpuset_mems),
+        pids: r.pids,
+    }
+}
+
+/// cpuset(7), "List format"; empty is one too.
+fn is_list(text: &str) -> bool {
+    let number = |s: &str| -> Option<u32> {
+        (s.len() <= 5 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok()).flatten()
+    };
+    text.is_empty()
+        || text.len() <= 1024
+            && text.split(',').all(|part| match part.split_once('-') {
+                Some((first, last)) => matches!((number(first), number(last)), (Some(a), Some(b)) if a <= b),
+                None => number(part).is_some(),
+            })
+}
+
+fn devices(f: &mut Fields, list: Vec<v1::Device>) -> Vec<Device> {
+    f.count("devices", list.len(), 256);
+    let mut devices = Vec::new();
+    for (n, device) in list.into_iter().enumerate() {
+        f.path(format!("devices[{n}].host_path"), &device.host_path);
+        let container_path = some(device.container_path).unwrap_or_else(|| device.host_path.clone());
+        f.path(format!("devices[{n}].container_path"), &container_path);
+        let permissions = some(device.permissions).unwrap_or_else(|| "rwm".into());
+        let good = permissions.len() <= 3
+            && permissions.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'))
+            && permissions.bytes().collect::<HashSet<_>>().len() == permissions.len();
+        f.check(good, format!("devices[{n}].permissions"), "must be letters of rwm, each once");
+        devices.push(Device { host_path: device.host_path, container_path, permissions });
+    }
+    devices
+}
+
+fn ports(f: &mut Fields, list: &[v1::PortMapping]) -> Vec<PortMapping> {
+    f.count("ports", list.len(), 4096);
+    let mut taken = HashSet::new();
+    let mut ports = Vec::new();
+    for (n, port) in list.iter().enumerate() {
+        let at = |field: &str| format!("ports[{n}].{field}");
+        let host_ip = if port.host_ip.is_empty() {
+            None
+        } else {
+            f.take(at("host_ip"), port.host_ip.parse::<IpAddr>()).filter(|ip| !ip.is_unspecified())
+        };
+        let host_port = u16::try_from(port.host_port);
+        f.check(host_port.is_ok(), at("host_port"), "must be 0 to 65535");
+        let container_port = u16::try_from(port.container_port).ok().filter(|p| *p > 0);
+        f.check(container_port.is_some(), at("container_port"), "must be 1 to 65535");
+        let protocol = match v1::Protocol::try_from(port.protocol) {
+            Ok(v1::Protocol::Unspecified | v1::Protocol::Tcp) => Some(Protocol::Tcp),
+            Ok(v1::Protocol::Udp) => Some(Protocol::Udp),
+            Err(_) => None,
+        };
+        f.check(protocol.is_some(), at("protocol"), "must be TCP or UDP");
+        if let (Ok(host_port), Some(container_port), Some(protocol)) = (host_port, container_port, protocol) {
+            let fresh = host_port == 0 || taken.insert((host_ip, host_port, protocol));
+            f.check(fresh, at("host_port"), "is published twice");
+            ports.push(PortMapping { host_ip, host_port, container_port, protocol });
+        }
+    }
+    ports
+}
+
+fn log_config(f: &mut Fields, log: Option<v1::LogConfig>, default: &LogConfig) -> LogConfig {
+    let log = log.unwrap_or_default();
+    let bytes = log.max_file_bytes;
+    f.check(bytes == 0 || (4096..=1 << 40).contains(&bytes), "log.max_file_bytes", "must be 0 or at least 4096");
+    f.check(log.max_files <= 1000, "log.max_files", "must be at most 1000");
+    LogConfig {
+        max_file_bytes: if bytes == 0 { default.max_file_bytes } else { bytes },
+        max_files: if log.max_files == 0 { default.max_files } else { log.max_files },
+    }
+}
+
+/// A spec as the caller asked for it.
+pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    v1::ContainerConfig {
+        image: spec.image.clone(),
+        name: text(&spec.name),
+        entrypoint: spec.entrypoint.clone().map(|values| v1::StringList { values }),
+        command: spec.command.clone(),
+        env: spec.env.clone(),
+        workdir: text(&spec.workdir),
+        user: text(&spec.user),
+        groups: spec.groups.clone(),
+        hostname: text(&spec.hostname),
+        domainname: text(&spec.domainname),
+        tty: spec.tty,
+        open_stdin: spec.open_stdin,
+        stdin_once: spec.stdin_once,
+        read_only_root: spec.read_only_root,
+        mounts: spec.mounts.iter().map(encode_mount).collect(),
+        extra_hosts: spec
+            .extra_hosts
+            .iter()
+            .map(|host| v1::ExtraHost {
+                name: host.name.clone(),
+                address: match host.target {
+                    HostTarget::Address(address) => address.to_string(),
+                    HostTarget::Gateway => "host-gateway".into(),
+                },
+            })
+            .collect(),
+        dns: spec.dns.iter().map(ToString::to_string).collect(),
+        dns_search: spec.dns_search.clone(),
+        dns_options: spec.dns_options.clone(),
+        labels: spec.labels.clone().into_iter().collect(),
+        annotations: spec.annotations.clone().into_iter().collect(),
+        ulimits: spec.ulimits.iter().map(|l| v1::Ulimit { name: l.name.clone(), soft: l.soft, hard: l.hard }).collect(),
+        sysctls: spec.sysctls.clone().into_iter().collect(),
+        cap_add: spec.cap_add.clone(),
+        cap_drop: spec.cap_drop.clone(),
+        no_new_privileges: spec.no_new_privileges,
+        privileged: spec.privileged,
+        init: spec.init,
+        seccomp: match &spec.seccomp {
+            Seccomp::Default => String::new(),
+            Seccomp::Unconfined => "unconfined".into(),
+            Seccomp::Profile(profile) => profile.clone(),
+        },
+        resources: Some(encode_resources(&spec.resources)),
+        devices: spec
+            .devices
+            .iter()
+            .map(|d| v1::Device {
+                host_path: d.host_path.clone(),
+                container_path: d.container_path.clone(),
+                permissions: d.permissions.clone(),
+            })
+            .collect(),
+        network: match spec.network {
+            NetworkMode::Bridge => v1::NetworkMode::Bridge,
+            NetworkMode::None => v1::NetworkMode::None,
+            NetworkMode::Host => v1::NetworkMode::Host,
+        } as i32,
+        ports: spec.ports.iter().map(encode_port).collect(),
+        publish_all: spec.publish_all,
+        host_pid: spec.host_pid,
+        host_ipc: spec.host_ipc,
+        host_uts: spec.host_uts,
+        stop_signal: text(&spec.stop_signal),
+        stop_timeout_seconds: spec.stop_timeout_secs,
+        auto_remove: spec.auto_remove,
+        oom_score_adj: spec.oom_score_adj,
+        shm_bytes: spec.shm_bytes.unwrap_or_default(),
+        log: Some(v1::LogConfig { max_file_bytes: spec.log.max_file_bytes, max_files: spec.log.max_files }),
+    }
+}
+
+fn encode_mount(mount: &Mount) -> v1::Mount {
+    let kind = match &mount.kind {
+        MountKind::Bind { source, propagation, recursive, create_source } => v1::mount::Kind::Bind(v1::BindMount {
+            source: source.clone(),
+            propagation: match propagation {
+                Propagation::Private => v1::Propagation::Private,
+                Propagation::Rprivate => v1::Propagation::Rprivate,
+                Propagation::Shared => v1::Propagation::Shared,
+                Propagation::Rshared => v1::Propagation::Rshared,
+                Propagation::Slave => v1::Propagation::Slave,
+                Propagation::Rslave => v1::Propagation::Rslave,
+            } as i32,
+            non_recursive: !recursive,
+            create_source: *create_source,
+        }),
+        MountKind::Tmpfs { size_bytes, mode, exec } => v1::mount::Kind::Tmpfs(v1::TmpfsMount {
+            size_bytes: size_bytes.unwrap_or_default(),
+            mode: *mode,
+            exec: *exec,
+        }),
+    };
+    v1::Mount { target: mount.target.clone(), read_only: mount.read_only, kind: Some(kind) }
+}
+
+fn encode_resources(r: &Resources) -> v1::Resources {
+    v1::Resources {
+        memory_bytes: r.memory_bytes.unwrap_or_default(),
+        memory_swap_bytes: r.memory_swap_bytes.unwrap_or_default(),
+        memory_reservation_bytes: r.memory_reservation_bytes.unwrap_or_default(),
+        nano_cpus: r.nano_cpus.unwrap_or_default(),
+        cpu_shares: r.cpu_shares.unwrap_or_default(),
+        cpuset_cpus: r.cpuset_cpus.clone().unwrap_or_default(),
+        cpuset_mems: r.cpuset_mems.clone().unwrap_or_default(),
+        pids: r.pids,
+    }
+}
+
+/// A published port.
+pub fn encode_port(port: &PortMapping) -> v1::PortMapping {
+    v1::PortMapping {
+        host_ip: port.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        host_port: port.host_port.into(),
+        container_port: port.container_port.into(),
+        protocol: match port.protocol {
+            Protocol::Tcp => v1::Protocol::Tcp,
+            Protocol::Udp => v1::Protocol::Udp,
+        } as i32,
+    }
+}
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;

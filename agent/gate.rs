@@ -1,0 +1,404 @@
+//! What every call passes on its way in and out: who calls, may they, how many at once, until when, and the record.
+//!
+//! In this order: the caller's certificate is still good, the RPC has a rule and the role is enough, there is room
+//! for one more call; then the service works until it is done, the caller's deadline passes or the agent stops; then
+//! the audit record is written. A call that ends in any other way (the caller hangs up) is recorded too.
+
+use crate::audit::{AuditLog, Record, Verdict};
+use crate::auth::{self, Duration as Length, Rule};
+use crate::peer::{Lapse, Peer, PeerInfo};
+use crate::status;
+use berth::role::Role;
+use berth_node::Requester;
+use http_body::Frame;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// What all calls share.
+#[derive(Clone)]
+pub struct Gate {
+    pub audit: AuditLog,
+    pub calls: Arc<Semaphore>,
+    /// For bounded calls without a deadline of their own.
+    pub patience: Duration,
+    /// Ends endless calls, so that their callers come back to the next agent at once.
+    pub stopping: CancellationToken,
+}
+
+impl<S> tower::Layer<S> for Gate {
+    type Service = Guarded<S>;
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { gate: self.clone(), inner }
+    }
+}
+
+/// A service behind the gate.
+#[derive(Clone)]
+pub struct Guarded<S> {
+    gate: Gate,
+    inner: S,
+}
+
+/// One call: handlers find it in the request's extensions.
+pub struct Call {
+    peer: Arc<Peer>,
+    role: Option<Role>,
+    path: String,
+    mutates: bool,
+    long: bool,
+    begun: Instant,
+    audit: AuditLog,
+    told: Mutex<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    object: String,
+    request_id: String,
+    denied: bool,
+    ended: bool,
+}
+
+impl Call {
+    /// The caller's name: the certificate's CN, or `uid:0`.
+    pub fn caller(&self) -> String {
+        self.peer.name()
+    }
+
+    pub fn role(&self) -> Option<Role> {
+        self.role
+    }
+
+    /// Says what the call is about, for the record; long streams leave their first line here.
+    pub fn about(&self, object: &str, request_id: &str) -> Requester {
+        {
+            let mut told = self.told();
+            told.object = object.chars().take(512).collect();
+            told.request_id = request_id.chars().take(64).collect();
+        }
+        if self.long && self.mutates {
+            self.record("start", None, None);
+        }
+        Requester { caller: self.caller(), request_id: request_id.to_owned() }
+    }
+
+    /// Denies what the role is not enough for: `needs` are the options that only an admin may use.
+    pub fn admin_only(&self, needs: &[String]) -> Result<(), Status> {
+        if needs.is_empty() || self.role == Some(Role::Admin) {
+            return Ok(());
+        }
+        self.told().denied = true;
+        Err(status::denied(self.role.map_or("none", Role::name), &format!("{} needs the admin role", needs.join(", "))))
+    }
+
+    /// Names the object of a call that is then denied: the line of its start would say `allowed`.
+    pub fn admin_only_about(&self, needs: &[String], object: &str, request_id: &str) -> Result<(), Status> {
+        self.admin_only(needs).inspect_err(|_| {
+            let mut told = self.told();
+            told.object = object.chars().take(512).collect();
+            told.request_id = request_id.chars().take(64).collect();
+        })
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, event: &'static str, result: Option<Code>, reason: Option<String>) {
+        let told = self.told();
+        self.audit.write(Record {
+            time: crate::audit::now(),
+            event,
+            caller: self.peer.name(),
+            role: self.role.map_or("none", Role::name),
+            serial: self.peer.serial().to_owned(),
+            peer: self.peer.to_string(),
+            rpc: self.path.chars().take(256).collect(),
+            object: told.object.clone(),
+            verdict: if told.denied { Verdict::Denied } else { Verdict::Allowed },
+            result: result.map(|code| status::code_name(code).to_owned()),
+            reason,
+            request_id: told.request_id.clone(),
+            duration_ms: result.map(|_| (self.begun.elapsed().as_secs_f64() * 1e6).round() / 1e3),
+        });
+    }
+
+    /// Once, however the call ends.
+    fn end(&self, code: Code, reason: Option<String>) {
+        let denied = {
+            let mut told = self.told();
+            if std::mem::replace(&mut told.ended, true) {
+                return;
+            }
+            told.denied
+        };
+        let ms = self.begun.elapsed().as_millis();
+        tracing::debug!(rpc = self.path, caller = self.peer.name(), code = status::code_name(code), ms, "call");
+        if self.mutates || denied {
+            self.record(if self.long { "end" } else { "call" }, Some(code), reason);
+        }
+    }
+
+    fn end_with(&self, headers: &HeaderMap) {
+        match Status::from_header_map(headers) {
+            Some(status) if status.code() != Code::Ok => {
+                self.end(status.code(), status.get_details_error_info().map(|info| info.reason));
+            }
+            _ => self.end(Code::Ok, None),
+        }
+    }
+}
+
+/// A call that nobody ended was given up by its caller.
+struct Ending(Arc<Call>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end(Code::Cancelled, Some("CALLER_GONE".into()));
+    }
+}
+
+impl Gate {
+    /// The decision on one call, before anything is done for it.
+    fn admit(&self, peer: &Arc<Peer>, path: &str) -> (Arc<Call>, Result<&'static Rule, Status>) {
+        let role = peer.role();
+        let rule = auth::rule(path);
+        let call = Arc::new(Call {
+            peer: peer.clone(),
+            role: role.as_ref().ok().copied(),
+            path: path.to_owned(),
+            mutates: rule.is_some_and(|rule| rule.mutates),
+            long: rule.is_some_and(|rule| rule.duration == Length::Endless),
+            begun: Instant::now(),
+            audit: self.audit.clone(),
+            told: Mutex::default(),
+        });
+        let verdict = match (peer.lapse(), role, rule) {
+            (Some(Lapse::Revoked), ..) => Err(status::lapsed("CERTIFICATE_REVOKED", "your certificate was revoked")),
+            (Some(Lapse::Expired), ..) => Err(status::lapsed("CERTIFICATE_EXPIRED", "your certificate has expired")),
+            (None, Err(why), _) => Err(status::denied("none", &format!("your certificate carries no role: {why}"))),
+            (None, Ok(_), None) => Err(status::unknown_method(path)),
+            (None, Ok(role), Some(rule)) if role < rule.least => {
+                Err(status::denied(role.name(), &format!("{path} needs the {} role", rule.least)))
+            }
+            (None, Ok(_), Some(rule)) => Ok(rule),
+        };
+        if verdict.is_err() {
+            call.told().denied = true;
+        }
+        (call, verdict)
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, tonic::codegen::StdError>> + Send>>;
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Error: Into<tonic::codegen::StdError>,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = tonic::codegen::StdError;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Answer {
+        let Some(PeerInfo(peer)) = request.extensions().get::<PeerInfo>().cloned() else {
+            let nobody = status::lapsed("NO_CALLER", "the connection has no caller");
+            return Box::pin(std::future::ready(Ok(nobody.into_http())));
+        };
+        let (call, verdict) = self.gate.admit(&peer, request.uri().path());
+        let ending = Ending(call.clone());
+        let admitted = verdict.and_then(|rule| {
+            let deadline = deadline(request.headers(), rule, self.gate.patience)?;
+            let permit = self.gate.calls.clone().try_acquire_owned().map_err(|_| status::overloaded())?;
+            Ok((rule, deadline, permit))
+        });
+        let (rule, deadline, permit) = match admitted {
+            Ok(admitted) => admitted,
+            Err(status) => {
+                let response = status.into_http();
+                call.end_with(response.headers());
+                return Box::pin(std::future::ready(Ok(response)));
+            }
+        };
+        request.extensions_mut().insert(call.clone());
+        let mut limits = Limits {
+            deadline: deadline.map(|left| Box::pin(tokio::time::sleep(left))),
+            stopping: (rule.duration == Length::Endless)
+                .then(|| Box::pin(self.gate.stopping.clone().cancelled_owned())),
+        };
+        let work = self.inner.call(request);
+        Box::pin(async move {
+            let mut work = std::pin::pin!(work);
+            let answer = std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+                Poll::Ready(answer) => Poll::Ready(answer.map_err(Into::into)),
+                Poll::Pending => limits.poll(cx).map(|status| Ok(status.into_http())),
+            })
+            .await?;
+            if answer.headers().contains_key("grpc-status") {
+                call.end_with(answer.headers());
+            }
+            Ok(answer.map(|inner| {
+                Body::new(GuardedBody { inner, limits, done: false, ending: Some(ending), _permit: permit })
+            }))
+        })
+    }
+}
+
+/// What ends a call from outside.
+struct Limits {
+    deadline: Option<Pin<Box<Sleep>>>,
+    stopping: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl Limits {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if let Some(sleep) = &mut self.deadline
+            && sleep.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(status::deadline());
+        }
+        if let Some(stopping) = &mut self.stopping
+            && stopping.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(status::stopping());
+        }
+        Poll::Pending
+    }
+}
+
+/// The answer's body: ended by the deadline, watched for its end.
+struct GuardedBody {
+    inner: Body,
+    limits: Limits,
+    done: bool,
+    ending: Option<Ending>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl GuardedBody {
+    fn finish(&mut self, trailers: Option<&HeaderMap>) {
+        self.done = true;
+        if let Some(ending) = self.ending.take() {
+            match trailers {
+                Some(trailers) => ending.0.end_with(trailers),
+                None => ending.0.end(Code::Ok, None),
+            }
+        }
+    }
+}
+
+impl http_body::Body for GuardedBody {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
+        let this = self.get_mut();
+        if this.done {
+            return Poll::Ready(None);
+        }
+        // First, so that a stream that always has more to say ends in time too.
+        if let Poll::Ready(status) = this.limits.poll(cx) {
+            // The service's stream ends here, and with it what it does for this call.
+            this.inner = Body::empty();
+            let mut trailers = HeaderMap::new();
+            if let Err(unsent) = status.add_header(&mut trailers) {
+                return Poll::Ready(Some(Err(unsent)));
+            }
+            this.finish(Some(&trailers));
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    this.finish(Some(trailers));
+                }
+            }
+            None => this.finish(None),
+            Some(Err(_)) => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.done || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// How long the call may last; `None`: as long as it takes.
+fn deadline(headers: &HeaderMap, rule: &Rule, patience: Duration) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get("grpc-timeout") else {
+        return Ok((rule.duration == Length::Bounded).then_some(patience));
+    };
+    value
+        .to_str()
+        .ok()
+        .and_then(parse_timeout)
+        .map(Some)
+        .ok_or_else(|| status::invalid(vec![("grpc-timeout".into(), "must be 1 to 8 digits and one of HMSmun".into())]))
+}
+
+/// gRPC over HTTP/2, "Timeout": 1 to 8 digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        for (text, want) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("90M", Some(Duration::from_secs(5400))),
+            ("99999999S", Some(Duration::from_secs(99_999_999))),
+            ("100m", Some(Duration::from_millis(100))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("0n", Some(Duration::ZERO)),
+            ("", None),
+            ("S", None),
+            ("1", None),
+            ("123456789S", None),
+            ("-1S", None),
+            ("1.5S", None),
+            ("1s", None),
+            ("1é", None),
+        ] {
+            assert_eq!(parse_timeout(text), want, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The agent's life: lock, node, doors, ready, and a bounded end.
+
+use crate::api;
+use crate::audit::{AuditConfig, AuditLog};
+use crate::config::Config;
+use crate::serve::Doors;
+use crate::tls::TlsStore;
+use anyhow::{Context, bail};
+use berth_node::Node;
+use sd_notify::NotifyState;
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Runs until SIGTERM or SIGINT. Containers go on.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let _lock = lock(&config.data_root)?;
+    let tcp = config.tcp();
+    let store = match &tcp {
+        Some((_, files)) => Some(Arc::new(TlsStore::open(files.clone())?)),
+        None => None,
+    };
+    let audit = AuditLog::open(AuditConfig {
+        file: config.audit_file(),
+        file_bytes: config.audit.file_bytes,
+        files: config.audit.files,
+        log: config.audit.log,
+    })
+    .context("opening the audit log")?;
+    let node = Node::open(config.node()).await?;
+    let addresses = tcp.map(|(addresses, _)| addresses).unwrap_or_default();
+    let doors = Doors::open(&addresses, store, config.unix_socket().as_deref(), &config.limits).await?;
+    if doors.names().is_empty() {
+        bail!("nothing to listen on: listen.unix is empty, and there are no certificates or listen.tcp is empty");
+    }
+    tracing::info!(version = berth::VERSION, listening = doors.names().join(" "), "ready");
+    let stopping = CancellationToken::new();
+    let reload = Arc::new(Notify::new());
+    let (routes, health) = api::routes(&node, &config).await?;
+    let serving = tokio::spawn(doors.serve(routes, audit.clone(), reload.clone(), stopping.clone()));
+    notify(&[NotifyState::Ready]);
+    signals(&reload).await?;
+
+    tracing::info!("stopping; containers go on");
+    notify(&[NotifyState::Stopping]);
+    api::not_serving(&health).await;
+    stopping.cancel();
+    match tokio::time::timeout(config.limits.drain(), serving).await {
+        Ok(served) => served??,
+        Err(_) => tracing::warn!("calls under way did not end within {:?}", config.limits.drain()),
+    }
+    if tokio::time::timeout(Duration::from_secs(10), node.close()).await.is_err() {
+        tracing::warn!("work under way did not end; it is taken up at the next start");
+    }
+    audit.close(Duration::from_secs(5));
+    Ok(())
+}
+
+/// Says what would keep an agent with this configuration from starting.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    match config.tcp() {
+        Some((addresses, files)) => {
+            TlsStore::open(files)?;
+            for address in addresses {
+                println!("listen tcp {address}, mutual TLS");
+            }
+        }
+        None => println!("listen tcp: none (no certificates, or listen.tcp is empty)"),
+    }
+    if let Some(path) = config.unix_socket() {
+        println!("listen unix {}", path.display());
+    }
+    println!("data_root {}", config.data_root.display());
+    println!("run_root {}", config.run_root.display());
+    println!("configuration is good");
+    Ok(())
+}
+
+/// One agent per data_root: the lock goes with the process, however it ends.
+pub fn lock(data_root: &Path) -> anyhow::Result<File> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(data_root)
+        .with_context(|| format!("making data_root {}", data_root.display()))?;
+    let path = data_root.join("berthd.lock");
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("opening the lock {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another berthd is running on {}: it holds {}", data_root.display(), path.display())
+        }
+        Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+/// Returns when the agent shall end; SIGHUP reads the certificates again, and the watchdog of systemd is fed.
+async fn signals(reload: &Notify) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    // Twice in each interval, as sd_watchdog_enabled(3) advises.
+    let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            _ = hup.recv() => {
+                tracing::info!("SIGHUP: reading the certificates again; other keys need a restart");
+                reload.notify_one();
+            }
+            () = async {
+                match watchdog {
+                    Some(interval) => tokio::time::sleep(interval).await,
+                    None => std::future::pending().await,
+                }
+            } => notify(&[NotifyState::Watchdog]),
+        }
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(states) {
+        tracing::warn!("telling systemd {states:?}: {e}");
+    }
+}

@@ -1,0 +1,329 @@
+//! The one place where errors become gRPC statuses.
+//!
+//! Each has a code, a message for people, and google.rpc details: ErrorInfo with a stable reason in the domain
+//! `berth.dev`, and BadRequest, ResourceInfo or RetryInfo where they help. The reasons stand in the comments of
+//! `proto/berth/v1`: callers may depend on them.
+
+use berth_image::ImageError;
+use berth_network::NetworkError;
+use berth_node::NodeError;
+use berth_rootfs::RootfsError;
+use berth_runtime::RuntimeError;
+use std::collections::HashMap;
+use std::time::Duration;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+/// ErrorInfo's domain.
+pub const DOMAIN: &str = "berth.dev";
+/// A second try before this finds the same.
+const RETRY_SOON: Duration = Duration::from_millis(500);
+/// A registry that is away is not back sooner.
+const RETRY_REGISTRY: Duration = Duration::from_secs(5);
+/// As much of an error's text as goes into a header: HTTP/2 peers take 8 to 16 KiB of headers, details are sent too.
+const MAX_MESSAGE: usize = 2048;
+
+/// A status in the making.
+struct Draft {
+    code: Code,
+    message: String,
+    details: ErrorDetails,
+}
+
+impl Draft {
+    fn new(code: Code, reason: &str, message: impl Into<String>) -> Draft {
+        Draft::with(code, reason, message, [])
+    }
+
+    fn with<const N: usize>(
+        code: Code,
+        reason: &str,
+        message: impl Into<String>,
+        metadata: [(&str, String); N],
+    ) -> Draft {
+        let mut message: String = message.into();
+        if message.len() > MAX_MESSAGE {
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+            message.push('…');
+        }
+        let metadata: HashMap<String, String> = metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        Draft { code, message, details: ErrorDetails::with_error_info(reason, DOMAIN, metadata) }
+    }
+
+    fn resource(mut self, kind: &str, name: &str) -> Draft {
+        self.details.set_resource_info(kind, name, "", self.message.clone());
+        self
+    }
+
+    fn retry(mut self, after: Duration) -> Draft {
+        self.details.set_retry_info(Some(after));
+        self
+    }
+
+    fn done(self) -> Status {
+        Status::with_error_details(self.code, self.message, self.details)
+    }
+}
+
+/// Fields of a request that are wrong, all of them.
+pub fn invalid(fields: Vec<(String, String)>) -> Status {
+    /// More are not read by anybody.
+    const MAX_FIELDS: usize = 64;
+    let shown: Vec<String> = fields.iter().take(4).map(|(field, why)| format!("{field}: {why}")).collect();
+    let more = fields.len().saturating_sub(shown.len());
+    let mut message = shown.join("; ");
+    if more > 0 {
+        message.push_str(&format!("; and {more} more"));
+    }
+    let mut draft = Draft::new(Code::InvalidArgument, "INVALID_FIELDS", message);
+    let violations: Vec<FieldViolation> =
+        fields.into_iter().take(MAX_FIELDS).map(|(field, why)| FieldViolation::new(field, why)).collect();
+    draft.details.set_bad_request(violations);
+    draft.done()
+}
+
+/// The role is not enough.
+pub fn denied(role: &str, message: &str) -> Status {
+    Draft::with(Code::PermissionDenied, "ROLE_DENIED", message, [("role", role.into())]).done()
+}
+
+/// The certificate that opened the connection is no longer good.
+pub fn lapsed(reason: &str, message: &str) -> Status {
+    Draft::new(Code::Unauthenticated, reason, message).done()
+}
+
+/// There is no such RPC, so there is no rule for it either.
+pub fn unknown_method(path: &str) -> Status {
+    let path: String = path.chars().take(200).collect();
+    Draft::new(Code::Unimplemented, "UNKNOWN_METHOD", format!("this agent has no RPC {path}")).done()
+}
+
+/// Too many calls at once.
+pub fn overloaded() -> Status {
+    Draft::new(Code::ResourceExhausted, "AGENT_OVERLOADED", "the agent has too many calls under way; try again")
+        .retry(RETRY_SOON)
+        .done()
+}
+
+/// The caller's deadline, or the agent's own, has passed.
+pub fn deadline() -> Status {
+    Draft::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the call's deadline has passed").done()
+}
+
+/// The agent is about to end, and its successor to come.
+pub fn stopping() -> Status {
+    Draft::new(Code::Unavailable, "AGENT_STOPPING", "the agent is stopping; containers go on").retry(RETRY_SOON).done()
+}
+
+/// A stream whose first frame is not `start`, or which has a second one.
+pub fn bad_stream(message: &str) -> Status {
+    Draft::new(Code::InvalidArgument, "BAD_STREAM", message).done()
+}
+
+/// Something that should not be.
+pub fn internal(message: impl Into<String>) -> Status {
+    let message = message.into();
+    tracing::error!("{message}");
+    Draft::new(Code::Internal, "INTERNAL", message).done()
+}
+
+/// An operation of the core that failed.
+pub fn from_node(error: NodeError) -> Status {
+    let message = error.to_string();
+    let draft = match error {
+        NodeError::ContainerNotFound(name) => {
+            Draft::new(Code::NotFound, "CONTAINER_NOT_FOUND", message).resource("container", &name)
+        }
+        NodeError::ImageNotFound(name) => {
+            Draft::new(Code::NotFound, "IMAGE_NOT_FOUND", message).resource("image", &name)
+        }
+        NodeError::Ambiguous(name, kind) => {
+            Draft::new(Code::InvalidArgument, "AMBIGUOUS_ID", message).resource(kind, &name)
+        }
+        NodeError::NameInUse { name, by } => {
+            Draft::with(Code::AlreadyExists, "NAME_IN_USE", message, [("container", by.to_string())])
+                .resource("container", &name)
+        }
+        NodeError::NotRunning(name) => {
+            Draft::new(Code::FailedPrecondition, "CONTAINER_NOT_RUNNING", message).resource("container", &name)
+        }
+        NodeError::Running(name) => {
+            Draft::new(Code::FailedPrecondition, "CONTAINER_RUNNING", message).resource("container", &name)
+        }
+        NodeError::StillRunning(name) => {
+            Draft::new(Code::FailedPrecondition, "CONTAINER_STILL_RUNNING", message).resource("container", &name)
+        }
+        NodeError::WatchTooSlow => Draft::new(Code::ResourceExhausted, "WATCH_TOO_SLOW", message).retry(Duration::ZERO),
+        NodeError::ImageInUse { image, by } => {
+            Draft::with(Code::FailedPrecondition, "IMAGE_IN_USE", message, [("container", by)])
+                .resource("image", &image)
+        }
+        NodeError::Invalid(fields) => return invalid(fields),
+        NodeError::NoTerminal(name) => {
+            Draft::new(Code::FailedPrecondition, "NO_TERMINAL", message).resource("container", &name)
+        }
+        NodeError::Busy(name) => Draft::new(Code::ResourceExhausted, "CONTAINER_BUSY", message)
+            .resource("container", &name)
+            .retry(RETRY_SOON),
+        NodeError::CursorInFuture { newest, .. } => {
+            Draft::with(Code::OutOfRange, "CURSOR_IN_FUTURE", message, [("newest", newest.to_string())])
+        }
+        NodeError::RequestIdReused => Draft::new(Code::AlreadyExists, "REQUEST_ID_REUSED", message),
+        NodeError::Image(inner) => from_image(&inner, message),
+        NodeError::Rootfs(inner) => from_rootfs(&inner, message),
+        NodeError::Network(inner) => from_network(&inner, message),
+        NodeError::Runtime(inner) => from_runtime(&inner, message),
+        NodeError::Store { .. } => hidden(message, "STORE_FAILED"),
+        NodeError::Io { source, .. } => from_io(&source, message),
+        NodeError::Stopping => return stopping(),
+    };
+    draft.done()
+}
+
+/// Nothing that the caller can do anything about: the log has it too.
+fn hidden(message: String, reason: &str) -> Draft {
+    tracing::error!(reason, "{message}");
+    Draft::new(Code::Internal, reason, message)
+}
+
+fn from_io(error: &std::io::Error, message: String) -> Draft {
+    use std::io::ErrorKind as K;
+    match error.kind() {
+        K::StorageFull | K::QuotaExceeded => Draft::new(Code::ResourceExhausted, "DISK_FULL", message),
+        K::OutOfMemory => Draft::new(Code::ResourceExhausted, "OUT_OF_MEMORY", message),
+        _ => match error.raw_os_error() {
+            // ENFILE, EMFILE
+            Some(23 | 24) => Draft::new(Code::ResourceExhausted, "OUT_OF_FILES", message),
+            _ => hidden(message, "IO_FAILED"),
+        },
+    }
+}
+
+fn from_rootfs(error: &RootfsError, message: String) -> Draft {
+    if error.disk_full() {
+        return Draft::new(Code::ResourceExhausted, "DISK_FULL", message);
+    }
+    match error {
+        RootfsError::Io { source, .. } => from_io(source, message),
+        RootfsError::BadLayer(_) | RootfsError::Unkeepable(_) => {
+            Draft::new(Code::FailedPrecondition, "INVALID_LAYER", message)
+        }
+        RootfsError::Missing(layer) => {
+            Draft::with(Code::FailedPrecondition, "LAYER_MISSING", message, [("layer", layer.to_string())])
+        }
+        RootfsError::Damaged { layer, .. } => {
+            Draft::with(Code::DataLoss, "LAYER_DAMAGED", message, [("layer", layer.clone())])
+        }
+        RootfsError::TooManyLayers(_) => Draft::new(Code::FailedPrecondition, "TOO_MANY_LAYERS", message),
+        RootfsError::ErofsUnsupported(_) => Draft::new(Code::FailedPrecondition, "EROFS_UNSUPPORTED", message),
+        RootfsError::Unreadable { .. } => Draft::new(Code::FailedPrecondition, "ROOT_UNREADABLE", message),
+        RootfsError::MountPoint(_) => hidden(message, "MOUNT_IN_THE_WAY"),
+    }
+}
+
+fn from_image(error: &ImageError, message: String) -> Draft {
+    match error {
+        ImageError::NotFound { what, registry } => {
+            Draft::with(Code::NotFound, "IMAGE_NOT_FOUND", message, [("registry", registry.clone())])
+                .resource("image", what)
+        }
+        ImageError::PlatformNotFound { image, wanted, available } => {
+            let available: Vec<String> = available.iter().map(ToString::to_string).collect();
+            let metadata = [("wanted", wanted.to_string()), ("available", available.join(" "))];
+            Draft::with(Code::NotFound, "PLATFORM_NOT_FOUND", message, metadata).resource("image", image)
+        }
+        ImageError::Denied { registry, what, .. } => {
+            Draft::with(Code::PermissionDenied, "REGISTRY_DENIED", message, [("registry", registry.clone())])
+                .resource("image", what)
+        }
+        ImageError::Unavailable { registry, retry_after, .. } => {
+            Draft::with(Code::Unavailable, "REGISTRY_UNAVAILABLE", message, [("registry", registry.clone())])
+                .retry(retry_after.unwrap_or(RETRY_REGISTRY))
+        }
+        ImageError::DigestMismatch { expected, actual, .. } => {
+            let metadata = [("expected", expected.to_string()), ("actual", actual.to_string())];
+            Draft::with(Code::DataLoss, "DIGEST_MISMATCH", message, metadata)
+        }
+        ImageError::SizeMismatch { expected, actual, .. } => {
+            let metadata = [("expected", expected.to_string()), ("actual", actual.to_string())];
+            Draft::with(Code::DataLoss, "SIZE_MISMATCH", message, metadata)
+        }
+        ImageError::BadManifest { .. } => Draft::new(Code::FailedPrecondition, "INVALID_MANIFEST", message),
+        ImageError::BadLayer { digest, .. } => {
+            Draft::with(Code::FailedPrecondition, "INVALID_LAYER", message, [("layer", digest.to_string())])
+        }
+        ImageError::TooLarge { .. } => Draft::new(Code::FailedPrecondition, "IMAGE_TOO_LARGE", message),
+        ImageError::DiskFull { .. } => Draft::new(Code::ResourceExhausted, "DISK_FULL", message),
+        ImageError::Cancelled => Draft::new(Code::Cancelled, "CANCELLED", message),
+        ImageError::Config { registry, .. } => {
+            Draft::with(Code::FailedPrecondition, "REGISTRY_CONFIG", message, [("registry", registry.clone())])
+        }
+        ImageError::Io { source, .. } => from_io(source, message),
+        ImageError::Sink { .. } => hidden(message, "LAYER_NOT_STORED"),
+    }
+}
+
+fn from_network(error: &NetworkError, message: String) -> Draft {
+    use NetworkError as E;
+    match error {
+        E::PortInUse { address, protocol, holder } => {
+            let metadata =
+                [("address", address.to_string()), ("protocol", (*protocol).into()), ("holder", holder.to_string())];
+            Draft::with(Code::FailedPrecondition, "PORT_IN_USE", message, metadata)
+        }
+        E::NoContainerPort | E::HostAddressFamily(_) | E::HostAddressUnknown(_) => {
+            let mut draft = Draft::new(Code::InvalidArgument, "INVALID_FIELDS", message.clone());
+            draft.details.set_bad_request(vec![FieldViolation::new("config.ports", message)]);
+            draft
+        }
+        E::PortBind { address, protocol, source } => {
+            let metadata =
+                [("address", address.to_string()), ("protocol", (*protocol).into()), ("errno", errno(source))];
+            Draft::with(Code::FailedPrecondition, "PORT_NOT_BOUND", message, metadata)
+        }
+        E::NoAddressLeft(subnet) => {
+            Draft::with(Code::ResourceExhausted, "NO_ADDRESS_LEFT", message, [("subnet", subnet.to_string())])
+        }
+        E::Config(_) | E::SubnetInUse { .. } | E::NotABridge(_) => {
+            Draft::new(Code::FailedPrecondition, "NETWORK_CONFIG", message)
+        }
+        E::NftablesMissing { .. } => Draft::new(Code::FailedPrecondition, "NFTABLES_MISSING", message),
+        E::AlreadyAttached(_) => hidden(message, "ALREADY_ATTACHED"),
+        E::Netlink { source, .. } | E::Nftables { source, .. } | E::Namespace { source, .. } => {
+            from_io(source, message)
+        }
+        E::Sysctl { source, .. } => from_io(source, message),
+    }
+}
+
+/// The error's number, for those who look it up.
+fn errno(error: &std::io::Error) -> String {
+    error.raw_os_error().map(|n| n.to_string()).unwrap_or_default()
+}
+
+fn from_runtime(_error: &RuntimeError, message: String) -> Draft {
+    hidden(message, "RUNTIME_FAILED")
+}
+
+/// gRPC's own name of a code, as its documentation has it.
+pub const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

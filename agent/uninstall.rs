@@ -1,0 +1,77 @@
+//! `berthd uninstall`: every container ends, and what berth made on the host goes.
+
+use crate::config::Config;
+use crate::run;
+use anyhow::{Context, bail};
+use berth_network::Networks;
+use berth_node::{Node, Requester};
+use std::path::Path;
+
+/// Removes containers, their cgroups and networks, the bridge and the firewall's table; with `purge` images, logs and
+/// the store as well.
+///
+/// # Errors
+/// When an agent runs, or something could not be removed: then all the rest was still tried.
+pub async fn uninstall(config: Config, yes: bool, purge: bool) -> anyhow::Result<()> {
+    if !yes {
+        bail!("this stops and removes every container on this host\nhint: say --yes to do it");
+    }
+    let lock = run::lock(&config.data_root).context("stop the agent first: systemctl stop berthd")?;
+    let mut failed = Vec::new();
+    let node = Node::open(config.node()).await?;
+    let who = Requester { caller: "berthd uninstall".into(), request_id: String::new() };
+    for view in node.containers() {
+        let id = view.record.id.to_string();
+        match node.remove(&who, &id, true).await {
+            Ok(_) => println!("container {} ({}) removed", view.record.name, view.record.id.short()),
+            Err(e) => failed.push(format!("container {id}: {e}")),
+        }
+    }
+    let network = config.node().network;
+    node.close().await;
+    drop(node);
+    let removed = tokio::task::spawn_blocking(move || Networks::open(network)?.remove_all()).await?;
+    if let Err(e) = removed {
+        failed.push(format!("network: {e}"));
+    }
+    if !failed.is_empty() {
+        bail!("not everything could be removed:\n{}", failed.join("\n"));
+    }
+    remove_cgroup(&config.containers.cgroup_parent)?;
+    remove(&config.run_root)?;
+    if purge {
+        remove(&config.data_root)?;
+    }
+    drop(lock);
+    println!(
+        "{}",
+        if purge { "nothing of berth is left" } else { "images and the store are left; --purge removes them" }
+    );
+    Ok(())
+}
+
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    berth_rootfs::remove_tree(folder).with_context(|| format!("removing {}", folder.display()))?;
+    println!("{} removed", folder.display());
+    Ok(())
+}
+
+/// The parent of the containers' cgroups, empty by now, in every hierarchy.
+fn remove_cgroup(parent: &str) -> anyhow::Result<()> {
+    let root = Path::new("/sys/fs/cgroup");
+    let mut roots = vec![root.to_path_buf()];
+    roots.extend(std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()));
+    for root in roots {
+        let group = root.join(parent);
+        // rmdir(2) takes only empty ones, and leaves those that are somebody else's.
+        match std::fs::remove_dir(&group) {
+            Ok(()) => println!("{} removed", group.display()),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+            Err(e) => return Err(e).with_context(|| format!("removing {}", group.display())),
+        }
+    }
+    Ok(())
+}
