@@ -250,7 +250,7 @@ mod tests {
             "5",
             "5 ",
             "9 path=a",
-            "10 path=a\n",
+            "11 path=a\n",
             "8 path=a\n",
             "x path=a\n",
             "99 path=a\n",
@@ -261,7 +261,7 @@ mod tests {
             assert_eq!(result.is_err(), !bad.is_empty(), "{bad:?} {result:?}");
         }
         let mut pax = Pax::default();
-        pax.read(b"9 path=b\n27 SCHILY.xattr.user.a=\0=\nb\n30 LIBARCHIVE.xattr.a%2eb=aGk=\n").expect("good");
+        pax.read(b"9 path=b\n28 SCHILY.xattr.user.a=\0=\nb\n31 LIBARCHIVE.xattr.a%2eb=aGk=\n").expect("good");
         assert_eq!(pax.path.as_deref(), Some(&b"b"[..]));
         assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"\0=\nb".to_vec()), (b"a.b".to_vec(), b"hi".to_vec())]);
     }
