@@ -43,8 +43,9 @@ impl Slot {
         format!("10.213.{}.1", self.number)
     }
 
+    /// The agent names its table after its bridge.
     pub fn table(&self) -> String {
-        format!("berth_test_{}", self.number)
+        format!("berth-{}", self.bridge())
     }
 
     pub fn cgroup_parent(&self) -> String {
