@@ -1,29 +1,67 @@
 //! The core of the agent: order, undo, state, store, events, recovery, GC.
 //!
-//! CONTRACT (skeleton to be filled; signatures may grow).
+//! Entry point: [`Node::open`], then the methods of [`Node`]. Everything they need to answer a list is in memory; what survives the
+//! agent is in the store (`store.rs`), written by one thread.
+//!
+//! - A container's state belongs to whoever holds its gate (`container.rs`); the gate's queue is bounded, and full is an error.
+//! - An operation that has begun runs to its end, whether its caller stays or not; only pulls go with their callers.
+//! - `create.rs`, `start.rs`, `exit.rs`, `stop.rs`, `remove.rs` are a container's life in this order; what nobody waits for is done by
+//!   the reaper (`reaper.rs`), and found again by `recover.rs` when the agent dies before.
+//! - Channels in: none. Channels out: streams of containers, logs and events, each bounded.
+//!
+//! What it does not do: no gRPC, no TLS, no authorisation (the agent's API above), no system calls (sys below).
 #![forbid(unsafe_code)]
-#![allow(clippy::todo, unused_variables, dead_code)]
 
+mod container;
+mod create;
 mod error;
 mod events;
+mod exec;
+mod exit;
 pub mod fail;
+mod images;
+mod info;
+mod layers;
+mod logs;
 mod names;
+mod node;
+mod reaper;
+mod recover;
+mod remove;
+mod requests;
+mod signal;
+mod start;
+mod stop;
 mod store;
+mod streams;
 #[cfg(test)]
 mod testing;
 mod view;
+
 pub use error::NodeError;
+pub use exec::NodeExec;
 pub use view::*;
 
+use crate::container::Container;
+use crate::requests::{Begin, Ticket, fingerprint};
+use crate::store::Durability;
 use berth_image::{Auth, ImagesConfig};
+use berth_model::event::EventKind;
 use berth_model::spec::ExecSpec;
 use berth_model::{ContainerId, ExitStatus, Platform, Reference, Timestamp};
 use berth_network::NetworkConfig;
 use berth_rootfs::Driver;
-use berth_runtime::RuntimeConfig;
+use berth_runtime::{AttachOptions, Attachment, RuntimeConfig};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// Work under way may take this long when the node is closed; longer, and the next opening goes on with it.
+const CLOSE: Duration = Duration::from_secs(10);
+
+/// Where a node keeps its things, and what its parts are told.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// /var/lib/berth: must survive reboots.
@@ -38,20 +76,59 @@ pub struct NodeConfig {
     pub event_history: usize,
 }
 
-/// The node. Cheap to clone.
+/// The node. Cheap to clone; when the last clone goes, its tasks end and containers go on.
 #[derive(Clone)]
-pub struct Node {}
+pub struct Node {
+    handle: Arc<Handle>,
+}
+
+struct Handle(Arc<node::Inner>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.stop.cancel();
+    }
+}
 
 impl Node {
     /// Opens the store, finds every container again, cleans up what is half done, and is ready to serve.
+    ///
+    /// # Errors
+    /// `Store`: the database is damaged, from a newer agent, or in use; `Io`: a folder cannot be made or is another agent's; and what the
+    /// parts say.
     pub async fn open(config: NodeConfig) -> Result<Node, NodeError> {
-        todo!()
-    }
-    /// Stops taking work and lets running work end; containers go on.
-    pub async fn close(&self) {
-        todo!()
+        let inner = recover::open(config).await?;
+        Ok(Node { handle: Arc::new(Handle(inner)) })
     }
 
+    /// Stops taking work and lets running work end; containers go on.
+    pub async fn close(&self) {
+        let inner = self.inner();
+        inner.stop.cancel();
+        inner.watchers.close();
+        inner.tasks.close();
+        let ended = async {
+            inner.watchers.wait().await;
+            inner.tasks.wait().await;
+        };
+        if tokio::time::timeout(CLOSE, ended).await.is_err() {
+            tracing::warn!("work under way did not end; the next start goes on with it");
+        }
+        let event = inner.events.add(EventKind::Node, "stop", "node", BTreeMap::new());
+        let _ = inner.store.submit(vec![event], Durability::Quick).await;
+        if let Err(e) = inner.store.close().await {
+            tracing::warn!(error = %e, "closing the store");
+        }
+    }
+
+    fn inner(&self) -> &Arc<node::Inner> {
+        &self.handle.0
+    }
+
+    /// Fetches an image. Dropping the future stops the work that nobody else waits for.
+    ///
+    /// # Errors
+    /// `Image` (see [`berth_image::ImageError`]), `RequestIdReused`, `Store`.
     pub async fn pull(
         &self,
         who: &Requester,
@@ -60,40 +137,102 @@ impl Node {
         auth: Option<Auth>,
         progress: ProgressFn,
     ) -> Result<PullOutcome, NodeError> {
-        todo!()
-    }
-    pub fn images(&self) -> Vec<ImageView> {
-        todo!()
-    }
-    /// By name, id or prefix.
-    pub fn image(&self, name: &str) -> Result<ImageView, NodeError> {
-        todo!()
-    }
-    pub async fn remove_image(&self, who: &Requester, name: &str, force: bool) -> Result<RemovedImage, NodeError> {
-        todo!()
-    }
-    pub async fn tag_image(&self, who: &Requester, source: &str, target: &Reference) -> Result<ImageView, NodeError> {
-        todo!()
+        let inner = self.inner();
+        let ticket = loop {
+            match inner.requests.begin(who, "Pull", fingerprint(&(reference, &platform))).await? {
+                Begin::New(ticket) => break ticket,
+                Begin::Answered(id) => match images::get(inner, &id) {
+                    Ok(view) => {
+                        let reference = reference.clone();
+                        return Ok(PullOutcome { image: view.record, reference, up_to_date: true, fetched_bytes: 0 });
+                    }
+                    Err(_) => inner.requests.forget(who),
+                },
+            }
+        };
+        let outcome = images::pull(inner, &who.caller, reference, platform, auth, progress).await?;
+        self.answered(ticket, outcome.image.id.as_str()).await;
+        Ok(outcome)
     }
 
-    pub async fn create(&self, who: &Requester, request: CreateRequest) -> Result<Created, NodeError> {
-        todo!()
+    /// Every image, newest first; from memory.
+    pub fn images(&self) -> Vec<ImageView> {
+        images::list(self.inner())
     }
+
+    /// By name, id or prefix.
+    pub fn image(&self, name: &str) -> Result<ImageView, NodeError> {
+        images::get(self.inner(), name)
+    }
+
+    /// Takes a name away; with the last one (or with `force`) the image and the layers that nothing else uses. Gone already is fine.
+    ///
+    /// # Errors
+    /// `ImageInUse`: a container was made from it (with `force`: one that runs).
+    pub async fn remove_image(&self, _who: &Requester, name: &str, force: bool) -> Result<RemovedImage, NodeError> {
+        let (inner, name) = (self.inner().clone(), name.to_owned());
+        self.inner().to_its_end(async move { images::remove(&inner, &name, force).await }).await
+    }
+
+    /// One more name for an image; a name of another image moves.
+    pub async fn tag_image(&self, _who: &Requester, source: &str, target: &Reference) -> Result<ImageView, NodeError> {
+        let (inner, source, target) = (self.inner().clone(), source.to_owned(), target.clone());
+        self.inner().to_its_end(async move { images::tag(&inner, &source, &target).await }).await
+    }
+
+    /// Makes a container, pulling its image where the policy says so.
+    ///
+    /// # Errors
+    /// `Invalid` with every wrong field; `NameInUse`, `ImageNotFound`, `RequestIdReused`; `Image` where it pulls.
+    pub async fn create(&self, who: &Requester, request: CreateRequest) -> Result<Created, NodeError> {
+        create::create(self.inner(), who, request).await
+    }
+
     /// true: it ran already.
     pub async fn start(&self, who: &Requester, container: &str) -> Result<(ContainerId, bool), NodeError> {
-        todo!()
+        let inner = self.inner();
+        let Some(ticket) = self.begin(who, "Start", &container).await? else {
+            return Ok((self.find(container)?.id.clone(), true));
+        };
+        let (container, inner_) = (self.find(container)?, inner.clone());
+        let id = container.id.clone();
+        let started = inner
+            .to_its_end(async move {
+                let gate = container.enter().await?;
+                start::start(&inner_, gate, None).await
+            })
+            .await?;
+        self.answered(ticket, id.as_str()).await;
+        Ok((id, started.already))
     }
-    /// Starts a container that `create` gave with an attachment from its first byte on.
+
+    /// Starts a container that `create` gave with an attachment from its first byte on. One that runs is attached to.
     pub async fn start_attached(
         &self,
-        who: &Requester,
+        _who: &Requester,
         container: &str,
         stdin: bool,
         size: Option<(u16, u16)>,
     ) -> Result<Streams, NodeError> {
-        todo!()
+        let inner = self.inner();
+        let (container, inner_) = (self.find(container)?, inner.clone());
+        let tty = container.record().spec.tty;
+        let name = container.record().name.clone();
+        let started = inner
+            .to_its_end(async move {
+                let gate = container.enter().await?;
+                start::start(&inner_, gate, Some(AttachOptions { stdin, size })).await
+            })
+            .await?;
+        let attachment: Attachment = started.attachment.ok_or(NodeError::NotRunning(name))?;
+        Ok(streams::pump(attachment, tty))
     }
-    /// None: it did not run, or there is none.
+
+    /// Stop signal, grace (`timeout_secs`, else the container's, else 10), kill of the whole cgroup. No id: it did not run, or there is
+    /// none; a status beside it is that of its last run.
+    ///
+    /// # Errors
+    /// `StillRunning`: the kernel holds a process of it; `Invalid`: no such signal.
     pub async fn stop(
         &self,
         who: &Requester,
@@ -101,78 +240,183 @@ impl Node {
         timeout_secs: Option<u32>,
         signal: Option<&str>,
     ) -> Result<(Option<ContainerId>, Option<ExitStatus>), NodeError> {
-        todo!()
+        let signal = stop::parse_signal(signal)?;
+        let found = match self.find(container) {
+            Err(NodeError::ContainerNotFound(_)) => {
+                return Ok((None, self.inner().containers.departed(container).map(|(_, exit)| exit)));
+            }
+            found => found?,
+        };
+        let Some(ticket) = self.begin(who, "Stop", &(container, timeout_secs, signal)).await? else {
+            return Ok((None, found.record().exit.clone()));
+        };
+        let (inner, container) = (self.inner().clone(), found.clone());
+        let stopped =
+            self.inner().to_its_end(async move { stop::stop(&inner, &container, timeout_secs, signal).await }).await?;
+        self.answered(ticket, found.id.as_str()).await;
+        Ok(match stopped {
+            stop::Stopped::Now(status) => (Some(found.id.clone()), Some(status)),
+            stop::Stopped::Before(status) => (None, status),
+        })
     }
+
+    /// Sends a signal (None: SIGKILL) to the first process; SIGKILL goes to the whole cgroup.
+    ///
+    /// # Errors
+    /// `NotRunning`; `Invalid`: no such signal.
     pub async fn kill(&self, who: &Requester, container: &str, signal: Option<&str>) -> Result<ContainerId, NodeError> {
-        todo!()
+        let number = stop::parse_signal(signal)?.unwrap_or(signal::SIGKILL);
+        let found = self.find(container)?;
+        let Some(ticket) = self.begin(who, "Kill", &(container, number)).await? else { return Ok(found.id.clone()) };
+        let (inner, container) = (self.inner().clone(), found.clone());
+        self.inner().to_its_end(async move { stop::kill(&inner, &container, number).await }).await?;
+        self.answered(ticket, found.id.as_str()).await;
+        Ok(found.id.clone())
     }
+
+    /// Waits until it has ended; many may wait. One that was auto-removed a short while ago still answers.
     pub async fn wait(&self, container: &str) -> Result<(ContainerId, ExitStatus), NodeError> {
-        todo!()
+        stop::wait(self.inner(), container).await
     }
-    /// None: there was none.
+
+    /// Removes it with its files and logs; `force` kills it first. None: there was none.
+    ///
+    /// # Errors
+    /// `Running` without `force`; `StillRunning`: the kernel holds a process of it.
     pub async fn remove(
         &self,
         who: &Requester,
         container: &str,
         force: bool,
     ) -> Result<Option<ContainerId>, NodeError> {
-        todo!()
+        let ticket = match self.inner().requests.begin(who, "Remove", fingerprint(&(container, force))).await? {
+            Begin::New(ticket) => ticket,
+            Begin::Answered(id) => return Ok(id.parse().ok()),
+        };
+        let found = match self.find(container) {
+            Err(NodeError::ContainerNotFound(_)) => return Ok(None),
+            found => found?,
+        };
+        let inner = self.inner().clone();
+        let id = self.inner().to_its_end(async move { remove::remove(&inner, &found, force).await }).await?;
+        self.answered(ticket, id.as_str()).await;
+        Ok(Some(id))
     }
+
     /// Newest first; cheap: from memory.
     pub fn containers(&self) -> Vec<ContainerView> {
-        todo!()
+        let view = |c: Arc<Container>| ContainerView { record: c.record(), effective: c.effective.clone() };
+        let mut all: Vec<_> = self.inner().containers.all().into_iter().map(view).collect();
+        all.sort_by_key(|v| std::cmp::Reverse(v.record.created));
+        all
     }
+
+    /// By id, name, or a prefix of the id that fits only one.
     pub fn container(&self, name: &str) -> Result<ContainerDetail, NodeError> {
-        todo!()
+        let container = self.find(name)?;
+        Ok(ContainerDetail {
+            view: ContainerView { record: container.record(), effective: container.effective.clone() },
+            log_path: self.inner().paths(&container.id).log,
+            upper_path: self.inner().container_dir(&container.id).join("upper"),
+            cgroup_paths: self.inner().runtime.cgroup_paths(&container.id),
+        })
     }
+
+    /// What the container wrote, in batches, oldest first. A follower's stream ends with the container.
     pub async fn logs(
         &self,
         container: &str,
         query: LogQuery,
     ) -> Result<mpsc::Receiver<Result<Vec<LogEntry>, NodeError>>, NodeError> {
-        todo!()
+        Ok(logs::read(self.inner(), self.find(container)?, query))
     }
+
+    /// Joins the streams of a running container, from now on.
+    ///
+    /// # Errors
+    /// `NotRunning`.
     pub async fn attach(
         &self,
-        who: &Requester,
+        _who: &Requester,
         container: &str,
         stdin: bool,
         size: Option<(u16, u16)>,
     ) -> Result<Streams, NodeError> {
-        todo!()
-    }
-    pub async fn resize(&self, container: &str, rows: u16, columns: u16) -> Result<(), NodeError> {
-        todo!()
-    }
-    pub async fn exec(&self, who: &Requester, container: &str, spec: ExecSpec) -> Result<NodeExec, NodeError> {
-        todo!()
+        let container = self.find(container)?;
+        let attachment = container.running_shim()?.attach(AttachOptions { stdin, size }).await?;
+        let record = container.record();
+        let event = self.inner().events.add_container(&record, "attach", &[]);
+        let _ = self.inner().store.submit(vec![event], Durability::Quick).await?;
+        Ok(streams::pump(attachment, record.spec.tty))
     }
 
-    /// Entries behind `cursor`, then live ones. Bounded: a reader that falls behind gets an Err and the end.
+    /// Sets the size of the container's terminal.
+    ///
+    /// # Errors
+    /// `NoTerminal`, `NotRunning`.
+    pub async fn resize(&self, container: &str, rows: u16, columns: u16) -> Result<(), NodeError> {
+        let container = self.find(container)?;
+        let record = container.record();
+        if !record.spec.tty {
+            return Err(NodeError::NoTerminal(record.name.clone()));
+        }
+        Ok(container.running_shim()?.resize(rows, columns).await?)
+    }
+
+    /// Runs one more process in a running container.
+    ///
+    /// # Errors
+    /// `NotRunning`; `Invalid`: no command; `Runtime`: the command cannot be run. A repeated request id is `RequestIdReused`: the
+    /// streams of the first are its caller's.
+    pub async fn exec(&self, who: &Requester, container: &str, spec: ExecSpec) -> Result<NodeExec, NodeError> {
+        exec::exec(self.inner(), who, &self.find(container)?, spec).await
+    }
+
+    /// Entries behind `cursor`, then live ones. Bounded: a reader that falls behind gets an Err and the end. Cursor 0: only what comes
+    /// from now on, unless `since` says from when.
+    ///
+    /// # Errors
+    /// `CursorInFuture`; in the stream `WatchTooSlow`, `Stopping`.
     pub fn events(
         &self,
         cursor: u64,
         since: Option<Timestamp>,
     ) -> Result<mpsc::Receiver<Result<EventItem, NodeError>>, NodeError> {
-        todo!()
+        self.inner().events.watch(cursor, since)
     }
+
+    /// Cursor of the newest event: what to watch from to miss nothing from now on.
+    pub fn newest_event(&self) -> u64 {
+        self.inner().events.newest()
+    }
+
+    /// What the host is and what runs on it. Asks the kernel (some microseconds).
     pub fn info(&self) -> NodeInfo {
-        todo!()
+        info::info(self.inner())
     }
-}
 
-pub struct NodeExec {
-    pub exec_id: String,
-    pub pid: u32,
-    /// None: detached.
-    pub streams: Option<Streams>,
-}
-
-impl NodeExec {
-    pub async fn wait(&self) -> Result<ExitStatus, NodeError> {
-        todo!()
+    fn find(&self, name: &str) -> Result<Arc<Container>, NodeError> {
+        self.inner().containers.find(name)
     }
-    pub fn signal(&self, signal: &str) -> Result<(), NodeError> {
-        todo!()
+
+    /// None: this very request was answered before.
+    async fn begin(
+        &self,
+        who: &Requester,
+        rpc: &'static str,
+        content: &impl serde::Serialize,
+    ) -> Result<Option<Ticket>, NodeError> {
+        match self.inner().requests.begin(who, rpc, fingerprint(content)).await? {
+            Begin::New(ticket) => Ok(Some(ticket)),
+            Begin::Answered(_) => Ok(None),
+        }
+    }
+
+    async fn answered(&self, ticket: Ticket, result: &str) {
+        if let Some(write) = ticket.done(result)
+            && let Err(e) = self.inner().store.submit(vec![write], Durability::Quick).await
+        {
+            tracing::warn!(error = %e, "remembering a request");
+        }
     }
 }

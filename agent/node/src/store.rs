@@ -38,6 +38,7 @@ const SCHEMA: &str = "
     CREATE TABLE events (cursor INTEGER PRIMARY KEY, json TEXT NOT NULL);
     CREATE TABLE requests (caller TEXT NOT NULL, id TEXT NOT NULL, rpc TEXT NOT NULL, fingerprint INTEGER NOT NULL,
         result TEXT NOT NULL, time INTEGER NOT NULL, PRIMARY KEY (caller, id)) WITHOUT ROWID;
+    CREATE TABLE doomed (layer TEXT PRIMARY KEY, time INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
 /// Why the database could not be opened or written.
@@ -96,6 +97,9 @@ pub(crate) enum Write {
     DeleteTag(Reference),
     Event(Arc<Event>),
     Request(RequestRow),
+    /// The layer goes at this time, unless an image refers to it by then.
+    Doom(Digest, Timestamp),
+    Spare(Digest),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,10 +120,13 @@ pub(crate) struct Loaded {
     /// Oldest first.
     pub events: Vec<Event>,
     pub requests: Vec<RequestRow>,
+    pub doomed: Vec<(Digest, Timestamp)>,
     /// The highest cursor that may have been given.
     pub newest_cursor: u64,
     /// The last agent closed the store; it did not die.
     pub clean: bool,
+    /// The host has not been booted since the last agent opened it.
+    pub same_boot: bool,
 }
 
 struct Request {
@@ -299,7 +306,7 @@ fn load(connection: &Connection, path: &Path, boot_id: &str) -> Result<Loaded, S
             return Err(damaged(verdict));
         }
     }
-    let mut loaded = Loaded { clean, ..Loaded::default() };
+    let mut loaded = Loaded { clean, same_boot, ..Loaded::default() };
 
     let rows = |table: &str, columns: &str| -> Result<Vec<(String, String)>, StoreError> {
         let mut statement = connection.prepare(&format!("SELECT {columns} FROM {table}")).map_err(broken)?;
@@ -319,6 +326,11 @@ fn load(connection: &Connection, path: &Path, boot_id: &str) -> Result<Loaded, S
         let tag = reference.parse().map_err(|e| damaged(format!("table tags: {e}")))?;
         let id = image.parse().map_err(|e| damaged(format!("table tags, row {reference}: {e}")))?;
         loaded.tags.push((tag, id));
+    }
+    for (layer, time) in rows("doomed", "layer, CAST(time AS TEXT)")? {
+        let digest = layer.parse().map_err(|e| damaged(format!("table doomed: {e}")))?;
+        let time = time.parse().map_err(|e| damaged(format!("table doomed, row {layer}: {e}")))?;
+        loaded.doomed.push((digest, Timestamp(time)));
     }
     for (cursor, json) in rows("events", "CAST(cursor AS TEXT), json")? {
         loaded.events.push(parse("events", &cursor, &json).map_err(damaged)?);
@@ -510,6 +522,10 @@ fn apply(c: &Connection, write: &Write) -> Result<(), StoreError> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             &[&r.caller, &r.id, &r.rpc, &(r.fingerprint as i64), &r.result, &r.time.nanos()],
         ),
+        Write::Doom(layer, time) => {
+            run("INSERT OR REPLACE INTO doomed (layer, time) VALUES (?1, ?2)", &[&layer.as_str(), &time.nanos()])
+        }
+        Write::Spare(layer) => run("DELETE FROM doomed WHERE layer = ?1", &[&layer.as_str()]),
     }
 }
 

@@ -1,0 +1,260 @@
+//! One container: its record, its gate, and what is live of it.
+//!
+//! The gate is the owner of a container's state: whoever holds it may change the record, and hands every change to the store before
+//! letting go, so that the store sees changes in their order. Its queue is bounded. An idle container costs a few KB: no task of its
+//! own, but for the one that waits for its end.
+
+use crate::NodeError;
+use berth_model::image::ImageRecord;
+use berth_model::{ContainerId, ContainerRecord, ExitStatus, Phase};
+use berth_rootfs::RootMount;
+use berth_runtime::{Effective, Shim};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, RwLock};
+use tokio::sync::{OwnedMutexGuard, watch};
+
+/// Operations on one container that wait for each other; one more is `Busy`.
+const QUEUE: u32 = 16;
+
+/// Whether there is anything to wait for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Life {
+    /// It has not ended since it was made or started last.
+    Open,
+    Ended(ExitStatus),
+    /// It was removed before it ever ran.
+    Gone,
+}
+
+/// What only the holder of the gate touches.
+#[derive(Default)]
+pub(crate) struct Owned {
+    /// Held while it runs: the overlay is unmounted with it, off the path of the exit.
+    pub root: Option<RootMount>,
+}
+
+pub(crate) struct Container {
+    pub id: ContainerId,
+    pub image: Arc<ImageRecord>,
+    pub effective: Arc<Effective>,
+    record: RwLock<Arc<ContainerRecord>>,
+    shim: RwLock<Option<Shim>>,
+    gate: Arc<tokio::sync::Mutex<Owned>>,
+    queued: AtomicU32,
+    life: watch::Sender<Life>,
+    /// Held by the reaper while it takes apart what the last run left: a start waits for it.
+    teardown: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The right to change a container.
+pub(crate) struct Gate {
+    pub container: Arc<Container>,
+    pub owned: OwnedMutexGuard<Owned>,
+}
+
+impl Container {
+    pub fn new(record: ContainerRecord, image: Arc<ImageRecord>, effective: Arc<Effective>) -> Arc<Self> {
+        let life = match (&record.exit, record.phase) {
+            (Some(exit), Phase::Exited | Phase::Removing) => Life::Ended(exit.clone()),
+            _ => Life::Open,
+        };
+        Arc::new(Container {
+            id: record.id.clone(),
+            image,
+            effective,
+            record: RwLock::new(Arc::new(record)),
+            shim: RwLock::new(None),
+            gate: Arc::default(),
+            queued: AtomicU32::new(0),
+            life: watch::Sender::new(life),
+            teardown: Arc::default(),
+        })
+    }
+
+    pub fn record(&self) -> Arc<ContainerRecord> {
+        self.record.read().expect("record").clone()
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.record.read().expect("record").phase
+    }
+
+    pub fn shim(&self) -> Option<Shim> {
+        self.shim.read().expect("shim").clone()
+    }
+
+    /// The shim of a container that runs.
+    pub fn running_shim(&self) -> Result<Shim, NodeError> {
+        match (self.phase(), self.shim()) {
+            (Phase::Running, Some(shim)) => Ok(shim),
+            _ => Err(NodeError::NotRunning(self.record().name.clone())),
+        }
+    }
+
+    /// Waits for the gate in a bounded queue.
+    pub async fn enter(self: &Arc<Self>) -> Result<Gate, NodeError> {
+        if self.queued.fetch_add(1, Ordering::Relaxed) >= QUEUE {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            return Err(NodeError::Busy(self.record().name.clone()));
+        }
+        // Counted down when the caller goes away, too.
+        struct Leave<'a>(&'a AtomicU32);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let _leave = Leave(&self.queued);
+        Ok(self.enter_first().await)
+    }
+
+    /// The gate without the bound: for the one task that waits for the container's end.
+    pub async fn enter_first(self: &Arc<Self>) -> Gate {
+        Gate { owned: self.gate.clone().lock_owned().await, container: self.clone() }
+    }
+
+    pub fn life(&self) -> watch::Receiver<Life> {
+        self.life.subscribe()
+    }
+
+    /// Held from a run's end until nothing of it is left.
+    pub async fn teardown(&self) -> OwnedMutexGuard<()> {
+        self.teardown.clone().lock_owned().await
+    }
+}
+
+impl Gate {
+    /// Changes the record in memory; the caller hands it to the store.
+    pub fn change(&mut self, f: impl FnOnce(&mut ContainerRecord)) -> Arc<ContainerRecord> {
+        let mut record = (*self.container.record()).clone();
+        f(&mut record);
+        let record = Arc::new(record);
+        *self.container.record.write().expect("record") = record.clone();
+        record
+    }
+
+    pub fn set_shim(&mut self, shim: Option<Shim>) {
+        *self.container.shim.write().expect("shim") = shim;
+    }
+
+    pub fn set_life(&mut self, life: Life) {
+        self.container.life.send_replace(life);
+    }
+}
+
+/// How one that is gone already ended: auto-removed containers are asked for their status a moment later.
+pub(crate) const DEPARTED_MAX: usize = 1024;
+
+/// All containers of a node, by id and by name.
+#[derive(Default)]
+pub(crate) struct Containers(RwLock<Index>);
+
+#[derive(Default)]
+struct Index {
+    by_id: BTreeMap<ContainerId, Arc<Container>>,
+    /// Reserved names, too: of containers that are being made.
+    by_name: HashMap<String, ContainerId>,
+    departed: VecDeque<(ContainerId, String, ExitStatus)>,
+}
+
+/// A name that nobody else can take until this goes.
+pub(crate) struct NameReservation {
+    containers: Arc<Containers>,
+    name: String,
+    kept: bool,
+}
+
+impl NameReservation {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for NameReservation {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.containers.0.write().expect("index").by_name.remove(&self.name);
+        }
+    }
+}
+
+impl Containers {
+    /// Takes `name`, or makes one up.
+    pub fn reserve(self: &Arc<Self>, name: Option<&str>, id: &ContainerId) -> Result<NameReservation, NodeError> {
+        let mut index = self.0.write().expect("index");
+        let name = match name {
+            Some(name) => match index.by_name.get(name) {
+                Some(by) => return Err(NodeError::NameInUse { name: name.to_owned(), by: by.clone() }),
+                None => name.to_owned(),
+            },
+            None => {
+                // The id is random: so is the name.
+                let random = u64::from_str_radix(&id.as_str()[..16], 16).unwrap_or_default();
+                crate::names::made_up(random, |n| index.by_name.contains_key(n))
+            }
+        };
+        index.by_name.insert(name.clone(), id.clone());
+        Ok(NameReservation { containers: self.clone(), name, kept: false })
+    }
+
+    /// Adds a container under the name that was reserved for it.
+    pub fn add(&self, mut reservation: NameReservation, container: Arc<Container>) {
+        reservation.kept = true;
+        self.0.write().expect("index").by_id.insert(container.id.clone(), container);
+    }
+
+    /// Adds one that the store knew.
+    pub fn add_known(&self, container: Arc<Container>) {
+        let mut index = self.0.write().expect("index");
+        index.by_name.insert(container.record().name.clone(), container.id.clone());
+        index.by_id.insert(container.id.clone(), container);
+    }
+
+    /// Takes a container out; its name is free again.
+    pub fn take_out(&self, container: &Container) {
+        let record = container.record();
+        let mut index = self.0.write().expect("index");
+        index.by_id.remove(&container.id);
+        if index.by_name.get(&record.name) == Some(&container.id) {
+            index.by_name.remove(&record.name);
+        }
+        if let Some(exit) = &record.exit {
+            if index.departed.len() >= DEPARTED_MAX {
+                index.departed.pop_front();
+            }
+            index.departed.push_back((container.id.clone(), record.name.clone(), exit.clone()));
+        }
+    }
+
+    /// By id, by name, by a prefix of the id that fits only one.
+    pub fn find(&self, name: &str) -> Result<Arc<Container>, NodeError> {
+        let index = self.0.read().expect("index");
+        let by_name = |id: &ContainerId| index.by_id.get(id);
+        if let Some(c) = index.by_id.get(name).or_else(|| index.by_name.get(name).and_then(by_name)) {
+            return Ok(c.clone());
+        }
+        let not_found = || NodeError::ContainerNotFound(name.to_owned());
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(not_found());
+        }
+        let from = (std::ops::Bound::Included(name), std::ops::Bound::Unbounded);
+        let mut fits = index.by_id.range::<str, _>(from).take_while(|(id, _)| id.as_str().starts_with(name));
+        match (fits.next(), fits.next()) {
+            (None, _) => Err(not_found()),
+            (Some((_, c)), None) => Ok(c.clone()),
+            _ => Err(NodeError::Ambiguous(name.to_owned(), "container")),
+        }
+    }
+
+    /// How a container ended that was removed a short while ago.
+    pub fn departed(&self, name: &str) -> Option<(ContainerId, ExitStatus)> {
+        let index = self.0.read().expect("index");
+        let fits = |(id, n, _): &&(ContainerId, String, ExitStatus)| id.as_str() == name || n == name;
+        index.departed.iter().rev().find(fits).map(|(id, _, exit)| (id.clone(), exit.clone()))
+    }
+
+    pub fn all(&self) -> Vec<Arc<Container>> {
+        self.0.read().expect("index").by_id.values().cloned().collect()
+    }
+}

@@ -1,0 +1,193 @@
+//! Creates a container: name, image, folder, record. Each step has its undo.
+
+use crate::container::{Container, NameReservation};
+use crate::images::ImageUse;
+use crate::node::Inner;
+use crate::requests::{Begin, Ticket, fingerprint};
+use crate::store::{Durability, Write};
+use crate::view::{CreateRequest, Created, PullPolicy, Requester};
+use crate::{NodeError, fail};
+use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp, id::check_name};
+use berth_rootfs::WritableLayer;
+use std::path::Path;
+use std::sync::Arc;
+
+pub(crate) async fn create(inner: &Arc<Inner>, who: &Requester, request: CreateRequest) -> Result<Created, NodeError> {
+    let mut wrong = inner.runtime.check(&request.spec);
+    if let Some(Err(e)) = request.spec.name.as_deref().map(check_name) {
+        wrong.push(("name".to_owned(), e.to_string()));
+    }
+    if !wrong.is_empty() {
+        return Err(NodeError::Invalid(wrong));
+    }
+    let content = fingerprint(&(&request.spec, &request.platform, request.pull as u8));
+    let ticket = loop {
+        match inner.requests.begin(who, "Create", content).await? {
+            Begin::New(ticket) => break ticket,
+            Begin::Answered(id) => match inner.containers.find(&id) {
+                Ok(c) => {
+                    let name = c.record().name.clone();
+                    return Ok(Created { id: c.id.clone(), name, warnings: Vec::new() });
+                }
+                // It was removed since: the request makes a new one.
+                Err(_) => inner.requests.forget(who),
+            },
+        }
+    };
+    let id = new_id()?;
+    let name = inner.containers.reserve(request.spec.name.as_deref(), &id)?;
+    // Up to here nothing needs an undo; the pull goes with its caller.
+    let image = image_for(inner, who, &request).await?;
+    fail::point("create.after_image")?;
+    let who = who.clone();
+    let inner_ = inner.clone();
+    inner.to_its_end(async move { make(&inner_, who, id, name, image, request.spec, ticket).await }).await
+}
+
+/// The image as the pull policy wants it.
+async fn image_for(inner: &Arc<Inner>, who: &Requester, request: &CreateRequest) -> Result<ImageUse, NodeError> {
+    let name = &request.spec.image;
+    let fits = |image: &ImageUse| request.platform.as_ref().is_none_or(|p| same_platform(p, &image.record().platform));
+    if request.pull != PullPolicy::Always {
+        match inner.images.take(name) {
+            Ok(image) if fits(&image) => return Ok(image),
+            Ok(_) | Err(NodeError::ImageNotFound(_)) if request.pull == PullPolicy::Missing => {}
+            Ok(_) => return Err(NodeError::ImageNotFound(format!("{name} for this platform"))),
+            Err(e) => return Err(e),
+        }
+    }
+    let reference = name.parse().map_err(|e: berth_model::reference::ReferenceError| {
+        NodeError::Invalid(vec![("image".to_owned(), e.to_string())])
+    })?;
+    let (platform, auth) = (request.platform.clone(), request.auth.clone());
+    let pulled = crate::images::pull(inner, &who.caller, &reference, platform, auth, request.progress.clone()).await?;
+    // By id: the name may have moved since.
+    inner.images.take(pulled.image.id.as_str())
+}
+
+fn same_platform(asked: &berth_model::Platform, has: &berth_model::Platform) -> bool {
+    asked.os == has.os
+        && asked.architecture == has.architecture
+        && (asked.variant.is_none() || asked.variant == has.variant)
+}
+
+async fn make(
+    inner: &Arc<Inner>,
+    who: Requester,
+    id: ContainerId,
+    name: NameReservation,
+    image: ImageUse,
+    spec: ContainerSpec,
+    ticket: Ticket,
+) -> Result<Created, NodeError> {
+    let effective = Arc::new(inner.runtime.effective(&spec, &image.record().config)?);
+    let auto_remove = spec.auto_remove;
+    // An auto-removed one is started right away, as a rule: the start makes its folder.
+    if !auto_remove {
+        let dir = inner.container_dir(&id);
+        inner.blocking(move || make_folder(&dir)).await?;
+    }
+    let made = record(inner, &who, &id, name, image, spec, effective, ticket).await;
+    if made.is_err() && !auto_remove {
+        let dir = inner.container_dir(&id);
+        inner.blocking(move || Ok(berth_rootfs::remove_tree(&dir)?)).await.unwrap_or_else(|e| {
+            tracing::warn!(container = %id, error = %e, "undoing a create");
+        });
+    }
+    made
+}
+
+/// `dir` with the writable layer and the folder of the logs.
+pub(crate) fn make_folder(dir: &Path) -> Result<WritableLayer, NodeError> {
+    std::fs::create_dir_all(dir).map_err(NodeError::io(format!("making {}", dir.display())))?;
+    let log = dir.join("log");
+    match std::fs::create_dir(&log) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(NodeError::Io { act: format!("making {}", log.display()), source: e });
+        }
+        _ => {}
+    }
+    Ok(WritableLayer::create(dir)?)
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of one story")]
+async fn record(
+    inner: &Arc<Inner>,
+    who: &Requester,
+    id: &ContainerId,
+    name: NameReservation,
+    image: ImageUse,
+    spec: ContainerSpec,
+    effective: Arc<berth_runtime::Effective>,
+    ticket: Ticket,
+) -> Result<Created, NodeError> {
+    fail::point("create.after_layer")?;
+    let auto_remove = spec.auto_remove;
+    let record = ContainerRecord {
+        id: id.clone(),
+        name: name.name().to_owned(),
+        image_id: image.record().id.clone(),
+        layers: image.record().layers.iter().map(|l| l.diff_id.clone()).collect(),
+        created: Timestamp::now(),
+        phase: Phase::Created,
+        started: None,
+        finished: None,
+        exit: None,
+        error: None,
+        process: None,
+        network: None,
+        request: (!who.request_id.is_empty()).then(|| (who.caller.clone(), who.request_id.clone())),
+        starts: 0,
+        spec,
+    };
+    let container = Container::new(record, image.record().clone(), effective);
+    let record = container.record();
+    let mut writes = vec![Write::PutContainer(record.clone()), inner.events.add_container(&record, "create", &[])];
+    let created = Created { id: id.clone(), name: record.name.clone(), warnings: warnings(inner, &container) };
+    // Visible before the request is answered: a repetition finds it.
+    inner.containers.add(name, container.clone());
+    drop(image);
+    writes.extend(ticket.done(id.as_str()));
+    let durability = if auto_remove { Durability::Quick } else { Durability::Durable };
+    let ack = inner.store.submit(writes, durability).await;
+    // An auto-removed one that is lost with the agent was never started: nothing is owed.
+    let safe = match ack {
+        Ok(_) if auto_remove => Ok(()),
+        Ok(ack) => ack.safe().await,
+        Err(e) => Err(e),
+    };
+    if let Err(e) = safe {
+        inner.containers.take_out(&container);
+        inner.requests.forget(who);
+        return Err(e.into());
+    }
+    fail::point("create.after_record")?;
+    Ok(created)
+}
+
+/// What a plan made now would warn of. The one that counts is made at the start, with the image's users and an address.
+fn warnings(inner: &Inner, container: &Container) -> Vec<String> {
+    let record = container.record();
+    if record.spec.auto_remove {
+        return Vec::new();
+    }
+    let plan = inner.runtime.plan(&berth_runtime::PlanInput {
+        id: &container.id,
+        name: &record.name,
+        spec: &record.spec,
+        image: &container.image.config,
+        passwd: None,
+        group: None,
+        network: None,
+        host_gateway: inner.networks.gateway().into(),
+        state_dir: &inner.paths(&container.id).run,
+    });
+    // A user by name cannot be looked up without the image mounted: that is no warning.
+    plan.map(|p| p.warnings).unwrap_or_default()
+}
+
+pub(crate) fn new_id() -> Result<ContainerId, NodeError> {
+    let mut bytes = [0; 32];
+    berth_sys::store::random(&mut bytes).map_err(NodeError::io("getting random bytes"))?;
+    Ok(ContainerId::from_bytes(bytes))
+}

@@ -1,0 +1,72 @@
+//! What the host is and what runs on it.
+
+use crate::node::Inner;
+use crate::view::NodeInfo;
+use berth_model::Phase;
+use berth_sys::store;
+
+pub(crate) fn info(inner: &Inner) -> NodeInfo {
+    let uname = store::uname();
+    let mut warnings = inner.runtime.warnings();
+    let disk = store::disk_space(&inner.config.data_root).unwrap_or_else(|e| {
+        warnings.push(format!("the space of {} cannot be told: {e}", inner.config.data_root.display()));
+        store::DiskSpace::default()
+    });
+    if inner.store.is_failing() {
+        warnings.push("the store cannot be written: what happens now may be forgotten with the agent".to_owned());
+    }
+    let (mut created, mut running, mut exited) = (0, 0, 0);
+    for container in inner.containers.all() {
+        match container.phase() {
+            Phase::Creating | Phase::Created => created += 1,
+            Phase::Starting | Phase::Running => running += 1,
+            Phase::Exited | Phase::Removing => exited += 1,
+        }
+    }
+    NodeInfo {
+        hostname: uname.hostname,
+        operating_system: operating_system(),
+        kernel_version: uname.release,
+        architecture: uname.machine,
+        cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        memory_bytes: store::memory_bytes().unwrap_or_default(),
+        cgroup_mode: inner.runtime.cgroup_mode().to_owned(),
+        layer_store: inner.layers.store.driver_name().to_owned(),
+        data_root: inner.config.data_root.display().to_string(),
+        created,
+        running,
+        exited,
+        images: inner.images.count(),
+        features: Vec::new(),
+        warnings,
+        started: inner.started,
+        boot_id: inner.boot_id.clone(),
+        disk_free_bytes: disk.free_bytes,
+        disk_total_bytes: disk.total_bytes,
+    }
+}
+
+/// PRETTY_NAME of os-release(5).
+fn operating_system() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let text = read("/etc/os-release").or_else(|| read("/usr/lib/os-release")).unwrap_or_default();
+    pretty_name(&text).unwrap_or_else(|| "Linux".to_owned())
+}
+
+fn pretty_name(os_release: &str) -> Option<String> {
+    let value = os_release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="))?.trim();
+    Some(value.trim_matches(['"', '\'']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pretty_name;
+
+    #[test]
+    fn names_of_systems() {
+        let text = "NAME=\"Debian GNU/Linux\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n";
+        assert_eq!(pretty_name(text).as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
+        assert_eq!(pretty_name("PRETTY_NAME=Alpine\n").as_deref(), Some("Alpine"));
+        assert_eq!(pretty_name("NAME=x"), None);
+    }
+}

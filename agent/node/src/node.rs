@@ -1,0 +1,96 @@
+//! What all parts of the node share.
+
+use crate::container::Containers;
+use crate::events::Events;
+use crate::images::ImageIndex;
+use crate::layers::Layers;
+use crate::reaper::Job;
+use crate::requests::Requests;
+use crate::store::Store;
+use crate::{NodeConfig, NodeError};
+use berth_image::Images;
+use berth_model::{ContainerId, Platform, Timestamp};
+use berth_network::Networks;
+use berth_runtime::{ContainerPaths, Runtime};
+use std::fs::File;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(crate) struct Inner {
+    pub config: NodeConfig,
+    pub boot_id: String,
+    pub started: Timestamp,
+    pub platform: Platform,
+    pub store: Store,
+    pub events: Events,
+    pub requests: Requests,
+    pub containers: Arc<Containers>,
+    pub images: ImageIndex,
+    pub layers: Layers,
+    pub registry: Images,
+    pub networks: Networks,
+    pub runtime: Runtime,
+    pub reaper: mpsc::Sender<Job>,
+    /// Work that runs to its end when the node is closed.
+    pub tasks: TaskTracker,
+    /// Tasks that wait for something that may never come; they end with `stop`.
+    pub watchers: TaskTracker,
+    pub stop: CancellationToken,
+    /// Held as long as anything of this node lives: two agents over the same folders would take each other's containers for orphans.
+    pub _lock: File,
+}
+
+impl Inner {
+    /// /var/lib/berth/containers/ID: upper, work, log.
+    pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
+        self.config.data_root.join("containers").join(id.as_str())
+    }
+
+    pub fn paths(&self, id: &ContainerId) -> ContainerPaths {
+        ContainerPaths {
+            run: self.config.run_root.join("containers").join(id.as_str()),
+            log: self.container_dir(id).join("log"),
+        }
+    }
+
+    /// Runs work that must not be cut in the middle when its caller goes away.
+    pub async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, NodeError>> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        if self.stop.is_cancelled() {
+            return Err(NodeError::Stopping);
+        }
+        joined(self.tasks.spawn(work).await)
+    }
+
+    /// Runs blocking work on a thread that may block.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, NodeError> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        joined(self.tasks.spawn_blocking(work).await)
+    }
+
+    /// Hands a job to the reaper.
+    pub async fn reap(&self, job: Job) {
+        // Err: the node is closed; the next one finds the leftovers.
+        if self.reaper.send(job).await.is_err() {
+            tracing::debug!("the reaper has ended");
+        }
+    }
+}
+
+fn joined<T>(result: Result<Result<T, NodeError>, tokio::task::JoinError>) -> Result<T, NodeError> {
+    match result {
+        Ok(result) => result,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(NodeError::Stopping),
+        },
+    }
+}

@@ -1,0 +1,122 @@
+//! Takes apart what ended containers leave: mounts, addresses, cgroups, folders. Off the path of every answer, a few at a time.
+//!
+//! A kill loses nothing: a record in the phase Removing, and folders, cgroups and links without an owner, are found again when the
+//! node is opened.
+
+use crate::container::Container;
+use crate::node::Inner;
+use crate::store::{Durability, Write};
+use crate::{NodeError, fail};
+use berth_model::network::NetworkAttachment;
+use berth_rootfs::RootMount;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
+
+/// Jobs that wait; the ends of more containers wait for room, nobody else does.
+const QUEUE: usize = 1024;
+/// Jobs side by side: they wait for the kernel more than they work.
+const AT_ONCE: usize = 4;
+/// A mount or a cgroup may be busy for a moment; after this many tries the next opening of the node goes on.
+const TRIES: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+pub(crate) struct Job {
+    pub container: Arc<Container>,
+    pub root: Option<RootMount>,
+    pub network: Option<NetworkAttachment>,
+    /// The files and the record, too.
+    pub remove: bool,
+    /// Taken by who ended the run, so that no start comes between. None: taken when the job is.
+    pub teardown: Option<OwnedMutexGuard<()>>,
+}
+
+pub(crate) fn channel() -> (mpsc::Sender<Job>, mpsc::Receiver<Job>) {
+    mpsc::channel(QUEUE)
+}
+
+/// Runs jobs until the node is closed and the queue is empty.
+pub(crate) async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>) {
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let job = tokio::select! {
+            job = jobs.recv() => job,
+            () = inner.stop.cancelled() => jobs.try_recv().ok(),
+        };
+        let Some(job) = job else { break };
+        let Ok(permit) = room.clone().acquire_owned().await else { break };
+        let inner = inner.clone();
+        inner.tasks.clone().spawn(async move {
+            reap(&inner, job).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn reap(inner: &Arc<Inner>, mut job: Job) {
+    let _teardown = match job.teardown.take() {
+        Some(guard) => guard,
+        None => job.container.teardown().await,
+    };
+    let mut pause = FIRST_PAUSE;
+    for tried in 1..=TRIES {
+        let inner_ = inner.clone();
+        let outcome = tokio::task::spawn_blocking(move || {
+            let outcome = take_apart(&inner_, &mut job);
+            (job, outcome)
+        })
+        .await;
+        let Ok((back, outcome)) = outcome else { return };
+        job = back;
+        match outcome {
+            Ok(()) => {
+                if job.remove {
+                    crate::images::drop_hidden(inner, &job.container.image.id).await;
+                }
+                return;
+            }
+            Err(e) if tried == TRIES => {
+                tracing::error!(container = %job.container.id, error = %e, "taking a container apart; the next start of the agent goes on");
+            }
+            Err(e) => {
+                tracing::debug!(container = %job.container.id, error = %e, tried, "taking a container apart");
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = inner.stop.cancelled() => return,
+                }
+                pause *= 2;
+            }
+        }
+    }
+}
+
+/// Every step finds what is there: run again, it goes on where it failed.
+fn take_apart(inner: &Inner, job: &mut Job) -> Result<(), NodeError> {
+    let id = &job.container.id;
+    drop(job.root.take());
+    fail::point("remove.after_umount")?;
+    if let Some(network) = &job.network {
+        inner.networks.detach(id, network)?;
+        job.network = None;
+    }
+    fail::point("remove.after_network")?;
+    inner.runtime.remove_cgroups(id)?;
+    fail::point("remove.after_cgroup")?;
+    let run = inner.paths(id).run;
+    match std::fs::remove_dir_all(&run) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(NodeError::Io { act: format!("removing {}", run.display()), source: e });
+        }
+        _ => {}
+    }
+    if job.remove {
+        let dir = inner.container_dir(id);
+        if dir.try_exists().map_err(NodeError::io(format!("looking for {}", dir.display())))? {
+            berth_rootfs::remove_tree(&dir)?;
+        }
+        fail::point("remove.after_tree")?;
+        // Not waited for: a record in the phase Removing whose things are gone does no harm.
+        let _ = inner.store.submit_blocking(vec![Write::DeleteContainer(id.clone())], Durability::Quick)?;
+    }
+    Ok(())
+}

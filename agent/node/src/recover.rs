@@ -1,0 +1,544 @@
+//! Opens a node: finds every container again, ends what is half done, removes what has no owner.
+
+use crate::container::{Container, Containers};
+use crate::events::Events;
+use crate::exit::{self, killed_shim};
+use crate::images::{self, ImageIndex};
+use crate::layers::Layers;
+use crate::node::Inner;
+use crate::reaper::{self, Job};
+use crate::requests::Requests;
+use crate::store::{Durability, Loaded, Store, Write};
+use crate::{NodeConfig, NodeError};
+use berth_image::Images;
+use berth_model::event::EventKind;
+use berth_model::image::ImageRecord;
+use berth_model::network::{NetworkAttachment, NetworkMode};
+use berth_model::state::ProcessRecord;
+use berth_model::{ContainerId, ContainerRecord, ExitStatus, Phase, Platform, Timestamp};
+use berth_network::Networks;
+use berth_rootfs::LayerStore;
+use berth_runtime::{Runtime, Shim};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long an agent that is being replaced may take to let go of the folder.
+const LOCK: Duration = Duration::from_secs(3);
+/// Processes of a container without an owner die within this.
+const LEFTOVERS: Duration = Duration::from_secs(5);
+/// Layers and downloads that nobody took up are looked for so often.
+const SWEEP: Duration = Duration::from_secs(6 * 3600);
+
+/// What is found of a container when the node is opened.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Findings {
+    /// Its shim answers.
+    pub shim: bool,
+    /// What a shim left.
+    pub exit: Option<ExitStatus>,
+    /// The host has not been booted since.
+    pub same_boot: bool,
+}
+
+/// What becomes of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Action {
+    Keep,
+    /// It has ended and that is written down: the shim may go, and what is left of the run.
+    Settle,
+    /// It runs: take it over.
+    Adopt,
+    /// It has ended, and this is how.
+    End(ExitStatus),
+    /// Its start was cut before anybody was told of it: what there is is killed, and it is as before.
+    Revert,
+    /// It goes, or goes on going.
+    Remove,
+}
+
+/// Pure: every case is in the table of its test.
+pub(crate) fn decide(record: &ContainerRecord, found: &Findings) -> Action {
+    let auto_remove = record.spec.auto_remove;
+    match record.phase {
+        Phase::Creating | Phase::Removing => Action::Remove,
+        Phase::Created => Action::Keep,
+        Phase::Exited if auto_remove => Action::Remove,
+        Phase::Exited => Action::Settle,
+        // Nobody knows its address: it was not told of yet, so it is not missed.
+        Phase::Starting if found.shim && record.spec.network == NetworkMode::Bridge && record.network.is_none() => {
+            revert(auto_remove)
+        }
+        Phase::Starting | Phase::Running if found.shim => Action::Adopt,
+        Phase::Starting | Phase::Running => match &found.exit {
+            Some(exit) => Action::End(exit.clone()),
+            None if !found.same_boot => Action::End(rebooted()),
+            None if record.phase == Phase::Starting => revert(auto_remove),
+            None => Action::End(killed_shim()),
+        },
+    }
+}
+
+fn revert(auto_remove: bool) -> Action {
+    if auto_remove { Action::Remove } else { Action::Revert }
+}
+
+fn rebooted() -> ExitStatus {
+    ExitStatus {
+        code: 128 + crate::signal::SIGKILL,
+        signal: None,
+        oom_killed: false,
+        reason: Some("the host was rebooted while it ran".to_owned()),
+        finished: Timestamp::now(),
+    }
+}
+
+/// What open() needs from blocking calls.
+struct Parts {
+    lock: File,
+    store: Store,
+    loaded: Loaded,
+    layers: Layers,
+    registry: Images,
+    networks: Networks,
+    runtime: Runtime,
+    boot_id: String,
+}
+
+pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
+    let begun = Instant::now();
+    let config_ = config.clone();
+    let parts = tokio::task::spawn_blocking(move || parts(&config_)).await;
+    let Ok(parts) = parts else { return Err(NodeError::Stopping) };
+    let Parts { lock, store, mut loaded, layers, registry, networks, runtime, boot_id } = parts?;
+    let opened = begun.elapsed();
+    let records = std::mem::take(&mut loaded.containers);
+    // Those that are being removed, too: the reaper has them.
+    let known = records.iter().map(|r| r.id.clone()).collect();
+    let (reaper, jobs) = reaper::channel();
+    let inner = Arc::new(Inner {
+        started: Timestamp::now(),
+        platform: host_platform(),
+        events: Events::new(loaded.events, loaded.newest_cursor, config.event_history),
+        requests: Requests::new(loaded.requests),
+        containers: Arc::new(Containers::default()),
+        images: ImageIndex::new(loaded.images, loaded.tags, loaded.doomed),
+        config,
+        boot_id,
+        store,
+        layers,
+        registry,
+        networks,
+        runtime,
+        reaper,
+        tasks: TaskTracker::new(),
+        watchers: TaskTracker::new(),
+        stop: CancellationToken::new(),
+        _lock: lock,
+    });
+    inner.watchers.spawn(reaper::run(inner.clone(), jobs));
+    let recovered = containers(&inner, records, loaded.same_boot).await;
+    if let Err(e) = recovered {
+        inner.stop.cancel();
+        return Err(e);
+    }
+    let event = inner.events.add(EventKind::Node, "start", "node", BTreeMap::new());
+    let _ = inner.store.submit(vec![event], Durability::Quick).await?;
+    background(&inner, known).await?;
+    tracing::info!(
+        containers = inner.containers.all().len(),
+        images = inner.images.count(),
+        ?opened,
+        ready = ?begun.elapsed(),
+        last_close_clean = loaded.clean,
+        "the node is open"
+    );
+    Ok(inner)
+}
+
+fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
+    for dir in [&config.data_root, &config.run_root] {
+        private_folder(dir)?;
+        private_folder(&dir.join("containers"))?;
+    }
+    let lock = lock(&config.data_root.join("lock"))?;
+    let boot_id = berth_sys::store::boot_id().map_err(NodeError::io("reading the boot id"))?;
+    // The runtime compiles its filter and seals the shim beside the reading of the store.
+    std::thread::scope(|scope| {
+        let runtime = scope.spawn(|| Runtime::new(config.runtime.clone()));
+        let (store, loaded) = Store::open(&config.data_root.join("node.db"), &boot_id, config.event_history)?;
+        let layers = Layers::new(LayerStore::open(&config.data_root.join("layers"), config.layer_driver)?);
+        let registry = Images::open(config.images.clone(), Arc::new(layers.clone()))?;
+        let networks = Networks::open(config.network.clone())?;
+        let runtime = match runtime.join() {
+            Ok(runtime) => runtime?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        Ok(Parts { lock, store, loaded, layers, registry, networks, runtime, boot_id: boot_id.clone() })
+    })
+}
+
+/// 0700: what is below is nobody else's business.
+fn private_folder(dir: &Path) -> Result<(), NodeError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(NodeError::io(format!("making {}", dir.display())))
+}
+
+/// flock(2): the kernel lets go of it with the process, however that ends.
+fn lock(path: &Path) -> Result<File, NodeError> {
+    let act = || format!("locking {}", path.display());
+    let file = File::options().create(true).append(true).open(path).map_err(NodeError::io(act()))?;
+    let until = Instant::now() + LOCK;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::Error(e)) => return Err(NodeError::Io { act: act(), source: e }),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let source = std::io::Error::new(std::io::ErrorKind::ResourceBusy, "another agent uses this folder");
+                return Err(NodeError::Io { act: act(), source });
+            }
+        }
+    }
+}
+
+/// Go's names, as images use them.
+fn host_platform() -> Platform {
+    let (architecture, variant) = match std::env::consts::ARCH {
+        "x86_64" => ("amd64", None),
+        "aarch64" => ("arm64", Some("v8")),
+        "arm" => ("arm", Some("v7")),
+        "x86" => ("386", None),
+        "powerpc64" => ("ppc64le", None),
+        other => (other, None),
+    };
+    Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
+}
+
+/// One container with what was found of it.
+struct Found {
+    container: Arc<Container>,
+    shim: Option<Shim>,
+    action: Action,
+}
+
+async fn containers(inner: &Arc<Inner>, records: Vec<ContainerRecord>, same_boot: bool) -> Result<(), NodeError> {
+    let mut looking = JoinSet::new();
+    for record in records {
+        let inner = inner.clone();
+        looking.spawn(async move { look(&inner, record, same_boot).await });
+    }
+    let mut all = Vec::new();
+    while let Some(found) = looking.join_next().await {
+        all.push(found.map_err(|_| NodeError::Stopping)?);
+    }
+    for found in &all {
+        if found.action != Action::Remove {
+            inner.containers.add_known(found.container.clone());
+        }
+    }
+    // Before anything is attached anew: addresses of living containers are taken.
+    let live: Vec<(ContainerId, NetworkAttachment)> = all
+        .iter()
+        .filter(|f| f.action == Action::Adopt)
+        .filter_map(|f| Some((f.container.id.clone(), f.container.record().network.clone()?)))
+        .collect();
+    let networks = inner.networks.clone();
+    inner.blocking(move || Ok(networks.recover(&live)?)).await?;
+
+    let mut acting = JoinSet::new();
+    for found in all {
+        let inner = inner.clone();
+        acting.spawn(async move { act(&inner, found).await });
+    }
+    while acting.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn look(inner: &Arc<Inner>, record: ContainerRecord, same_boot: bool) -> Found {
+    let paths = inner.paths(&record.id);
+    let may_run = !matches!(record.phase, Phase::Created);
+    let same_boot = record.process.as_ref().map_or(same_boot, |p| p.boot_id == inner.boot_id);
+    let mut shim = None;
+    if may_run && same_boot {
+        shim = inner.runtime.reconnect(&paths, &record.id).await.unwrap_or_else(|e| {
+            tracing::warn!(container = %record.id, error = %e, "looking for a shim");
+            None
+        });
+    }
+    let mut exit = None;
+    if shim.is_none() && matches!(record.phase, Phase::Starting | Phase::Running) {
+        let runtime = inner.runtime.clone();
+        let read = tokio::task::spawn_blocking(move || runtime.read_exit(&paths)).await;
+        exit = match read {
+            Ok(Ok(exit)) => exit,
+            Ok(Err(e)) => {
+                tracing::warn!(container = %record.id, error = %e, "reading what a shim left");
+                None
+            }
+            Err(_) => None,
+        };
+    }
+    let action = decide(&record, &Findings { shim: shim.is_some(), exit, same_boot });
+    let image = inner.images.get(&record.image_id).unwrap_or_else(|| lost_image(&record));
+    let effective = inner.runtime.effective(&record.spec, &image.config).unwrap_or_default();
+    Found { container: Container::new(record, image, Arc::new(effective)), shim, action }
+}
+
+/// In place of an image that the store has lost: its containers can be looked at and removed.
+fn lost_image(record: &ContainerRecord) -> Arc<ImageRecord> {
+    tracing::warn!(container = %record.id, image = %record.image_id, "its image is not in the store");
+    Arc::new(ImageRecord {
+        id: record.image_id.clone(),
+        manifest: record.image_id.clone(),
+        target: record.image_id.clone(),
+        platform: host_platform(),
+        layers: Vec::new(),
+        config: Default::default(),
+        created: None,
+        pulled: Timestamp::default(),
+        repo_digests: Vec::new(),
+        author: None,
+        history: Vec::new(),
+        annotations: BTreeMap::new(),
+    })
+}
+
+async fn act(inner: &Arc<Inner>, found: Found) {
+    let Found { container, shim, action } = found;
+    let id = container.id.clone();
+    if !matches!(action, Action::Keep | Action::Adopt) {
+        tracing::info!(container = %id, ?action, phase = %container.phase(), "found half done");
+    }
+    match action {
+        Action::Keep => {}
+        Action::Adopt => adopt(inner, container, shim).await,
+        Action::End(status) => {
+            kill_leftovers(inner, &id, None).await;
+            exit::finish(inner, &container, status, None).await;
+        }
+        Action::Settle => {
+            if let Some(shim) = shim {
+                shim.release().await;
+            }
+            let teardown = Some(container.teardown().await);
+            inner.reap(Job { container, root: None, network: None, remove: false, teardown }).await;
+        }
+        Action::Revert => {
+            let mut gate = container.enter_first().await;
+            let network = container.record().network.clone();
+            let record = gate.change(|r| {
+                r.phase = if r.exit.is_some() { Phase::Exited } else { Phase::Created };
+                r.error = Some("the agent ended in the middle of the start".to_owned());
+                r.process = None;
+                r.network = None;
+            });
+            let teardown = Some(container.teardown().await);
+            let written = inner.store.submit(vec![Write::PutContainer(record)], Durability::Quick).await;
+            if let Err(e) = written {
+                tracing::error!(container = %id, error = %e, "a start that was undone could not be written down");
+            }
+            drop(gate);
+            kill_leftovers(inner, &id, shim).await;
+            inner.reap(Job { container, root: None, network, remove: false, teardown }).await;
+        }
+        Action::Remove => {
+            kill_leftovers(inner, &id, shim).await;
+            let network = container.record().network.clone();
+            inner.reap(Job { container, root: None, network, remove: true, teardown: None }).await;
+        }
+    }
+}
+
+async fn adopt(inner: &Arc<Inner>, container: Arc<Container>, shim: Option<Shim>) {
+    let Some(shim) = shim else { return };
+    let mut gate = container.enter_first().await;
+    gate.set_shim(Some(shim.clone()));
+    if container.phase() == Phase::Starting {
+        let (pid, start_time) = shim.pid();
+        let (shim_pid, shim_start_time) = shim.shim_pid();
+        let boot_id = inner.boot_id.clone();
+        let record = gate.change(|r| {
+            r.phase = Phase::Running;
+            r.exit = None;
+            r.finished = None;
+            r.process = Some(ProcessRecord { pid, start_time, shim_pid, shim_start_time, boot_id });
+        });
+        gate.set_life(crate::container::Life::Open);
+        let writes = vec![Write::PutContainer(record.clone()), inner.events.add_container(&record, "start", &[])];
+        if let Err(e) = inner.store.submit(writes, Durability::Quick).await {
+            tracing::error!(container = %container.id, error = %e, "a start could not be written down");
+        }
+    }
+    drop(gate);
+    exit::watch(inner, container, shim);
+}
+
+/// Kills what is in the container's cgroup, and lets its shim go.
+async fn kill_leftovers(inner: &Arc<Inner>, id: &ContainerId, shim: Option<Shim>) {
+    let (runtime, id_) = (inner.runtime.clone(), id.clone());
+    let killed = inner.blocking(move || Ok(runtime.kill_all(&id_, LEFTOVERS)?)).await;
+    if let Err(e) = killed {
+        tracing::debug!(container = %id, error = %e, "killing leftovers");
+    }
+    if let Some(shim) = shim {
+        let _ = tokio::time::timeout(Duration::from_secs(2), shim.wait()).await;
+        shim.release().await;
+    }
+}
+
+/// Behind the opening: things without an owner, and layers that nobody took up.
+async fn background(inner: &Arc<Inner>, known: HashSet<ContainerId>) -> Result<(), NodeError> {
+    let inner_ = inner.clone();
+    // Listed before the first new container is made: what is on the list cannot be a new one's.
+    let orphans = inner.blocking(move || orphans(&inner_, &known)).await?;
+    let inner_ = inner.clone();
+    inner.watchers.spawn(async move {
+        for id in orphans {
+            remove_orphan(&inner_, id).await;
+        }
+        loop {
+            if let Err(e) = images::sweep(&inner_).await {
+                tracing::warn!(error = %e, "sweeping layers and downloads that nobody refers to");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP) => {}
+                () = inner_.stop.cancelled() => return,
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Ids with a folder or a cgroup and without a record.
+fn orphans(inner: &Inner, known: &HashSet<ContainerId>) -> Result<Vec<ContainerId>, NodeError> {
+    let mut ids = inner.runtime.list_cgroups()?;
+    for root in [&inner.config.data_root, &inner.config.run_root] {
+        let dir = root.join("containers");
+        let act = || format!("listing {}", dir.display());
+        for entry in std::fs::read_dir(&dir).map_err(NodeError::io(act()))? {
+            let name = entry.map_err(NodeError::io(act()))?.file_name();
+            if let Some(id) = name.to_str().and_then(|n| n.parse().ok()) {
+                ids.push(id);
+            }
+        }
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    ids.retain(|id| !known.contains(id));
+    Ok(ids)
+}
+
+async fn remove_orphan(inner: &Arc<Inner>, id: ContainerId) {
+    tracing::info!(container = %id, "removing what has no owner");
+    let paths = inner.paths(&id);
+    let shim = inner.runtime.reconnect(&paths, &id).await.unwrap_or(None);
+    kill_leftovers(inner, &id, shim).await;
+    let inner_ = inner.clone();
+    let id_ = id.clone();
+    let removed = inner.blocking(move || {
+        inner_.runtime.remove_cgroups(&id_)?;
+        match std::fs::remove_dir_all(&paths.run) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(NodeError::Io { act: format!("removing {}", paths.run.display()), source: e });
+            }
+            _ => {}
+        }
+        let dir = inner_.container_dir(&id_);
+        if dir.exists() {
+            berth_rootfs::remove_tree(&dir)?;
+        }
+        Ok(())
+    });
+    if let Err(e) = removed.await {
+        tracing::warn!(container = %id, error = %e, "removing what has no owner");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::container_record;
+
+    fn exit() -> ExitStatus {
+        ExitStatus { code: 3, ..ExitStatus::default() }
+    }
+
+    /// An action without its times.
+    fn word(action: &Action) -> &'static str {
+        match action {
+            Action::Keep => "keep",
+            Action::Settle => "settle",
+            Action::Adopt => "adopt",
+            Action::End(e) if e.code == 3 => "end",
+            Action::End(e) if e.reason.as_ref().is_some_and(|r| r.contains("rebooted")) => "rebooted",
+            Action::End(_) => "shim killed",
+            Action::Revert => "revert",
+            Action::Remove => "remove",
+        }
+    }
+
+    #[test]
+    fn every_case() {
+        use Phase::*;
+        let address = Some(NetworkAttachment {
+            bridge: "berth0".to_owned(),
+            host_interface: "veth0".to_owned(),
+            address: [172, 31, 240, 2].into(),
+            prefix_len: 20,
+            gateway: [172, 31, 240, 1].into(),
+            mac: String::new(),
+            ports: Vec::new(),
+        });
+        // phase, auto-remove, network, its address is known, shim, exit file, same boot -> action
+        let bridge = NetworkMode::Bridge;
+        let none = NetworkMode::None;
+        for (phase, auto, network, known, shim, left, same_boot, want) in [
+            (Creating, false, &none, false, false, false, true, "remove"),
+            (Creating, true, &none, false, true, false, true, "remove"),
+            (Created, false, &bridge, false, false, false, true, "keep"),
+            (Created, true, &none, false, false, false, false, "keep"),
+            (Starting, false, &none, false, true, false, true, "adopt"),
+            (Starting, false, &bridge, true, true, false, true, "adopt"),
+            (Starting, true, &bridge, true, true, false, true, "adopt"),
+            (Starting, false, &bridge, false, true, false, true, "revert"),
+            (Starting, true, &bridge, false, true, false, true, "remove"),
+            (Starting, false, &none, false, false, true, true, "end"),
+            (Starting, false, &none, false, false, false, true, "revert"),
+            (Starting, true, &none, false, false, false, true, "remove"),
+            (Starting, false, &none, false, false, false, false, "rebooted"),
+            (Running, false, &none, false, true, false, true, "adopt"),
+            (Running, false, &bridge, true, true, false, true, "adopt"),
+            (Running, false, &none, false, false, true, true, "end"),
+            (Running, true, &none, false, false, true, true, "end"),
+            (Running, false, &none, false, false, true, false, "end"),
+            (Running, false, &none, false, false, false, true, "shim killed"),
+            (Running, true, &none, false, false, false, true, "shim killed"),
+            (Running, false, &none, false, false, false, false, "rebooted"),
+            (Exited, false, &none, false, false, false, true, "settle"),
+            (Exited, false, &none, false, true, false, true, "settle"),
+            (Exited, true, &none, false, false, false, true, "remove"),
+            (Removing, false, &none, false, true, true, true, "remove"),
+            (Removing, true, &none, false, false, false, false, "remove"),
+        ] {
+            let mut record = container_record(1);
+            record.phase = phase;
+            record.spec.auto_remove = auto;
+            record.spec.network = network.clone();
+            record.network = if known { address.clone() } else { None };
+            let found = Findings { shim, exit: left.then(exit), same_boot };
+            assert_eq!(word(&decide(&record, &found)), want, "{phase} auto_remove={auto} {network:?} {found:?}");
+        }
+    }
+}

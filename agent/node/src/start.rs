@@ -1,0 +1,334 @@
+//! Starts a container: root and network side by side, then plan and spawn. Each step has its undo.
+
+use crate::container::{Container, Gate, Life};
+use crate::create::make_folder;
+use crate::node::Inner;
+use crate::reaper::Job;
+use crate::store::{Durability, Write};
+use crate::{NodeError, exit, fail, remove};
+use berth_model::network::{NetworkAttachment, NetworkMode, PortMapping, Protocol};
+use berth_model::state::ProcessRecord;
+use berth_model::{ContainerRecord, Phase, Timestamp};
+use berth_network::Attached;
+use berth_rootfs::{MountOptions, RootMount, WritableLayer};
+use berth_runtime::{AttachOptions, Attachment, PlanInput, Shim, SpawnRequest};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// /etc/passwd and /etc/group of an image: larger ones are no such thing.
+pub(crate) const USERS_MAX: usize = 8 << 20;
+
+pub(crate) struct Started {
+    /// It ran already.
+    pub already: bool,
+    pub attachment: Option<Attachment>,
+}
+
+/// Where the time of a start went.
+#[derive(Clone, Copy, Debug, Default)]
+struct Times {
+    mount: Duration,
+    /// Beside the mount; what was waited for behind it.
+    network: Duration,
+    plan: Duration,
+    spawn: Duration,
+}
+
+struct Launched {
+    shim: Shim,
+    attachment: Option<Attachment>,
+    root: RootMount,
+    record: Arc<ContainerRecord>,
+    times: Times,
+}
+
+/// Starts `container`, whose gate the caller has, unless it runs.
+pub(crate) async fn start(
+    inner: &Arc<Inner>,
+    mut gate: Gate,
+    attach: Option<AttachOptions>,
+) -> Result<Started, NodeError> {
+    let container = gate.container.clone();
+    let before = container.record();
+    match before.phase {
+        Phase::Created | Phase::Exited => {}
+        Phase::Running => {
+            let attachment = match (attach, container.shim()) {
+                (Some(options), Some(shim)) => Some(shim.attach(options).await?),
+                _ => None,
+            };
+            return Ok(Started { already: true, attachment });
+        }
+        Phase::Creating | Phase::Starting | Phase::Removing => {
+            return Err(NodeError::ContainerNotFound(before.name.clone()));
+        }
+    }
+    let begun = Instant::now();
+    // What the last run left is being taken apart: its cgroup and its upper folder are this one's too.
+    drop(container.teardown().await);
+    let durability = if before.spec.auto_remove { Durability::Quick } else { Durability::Durable };
+    let record = gate.change(|r| {
+        r.phase = Phase::Starting;
+        r.started = Some(Timestamp::now());
+        r.error = None;
+        r.network = None;
+        r.starts += 1;
+    });
+    let attached = attach.is_some();
+    // Durable beside the start: with this record a start that was answered is never forgotten.
+    let launched = match inner.store.submit(vec![Write::PutContainer(record.clone())], durability).await {
+        Ok(ack) => {
+            let (inner_, container_) = (inner.clone(), container.clone());
+            let launched = inner.blocking(move || launch(&inner_, &container_, record, attach)).await;
+            match (launched, ack.safe().await) {
+                (Ok(launched), Err(e)) => Err(abandon(inner, launched, e.into()).await),
+                (launched, _) => launched,
+            }
+        }
+        Err(e) => Err(e.into()),
+    };
+    let launched = match launched {
+        Ok(launched) => launched,
+        Err(e) => {
+            failed(inner, gate, &before, &e).await;
+            return Err(e);
+        }
+    };
+
+    let (pid, start_time) = launched.shim.pid();
+    let (shim_pid, shim_start_time) = launched.shim.shim_pid();
+    let boot_id = inner.boot_id.clone();
+    let network = launched.record.network.clone();
+    let record = gate.change(|r| {
+        r.phase = Phase::Running;
+        r.exit = None;
+        r.finished = None;
+        r.network = network;
+        r.process = Some(ProcessRecord { pid, start_time, shim_pid, shim_start_time, boot_id });
+    });
+    gate.owned.root = Some(launched.root);
+    gate.set_shim(Some(launched.shim.clone()));
+    gate.set_life(Life::Open);
+    let mut writes = vec![Write::PutContainer(record.clone())];
+    if attached {
+        writes.push(inner.events.add_container(&record, "attach", &[]));
+    }
+    writes.push(inner.events.add_container(&record, "start", &[]));
+    let submitted = inner.store.submit(writes, Durability::Quick).await;
+    drop(gate);
+    exit::watch(inner, container.clone(), launched.shim);
+    if let Err(e) = submitted {
+        tracing::error!(container = %container.id, error = %e, "a start could not be written down");
+    }
+    fail::point("start.after_running")?;
+    let Times { mount, network, plan, spawn } = launched.times;
+    tracing::debug!(container = %container.id, ?mount, ?network, ?plan, ?spawn, all = ?begun.elapsed(), "started");
+    Ok(Started { already: false, attachment: launched.attachment })
+}
+
+/// Everything that blocks, in one go on one thread; the network beside it on another.
+fn launch(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    mut record: Arc<ContainerRecord>,
+    attach: Option<AttachOptions>,
+) -> Result<Launched, NodeError> {
+    fail::point("start.after_record")?;
+    let begun = Instant::now();
+    let id = &container.id;
+    // Joining costs a thread hop; making a namespace and a veth costs thirty of them.
+    let network = (record.spec.network == NetworkMode::Bridge).then(|| {
+        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        let (networks, id, ports) = (inner.networks.clone(), id.clone(), ports(container, &record));
+        inner.tasks.spawn_blocking(move || {
+            let attached = networks.attach(&id, &ports);
+            // Err: the start failed before it looked here.
+            if let Err(std::sync::mpsc::SendError(Ok(unused))) = send.send(attached) {
+                undo_network(&networks, &id, &unused.attachment);
+            }
+        });
+        receive
+    });
+    let auto_remove = record.spec.auto_remove;
+    let root = (|| -> Result<RootMount, NodeError> {
+        let dir = inner.container_dir(id);
+        // What an auto-removed container writes is thrown away: no sync for it.
+        let layer = if auto_remove { make_folder(&dir)? } else { WritableLayer::open(&dir)? };
+        let root = inner.layers.store.mount(&record.layers, &layer, MountOptions { volatile: auto_remove })?;
+        fail::point("start.after_mount")?;
+        Ok(root)
+    })();
+    let mut times = Times { mount: begun.elapsed(), ..Times::default() };
+    // Before looking at the root's error: what was attached must be known to be undone.
+    let attached = match network.map(|r| r.recv()) {
+        None => None,
+        Some(Ok(Ok(attached))) => Some(attached),
+        Some(Ok(Err(e))) => return Err(e.into()),
+        Some(Err(_)) => return Err(NodeError::Stopping),
+    };
+    times.network = begun.elapsed() - times.mount;
+    let attachment = attached.as_ref().map(|a| a.attachment.clone());
+    let mut undo = NetworkUndo { inner, container, attachment: attachment.clone() };
+    let root = root?;
+    if attachment.is_some() {
+        let mut with_network = (*record).clone();
+        with_network.network = attachment;
+        record = Arc::new(with_network);
+        // Before there is a shim: an agent that dies now finds the address of what it left running.
+        let _ = inner.store.submit_blocking(vec![Write::PutContainer(record.clone())], Durability::Quick)?;
+        fail::point("start.after_network")?;
+    }
+    let spawned = spawn(inner, container, &record, &root, attached, attach, &mut times)?;
+    undo.attachment = None;
+    Ok(Launched { shim: spawned.shim, attachment: spawned.attachment, root, record, times })
+}
+
+fn spawn(
+    inner: &Inner,
+    container: &Container,
+    record: &ContainerRecord,
+    root: &RootMount,
+    attached: Option<Attached>,
+    attach: Option<AttachOptions>,
+    times: &mut Times,
+) -> Result<berth_runtime::Spawned, NodeError> {
+    let begun = Instant::now();
+    let paths = inner.paths(&container.id);
+    std::fs::create_dir_all(&paths.run).map_err(NodeError::io(format!("making {}", paths.run.display())))?;
+    let passwd = root.read("/etc/passwd", USERS_MAX)?;
+    let group = root.read("/etc/group", USERS_MAX)?;
+    let plan = inner.runtime.plan(&PlanInput {
+        id: &container.id,
+        name: &record.name,
+        spec: &record.spec,
+        image: &container.image.config,
+        passwd: passwd.as_deref(),
+        group: group.as_deref(),
+        network: record.network.as_ref(),
+        host_gateway: inner.networks.gateway().into(),
+        state_dir: &paths.run,
+    })?;
+    times.plan = begun.elapsed();
+    for warning in &plan.warnings {
+        tracing::info!(container = %container.id, warning, "not given in full");
+    }
+    let begun = Instant::now();
+    let spawned = inner.runtime.spawn(SpawnRequest {
+        id: container.id.clone(),
+        plan,
+        rootfs: root.fd()?,
+        netns: attached.map(|a| a.netns),
+        paths,
+        attach,
+    })?;
+    times.spawn = begun.elapsed();
+    fail::point("start.after_spawn")?;
+    Ok(spawned)
+}
+
+/// Takes the address back unless the start succeeds.
+struct NetworkUndo<'a> {
+    inner: &'a Inner,
+    container: &'a Container,
+    attachment: Option<NetworkAttachment>,
+}
+
+impl Drop for NetworkUndo<'_> {
+    fn drop(&mut self) {
+        if let Some(attachment) = &self.attachment {
+            undo_network(&self.inner.networks, &self.container.id, attachment);
+        }
+    }
+}
+
+fn undo_network(networks: &berth_network::Networks, id: &berth_model::ContainerId, attachment: &NetworkAttachment) {
+    if let Err(e) = networks.detach(id, attachment) {
+        tracing::warn!(container = %id, error = %e, "undoing the network of a failed start");
+    }
+}
+
+/// The container runs, but its record cannot be kept: it must not go on unknown.
+async fn abandon(inner: &Arc<Inner>, launched: Launched, why: NodeError) -> NodeError {
+    let id = launched.record.id.clone();
+    let (inner_, id_) = (inner.clone(), id.clone());
+    let killed = inner.blocking(move || Ok(inner_.runtime.kill_all(&id_, Duration::from_secs(5))?)).await;
+    if let Err(e) = killed {
+        tracing::error!(container = %id, error = %e, "killing a container whose start could not be written down");
+    }
+    let _ = tokio::time::timeout(Duration::from_secs(2), launched.shim.wait()).await;
+    launched.shim.release().await;
+    let inner_ = inner.clone();
+    let undone = inner.blocking(move || {
+        drop(launched.root);
+        if let Some(network) = &launched.record.network {
+            inner_.networks.detach(&id, network)?;
+        }
+        Ok(inner_.runtime.remove_cgroups(&id)?)
+    });
+    if let Err(e) = undone.await {
+        tracing::warn!(error = %e, "undoing a start");
+    }
+    why
+}
+
+/// The record as it was, with the reason; an auto-removed container goes.
+async fn failed(inner: &Arc<Inner>, mut gate: Gate, before: &ContainerRecord, error: &NodeError) {
+    let reason = error.to_string();
+    let record = gate.change(|r| {
+        *r = before.clone();
+        r.error = Some(reason.clone());
+    });
+    if before.spec.auto_remove {
+        if let Err(e) = remove::decided(inner, gate).await {
+            tracing::warn!(container = %record.id, error = %e, "removing a container that failed to start");
+        }
+        return;
+    }
+    let teardown = Some(gate.container.teardown().await);
+    let container = gate.container.clone();
+    if let Err(e) = inner.store.submit(vec![Write::PutContainer(record.clone())], Durability::Quick).await {
+        tracing::error!(container = %record.id, error = %e, "a failed start could not be written down");
+    }
+    drop(gate);
+    // The folder of its run, and a cgroup where the failure left one.
+    inner.reap(Job { container, root: None, network: None, remove: false, teardown }).await;
+}
+
+/// The ports that were asked for, and with `publish_all` every exposed one that is not among them.
+fn ports(container: &Container, record: &ContainerRecord) -> Vec<PortMapping> {
+    let mut ports = record.spec.ports.clone();
+    if record.spec.publish_all {
+        for exposed in &container.image.config.exposed_ports {
+            let Some((container_port, protocol)) = exposed_port(exposed) else { continue };
+            if !ports.iter().any(|p| p.container_port == container_port && p.protocol == protocol) {
+                ports.push(PortMapping { host_ip: None, host_port: 0, container_port, protocol });
+            }
+        }
+    }
+    ports
+}
+
+/// `80`, `80/tcp`, `53/udp`; anything else is left out, as an image's word must not stop a start.
+fn exposed_port(text: &str) -> Option<(u16, Protocol)> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    port.parse().ok().filter(|p| *p > 0).map(|p| (p, protocol))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exposed_ports() {
+        assert_eq!(exposed_port("80"), Some((80, Protocol::Tcp)));
+        assert_eq!(exposed_port("53/udp"), Some((53, Protocol::Udp)));
+        for bad in ["0", "80/sctp", "x", "", "70000"] {
+            assert_eq!(exposed_port(bad), None, "{bad}");
+        }
+    }
+}
