@@ -12,7 +12,7 @@ export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-co
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions=on -Coverflow-checks=on -Ccodegen-units=1"
 CARGO_TARGET_DIR=fuzz/target cargo build --quiet --release --manifest-path fuzz/Cargo.toml --target "$triple" --bins
-targets=${*:-$(sed -n 's/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml | tail -n +2)}
+targets=${*:-$(sed -n '/^\[\[bin\]\]/,$ s/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml)}
 failed=
 for target in $targets; do
   mkdir -p "fuzz/corpus/$target" "fuzz/artifacts/$target"
