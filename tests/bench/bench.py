@@ -386,7 +386,7 @@ def shims(agent):
         text = run([CTL, 'inspect', '-o', 'json', *names[at:at + 50]]).stdout
         documents = json.loads(text)
         for document in documents if isinstance(documents, list) else [documents]:
-            found.append(int(document.get('shimPid') or document.get('shim_pid')))
+            found.append(int(document['State']['ShimPid']))
     return found
 
 

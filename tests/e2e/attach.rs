@@ -36,7 +36,7 @@ fn detach_keys_leave_the_container_running_and_attach_joins_again() {
     let command = node.ctl_command(&["run", "-it", "--name", "c", "--network", "none", &image("busybox"), "sh"]);
     let session = pty::run(&command, &[Step::Expect("#"), Step::Send("x=kept\r"), Step::Send("\x10\x11")]);
     assert!(session.restored, "{}", session.output);
-    assert_eq!(node.inspect("c")["summary"]["state"], "running");
+    assert_eq!(node.inspect("c")["State"]["Status"], "running");
     let command = node.ctl_command(&["attach", "c"]);
     let session = pty::run(&command, &[Step::Send("echo $x-$x\r"), Step::Expect("kept-kept"), Step::Send("exit 4\r")]);
     assert_eq!((session.code, session.restored), (4, true), "{}", session.output);

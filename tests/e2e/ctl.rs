@@ -77,8 +77,8 @@ fn partial_failure_is_plain() {
     assert_eq!(none.code, 4, "{none:?}");
     let all = fleet.ctl(&["--all", "--timeout", "10s", "info"]);
     assert_eq!(all.code, 3, "{all:?}");
-    assert_eq!(fleet.ctl(&["-H", "no-such-context", "version"]).code, 2);
-    assert_eq!(fleet.ctl(&["-g", "no-such-group", "version"]).code, 2);
+    assert_eq!(fleet.ctl(&["-H", "no-such-context", "version"]).code, 125);
+    assert_eq!(fleet.ctl(&["-g", "no-such-group", "version"]).code, 125);
     fleet.finish();
 }
 
@@ -116,8 +116,8 @@ fn machine_output_is_stable() {
     assert_eq!(node.ok(&["ps", "-q", "--no-trunc"]), id);
     assert_eq!(node.ok(&["ps", "-o", "name"]), "c");
     let json: serde_json::Value = serde_json::from_str(&node.ok(&["ps", "-o", "json"])).expect("JSON");
-    assert_eq!(json[0]["id"], id.as_str(), "{json}");
-    assert!(node.ok(&["ps", "-o", "yaml"]).contains(&format!("id: {id}")));
+    assert_eq!(json[0]["ID"], id.as_str(), "{json}");
+    assert!(node.ok(&["ps", "-o", "yaml"]).contains(&format!("ID: {id}")));
     assert!(!node.ok(&["ps", "--format", "{{.Names}} {{.ID}}"]).is_empty());
     let version: serde_json::Value = serde_json::from_str(&node.ok(&["version", "-o", "json"])).expect("JSON");
     assert!(version.to_string().contains(berth::VERSION), "{version}");
@@ -131,8 +131,8 @@ fn errors_have_hints_and_go_to_stderr() {
     assert_eq!(output.code, 1, "{output:?}");
     assert!(output.stderr.starts_with("error: ") && output.stderr.contains("nobody"), "{output:?}");
     let usage = node.ctl(&["run"]);
-    assert_eq!(usage.code, 2, "{usage:?}");
-    assert_eq!(node.ctl(&["no-such-command"]).code, 2);
+    assert_eq!(usage.code, 125, "{usage:?}");
+    assert_eq!(node.ctl(&["no-such-command"]).code, 125);
     node.finish();
 }
 

@@ -52,7 +52,7 @@ mod points {
     }
 
     fn state(node: &Node) -> String {
-        node.inspect("c")["summary"]["state"].as_str().unwrap_or_default().to_owned()
+        node.inspect("c")["State"]["Status"].as_str().unwrap_or_default().to_owned()
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn odd_layers(store: &str) {
     assert_eq!(output.stdout, EXPECTED, "{}", output.stderr);
     // The file capability lets nobody bind a low port with that program only; here it is enough that it is there.
     let id = node.ok(&["run", "-d", "--network", "none", &image("odd"), "sleep", "1000"]);
-    let pid = node.inspect(&id)["summary"]["pid"].as_u64().expect("pid");
+    let pid = node.inspect(&id)["State"]["Pid"].as_u64().expect("pid");
     let script = format!(
         "import os; p='/proc/{pid}/root/xattr'; print(os.getxattr(p,'user.berth').decode(), os.getxattr(p,'security.capability').hex())"
     );

@@ -6,7 +6,7 @@ use berth::v1;
 const IDLE: &str = "while :; do sleep 1; done";
 
 fn state(node: &Node, container: &str) -> String {
-    node.inspect(container)["summary"]["state"].as_str().expect("state").to_owned()
+    node.inspect(container)["State"]["Status"].as_str().expect("state").to_owned()
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn names_are_given_once_and_come_free_again() {
     node.ok(&["rm", "-f", "one"]);
     node.detached(&["--name", "one"], IDLE);
     let id = node.ok(&["create", "--network", "none", &image("busybox")]);
-    let made_up = node.inspect(&id)["summary"]["name"].as_str().expect("name").to_owned();
+    let made_up = node.inspect(&id)["Name"].as_str().expect("name").to_owned();
     assert!(made_up.len() > 2 && made_up != id, "{made_up}");
     assert_eq!(node.ok(&["ps", "-a", "-q", "--no-trunc", "--filter", &format!("name={made_up}")]), id);
     node.finish();
@@ -217,7 +217,7 @@ fn events_tell_the_story_and_the_cursor_lasts() {
         let text = node.ok(&["events", "--since", "1h", "--until", "0s", "-o", "json"]);
         text.lines()
             .map(|l| {
-                serde_json::from_str::<serde_json::Value>(l).expect("NDJSON")["action"]
+                serde_json::from_str::<serde_json::Value>(l).expect("NDJSON")["Action"]
                     .as_str()
                     .expect("action")
                     .to_owned()

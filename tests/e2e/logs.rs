@@ -49,7 +49,7 @@ fn rotation_bounds_the_disk_and_follow_goes_over_it() {
         last = number;
     }
     assert_eq!(last, 20000);
-    let path = node.inspect(&id)["logPath"].as_str().expect("logPath").to_owned();
+    let path = node.inspect(&id)["LogPath"].as_str().expect("logPath").to_owned();
     let size: u64 = std::fs::read_dir(&path).expect("log").flatten().map(|e| e.metadata().expect("meta").len()).sum();
     assert!(size <= 3 * 64 * 1024 + 64 * 1024, "{size} bytes of logs");
     let kept = node.ok(&["logs", &id]);
@@ -90,7 +90,7 @@ fn a_reader_that_does_not_read_blocks_nobody() {
     });
     stuck.kill().expect("kill");
     stuck.wait().expect("wait");
-    assert_eq!(node.inspect("c")["summary"]["state"], "running", "a client's death is not the container's");
+    assert_eq!(node.inspect("c")["State"]["Status"], "running", "a client's death is not the container's");
     node.finish();
 }
 

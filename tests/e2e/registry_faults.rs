@@ -32,11 +32,11 @@ fn large_blob(node: &Node, proxy: &Proxy) -> String {
     node.ok(&["pull", "-q", &proxy.image("layered")]);
     let text = node.ok(&["inspect", "--type", "image", "-o", "json", &proxy.image("layered")]);
     let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let layers = value.get(0).unwrap_or(&value)["layers"].as_array().expect("layers").clone();
+    let layers = value.get(0).unwrap_or(&value)["Layers"].as_array().expect("layers").clone();
     let size = |l: &serde_json::Value| {
-        l["compressedBytes"].as_u64().or_else(|| l["compressedBytes"].as_str()?.parse().ok()).unwrap_or(0)
+        l["CompressedSize"].as_u64().or_else(|| l["CompressedSize"].as_str()?.parse().ok()).unwrap_or(0)
     };
-    let digest = layers.iter().max_by_key(|l| size(l)).expect("layer")["digest"].as_str().expect("digest").to_owned();
+    let digest = layers.iter().max_by_key(|l| size(l)).expect("layer")["Digest"].as_str().expect("digest").to_owned();
     node.ok(&["rmi", "-f", &proxy.image("layered")]);
     proxy.forget();
     digest
@@ -132,10 +132,7 @@ fn a_401_in_mid_pull_without_a_way_to_log_in_is_refused_by_name() {
     proxy.forget();
     // Basic credentials of the request answer the challenge, and are written nowhere.
     proxy.rule("/blobs/", 1, Fault::Status(401, "WWW-Authenticate: Basic realm=\"test\"\r\n"));
-    node.ctl_stdin(
-        &["pull", "-q", "--username", "someone", "--password-stdin", &proxy.image("layered")],
-        "s3cr3t-word\n",
-    );
+    node.pull_with_password(&proxy.image("layered"), "s3cr3t-word").expect("pull");
     assert!(
         proxy.requests().iter().any(|r| r.authorization.as_deref() == Some("Basic c29tZW9uZTpzM2NyM3Qtd29yZA==")),
         "{:?}",

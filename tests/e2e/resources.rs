@@ -4,7 +4,7 @@ use crate::harness::{Node, image};
 
 fn limit(node: &Node, container: &str, files: &[&str]) -> Option<String> {
     let inspect = node.inspect(container);
-    let paths: Vec<String> = inspect["cgroupPaths"]
+    let paths: Vec<String> = inspect["CgroupPaths"]
         .as_array()
         .expect("cgroupPaths")
         .iter()
@@ -68,13 +68,13 @@ fn an_oom_kill_is_reported_as_such() {
     let node = Node::with_busybox("resources-oom");
     let id = node.detached(&["--memory", "16m", "--memory-swap", "16m"], "head -c 200m /dev/zero | tail");
     node.ok(&["wait", &id]);
-    let exit = &node.inspect(&id)["summary"]["exit"];
-    assert_eq!(exit["oomKilled"], true, "{exit}");
+    let exit = &node.inspect(&id)["State"];
+    assert_eq!(exit["OOMKilled"], true, "{exit}");
     let events = node.ok(&["events", "--since", "1h", "--until", "0s", "-o", "json"]);
     assert!(events.lines().any(|l| l.contains("\"oom\"") && l.contains(&id)), "{events}");
     let quiet = node.detached(&["--memory", "16m"], "exit 137");
     node.ok(&["wait", &quiet]);
-    assert_ne!(node.inspect(&quiet)["summary"]["exit"]["oomKilled"], true, "137 alone is no proof");
+    assert_ne!(node.inspect(&quiet)["State"]["OOMKilled"], true, "137 alone is no proof");
     node.finish();
 }
 
@@ -94,9 +94,9 @@ fn images_users_and_defaults_are_in_inspect() {
     let users = image("users");
     let id = node.ok(&["create", "--network", "none", &users]);
     let inspect = node.inspect(&id);
-    assert_eq!(inspect["effectiveUser"], "app", "{inspect}");
-    assert_eq!(inspect["effectiveWorkdir"], "/srv/app");
-    assert_eq!(inspect["effectiveStopSignal"], "SIGUSR1");
-    assert_eq!(inspect["summary"]["command"], serde_json::json!(["/entry", "id"]));
+    assert_eq!(inspect["Config"]["User"], "app", "{inspect}");
+    assert_eq!(inspect["Config"]["WorkingDir"], "/srv/app");
+    assert_eq!(inspect["Config"]["StopSignal"], "SIGUSR1");
+    assert_eq!((&inspect["Path"], &inspect["Args"]), (&"/entry".into(), &serde_json::json!(["id"])));
     node.finish();
 }

@@ -184,7 +184,7 @@ fn every_change_leaves_a_record_without_secrets() {
     node.ok(&["exec", "-e", "KEY=k3yk3yk3y", "kept", "true"]);
     node.ok(&["stop", "-t", "0", "kept"]);
     node.ok(&["rm", "kept"]);
-    node.ctl_stdin(&["pull", "-q", "--username", "u", "--password-stdin", &image("plain")], "pa55pa55\n");
+    node.pull_with_password(&image("plain"), "pa55pa55").expect("pull");
     assert_ne!(node.ctl_as(&viewer, &["rm", "anything"]).code, 0);
     let path = node.data().join("audit.log");
     let read = || -> Vec<serde_json::Value> {

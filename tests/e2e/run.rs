@@ -185,9 +185,9 @@ fn hosts_resolv_conf_and_labels() {
     );
     let id = node.detached(&["-l", "a=b", "--label", "empty", "--annotation", "k=v"], "while :; do sleep 1; done");
     let inspect = node.inspect(&id);
-    assert_eq!(inspect["summary"]["labels"]["a"], "b");
-    assert_eq!(inspect["summary"]["labels"]["empty"], "");
-    assert_eq!(inspect["config"]["annotations"]["k"], "v");
+    assert_eq!(inspect["Config"]["Labels"]["a"], "b");
+    assert_eq!(inspect["Config"]["Labels"]["empty"], "");
+    assert_eq!(inspect["Config"]["Annotations"]["k"], "v");
     node.finish();
 }
 

@@ -24,12 +24,12 @@ fn a_container_runs_and_its_exit_code_comes_back() {
 fn limits_namespaces_exec_and_stop_work() {
     let node = Node::with_busybox("smoke-limits");
     let id = node.detached(&["--memory", "64m", "--pids-limit", "50", "--name", "web"], "while :; do sleep 1; done");
-    let pid = node.inspect("web")["summary"]["pid"].as_u64().expect("pid");
+    let pid = node.inspect("web")["State"]["Pid"].as_u64().expect("pid");
     let namespace = |of: &str, kind: &str| std::fs::read_link(format!("/proc/{of}/ns/{kind}")).expect("ns");
     for kind in ["mnt", "pid", "uts", "ipc", "net", "cgroup"] {
         assert_ne!(namespace(&pid.to_string(), kind), namespace("self", kind), "{kind}");
     }
-    let limit = node.inspect("web")["cgroupPaths"].as_array().expect("cgroups").iter().find_map(|path| {
+    let limit = node.inspect("web")["CgroupPaths"].as_array().expect("cgroups").iter().find_map(|path| {
         let path = path.as_str()?;
         ["memory.max", "memory.limit_in_bytes"]
             .iter()

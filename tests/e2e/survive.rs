@@ -5,7 +5,7 @@ use crate::harness::{Node, eventually, image, until};
 use std::io::{Read, Write};
 
 fn pid(node: &Node, container: &str) -> u64 {
-    node.inspect(container)["summary"]["pid"].as_u64().expect("pid")
+    node.inspect(container)["State"]["Pid"].as_u64().expect("pid")
 }
 
 #[test]
@@ -17,7 +17,7 @@ fn a_container_outlives_the_agent_with_its_log_and_its_address() {
         "httpd -p 80 -h /var/www; i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done",
     );
     let before = pid(&node, "c");
-    let address = node.inspect("c")["summary"]["ipAddress"].clone();
+    let address = node.inspect("c")["NetworkSettings"]["IPAddress"].clone();
     let serves = || -> bool {
         let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
         let mut text = String::new();
@@ -35,7 +35,7 @@ fn a_container_outlives_the_agent_with_its_log_and_its_address() {
         assert!(serves(), "it serves without an agent");
         std::thread::sleep(std::time::Duration::from_millis(200));
         node.spawn();
-        assert_eq!((pid(&node, "c"), &node.inspect("c")["summary"]["ipAddress"]), (before, &address));
+        assert_eq!((pid(&node, "c"), &node.inspect("c")["NetworkSettings"]["IPAddress"]), (before, &address));
         assert!(serves());
         assert_eq!(node.ok(&["exec", "c", "echo", "again"]), "again");
     }
@@ -110,14 +110,14 @@ fn a_killed_shim_ends_its_container_and_is_reported() {
     let id = node.detached(&["--name", "c"], "while :; do sleep 1; done");
     let inspect = node.inspect("c");
     let (process, shim) =
-        (inspect["summary"]["pid"].as_u64().expect("pid"), inspect["shimPid"].as_u64().expect("shim"));
+        (inspect["State"]["Pid"].as_u64().expect("pid"), inspect["State"]["ShimPid"].as_u64().expect("shim"));
     signal(u32::try_from(shim).expect("pid"), "KILL");
     eventually("the container is said to have ended", || {
-        (node.inspect(&id)["summary"]["state"] == "exited").then_some(())
+        (node.inspect(&id)["State"]["Status"] == "exited").then_some(())
     });
     until("its process is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
-    let exit = node.inspect("c")["summary"]["exit"].clone();
-    assert!(exit["reason"].as_str().is_some_and(|r| r.contains("shim")), "{exit}");
+    let exit = node.inspect("c")["State"].clone();
+    assert!(exit["Reason"].as_str().is_some_and(|r| r.contains("shim")), "{exit}");
     node.finish();
 }
 
@@ -162,12 +162,10 @@ fn kills_in_the_middle_of_much_work_lose_and_leak_nothing() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     assert_eq!(pid(&node, "keeper"), keeper_pid);
-    for line in node.ok(&["ps", "-a", "--no-trunc", "-o", "json"]).lines() {
-        let value: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-        for container in value.as_array().cloned().unwrap_or_else(|| vec![value]) {
-            let state = container["state"].as_str().unwrap_or_default();
-            assert!(matches!(state, "created" | "running" | "exited" | ""), "{container}");
-        }
+    let list: serde_json::Value = serde_json::from_str(&node.ok(&["ps", "-a", "-o", "json"])).expect("JSON");
+    for container in list.as_array().expect("list") {
+        let state = container["State"].as_str().unwrap_or_default();
+        assert!(matches!(state, "created" | "running" | "exited"), "{container}");
     }
     node.finish();
 }

@@ -198,7 +198,7 @@ fn the_unix_socket_is_roots() {
     let mut command = Command::new(crate::harness::pki::ctl_binary());
     let output = crate::harness::agent::run(command.env("BERTH_CONFIG", &config).args(["info", "-o", "json"]));
     let info: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
-    assert_eq!((info["callerRole"].as_str(), info["caller"].as_str()), (Some("admin"), Some("uid:0")), "{info}");
+    assert_eq!((info["CallerRole"].as_str(), info["Caller"].as_str()), (Some("admin"), Some("uid:0")), "{info}");
     // Somebody else cannot even connect; with the mode widened the credentials still say no.
     set_mode(&node.socket(), 0o666);
     for folder in [node.dir.clone(), node.dir.join("run")] {

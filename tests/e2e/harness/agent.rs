@@ -401,6 +401,18 @@ impl Node {
         ContainersClient::new(self.channel().await)
     }
 
+    /// A pull with credentials of its own; the ctl takes them from nowhere.
+    pub fn pull_with_password(&self, reference: &str, password: &str) -> Result<(), tonic::Status> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let auth = berth::v1::RegistryAuth { username: "someone".into(), password: password.into(), ..Default::default() };
+            let request = berth::v1::PullRequest { reference: reference.into(), auth: Some(auth), ..Default::default() };
+            let mut stream = self.images().await.pull(request).await?.into_inner();
+            while stream.message().await?.is_some() {}
+            Ok(())
+        })
+    }
+
     pub async fn images(&self) -> ImagesClient<Channel> {
         ImagesClient::new(self.channel().await)
     }
