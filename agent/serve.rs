@@ -374,3 +374,7 @@ fn recognise(stream: UnixStream, shared: &Arc<Shared>) -> Result<Connection, Str
     let cut = CancellationToken::new();
     Ok(Connection::unix(stream, peer, shared.limits.handshake(), cut, slot))
 }
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

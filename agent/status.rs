@@ -301,8 +301,37 @@ fn errno(error: &std::io::Error) -> String {
     error.raw_os_error().map(|n| n.to_string()).unwrap_or_default()
 }
 
-fn from_runtime(_error: &RuntimeError, message: String) -> Draft {
-    hidden(message, "RUNTIME_FAILED")
+fn from_runtime(error: &RuntimeError, message: String) -> Draft {
+    use RuntimeError as E;
+    match error {
+        E::StartFailed { step, source } => {
+            let metadata = [("step", step.clone()), ("errno", errno(source))];
+            Draft::with(Code::FailedPrecondition, "START_FAILED", message, metadata)
+        }
+        E::CommandNotFound(command) => {
+            let metadata = [("command", command.clone()), ("exit_code", "127".into())];
+            Draft::with(Code::FailedPrecondition, "COMMAND_NOT_FOUND", message, metadata)
+        }
+        E::CommandNotExecutable { command, source } => {
+            let metadata = [("command", command.clone()), ("exit_code", "126".into()), ("errno", errno(source))];
+            Draft::with(Code::FailedPrecondition, "COMMAND_NOT_EXECUTABLE", message, metadata)
+        }
+        E::NotRunning => Draft::new(Code::FailedPrecondition, "CONTAINER_NOT_RUNNING", message),
+        E::Spec { field, message: why } => {
+            let mut draft = Draft::new(Code::InvalidArgument, "INVALID_FIELDS", message);
+            draft.details.set_bad_request(vec![FieldViolation::new(format!("config.{field}"), why.clone())]);
+            draft
+        }
+        E::Cgroup { act, source, .. } => {
+            let metadata = [("step", (*act).into()), ("errno", errno(source))];
+            Draft::with(Code::FailedPrecondition, "START_FAILED", message, metadata)
+        }
+        E::ShimGone => Draft::new(Code::Unavailable, "SHIM_GONE", message),
+        E::Protocol(_) => hidden(message, "SHIM_PROTOCOL"),
+        E::CutOff => Draft::new(Code::ResourceExhausted, "READER_TOO_SLOW", message),
+        E::StillAlive { .. } => Draft::new(Code::FailedPrecondition, "CONTAINER_STILL_RUNNING", message),
+        E::Io { source, .. } => from_io(source, message),
+    }
 }
 
 /// gRPC's own name of a code, as its documentation has it.

@@ -298,7 +298,9 @@ pub fn refusal(error: &io::Error) -> String {
         E::PeerIncompatible(
             PeerIncompatible::SupportedVersionsExtensionRequired
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
-            | PeerIncompatible::ServerDoesNotSupportTls12Or13,
+            | PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::Tls12NotOffered,
         ) => "the client does not speak TLS 1.3".into(),
         E::NoApplicationProtocol => "the client does not speak HTTP/2 (ALPN h2)".into(),
         E::AlertReceived(alert) => format!("the client refused our certificate: {alert:?}"),
