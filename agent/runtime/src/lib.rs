@@ -1,18 +1,40 @@
 //! From a container spec to an isolated process.
 //!
-//! `plan` decides (pure), `spawn` and `exec` act through the shim. CONTRACT (skeleton to be filled; signatures may grow).
+//! [`Runtime::plan`] decides (pure: a spec and facts about the host become a list of steps), [`Runtime::spawn`] and [`Runtime::exec`] hand
+//! the plan and descriptors to a shim (crate berth-shim, embedded here and sealed into a memfd at the start), which acts. [`Shim`] is the
+//! agent's end of it: wait, signal, attach. A shim outlives the agent; [`Runtime::reconnect`] finds it again.
+//!
+//! This crate knows no images, no networks and no store: it gets a root as a mount's descriptor and a network namespace as another.
 #![forbid(unsafe_code)]
-#![allow(clippy::todo, unused_variables, dead_code)]
 
-pub mod seccomp;
+mod attach;
+mod cgroup;
+mod error;
+mod files;
+mod host;
+mod launch;
+mod plan;
+mod seccomp;
+mod shim;
+pub mod signal;
+mod user;
+
+pub use attach::{AttachInput, Attachment, Output};
+pub use error::RuntimeError;
+pub use plan::Plan;
+pub use shim::{Exec, Shim};
 
 use berth_model::image::ImageConfig;
 use berth_model::network::NetworkAttachment;
-use berth_model::spec::ExecSpec;
+use berth_model::spec::{ExecSpec, Seccomp};
 use berth_model::{ContainerId, ContainerSpec, ExitStatus};
+use cgroup::Cgroups;
+use host::Host;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
@@ -20,13 +42,6 @@ pub struct RuntimeConfig {
     pub cgroup_parent: String,
     /// Default limit of processes per container; None: no limit.
     pub default_pids: Option<i64>,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum RuntimeError {
-    // StartFailed{step, errno, detail}, CommandNotFound, CommandNotExecutable, NotRunning, Cgroup{..}, Spec{field, message}, ShimGone, ...
-    #[error("{0}")]
-    Placeholder(String),
 }
 
 /// What a plan is made from, beside the host's abilities.
@@ -52,78 +67,6 @@ pub struct Effective {
     pub workdir: String,
     pub user: String,
     pub stop_signal: i32,
-}
-
-pub struct Plan {
-    pub effective: Effective,
-    /// What was asked for and cannot be given in full here.
-    pub warnings: Vec<String>,
-    // private: the wire plan
-}
-
-/// Cheap to clone.
-#[derive(Clone)]
-pub struct Runtime {}
-
-impl Runtime {
-    /// Probes the host, seals the shim into a memfd, compiles the default seccomp profile.
-    pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
-        todo!()
-    }
-    /// v1, hybrid or v2
-    pub fn cgroup_mode(&self) -> &'static str {
-        todo!()
-    }
-    /// What this host cannot do, a sentence each.
-    pub fn warnings(&self) -> Vec<String> {
-        todo!()
-    }
-    /// Checks a spec without making anything: field name and message of everything that is wrong.
-    pub fn check(&self, spec: &ContainerSpec) -> Vec<(String, String)> {
-        todo!()
-    }
-    /// Entrypoint, env, … as they will run, for inspect (no kernel, no files).
-    pub fn effective(&self, spec: &ContainerSpec, image: &ImageConfig) -> Result<Effective, RuntimeError> {
-        todo!()
-    }
-    pub fn plan(&self, input: &PlanInput<'_>) -> Result<Plan, RuntimeError> {
-        todo!()
-    }
-    /// Blocking until the workload's execve has succeeded or a step failed. Nothing is left when it fails.
-    pub fn spawn(&self, request: SpawnRequest) -> Result<Spawned, RuntimeError> {
-        todo!()
-    }
-    /// Finds a shim of an earlier agent by its socket. None: it is gone (then see `read_exit`).
-    pub async fn reconnect(&self, paths: &ContainerPaths, id: &ContainerId) -> Result<Option<Shim>, RuntimeError> {
-        todo!()
-    }
-    /// The exit file a shim left.
-    pub fn read_exit(&self, paths: &ContainerPaths) -> Result<Option<ExitStatus>, RuntimeError> {
-        todo!()
-    }
-    /// Kills every process of the container's cgroup (cgroup.kill, else freezer/loop). Returns when the cgroup is empty or `timeout` is over.
-    pub fn kill_all(&self, id: &ContainerId, timeout: std::time::Duration) -> Result<(), RuntimeError> {
-        todo!()
-    }
-    /// Did the kernel's OOM killer strike in this container's cgroup?
-    pub fn oom_killed(&self, id: &ContainerId) -> bool {
-        todo!()
-    }
-    /// Removes the container's cgroups; gone already is fine.
-    pub fn remove_cgroups(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        todo!()
-    }
-    /// Ids that have cgroups of ours: for recovery.
-    pub fn list_cgroups(&self) -> Result<Vec<ContainerId>, RuntimeError> {
-        todo!()
-    }
-    pub fn cgroup_paths(&self, id: &ContainerId) -> Vec<PathBuf> {
-        todo!()
-    }
-    /// Runs one more process in a running container. Blocking until its execve.
-    pub fn exec(&self, request: ExecRequest<'_>) -> Result<Exec, RuntimeError> {
-        todo!()
-    }
 }
 
 /// Folders of one container on the host.
@@ -156,73 +99,8 @@ pub struct AttachOptions {
 pub struct Spawned {
     pub shim: Shim,
     pub attachment: Option<Attachment>,
-}
-
-/// The agent's end of a shim: cheap to clone. Dropping all of them leaves shim and container alone.
-#[derive(Clone)]
-pub struct Shim {}
-
-impl Shim {
-    /// Process 1 of the container, in the host's pid namespace, and its start time (/proc/PID/stat field 22).
-    pub fn pid(&self) -> (u32, u64) {
-        todo!()
-    }
-    pub fn shim_pid(&self) -> (u32, u64) {
-        todo!()
-    }
-    /// Resolves when the container has ended (many may wait). Err: the shim died without a word and left no exit file.
-    pub async fn wait(&self) -> Result<ExitStatus, RuntimeError> {
-        todo!()
-    }
-    /// Tells the shim that its exit status is safe in the store: it may go.
-    pub async fn release(&self) {
-        todo!()
-    }
-    /// Through the pidfd: never hits another process.
-    pub fn signal(&self, signal: i32) -> Result<(), RuntimeError> {
-        todo!()
-    }
-    pub async fn attach(&self, options: AttachOptions) -> Result<Attachment, RuntimeError> {
-        todo!()
-    }
-    pub async fn resize(&self, rows: u16, columns: u16) -> Result<(), RuntimeError> {
-        todo!()
-    }
-}
-
-#[derive(Debug)]
-pub enum Output {
-    Stdout(Vec<u8>),
-    Stderr(Vec<u8>),
-}
-
-/// Live standard streams of a container or an exec. Dropping it detaches.
-pub struct Attachment {}
-
-impl Attachment {
-    /// None: both outputs have ended. Nothing is lost and nothing is skipped; a reader that takes nothing for 30 s is cut off by the shim (Err).
-    pub async fn next(&mut self) -> Option<Result<Output, RuntimeError>> {
-        todo!()
-    }
-    /// A handle for the input side that lives in another task.
-    pub fn input(&self) -> AttachInput {
-        todo!()
-    }
-}
-
-#[derive(Clone)]
-pub struct AttachInput {}
-
-impl AttachInput {
-    pub async fn write(&self, bytes: &[u8]) -> Result<(), RuntimeError> {
-        todo!()
-    }
-    pub async fn close(&self) -> Result<(), RuntimeError> {
-        todo!()
-    }
-    pub async fn resize(&self, rows: u16, columns: u16) -> Result<(), RuntimeError> {
-        todo!()
-    }
+    /// Limits that this host could not apply.
+    pub warnings: Vec<String>,
 }
 
 pub struct ExecRequest<'a> {
@@ -236,18 +114,159 @@ pub struct ExecRequest<'a> {
     pub group: Option<&'a [u8]>,
 }
 
-/// A running exec.
-pub struct Exec {
-    pub pid: u32,
-    /// None: detached.
-    pub attachment: Option<Attachment>,
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Runtime {
+    inner: Arc<Inner>,
 }
 
-impl Exec {
-    pub async fn wait(&self) -> Result<ExitStatus, RuntimeError> {
-        todo!()
+struct Inner {
+    config: RuntimeConfig,
+    cgroups: Arc<dyn Cgroups>,
+    host: Host,
+    launcher: launch::Launcher,
+    seccomp: seccomp::Cache,
+}
+
+impl Runtime {
+    /// Probes the host, seals the shim into a memfd, compiles the default seccomp profile.
+    pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
+        let cgroups = cgroup::detect(&config.cgroup_parent)?;
+        let host = Host::probe(&*cgroups);
+        let runtime = Runtime {
+            inner: Arc::new(Inner {
+                config,
+                cgroups,
+                host,
+                launcher: launch::Launcher::new()?,
+                seccomp: seccomp::Cache::default(),
+            }),
+        };
+        runtime.seccomp(&ContainerSpec::default())?;
+        Ok(runtime)
     }
-    pub fn signal(&self, signal: i32) -> Result<(), RuntimeError> {
-        todo!()
+
+    /// v1, hybrid or v2
+    pub fn cgroup_mode(&self) -> &'static str {
+        self.inner.cgroups.mode()
     }
+
+    /// What this host cannot do, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.inner.cgroups.warnings();
+        if !self.inner.host.can_raise_limits() {
+            warnings.push("no CAP_SYS_RESOURCE: limits cannot be raised and OOM scores not lowered".into());
+        }
+        warnings
+    }
+
+    /// Checks a spec without making anything: field name and message of everything that is wrong.
+    pub fn check(&self, spec: &ContainerSpec) -> Vec<(String, String)> {
+        plan::check(spec)
+    }
+
+    /// Entrypoint, env, … as they will run, for inspect (no kernel, no files).
+    pub fn effective(&self, spec: &ContainerSpec, image: &ImageConfig) -> Result<Effective, RuntimeError> {
+        plan::effective(spec, image)
+    }
+
+    pub fn plan(&self, input: &PlanInput<'_>) -> Result<Plan, RuntimeError> {
+        let around = plan::Surroundings {
+            host: &self.inner.host,
+            devices: given_devices(input.spec)?,
+            resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            seccomp: self.seccomp(input.spec)?,
+            default_pids: self.inner.config.default_pids,
+        };
+        plan::plan(input, &around)
+    }
+
+    fn seccomp(&self, spec: &ContainerSpec) -> Result<Option<Arc<[u8]>>, RuntimeError> {
+        if spec.privileged || spec.seccomp == Seccomp::Unconfined {
+            return Ok(None);
+        }
+        let capabilities = plan::capabilities(spec, &self.inner.host, &mut Vec::new());
+        self.inner.seccomp.program(&spec.seccomp, capabilities, self.inner.host.kernel).map(Some)
+    }
+
+    /// Blocking until the workload's execve has succeeded or a step failed. Nothing is left when it fails. Called where a tokio runtime is
+    /// current (`spawn_blocking` is such a place).
+    pub fn spawn(&self, request: SpawnRequest) -> Result<Spawned, RuntimeError> {
+        launch::spawn(&self.inner.launcher, &self.inner.cgroups, request)
+    }
+
+    /// Runs one more process in a running container. Blocking until its execve; called where a tokio runtime is current.
+    pub fn exec(&self, request: ExecRequest<'_>) -> Result<Exec, RuntimeError> {
+        let seccomp = if request.spec.privileged { None } else { self.seccomp(request.container)? };
+        launch::exec(&self.inner.launcher, &self.inner.cgroups, &self.inner.host, seccomp, &request)
+    }
+
+    /// Finds a shim of an earlier agent by its socket. None: it is gone (then see `read_exit`).
+    pub async fn reconnect(&self, paths: &ContainerPaths, id: &ContainerId) -> Result<Option<Shim>, RuntimeError> {
+        shim::reconnect(paths, id, self.inner.cgroups.clone()).await
+    }
+
+    /// The exit file a shim left.
+    pub fn read_exit(&self, paths: &ContainerPaths) -> Result<Option<ExitStatus>, RuntimeError> {
+        shim::read_exit(&paths.run)
+    }
+
+    /// Kills every process of the container's cgroup (cgroup.kill, else freezer/loop). Returns when the cgroup is empty or `timeout` is over.
+    pub fn kill_all(&self, id: &ContainerId, timeout: Duration) -> Result<(), RuntimeError> {
+        cgroup::kill_all(&*self.inner.cgroups, id, timeout)
+    }
+
+    /// Did the kernel's OOM killer strike in this container's cgroup?
+    pub fn oom_killed(&self, id: &ContainerId) -> bool {
+        self.inner.cgroups.oom_killed(id)
+    }
+
+    /// Removes the container's cgroups; gone already is fine.
+    pub fn remove_cgroups(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        cgroup::remove(&*self.inner.cgroups, id)
+    }
+
+    /// Ids that have cgroups of ours: for recovery.
+    pub fn list_cgroups(&self) -> Result<Vec<ContainerId>, RuntimeError> {
+        Ok(cgroup::list(&*self.inner.cgroups))
+    }
+
+    pub fn cgroup_paths(&self, id: &ContainerId) -> Vec<PathBuf> {
+        self.inner.cgroups.paths(id)
+    }
+}
+
+/// The host's nodes behind a spec's devices: one, a folder of them, or all (privileged).
+fn given_devices(spec: &ContainerSpec) -> Result<Vec<plan::GivenDevice>, RuntimeError> {
+    let given = |node: host::HostDevice, path: String, permissions: &str| plan::GivenDevice {
+        node,
+        path,
+        permissions: permissions.to_owned(),
+    };
+    let mut devices = Vec::new();
+    if spec.privileged {
+        let own = ["null", "zero", "full", "random", "urandom", "tty", "ptmx"].map(|n| format!("/dev/{n}"));
+        let all = host::devices_below(Path::new("/dev")).into_iter().filter(|d| !own.contains(&d.path));
+        devices.extend(all.map(|d| (d.path.clone(), d)).map(|(path, d)| given(d, path, "rwm")));
+    }
+    for asked in &spec.devices {
+        let path = Path::new(&asked.host_path);
+        if let Some(node) = host::device(path) {
+            devices.push(given(node, asked.container_path.clone(), &asked.permissions));
+            continue;
+        }
+        let below = host::devices_below(path);
+        if below.is_empty() {
+            return Err(RuntimeError::spec("devices", format!("{} is no device of this host", asked.host_path)));
+        }
+        for node in below {
+            let tail = node.path.strip_prefix(&asked.host_path).unwrap_or_default().to_owned();
+            devices.push(given(
+                node,
+                format!("{}{tail}", asked.container_path.trim_end_matches('/')),
+                &asked.permissions,
+            ));
+        }
+    }
+    Ok(devices)
 }

@@ -6,7 +6,7 @@
 use crate::start::{Streams, failure, failure_of};
 use crate::{command, step};
 use berth_model::wire::Plan;
-use berth_sys::process::{self, BlockedSignals, Cloned, Ended, Poll};
+use berth_sys::process::{self, BlockedSignals, Ended, Poll};
 use berth_sys::socket;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -69,8 +69,8 @@ fn run_init(plan: &Plan<'_>) -> Vec<u8> {
         Ok(signals) => signals,
         Err(e) => return failure("blocking signals for the init", &e),
     };
-    let child = match process::clone3(0, None) {
-        Ok(Cloned::Child) => {
+    let child = match process::fork() {
+        Ok(None) => {
             let ready = process::lead_foreground_group()
                 .and_then(|()| process::set_parent_death_signal(SIGKILL))
                 .and_then(|()| process::reset_signals());
@@ -79,7 +79,7 @@ fn run_init(plan: &Plan<'_>) -> Vec<u8> {
                 Err(e) => failure("preparing the init's child", &e),
             };
         }
-        Ok(Cloned::Parent(pid, _)) => pid,
+        Ok(Some(pid)) => pid,
         Err(e) => return failure("making the init's child", &e),
     };
     // The shim's descriptors are none of the container's, and the socket to the shim must close here too, or it would wait for ever.

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
 fn run() -> io::Result<()> {
     // Not the agent's session: its death, its terminal and its signals are not ours.
     process::setsid()?;
+    process::set_name(c"berth-shim")?;
     // A new descriptor, because 0 becomes the workload's in its process.
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     let mut fds = Vec::with_capacity(MAX_FDS);

@@ -108,7 +108,11 @@ impl Relay {
         };
         let mut clients = Vec::new();
         if let Some(fd) = take(plan.fds.attach, &fds)? {
-            clients.push(Client { fd, feeds: plan.stdin, owes: [false; 2], owes_since: 0 });
+            // It has said already what it wants: the agent sends that before the plan.
+            let mut buffer = [0; 16];
+            let n = socket::receive(fd.as_fd(), &mut buffer, &mut Vec::new(), false)?;
+            let feeds = matches!(Request::decode(&buffer[..n]), Ok(Request::Attach(true)));
+            clients.push(Client { fd, feeds, owes: [false; 2], owes_since: 0 });
         }
         // Of the rest only the root's mount stays: its end, an overlay's sync, then comes behind the workload's.
         fds.truncate(usize::from(plan.fds.run.is_some()));

@@ -48,6 +48,14 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clo
     Ok(Cloned::Parent(pid as u32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
+/// Makes a plain copy of this process (clone(2) with SIGCHLD alone): `None` in the child. For where a seccomp program forbids clone3. Only
+/// for processes with one thread, as [`clone3`].
+pub fn fork() -> io::Result<Option<u32>> {
+    // SAFETY: no memory is shared and the stack of 0 means a copy of this one, as fork(2).
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) })?;
+    Ok(Some(pid as u32).filter(|p| *p != 0))
+}
+
 /// Joins the namespaces `kinds` of a process (pidfd: Linux 5.8, several at once) or the one namespace behind a descriptor (setns(2)).
 pub fn setns(fd: BorrowedFd<'_>, kinds: u64) -> io::Result<()> {
     // SAFETY: takes numbers only.

@@ -1,0 +1,107 @@
+//! Live standard streams.
+
+use crate::RuntimeError;
+use berth_model::wire::{self, MAX_FRAME, Request, Response};
+use berth_sys::{process, socket};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+#[derive(Debug)]
+pub enum Output {
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+}
+
+/// Live standard streams of a container or an exec. Dropping it (and its inputs) detaches.
+pub struct Attachment {
+    socket: Arc<AsyncFd<OwnedFd>>,
+    ended: bool,
+}
+
+impl Attachment {
+    pub(crate) fn new(socket: OwnedFd) -> Result<Self, RuntimeError> {
+        process::set_nonblocking(socket.as_fd()).map_err(RuntimeError::io("preparing the attachment's socket"))?;
+        let socket = AsyncFd::register(socket).map_err(RuntimeError::io("watching the attachment's socket"))?;
+        Ok(Attachment { socket: Arc::new(socket), ended: false })
+    }
+
+    /// None: both outputs have ended. Nothing is lost and nothing is skipped; a reader that takes nothing for 30 s is cut off by the shim
+    /// (Err). Safe to drop half-way.
+    pub async fn next(&mut self) -> Option<Result<Output, RuntimeError>> {
+        if self.ended {
+            return None;
+        }
+        let result = self.receive().await;
+        if !matches!(result, Some(Ok(_))) {
+            self.ended = true;
+        }
+        result
+    }
+
+    async fn receive(&self) -> Option<Result<Output, RuntimeError>> {
+        let mut buffer = vec![0; MAX_FRAME + 16];
+        let received = self
+            .socket
+            .async_io(Interest::READABLE, |fd| socket::receive(fd.as_fd(), &mut buffer, &mut Vec::new(), false))
+            .await;
+        match received {
+            Ok(0) => return Some(Err(RuntimeError::ShimGone)),
+            Ok(n) => buffer.truncate(n),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Some(Err(RuntimeError::ShimGone)),
+            Err(source) => return Some(Err(RuntimeError::Io { act: "reading from the shim".into(), source })),
+        }
+        match Response::decode(&buffer) {
+            Ok(Response::Stdout(_)) => Some(Ok(Output::Stdout(without_tag(buffer)))),
+            Ok(Response::Stderr(_)) => Some(Ok(Output::Stderr(without_tag(buffer)))),
+            Ok(Response::CutOff) => Some(Err(RuntimeError::CutOff)),
+            Ok(_) => None,
+            Err(e) => Some(Err(e.into())),
+        }
+    }
+
+    /// A handle for the input side that lives in another task.
+    pub fn input(&self) -> AttachInput {
+        AttachInput { socket: self.socket.clone() }
+    }
+}
+
+fn without_tag(mut frame: Vec<u8>) -> Vec<u8> {
+    frame.drain(..1);
+    frame
+}
+
+/// The input side of an attachment.
+#[derive(Clone)]
+pub struct AttachInput {
+    socket: Arc<AsyncFd<OwnedFd>>,
+}
+
+impl AttachInput {
+    /// Returns when the shim has taken all of it: a workload that does not read holds the writer back.
+    pub async fn write(&self, bytes: &[u8]) -> Result<(), RuntimeError> {
+        for chunk in bytes.chunks(MAX_FRAME) {
+            self.send(&[IoSlice::new(&[wire::TAG_STDIN]), IoSlice::new(chunk)]).await?;
+        }
+        Ok(())
+    }
+
+    /// The end of standard input.
+    pub async fn close(&self) -> Result<(), RuntimeError> {
+        self.send(&[IoSlice::new(&Request::StdinEnd.encode())]).await
+    }
+
+    pub async fn resize(&self, rows: u16, columns: u16) -> Result<(), RuntimeError> {
+        self.send(&[IoSlice::new(&Request::Resize(rows, columns).encode())]).await
+    }
+
+    async fn send(&self, parts: &[IoSlice<'_>]) -> Result<(), RuntimeError> {
+        let sent = self.socket.async_io(Interest::WRITABLE, |fd| socket::send(fd.as_fd(), parts, &[], false)).await;
+        sent.map_err(|source| match source.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => RuntimeError::ShimGone,
+            _ => RuntimeError::Io { act: "writing to the shim".into(), source },
+        })
+    }
+}

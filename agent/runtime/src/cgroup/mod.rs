@@ -1,0 +1,266 @@
+//! Control groups: one trait, a driver for v1 (and hybrid) and one for v2.
+//!
+//! A container has one group, `PARENT/ID`, in every hierarchy that it needs. Limits are written before the first process joins.
+
+mod devices;
+mod v1;
+mod v2;
+
+pub(crate) use devices::{DeviceRule, default_rules};
+
+use crate::RuntimeError;
+use berth_model::ContainerId;
+use berth_model::spec::Resources;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a container may use.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits {
+    pub resources: Resources,
+    /// None: the container may use every device.
+    pub devices: Option<Vec<DeviceRule>>,
+}
+
+/// How a new process gets into a container's group.
+pub(crate) struct Entry {
+    /// v1: `cgroup.procs` files, to which the process writes "0" itself.
+    pub procs: Vec<OwnedFd>,
+    /// v2: the group's folder, to be born in.
+    pub folder: Option<OwnedFd>,
+    /// What was asked for and is not there.
+    pub warnings: Vec<String>,
+}
+
+pub(crate) trait Cgroups: Send + Sync {
+    /// `v1`, `hybrid` or `v2`.
+    fn mode(&self) -> &'static str;
+    /// Makes the groups with their limits.
+    fn create(&self, id: &ContainerId, limits: &Limits) -> Result<Entry, RuntimeError>;
+    /// Opens the way into groups that are there (exec).
+    fn enter(&self, id: &ContainerId) -> Result<Entry, RuntimeError>;
+    /// Folders of the container that are there.
+    fn paths(&self, id: &ContainerId) -> Vec<PathBuf>;
+    /// Folders that hold containers' groups.
+    fn parents(&self) -> Vec<PathBuf>;
+    fn oom_killed(&self, id: &ContainerId) -> bool;
+    /// Starts the end of every process in the group, and keeps new ones from coming where the kernel can.
+    fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// What this host cannot do.
+    fn warnings(&self) -> Vec<String>;
+    /// Mounts that show a container its own groups: hierarchies and their folders below /sys/fs/cgroup.
+    fn mounts(&self) -> Vec<(String, String)>;
+}
+
+/// Finds out how this host is set up (/proc/self/mountinfo, proc_pid_mountinfo(5)).
+pub(crate) fn detect(parent: &str) -> Result<Arc<dyn Cgroups>, RuntimeError> {
+    let text = fs::read_to_string("/proc/self/mountinfo").map_err(RuntimeError::io("reading /proc/self/mountinfo"))?;
+    let mounts = parse_mounts(&text);
+    let v1: Vec<v1::Hierarchy> = mounts.iter().filter_map(Mount::v1).collect();
+    if v1.iter().any(|h| !h.controllers.is_empty()) {
+        let hybrid = mounts.iter().any(|m| m.fs_type == "cgroup2");
+        return Ok(Arc::new(v1::V1::new(v1, parent, hybrid)));
+    }
+    let Some(unified) = mounts.iter().find(|m| m.fs_type == "cgroup2") else {
+        return Err(RuntimeError::Io {
+            act: "looking for cgroups in /proc/self/mountinfo".into(),
+            source: io::Error::from(io::ErrorKind::NotFound),
+        });
+    };
+    Ok(Arc::new(v2::V2::new(&unified.point, parent)?))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    point: PathBuf,
+    fs_type: String,
+    options: String,
+}
+
+impl Mount {
+    fn v1(&self) -> Option<v1::Hierarchy> {
+        const CONTROLLERS: [&str; 14] = [
+            "blkio",
+            "cpu",
+            "cpuacct",
+            "cpuset",
+            "devices",
+            "freezer",
+            "hugetlb",
+            "memory",
+            "misc",
+            "net_cls",
+            "net_prio",
+            "perf_event",
+            "pids",
+            "rdma",
+        ];
+        if self.fs_type != "cgroup" {
+            return None;
+        }
+        let options = || self.options.split(',');
+        let controllers = options().filter(|o| CONTROLLERS.contains(o)).map(str::to_owned).collect();
+        Some(v1::Hierarchy { point: self.point.clone(), controllers, options: self.options.clone() })
+    }
+}
+
+fn parse_mounts(text: &str) -> Vec<Mount> {
+    let parse = |line: &str| {
+        let (front, back) = line.split_once(" - ")?;
+        let point = front.split(' ').nth(4)?.replace("\\040", " ");
+        let mut back = back.split(' ');
+        let fs_type = back.next()?.to_owned();
+        let options = back.nth(1)?.to_owned();
+        Some(Mount { point: point.into(), fs_type, options })
+    };
+    text.lines().filter_map(parse).filter(|m| m.fs_type.starts_with("cgroup")).collect()
+}
+
+/// Kills everything in the container's groups and waits until they are empty.
+pub(crate) fn kill_all(cgroups: &dyn Cgroups, id: &ContainerId, timeout: Duration) -> Result<(), RuntimeError> {
+    let start = Instant::now();
+    let mut pause = Duration::from_micros(500);
+    loop {
+        let left: usize = cgroups.paths(id).iter().map(|p| processes(p).len()).max().unwrap_or(0);
+        if left == 0 {
+            return Ok(());
+        }
+        cgroups.kill(id)?;
+        if start.elapsed() >= timeout {
+            return Err(RuntimeError::StillAlive { left, waited_ms: start.elapsed().as_millis() });
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Processes of a group and of the groups that the container made below it.
+pub(crate) fn processes(group: &Path) -> Vec<u32> {
+    let mut pids = Vec::new();
+    let mut folders = vec![group.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        pids.extend(text.lines().filter_map(|l| l.parse::<u32>().ok()).filter(|p| *p != 0));
+        folders.extend(subfolders(&folder));
+    }
+    pids
+}
+
+fn subfolders(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+/// Removes the groups, deepest first. The kernel needs a moment to let go of a process that has just ended: `EBUSY` until then.
+pub(crate) fn remove(cgroups: &dyn Cgroups, id: &ContainerId) -> Result<(), RuntimeError> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let start = Instant::now();
+    for path in cgroups.paths(id) {
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match remove_tree(&path) {
+                Ok(()) => break,
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy && start.elapsed() < PATIENCE => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(20));
+                }
+                Err(source) => return Err(RuntimeError::Cgroup { act: "removing the cgroup", path, source }),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir(folder) {
+        Ok(()) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => {
+            let below = subfolders(folder);
+            if below.is_empty() {
+                return Err(e);
+            }
+            below.iter().try_for_each(|p| remove_tree(p))?;
+        }
+    }
+    match fs::remove_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Ids that have groups of ours.
+pub(crate) fn list(cgroups: &dyn Cgroups) -> Vec<ContainerId> {
+    let mut ids: Vec<ContainerId> = cgroups
+        .parents()
+        .iter()
+        .flat_map(|p| subfolders(p))
+        .filter_map(|p| p.file_name()?.to_str()?.parse().ok())
+        .collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+/// Makes a folder; there already is fine.
+fn make(path: &Path) -> Result<(), RuntimeError> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|source| RuntimeError::Cgroup { act: "making the cgroup", path: path.into(), source }),
+    }
+}
+
+fn put(path: PathBuf, value: &str) -> Result<(), RuntimeError> {
+    write_existing(&path, value).map_err(|source| RuntimeError::Cgroup { act: "writing a limit to", path, source })
+}
+
+/// Without O_CREAT, which cgroupfs refuses with EACCES instead of saying that the file is not there.
+fn write_existing(path: &Path, value: &str) -> io::Result<()> {
+    use std::io::Write;
+    fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+fn open(path: PathBuf, write: bool) -> Result<OwnedFd, RuntimeError> {
+    let file = fs::OpenOptions::new().read(!write).write(write).open(&path);
+    file.map(OwnedFd::from).map_err(|source| RuntimeError::Cgroup { act: "opening", path, source })
+}
+
+/// CPU quota in microseconds of a period of 100 ms, Docker's and the kernel's default.
+const CPU_PERIOD_US: u64 = 100_000;
+
+fn cpu_quota_us(nano_cpus: u64) -> u64 {
+    // The kernel takes no less than 1 ms.
+    (nano_cpus / (1_000_000_000 / CPU_PERIOD_US)).max(1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_names_the_hierarchies() {
+        let text = "30 29 0:26 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
+                    31 29 0:27 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+                    32 29 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n\
+                    33 1 8:1 / / rw - ext4 /dev/vda rw\nbroken\n";
+        let mounts = parse_mounts(text);
+        assert_eq!(mounts.len(), 3);
+        let cpu = mounts[0].v1().unwrap();
+        assert_eq!(
+            (cpu.point.to_str(), &cpu.controllers[..]),
+            (Some("/sys/fs/cgroup/cpu,cpuacct"), &["cpu".to_owned(), "cpuacct".into()][..])
+        );
+        assert!(mounts[1].v1().unwrap().controllers.is_empty());
+        assert!(mounts[2].v1().is_none());
+    }
+
+    #[test]
+    fn cpus_become_a_quota() {
+        assert_eq!(cpu_quota_us(1_500_000_000), 150_000);
+        assert_eq!(cpu_quota_us(1), 1000);
+    }
+}

@@ -1,0 +1,243 @@
+//! cgroup v1: one hierarchy per controller (Documentation/admin-guide/cgroup-v1/).
+
+use super::{CPU_PERIOD_US, Cgroups, Entry, Limits, cpu_quota_us, make, open, processes, put, write_existing};
+use crate::RuntimeError;
+use berth_model::ContainerId;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// One mount of type `cgroup`.
+#[derive(Clone, Debug)]
+pub(crate) struct Hierarchy {
+    pub point: PathBuf,
+    /// None: a named one, only for its owner.
+    pub controllers: Vec<String>,
+    pub options: String,
+}
+
+pub(crate) struct V1 {
+    hierarchies: Vec<Hierarchy>,
+    parent: String,
+    hybrid: bool,
+}
+
+impl V1 {
+    pub fn new(hierarchies: Vec<Hierarchy>, parent: &str, hybrid: bool) -> Self {
+        V1 { hierarchies, parent: parent.trim_matches('/').to_owned(), hybrid }
+    }
+
+    fn hierarchy(&self, controller: &str) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|h| h.controllers.iter().any(|c| c == controller))
+    }
+
+    fn parent_in(&self, controller: &str) -> Option<PathBuf> {
+        self.hierarchy(controller).map(|h| h.point.join(&self.parent))
+    }
+
+    /// The container's folder in the controller's hierarchy, made with its parents.
+    fn group(&self, controller: &str, id: &ContainerId) -> Result<Option<PathBuf>, RuntimeError> {
+        let Some(parent) = self.parent_in(controller) else { return Ok(None) };
+        let path = parent.join(id.as_str());
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(Some(path)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(Some(path)),
+            Err(_) => {}
+        }
+        // The first container since the boot.
+        let mut built = self.hierarchy(controller).map(|h| h.point.clone()).unwrap_or_default();
+        for part in Path::new(&self.parent) {
+            built.push(part);
+            make(&built)?;
+            if controller == "cpuset" {
+                inherit_cpuset(&built)?;
+            }
+        }
+        make(&path)?;
+        Ok(Some(path))
+    }
+}
+
+/// A cpuset group is empty and takes no process until both lists are filled (cpusets.rst).
+fn inherit_cpuset(group: &Path) -> Result<(), RuntimeError> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let here = fs::read_to_string(group.join(file)).unwrap_or_default();
+        if here.trim().is_empty()
+            && let Some(parent) = group.parent()
+        {
+            let above = fs::read_to_string(parent.join(file)).unwrap_or_default();
+            put(group.join(file), above.trim())?;
+        }
+    }
+    Ok(())
+}
+
+impl Cgroups for V1 {
+    fn mode(&self) -> &'static str {
+        if self.hybrid { "hybrid" } else { "v1" }
+    }
+
+    fn create(&self, id: &ContainerId, limits: &Limits) -> Result<Entry, RuntimeError> {
+        let r = &limits.resources;
+        let mut entry = Entry { procs: Vec::new(), folder: None, warnings: Vec::new() };
+        let mut joined: Vec<PathBuf> = Vec::new();
+        let mut group = |controller: &str, wanted: bool| -> Result<Option<PathBuf>, RuntimeError> {
+            let found = self.group(controller, id)?;
+            match &found {
+                None if wanted => {
+                    entry.warnings.push(format!("this host has no {controller} cgroup: its limits are not applied"))
+                }
+                Some(path) if !joined.contains(path) => joined.push(path.clone()),
+                _ => {}
+            }
+            Ok(found)
+        };
+        // memory and pids always: the one to see an OOM kill, the other to find and stop every process.
+        let memory = group("memory", r.memory_bytes.is_some())?;
+        let pids = group("pids", r.pids.is_some_and(|p| p > 0))?;
+        let devices = if limits.devices.is_some() { group("devices", true)? } else { None };
+        let cpu_asked = r.nano_cpus.is_some() || r.cpu_shares.is_some();
+        let cpu = if cpu_asked { group("cpu", true)? } else { None };
+        let cpuset_asked = r.cpuset_cpus.is_some() || r.cpuset_mems.is_some();
+        let cpuset = if cpuset_asked { group("cpuset", true)? } else { None };
+        if let Some(memory) = memory {
+            set_memory(&memory, limits, &mut entry.warnings)?;
+        }
+        if let (Some(pids), Some(max)) = (pids, r.pids.filter(|p| *p > 0)) {
+            put(pids.join("pids.max"), &max.to_string())?;
+        }
+        if let (Some(devices), Some(rules)) = (devices, &limits.devices) {
+            put(devices.join("devices.deny"), "a")?;
+            for rule in rules {
+                put(devices.join("devices.allow"), &rule.to_v1())?;
+            }
+        }
+        if let Some(cpu) = cpu {
+            if let Some(nanos) = r.nano_cpus {
+                put(cpu.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
+                put(cpu.join("cpu.cfs_quota_us"), &cpu_quota_us(nanos).to_string())?;
+            }
+            if let Some(shares) = r.cpu_shares {
+                put(cpu.join("cpu.shares"), &shares.to_string())?;
+            }
+        }
+        if let Some(cpuset) = cpuset {
+            if let Some(cpus) = &r.cpuset_cpus {
+                put(cpuset.join("cpuset.cpus"), cpus)?;
+            }
+            if let Some(mems) = &r.cpuset_mems {
+                put(cpuset.join("cpuset.mems"), mems)?;
+            }
+            inherit_cpuset(&cpuset)?;
+        }
+        for path in joined {
+            entry.procs.push(open(path.join("cgroup.procs"), true)?);
+        }
+        Ok(entry)
+    }
+
+    fn enter(&self, id: &ContainerId) -> Result<Entry, RuntimeError> {
+        let procs = self.paths(id).into_iter().map(|p| open(p.join("cgroup.procs"), true)).collect::<Result<_, _>>()?;
+        Ok(Entry { procs, folder: None, warnings: Vec::new() })
+    }
+
+    fn paths(&self, id: &ContainerId) -> Vec<PathBuf> {
+        self.parents().into_iter().map(|p| p.join(id.as_str())).filter(|p| p.is_dir()).collect()
+    }
+
+    fn parents(&self) -> Vec<PathBuf> {
+        let mut parents: Vec<PathBuf> =
+            ["memory", "pids", "devices", "cpu", "cpuset"].iter().filter_map(|c| self.parent_in(c)).collect();
+        parents.sort();
+        parents.dedup();
+        parents
+    }
+
+    fn oom_killed(&self, id: &ContainerId) -> bool {
+        let Some(parent) = self.parent_in("memory") else { return false };
+        let text = fs::read_to_string(parent.join(id.as_str()).join("memory.oom_control")).unwrap_or_default();
+        // `oom_kill N`, Linux 4.13.
+        text.lines().filter_map(|l| l.strip_prefix("oom_kill ")).any(|n| n.trim() != "0")
+    }
+
+    fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        // Nothing forks any more, so that the loop comes to an end; a host that counts no pids has to live with a race.
+        if let Some(parent) = self.parent_in("pids") {
+            let _ = write_existing(&parent.join(id.as_str()).join("pids.max"), "0");
+        }
+        for path in self.paths(id) {
+            for pid in processes(&path) {
+                kill_in(&path, pid);
+            }
+        }
+        Ok(())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for controller in ["memory", "pids", "devices", "cpu", "cpuset"] {
+            if self.hierarchy(controller).is_none() {
+                warnings.push(format!("no {controller} cgroup: its limits cannot be applied"));
+            }
+        }
+        if let Some(h) = self.hierarchy("memory")
+            && !h.point.join("memory.memsw.limit_in_bytes").exists()
+        {
+            warnings.push("no swap accounting: limits of memory with swap cannot be applied".into());
+        }
+        warnings
+    }
+
+    fn mounts(&self) -> Vec<(String, String)> {
+        // In a cgroup namespace a new mount of a hierarchy shows the container's own group as its root.
+        self.hierarchies
+            .iter()
+            .filter_map(|h| {
+                let name = h.point.file_name()?.to_str()?.to_owned();
+                let data: Vec<&str> = h
+                    .options
+                    .split(',')
+                    .filter(|o| h.controllers.iter().any(|c| c == o) || o.starts_with("name="))
+                    .collect();
+                let data = if h.controllers.is_empty() { format!("none,{}", data.join(",")) } else { data.join(",") };
+                Some((name, data))
+            })
+            .collect()
+    }
+}
+
+/// Sends SIGKILL to exactly a process that is in the group: the pidfd is opened first, then the group is asked again.
+fn kill_in(group: &Path, pid: u32) {
+    use std::os::fd::AsFd;
+    const SIGKILL: i32 = 9;
+    if let Ok(pidfd) = berth_sys::process::pidfd_open(pid)
+        && processes(group).contains(&pid)
+    {
+        let _ = berth_sys::process::pidfd_send_signal(pidfd.as_fd(), SIGKILL);
+    }
+}
+
+fn set_memory(group: &Path, limits: &Limits, warnings: &mut Vec<String>) -> Result<(), RuntimeError> {
+    let r = &limits.resources;
+    if let Some(bytes) = r.memory_bytes {
+        put(group.join("memory.limit_in_bytes"), &bytes.to_string())?;
+        // Memory and swap together; Docker's default is twice the memory.
+        let both = r.memory_swap_bytes.unwrap_or_else(|| i64::try_from(bytes.saturating_mul(2)).unwrap_or(-1));
+        match write_existing(&group.join("memory.memsw.limit_in_bytes"), &both.to_string()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if r.memory_swap_bytes.is_some() {
+                    warnings.push("this host does not count swap: the limit of memory with swap is not applied".into());
+                }
+            }
+            other => other.map_err(|source| RuntimeError::Cgroup {
+                act: "writing a limit to",
+                path: group.join("memory.memsw.limit_in_bytes"),
+                source,
+            })?,
+        }
+    }
+    if let Some(bytes) = r.memory_reservation_bytes {
+        put(group.join("memory.soft_limit_in_bytes"), &bytes.to_string())?;
+    }
+    Ok(())
+}

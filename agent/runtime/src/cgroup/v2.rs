@@ -1,0 +1,185 @@
+//! cgroup v2: one tree (Documentation/admin-guide/cgroup-v2.rst).
+
+use super::{CPU_PERIOD_US, Cgroups, Entry, Limits, cpu_quota_us, make, open, put, write_existing};
+use crate::RuntimeError;
+use berth_model::ContainerId;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+const WANTED: [&str; 4] = ["memory", "pids", "cpu", "cpuset"];
+
+pub(crate) struct V2 {
+    /// Folder of all containers' groups.
+    parent: PathBuf,
+    controllers: Vec<String>,
+}
+
+impl V2 {
+    /// Finds where this process may make groups, and enables the controllers there.
+    ///
+    /// At the root of the tree that is `PARENT`. Inside of a service manager's unit it is the unit's own group, which the manager has
+    /// delegated; groups with processes give no controllers to others ("no internal processes"), so the agent moves to a leaf of it.
+    pub fn new(point: &Path, parent: &str) -> Result<Self, RuntimeError> {
+        let own = own_group();
+        let base =
+            if own == "/" || own.is_empty() { point.to_owned() } else { point.join(own.trim_start_matches('/')) };
+        if base != point {
+            let leaf = base.join("agent");
+            make(&leaf)?;
+            for pid in super::processes(&base) {
+                // Gone meanwhile is fine, and so are threads that are not ours to move.
+                let _ = write_existing(&leaf.join("cgroup.procs"), &pid.to_string());
+            }
+        }
+        enable(&base);
+        let mut folder = base;
+        for part in Path::new(parent.trim_matches('/')) {
+            folder.push(part);
+            make(&folder)?;
+            enable(&folder);
+        }
+        let text = fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap_or_default();
+        Ok(V2 { parent: folder, controllers: text.split_whitespace().map(str::to_owned).collect() })
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+}
+
+/// The group of this process, `/` at the root. A restarted agent is found in its leaf.
+fn own_group() -> String {
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
+    own.strip_suffix("/agent").unwrap_or(own).to_owned()
+}
+
+/// One at a time: a controller that is not there does not keep the others out.
+fn enable(folder: &Path) {
+    for controller in WANTED {
+        let _ = write_existing(&folder.join("cgroup.subtree_control"), &format!("+{controller}"));
+    }
+}
+
+/// v1's shares (2 to 262,144) as v2's weight (1 to 10,000), as runc and crun turn them.
+pub(crate) fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+impl Cgroups for V2 {
+    fn mode(&self) -> &'static str {
+        "v2"
+    }
+
+    fn create(&self, id: &ContainerId, limits: &Limits) -> Result<Entry, RuntimeError> {
+        let r = &limits.resources;
+        let group = self.parent.join(id.as_str());
+        make(&group)?;
+        let mut warnings = Vec::new();
+        let mut set = |controller: &str, file: &str, value: Option<String>| -> Result<(), RuntimeError> {
+            match value {
+                Some(_) if !self.has(controller) => {
+                    warnings.push(format!("this host has no {controller} cgroup: its limits are not applied"));
+                    Ok(())
+                }
+                Some(value) => put(group.join(file), &value),
+                None => Ok(()),
+            }
+        };
+        set("memory", "memory.max", r.memory_bytes.map(|b| b.to_string()))?;
+        set("memory", "memory.low", r.memory_reservation_bytes.map(|b| b.to_string()))?;
+        set("pids", "pids.max", r.pids.filter(|p| *p > 0).map(|p| p.to_string()))?;
+        set("cpu", "cpu.max", r.nano_cpus.map(|n| format!("{} {CPU_PERIOD_US}", cpu_quota_us(n))))?;
+        set("cpu", "cpu.weight", r.cpu_shares.map(|s| weight(s).to_string()))?;
+        set("cpuset", "cpuset.cpus", r.cpuset_cpus.clone())?;
+        set("cpuset", "cpuset.mems", r.cpuset_mems.clone())?;
+        if let Some(memory) = r.memory_bytes.filter(|_| self.has("memory")) {
+            // v2 counts swap alone. -1: no limit.
+            let swap = match r.memory_swap_bytes {
+                Some(both) if both < 0 => "max".to_owned(),
+                Some(both) => (both as u64).saturating_sub(memory).to_string(),
+                None => memory.to_string(),
+            };
+            let file = group.join("memory.swap.max");
+            if file.exists() {
+                put(file, &swap)?;
+            } else if r.memory_swap_bytes.is_some() {
+                warnings.push("this host does not count swap: the limit of memory with swap is not applied".into());
+            }
+        }
+        let folder = open(group.clone(), false)?;
+        if let Some(rules) = &limits.devices {
+            let rules: Vec<berth_sys::cgroup_bpf::Rule> = rules
+                .iter()
+                .map(|r| berth_sys::cgroup_bpf::Rule {
+                    block: r.block,
+                    major: r.major,
+                    minor: r.minor,
+                    read: r.read,
+                    write: r.write,
+                    mknod: r.mknod,
+                })
+                .collect();
+            berth_sys::cgroup_bpf::attach(folder.as_fd(), &rules).map_err(|source| RuntimeError::Cgroup {
+                act: "attaching the device rules to",
+                path: group,
+                source,
+            })?;
+        }
+        Ok(Entry { procs: Vec::new(), folder: Some(folder), warnings })
+    }
+
+    fn enter(&self, id: &ContainerId) -> Result<Entry, RuntimeError> {
+        let folder = open(self.parent.join(id.as_str()), false)?;
+        Ok(Entry { procs: Vec::new(), folder: Some(folder), warnings: Vec::new() })
+    }
+
+    fn paths(&self, id: &ContainerId) -> Vec<PathBuf> {
+        Some(self.parent.join(id.as_str())).filter(|p| p.is_dir()).into_iter().collect()
+    }
+
+    fn parents(&self) -> Vec<PathBuf> {
+        vec![self.parent.clone()]
+    }
+
+    fn oom_killed(&self, id: &ContainerId) -> bool {
+        let text = fs::read_to_string(self.parent.join(id.as_str()).join("memory.events")).unwrap_or_default();
+        text.lines().filter_map(|l| l.strip_prefix("oom_kill ")).any(|n| n.trim() != "0")
+    }
+
+    fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let group = self.parent.join(id.as_str());
+        // Linux 5.14: every process at once, forks included.
+        if write_existing(&group.join("cgroup.kill"), "1").is_ok() {
+            return Ok(());
+        }
+        let _ = write_existing(&group.join("pids.max"), "0");
+        for pid in super::processes(&group) {
+            if let Ok(pidfd) = berth_sys::process::pidfd_open(pid)
+                && super::processes(&group).contains(&pid)
+            {
+                let _ = berth_sys::process::pidfd_send_signal(pidfd.as_fd(), 9);
+            }
+        }
+        Ok(())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        WANTED.iter().filter(|c| !self.has(c)).map(|c| format!("no {c} cgroup: its limits cannot be applied")).collect()
+    }
+
+    fn mounts(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_become_weights() {
+        assert_eq!((weight(0), weight(2), weight(1024), weight(262_144), weight(u64::MAX)), (1, 1, 39, 10_000, 10_000));
+    }
+}

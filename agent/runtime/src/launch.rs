@@ -1,0 +1,291 @@
+//! Starting shims.
+
+use crate::attach::Attachment;
+use crate::cgroup::{self, Cgroups};
+use crate::host::Host;
+use crate::plan::{self, NEWCGROUP, NEWNET};
+use crate::shim::{Exec, Shim, Watched, open_process, reap_orphans, socket_path};
+use crate::{ExecRequest, RuntimeError, SpawnRequest, Spawned, user};
+use berth_model::ContainerId;
+use berth_model::wire::{self, FailKind, Fds, MAX_INLINE_PLAN, MAX_PLAN, Request, Response, Started, Step};
+use berth_sys::fs::Open;
+use berth_sys::process::Poll;
+use berth_sys::{fs, memfd, process, socket};
+use std::borrow::Cow;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+/// What a step may take: a mount source on a dead server hangs, and the caller must not.
+const START_TIMEOUT_MS: i32 = 60_000;
+
+static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/berth-shim"));
+
+/// The shim's program, in memory and sealed: neither an upgrade of the agent's file nor a container that reaches /proc/PID/exe changes it.
+pub(crate) struct Launcher {
+    program: OwnedFd,
+}
+
+/// A shim that has got nothing but its socket.
+struct Launched {
+    child: Child,
+    control: OwnedFd,
+}
+
+impl Launcher {
+    pub fn new() -> Result<Self, RuntimeError> {
+        let program =
+            memfd::sealed("berth-shim", SHIM, true).map_err(RuntimeError::io("sealing the shim into memory"))?;
+        Ok(Launcher { program })
+    }
+
+    /// std spawns without a fork of its own memory here (posix_spawn, CLONE_VFORK), because nothing is asked for that would need one.
+    fn launch(&self, id: &ContainerId) -> Result<Launched, RuntimeError> {
+        reap_orphans();
+        let (control, theirs) = socket::seqpacket_pair().map_err(RuntimeError::io("making the shim's socket"))?;
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
+        command.arg0("berth-shim").arg(id.as_str()).env_clear();
+        command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().map_err(RuntimeError::io("starting the shim"))?;
+        Ok(Launched { child, control })
+    }
+}
+
+impl Launched {
+    /// Sends the plan and waits for the workload's execve.
+    fn start(&mut self, plan: &wire::Plan<'_>, mut fds: Vec<OwnedFd>) -> Result<Started, RuntimeError> {
+        let bytes = plan.encode();
+        let message = if bytes.len() <= MAX_INLINE_PLAN {
+            Request::Plan(Cow::Owned(bytes)).encode()
+        } else if bytes.len() <= MAX_PLAN {
+            let file = memfd::sealed("berth-plan", &bytes, false).map_err(RuntimeError::io("storing the plan"))?;
+            fds.push(file);
+            Request::PlanInFile(bytes.len() as u32).encode()
+        } else {
+            return Err(RuntimeError::spec("command", "arguments, environment and mounts are too long together"));
+        };
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let send = socket::send(self.control.as_fd(), &[IoSlice::new(&message)], &borrowed, true);
+        send.map_err(RuntimeError::io("sending the plan to the shim"))?;
+        drop(fds);
+        let mut poll = [Poll::new(self.control.as_fd(), true, false)];
+        let deadline = process::monotonic_ms() + START_TIMEOUT_MS as u64;
+        while process::poll(&mut poll, START_TIMEOUT_MS).map_err(RuntimeError::io("waiting for the shim"))? == 0 {
+            if process::monotonic_ms() >= deadline {
+                let source = io::Error::from(io::ErrorKind::TimedOut);
+                return Err(RuntimeError::Io { act: "waiting for the container's first process".into(), source });
+            }
+        }
+        let mut buffer = vec![0; 8 << 10];
+        let n = socket::receive(self.control.as_fd(), &mut buffer, &mut Vec::new(), true)
+            .map_err(RuntimeError::io("waiting for the shim"))?;
+        if n == 0 {
+            return Err(RuntimeError::ShimGone);
+        }
+        match Response::decode(&buffer[..n])? {
+            Response::Started(started) => Ok(started),
+            Response::Failed(failed) => Err(failure(&failed)),
+            _ => Err(RuntimeError::ShimGone),
+        }
+    }
+
+    /// Ends a shim whose container was not started.
+    fn abandon(mut self) {
+        // Its death takes a first process along (PDEATHSIG), as far as there is one.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn failure(failed: &wire::Failed<'_>) -> RuntimeError {
+    let step = String::from_utf8_lossy(&failed.step).into_owned();
+    let source =
+        if failed.errno == 0 { io::ErrorKind::InvalidData.into() } else { io::Error::from_raw_os_error(failed.errno) };
+    let command = |step: &str| step.strip_prefix("executing ").unwrap_or(step).to_owned();
+    match failed.kind {
+        FailKind::Step => RuntimeError::StartFailed { step, source },
+        FailKind::CommandNotFound => RuntimeError::CommandNotFound(command(&step)),
+        FailKind::CommandNotExecutable => RuntimeError::CommandNotExecutable { command: command(&step), source },
+        FailKind::NotRunning => RuntimeError::NotRunning,
+    }
+}
+
+/// Puts descriptors in their places.
+#[derive(Default)]
+struct Places(Vec<OwnedFd>);
+
+impl Places {
+    fn add(&mut self, fd: OwnedFd) -> u8 {
+        self.0.push(fd);
+        // Below wire::MAX_FDS: a handful of folders and one per hierarchy.
+        (self.0.len() - 1) as u8
+    }
+}
+
+/// Joining comes before everything else: from there on the limits hold.
+fn join(entry: cgroup::Entry, places: &mut Places) -> (Vec<Step<'static>>, Option<u8>) {
+    let steps = entry.procs.into_iter().map(|fd| Step::JoinCgroup { fd: places.add(fd) }).collect();
+    (steps, entry.folder.map(|fd| places.add(fd)))
+}
+
+fn folder(path: &std::path::Path) -> Result<OwnedFd, RuntimeError> {
+    fs::open(path, Open::RDONLY | Open::DIRECTORY, 0).map_err(RuntimeError::io(format!("opening {}", path.display())))
+}
+
+pub(crate) fn spawn(
+    launcher: &Launcher,
+    cgroups: &Arc<dyn Cgroups>,
+    request: SpawnRequest,
+) -> Result<Spawned, RuntimeError> {
+    let (id, run) = (request.id.clone(), request.paths.run.clone());
+    let files: Vec<_> = request.plan.files.iter().map(|(p, _)| p.clone()).collect();
+    let result = try_spawn(launcher, cgroups, request);
+    if result.is_err() {
+        let _ = cgroup::kill_all(&**cgroups, &id, std::time::Duration::from_secs(1));
+        let _ = cgroup::remove(&**cgroups, &id);
+        let _ = std::fs::remove_file(run.join("shim.sock"));
+        files.iter().for_each(|f| drop(std::fs::remove_file(f)));
+    }
+    result
+}
+
+fn try_spawn(launcher: &Launcher, cgroups: &Arc<dyn Cgroups>, request: SpawnRequest) -> Result<Spawned, RuntimeError> {
+    let SpawnRequest { id, plan, rootfs, netns, paths, attach } = request;
+    // First: the new process starts up while the rest is made.
+    let mut launched = launcher.launch(&id)?;
+    let result = (|| {
+        let mut places = Places::default();
+        let mut wire = plan.wire;
+        for (path, text) in &plan.files {
+            std::fs::write(path, text).map_err(RuntimeError::io(format!("writing {}", path.display())))?;
+        }
+        for path in &plan.folders {
+            std::fs::create_dir_all(path)
+                .map_err(RuntimeError::io(format!("making the mount source {}", path.display())))?;
+        }
+        let entry = cgroups.create(&id, &plan.limits)?;
+        let warnings = entry.warnings.clone();
+        places.add(rootfs);
+        let run = folder(&paths.run)?;
+        let listener = listen(&run)?;
+        // What an earlier start left would be taken for this one's end.
+        let _ = fs::unlinkat(run.as_fd(), "exit", false);
+        let (mut steps, cgroup) = join(entry, &mut places);
+        if cgroup.is_none() {
+            // v1: the namespace's root is where the process is when it is made.
+            wire.namespaces &= !NEWCGROUP;
+            steps.push(Step::Unshare { flags: NEWCGROUP as u32 });
+        }
+        match netns {
+            Some(netns) => {
+                wire.namespaces &= !NEWNET;
+                steps.push(Step::EnterNamespace { fd: places.add(netns), kinds: NEWNET as u32 });
+            }
+            None if plan.joins_netns => {
+                return Err(RuntimeError::spec("network", "the bridge network needs a namespace to join"));
+            }
+            None => {}
+        }
+        steps.append(&mut wire.steps);
+        wire.steps = steps;
+        wire.fds = Fds {
+            log: Some(places.add(folder(&paths.log)?)),
+            run: Some(places.add(run)),
+            listener: Some(places.add(listener)),
+            attach: None,
+            cgroup,
+        };
+        let attachment = match attach {
+            Some(options) => {
+                wire.size = options.size;
+                let (ours, theirs) = attachment(options.stdin)?;
+                wire.fds.attach = Some(places.add(theirs));
+                Some(ours)
+            }
+            None => None,
+        };
+        Ok((launched.start(&wire, places.0)?, attachment, warnings))
+    })();
+    match result {
+        Ok((started, attachment, warnings)) => {
+            let Launched { child, control } = launched;
+            let watched = Watched { id, cgroups: cgroups.clone(), run: Some(paths.run), child: Some(child) };
+            Ok(Spawned { shim: Shim::new(control, started, watched)?, attachment, warnings })
+        }
+        Err(e) => {
+            launched.abandon();
+            Err(e)
+        }
+    }
+}
+
+/// Both ends of an attachment; what it wants is already said on it.
+fn attachment(stdin: bool) -> Result<(Attachment, OwnedFd), RuntimeError> {
+    let (ours, theirs) = socket::seqpacket_pair().map_err(RuntimeError::io("making the attachment's socket"))?;
+    let hello = Request::Attach(stdin).encode();
+    socket::send(ours.as_fd(), &[IoSlice::new(&hello)], &[], true).map_err(RuntimeError::io("attaching"))?;
+    Ok((Attachment::new(ours)?, theirs))
+}
+
+fn listen(run: &OwnedFd) -> Result<OwnedFd, RuntimeError> {
+    let path = socket_path(run);
+    let listener = match socket::listen(&path) {
+        // The socket of an earlier start, whose shim is gone.
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            fs::unlinkat(run.as_fd(), "shim.sock", false).and_then(|()| socket::listen(&path))
+        }
+        other => other,
+    };
+    listener.map_err(RuntimeError::io("listening for attachments"))
+}
+
+pub(crate) fn exec(
+    launcher: &Launcher,
+    cgroups: &Arc<dyn Cgroups>,
+    host: &Host,
+    seccomp: Option<Arc<[u8]>>,
+    request: &ExecRequest<'_>,
+) -> Result<Exec, RuntimeError> {
+    let spec = request.spec;
+    if spec.command.is_empty() {
+        return Err(RuntimeError::spec("command", "no command is given"));
+    }
+    let mut effective = plan::effective(request.container, request.image)?;
+    let hostname = request.container.hostname.clone().unwrap_or_else(|| request.id.short().to_owned());
+    effective.env.insert(1, format!("HOSTNAME={hostname}"));
+    // A user of its own brings its own groups; the container's extra ones stay with the container's user.
+    let (wanted, extra) = match &spec.user {
+        Some(user) => (user.as_str(), &[][..]),
+        None => (effective.user.as_str(), &request.container.groups[..]),
+    };
+    let user = user::resolve("user", wanted, extra, request.passwd, request.group)?;
+    let env = plan::exec_env(&effective, spec, &user.home);
+    let program = seccomp.map(|p| Cow::Owned(p.to_vec()));
+    let mut wire = plan::exec(request.container, spec, &effective, &user, env, host, program);
+    let mut places = Places::default();
+    places.add(open_process(request.process.0, request.process.1)?);
+    let (mut steps, cgroup) = join(cgroups.enter(request.id)?, &mut places);
+    steps.append(&mut wire.steps);
+    wire.steps = steps;
+    wire.fds.cgroup = cgroup;
+    let mut attached = None;
+    if !spec.detach {
+        let (ours, theirs) = attachment(spec.stdin)?;
+        wire.fds.attach = Some(places.add(theirs));
+        attached = Some(ours);
+    }
+    let mut launched = launcher.launch(request.id)?;
+    match launched.start(&wire, places.0) {
+        Ok(started) => {
+            let Launched { child, control } = launched;
+            let watched = Watched { id: request.id.clone(), cgroups: cgroups.clone(), run: None, child: Some(child) };
+            Ok(Exec { pid: started.pid, attachment: attached, shim: Shim::new(control, started, watched)? })
+        }
+        Err(e) => {
+            launched.abandon();
+            Err(e)
+        }
+    }
+}

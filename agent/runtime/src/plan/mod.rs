@@ -1,0 +1,323 @@
+//! From a spec to a plan: every decision, and no act.
+
+mod check;
+mod command;
+mod mounts;
+
+pub(crate) use check::check;
+pub(crate) use command::effective;
+
+use crate::cgroup::{DeviceRule, Limits, default_rules};
+use crate::host::{Host, HostDevice};
+use crate::{Effective, PlanInput, RuntimeError, user};
+use berth_model::network::NetworkMode;
+use berth_model::spec::{ContainerSpec, ExecSpec};
+use berth_model::wire::{self, LogLimits, Step};
+use berth_sys::{cap, process};
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+// Flags of clone(2).
+pub(crate) const NEWNS: u64 = 0x2_0000;
+pub(crate) const NEWCGROUP: u64 = 0x200_0000;
+pub(crate) const NEWUTS: u64 = 0x400_0000;
+pub(crate) const NEWIPC: u64 = 0x800_0000;
+pub(crate) const NEWPID: u64 = 0x2000_0000;
+pub(crate) const NEWNET: u64 = 0x4000_0000;
+
+/// Docker's default capabilities.
+const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
+/// A container's plan, ready but for the descriptors.
+pub struct Plan {
+    pub effective: Effective,
+    /// What was asked for and cannot be given in full here.
+    pub warnings: Vec<String>,
+    pub(crate) wire: wire::Plan<'static>,
+    pub(crate) limits: Limits,
+    /// Files that `spawn` makes before the start: path, content.
+    pub(crate) files: Vec<(PathBuf, String)>,
+    /// Folders of the host that `-v` makes when they are missing.
+    pub(crate) folders: Vec<PathBuf>,
+    /// The network namespace is the caller's to give.
+    pub(crate) joins_netns: bool,
+}
+
+pub(crate) fn bytes(text: impl Into<String>) -> wire::plan::Bytes<'static> {
+    Cow::Owned(text.into().into_bytes())
+}
+
+/// What devices a container gets beside the default ones: host's node, its place inside, what may be done with it.
+pub(crate) struct GivenDevice {
+    pub node: HostDevice,
+    pub path: String,
+    pub permissions: String,
+}
+
+/// Everything that was read from the host for one plan.
+pub(crate) struct Surroundings<'a> {
+    pub host: &'a Host,
+    pub devices: Vec<GivenDevice>,
+    pub resolv_conf: String,
+    /// The seccomp program for these capabilities; None: unconfined.
+    pub seccomp: Option<std::sync::Arc<[u8]>>,
+    pub default_pids: Option<i64>,
+}
+
+pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<Plan, RuntimeError> {
+    let (spec, host) = (input.spec, around.host);
+    if let Some((field, message)) = check(spec).into_iter().next() {
+        return Err(RuntimeError::Spec { field, message });
+    }
+    let hostname = if spec.host_uts {
+        host.hostname.clone()
+    } else {
+        spec.hostname.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| input.id.short().to_owned())
+    };
+    let mut effective = effective(spec, input.image)?;
+    let user = user::resolve("user", &effective.user, &spec.groups, input.passwd, input.group)?;
+    effective.env = command::env(spec, input.image, &hostname, &user.home);
+    let mut warnings = Vec::new();
+    let namespaces = namespaces(spec);
+    let files = mounts::files(input, &hostname, &around.resolv_conf);
+    let mut steps = vec![Step::Umask { mask: 0 }];
+    // The host's files are opened while it is still there.
+    let (open, attach) = mounts::user_mounts(spec, &files)?;
+    steps.extend(open);
+    steps.push(Step::EnterRoot { fd: ROOT });
+    steps.extend(mounts::kernel_file_systems(spec, host));
+    steps.extend(mounts::devices(&around.devices));
+    if spec.tty {
+        steps.push(Step::Terminal { console: true });
+    }
+    steps.extend(attach);
+    if !spec.host_uts {
+        steps.push(Step::Hostname { name: bytes(hostname) });
+        if let Some(domain) = spec.domainname.as_ref().filter(|d| !d.is_empty()) {
+            steps.push(Step::Domainname { name: bytes(domain.clone()) });
+        }
+    }
+    steps.extend(sysctls(spec));
+    if let Some(step) = oom_score_adj(spec, host, &mut warnings) {
+        steps.push(step);
+    }
+    steps.push(Step::Workdir { path: bytes(effective.workdir.clone()), create: true });
+    if !spec.privileged {
+        steps.push(Step::ReadOnlyPaths { paths: mounts::READ_ONLY.map(bytes).to_vec() });
+        steps.push(Step::Mask { paths: mounts::MASKED.map(bytes).to_vec() });
+    }
+    if spec.read_only_root {
+        steps.push(Step::ReadOnlyRoot);
+    }
+    steps.extend(rlimits(spec, host, &mut warnings));
+    steps.push(Step::Umask { mask: 0o22 });
+    let capabilities = capabilities(spec, host, &mut warnings);
+    let seccomp = around.seccomp.as_ref().map(|p| Cow::Owned(p.to_vec()));
+    steps.extend(credentials(&user, capabilities, seccomp, spec.no_new_privileges));
+    let mut resources = spec.resources.clone();
+    resources.pids = resources.pids.or(around.default_pids);
+    let folders = mounts::folders_to_make(spec);
+    Ok(Plan {
+        warnings,
+        wire: wire::Plan {
+            namespaces,
+            tty: spec.tty,
+            stdin: spec.open_stdin,
+            stdin_once: spec.stdin_once,
+            size: None,
+            log: Some(LogLimits {
+                max_file_bytes: spec.log.max_file_bytes.max(1),
+                max_files: spec.log.max_files.max(1),
+            }),
+            init: spec.init,
+            args: effective.args.iter().cloned().map(bytes).collect(),
+            env: effective.env.iter().cloned().map(bytes).collect(),
+            steps,
+            ..wire::Plan::default()
+        },
+        limits: Limits { resources, devices: device_rules(spec, &around.devices) },
+        files,
+        folders,
+        joins_netns: spec.network == NetworkMode::Bridge,
+        effective,
+    })
+}
+
+/// Place of the root's mount among the descriptors; the shim keeps the first one to its end.
+pub(crate) const ROOT: u8 = 0;
+
+/// Namespaces that are made new; the bridge's network is joined instead.
+fn namespaces(spec: &ContainerSpec) -> u64 {
+    let mut flags = NEWNS | NEWCGROUP;
+    for (own, flag) in [
+        (!spec.host_uts, NEWUTS),
+        (!spec.host_ipc, NEWIPC),
+        (!spec.host_pid, NEWPID),
+        (spec.network != NetworkMode::Host, NEWNET),
+    ] {
+        if own {
+            flags |= flag;
+        }
+    }
+    flags
+}
+
+/// One more process in a container whose first process is behind descriptor 0.
+pub(crate) fn exec(
+    container: &ContainerSpec,
+    spec: &ExecSpec,
+    effective: &Effective,
+    user: &user::User,
+    env: Vec<String>,
+    host: &Host,
+    seccomp: Option<Cow<'static, [u8]>>,
+) -> wire::Plan<'static> {
+    let mut kinds = namespaces(container);
+    kinds &= !NEWPID;
+    let mut steps = vec![Step::EnterNamespace { fd: 0, kinds: kinds as u32 }];
+    if spec.tty {
+        steps.push(Step::Terminal { console: false });
+    }
+    let mut ignored = Vec::new();
+    steps.extend(rlimits(container, host, &mut ignored));
+    steps.push(Step::Workdir {
+        path: bytes(spec.workdir.clone().unwrap_or_else(|| effective.workdir.clone())),
+        create: false,
+    });
+    steps.push(Step::Umask { mask: 0o22 });
+    let capabilities = if spec.privileged { host.capabilities } else { capabilities(container, host, &mut ignored) };
+    let no_new_privileges = container.no_new_privileges && !spec.privileged;
+    steps.extend(credentials(user, capabilities, seccomp, no_new_privileges));
+    wire::Plan {
+        join_pid: (!container.host_pid).then_some(0),
+        tty: spec.tty,
+        stdin: spec.stdin,
+        stdin_once: true,
+        size: spec.size,
+        args: spec.command.iter().cloned().map(bytes).collect(),
+        env: env.into_iter().map(bytes).collect(),
+        steps,
+        ..wire::Plan::default()
+    }
+}
+
+pub(crate) fn exec_env(container: &Effective, spec: &ExecSpec, home: &str) -> Vec<String> {
+    command::exec_env(container, spec, home)
+}
+
+/// Without no_new_privs a program can only be loaded with CAP_SYS_ADMIN: before the credentials. With it, as late as possible.
+fn credentials(
+    user: &user::User,
+    capabilities: u64,
+    seccomp: Option<Cow<'static, [u8]>>,
+    no_new_privileges: bool,
+) -> Vec<Step<'static>> {
+    let identity = Step::Identity { uid: user.uid, gid: user.gid, groups: user.groups.clone(), capabilities };
+    let program = seccomp.map(|program| Step::Seccomp { program });
+    if no_new_privileges {
+        [Some(identity), Some(Step::NoNewPrivileges), program].into_iter().flatten().collect()
+    } else {
+        program.into_iter().chain([identity]).collect()
+    }
+}
+
+/// Docker's rules for add and drop with ALL, cut to what the host can give.
+pub(crate) fn capabilities(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) -> u64 {
+    if spec.privileged {
+        return host.capabilities;
+    }
+    let named = |list: &[String]| {
+        let mut set = 0u64;
+        for name in list {
+            let upper = name.to_ascii_uppercase();
+            let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+            set |= if name == "ALL" { u64::MAX } else { cap::bit(name).unwrap_or(0) };
+        }
+        set
+    };
+    let default = DEFAULT_CAPABILITIES.iter().filter_map(|n| cap::bit(n)).fold(0, |a, b| a | b);
+    let (add, drop) = (named(&spec.cap_add), named(&spec.cap_drop));
+    let base = if add == u64::MAX { u64::MAX } else { default };
+    // What is added by name stays although ALL is dropped.
+    let wanted = if drop == u64::MAX { if add == u64::MAX { 0 } else { add } } else { (base | add) & !drop };
+    let missing: Vec<&str> = cap::NAMES
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| add != u64::MAX && (wanted & !host.capabilities) >> i & 1 == 1)
+        .map(|(_, n)| *n)
+        .collect();
+    if !missing.is_empty() {
+        warnings.push(format!(
+            "this host cannot give the capabilities {}: the container does not have them",
+            missing.join(", ")
+        ));
+    }
+    wanted & host.capabilities
+}
+
+fn rlimits(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) -> Vec<Step<'static>> {
+    let mut steps = Vec::new();
+    for limit in &spec.ulimits {
+        let Some((_, resource)) = process::RESOURCES.iter().find(|(n, _)| *n == limit.name) else { continue };
+        let (mut soft, mut hard) = (limit.soft, limit.hard);
+        let max = host.hard_limits.iter().find(|(n, _)| n == resource).map_or(u64::MAX, |(_, max)| *max);
+        if hard > max && !host.can_raise_limits() {
+            warnings.push(format!("this host cannot raise the {} limit above {max}: {hard} was asked for", limit.name));
+            (soft, hard) = (soft.min(max), max);
+        }
+        steps.push(Step::Rlimit { resource: *resource, soft, hard });
+    }
+    steps
+}
+
+fn oom_score_adj(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) -> Option<Step<'static>> {
+    let mut value = spec.oom_score_adj?;
+    if value < host.oom_score_adj && !host.can_raise_limits() {
+        let least = host.oom_score_adj;
+        warnings.push(format!("this host cannot set an OOM score adjustment below {least}: {value} was asked for"));
+        value = least;
+    }
+    Some(Step::WriteFile { path: bytes("/proc/self/oom_score_adj"), value: bytes(value.to_string()) })
+}
+
+fn sysctls(spec: &ContainerSpec) -> Vec<Step<'static>> {
+    let mut all = spec.sysctls.clone();
+    if spec.network != NetworkMode::Host {
+        // Docker's defaults: port 80 and ping for every user of the container's own network.
+        all.entry("net.ipv4.ip_unprivileged_port_start".into()).or_insert_with(|| "0".into());
+        all.entry("net.ipv4.ping_group_range".into()).or_insert_with(|| "0 2147483647".into());
+    }
+    let path = |key: &str| bytes(format!("/proc/sys/{}", key.replace('.', "/")));
+    all.into_iter().map(|(key, value)| Step::WriteFile { path: path(&key), value: bytes(value) }).collect()
+}
+
+fn device_rules(spec: &ContainerSpec, given: &[GivenDevice]) -> Option<Vec<DeviceRule>> {
+    if spec.privileged {
+        return None;
+    }
+    let mut rules = default_rules();
+    rules.extend(given.iter().map(|d| DeviceRule {
+        block: d.node.block,
+        major: Some(d.node.major),
+        minor: Some(d.node.minor),
+        read: d.permissions.contains('r'),
+        write: d.permissions.contains('w'),
+        mknod: d.permissions.contains('m'),
+    }));
+    Some(rules)
+}

@@ -1,0 +1,205 @@
+//! What is mounted where.
+
+use super::{GivenDevice, bytes};
+use crate::host::Host;
+use crate::{PlanInput, RuntimeError, files};
+use berth_model::ContainerSpec;
+use berth_model::network::NetworkMode;
+use berth_model::spec::{MountKind, Propagation};
+use berth_model::wire::Step;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+// Flags of mount(2).
+const RDONLY: u64 = 1;
+const NOSUID: u64 = 2;
+const NODEV: u64 = 4;
+const NOEXEC: u64 = 8;
+const STRICTATIME: u64 = 1 << 24;
+const PRIVATE: u32 = 0x4_0000;
+const SLAVE: u32 = 0x8_0000;
+const SHARED: u32 = 0x10_0000;
+
+/// Docker's list: what tells about the host or could harm it.
+pub(super) const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+pub(super) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// /etc/hosts and its like: file on the host, content.
+pub(super) fn files(input: &PlanInput<'_>, hostname: &str, host_resolv_conf: &str) -> Vec<(PathBuf, String)> {
+    let own_network = input.spec.network != NetworkMode::Host;
+    let address = input.network.map(|n| IpAddr::V4(n.address));
+    let at = |name: &str| input.state_dir.join(name);
+    vec![
+        (at("hosts"), files::hosts(input.spec, hostname, address, input.host_gateway)),
+        (at("hostname"), format!("{hostname}\n")),
+        (at("resolv.conf"), files::resolv_conf(input.spec, host_resolv_conf, own_network)),
+    ]
+}
+
+fn open(slot: u8, source: String, recursive: bool, read_only: bool, propagation: u32) -> Step<'static> {
+    Step::OpenTree { slot, source: bytes(source), recursive, read_only, propagation, nosuid_nodev: false }
+}
+
+fn same(a: &str, b: &str) -> bool {
+    let parts = |p: &'_ str| p.split('/').filter(|s| !s.is_empty() && *s != ".").map(str::to_owned).collect::<Vec<_>>();
+    parts(a) == parts(b)
+}
+
+fn mounted(spec: &ContainerSpec, target: &str) -> bool {
+    spec.mounts.iter().any(|m| same(&m.target, target))
+}
+
+/// The acts on the host's side, and those inside. Shallow targets first, so that `/a` does not hide `/a/b`.
+pub(super) fn user_mounts(
+    spec: &ContainerSpec,
+    files: &[(PathBuf, String)],
+) -> Result<(Vec<Step<'static>>, Vec<Step<'static>>), RuntimeError> {
+    let (mut outside, mut inside, mut slot) = (Vec::new(), Vec::new(), 0u8);
+    let mut next = || -> Result<u8, RuntimeError> {
+        slot = slot.checked_add(1).ok_or_else(|| RuntimeError::spec("mounts", "more than 250 bind mounts"))?;
+        Ok(slot)
+    };
+    for (path, _) in files {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let target = format!("/etc/{name}");
+        if mounted(spec, &target) || mounted(spec, "/etc") {
+            continue;
+        }
+        let slot = next()?;
+        outside.push(open(slot, path.to_string_lossy().into_owned(), false, false, PRIVATE));
+        inside.push(Step::AttachTree { slot, target: bytes(target) });
+    }
+    let mut mounts: Vec<_> = spec.mounts.iter().collect();
+    mounts.sort_by_key(|m| m.target.split('/').filter(|p| !p.is_empty()).count());
+    for mount in mounts {
+        let target = bytes(mount.target.clone());
+        match &mount.kind {
+            MountKind::Bind { source, propagation, recursive, .. } => {
+                let propagation = match propagation {
+                    Propagation::Private | Propagation::Rprivate => PRIVATE,
+                    Propagation::Slave | Propagation::Rslave => SLAVE,
+                    Propagation::Shared | Propagation::Rshared => SHARED,
+                };
+                let slot = next()?;
+                outside.push(open(slot, source.clone(), *recursive, mount.read_only, propagation));
+                inside.push(Step::AttachTree { slot, target });
+            }
+            MountKind::Tmpfs { size_bytes, mode, exec } => {
+                let mut flags = NOSUID | NODEV;
+                if !exec {
+                    flags |= NOEXEC;
+                }
+                if mount.read_only {
+                    flags |= RDONLY;
+                }
+                let size = size_bytes.map(|s| format!(",size={s}")).unwrap_or_default();
+                inside.push(Step::Tmpfs {
+                    target,
+                    flags,
+                    data: bytes(format!("mode={:o}{size}", mode.unwrap_or(0o1777))),
+                });
+            }
+        }
+    }
+    Ok((outside, inside))
+}
+
+pub(super) fn folders_to_make(spec: &ContainerSpec) -> Vec<PathBuf> {
+    let wanted = |kind: &MountKind| match kind {
+        MountKind::Bind { source, create_source: true, .. } => Some(PathBuf::from(source)),
+        _ => None,
+    };
+    spec.mounts.iter().filter_map(|m| wanted(&m.kind)).collect()
+}
+
+fn mount(fs_type: &str, target: &str, flags: u64, data: impl Into<String>) -> Step<'static> {
+    let (fs_type, target) = (bytes(fs_type), bytes(target));
+    Step::Mount { source: fs_type.clone(), fs_type, target, flags, data: bytes(data), optional: false }
+}
+
+/// Default devices: name, minor number of major 1 or 5 (Documentation/admin-guide/devices.txt).
+const NODES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const LINKS: [(&str, &str); 5] = [
+    ("ptmx", "pts/ptmx"),
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+
+pub(super) fn kernel_file_systems(spec: &ContainerSpec, host: &Host) -> Vec<Step<'static>> {
+    let common = NOSUID | NODEV | NOEXEC;
+    let read_only = if spec.privileged { 0 } else { RDONLY };
+    let mut steps = vec![mount("proc", "/proc", common, ""), mount("sysfs", "/sys", common | read_only, "")];
+    if host.cgroup_v2 {
+        steps.push(mount("cgroup2", "/sys/fs/cgroup", common | read_only, ""));
+    } else if !host.cgroup_mounts.is_empty() {
+        steps.push(mount("tmpfs", "/sys/fs/cgroup", common, "mode=755,size=64k"));
+        for (name, data) in &host.cgroup_mounts {
+            let path = format!("/sys/fs/cgroup/{name}");
+            steps.push(Step::Directory { path: bytes(path.clone()), mode: 0o755 });
+            let step = Step::Mount {
+                fs_type: bytes("cgroup"),
+                source: bytes("cgroup"),
+                target: bytes(path),
+                flags: common | read_only,
+                data: bytes(data.clone()),
+                // A hierarchy that is going away meanwhile.
+                optional: true,
+            };
+            steps.push(step);
+        }
+    }
+    steps.push(mount("tmpfs", "/dev", NOSUID | STRICTATIME, "mode=755,size=65536k"));
+    for (name, major, minor) in NODES {
+        let path = bytes(format!("/dev/{name}"));
+        steps.push(Step::Device { path, block: false, mode: 0o666, major, minor, uid: 0, gid: 0 });
+    }
+    for (name, target) in LINKS {
+        steps.push(Step::Symlink { path: bytes(format!("/dev/{name}")), target: bytes(target) });
+    }
+    steps.push(Step::Directory { path: bytes("/dev/pts"), mode: 0o755 });
+    // Group 5 is tty wherever there is a list (Debian, Alpine, Red Hat).
+    steps.push(mount("devpts", "/dev/pts", NOSUID | NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"));
+    steps.push(Step::Directory { path: bytes("/dev/shm"), mode: 0o1777 });
+    if spec.host_ipc {
+        steps.push(Step::Directory { path: bytes("/dev/mqueue"), mode: 0o1777 });
+    } else {
+        if !mounted(spec, "/dev/mqueue") {
+            steps.push(Step::Directory { path: bytes("/dev/mqueue"), mode: 0o1777 });
+            steps.push(mount("mqueue", "/dev/mqueue", common, ""));
+        }
+    }
+    if !mounted(spec, "/dev/shm") {
+        let size = spec.shm_bytes.unwrap_or(64 << 20);
+        steps.push(mount("tmpfs", "/dev/shm", common, format!("mode=1777,size={size}")));
+    }
+    steps
+}
+
+pub(super) fn devices(given: &[GivenDevice]) -> Vec<Step<'static>> {
+    let node = |d: &GivenDevice| Step::Device {
+        path: bytes(d.path.clone()),
+        block: d.node.block,
+        mode: d.node.mode,
+        major: d.node.major,
+        minor: d.node.minor,
+        uid: d.node.uid,
+        gid: d.node.gid,
+    };
+    given.iter().map(node).collect()
+}
