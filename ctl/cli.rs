@@ -1,18 +1,160 @@
-//! The command line.
+//! The command line: global options, the commands, and which code runs each.
 
-use crate::cmd;
-use clap::{Parser, Subcommand};
+use crate::complete;
+use crate::config::{Config, Selection, default_path};
+use crate::error::{Error, Result};
+use crate::fanout::Fleet;
+use crate::{cmd, units};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
+use std::path::Path;
+use std::time::Duration;
 
 /// Drive berth agents, one host or many
 #[derive(Debug, Parser)]
-#[command(name = "berthctl", version = berth::VERSION, disable_help_subcommand = true)]
+#[command(
+    name = "berthctl",
+    version = berth::VERSION,
+    disable_help_subcommand = true,
+    after_help = "Without a context, commands go to the agent of this machine (/run/berth/berthd.sock).\n\
+        On several hosts a command runs side by side; exit code 0: all hosts did it, 3: some, 4: none.\n\
+        With one host: 125 for a wrong command line, else 1 for a failure (run, exec and attach have Docker's codes).\n\n\
+        Environment: BERTH_CONFIG names the configuration file [default: ~/.config/berth/config.toml]"
+)]
 pub struct Cli {
+    #[command(flatten)]
+    pub hosts: Hosts,
+    /// On every host of the configuration (stands before the command)
+    #[arg(long)]
+    pub all: bool,
     #[command(subcommand)]
     pub command: Command,
 }
 
+/// Which hosts, and how long.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Hosts")]
+pub struct Hosts {
+    /// Hosts: names of contexts, or host:port
+    #[arg(short = 'H', long = "host", global = true, value_name = "HOST", value_delimiter = ',', add = ArgValueCompleter::new(complete::contexts))]
+    pub host: Vec<String>,
+    /// Groups of hosts
+    #[arg(short, long, global = true, value_name = "GROUP", value_delimiter = ',', add = ArgValueCompleter::new(complete::groups))]
+    pub group: Vec<String>,
+    /// Hosts at once
+    #[arg(long, global = true, value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub parallel: u16,
+    /// How long to wait for each host, in seconds or as 500ms, 2m [default: 30 s for short calls, none for streams]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = units::parse_deadline)]
+    pub timeout: Option<Duration>,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Create a container, start it and attach to it
+    Run(Box<cmd::run::Run>),
+    /// Create a container
+    Create(Box<cmd::run::CreateOnly>),
+    /// Start containers
+    Start(cmd::act::Start),
+    /// Stop containers: the stop signal, then a kill
+    Stop(cmd::act::Stop),
+    /// Send a signal to containers
+    Kill(cmd::act::Kill),
+    /// Remove containers
+    Rm(cmd::act::Rm),
+    /// List containers
+    Ps(cmd::ps::Ps),
+    /// Show everything about containers and images
+    Inspect(cmd::inspect::Inspect),
+    /// Show the output of a container
+    Logs(cmd::logs::Logs),
+    /// Run a command in a running container
+    Exec(cmd::exec::Exec),
+    /// Attach to a running container
+    Attach(cmd::exec::Attach),
+    /// Wait until containers end, and print their exit codes
+    Wait(cmd::act::Wait),
+    /// Pull images
+    Pull(cmd::pull::Pull),
+    /// List images
+    Images(cmd::images::Images),
+    /// Remove images
+    Rmi(cmd::images::Rmi),
+    /// Give an image one more name
+    Tag(cmd::images::Tag),
+    /// Show what happens
+    Events(cmd::events::Events),
+    /// Show what a host is and has
+    Info(cmd::info::Info),
+    /// Show the versions of berthctl and the agent
+    Version(cmd::info::Version),
     /// Make certificates for agents and callers
     Pki(cmd::pki::Pki),
+    /// Name hosts and groups of them
+    Context(cmd::context::ContextCommand),
+    /// Print the completion script of a shell
+    Completion(cmd::man::Completion),
+    /// Write man pages
+    Man(cmd::man::Man),
 }
+
+/// Runs a parsed command line; the exit code.
+pub fn run(cli: Cli) -> Result<u8> {
+    let path = default_path();
+    let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+    match cli.command {
+        Command::Pki(a) => cmd::pki::run(a, &folder.join("pki")).map(|()| 0),
+        Command::Context(a) => cmd::context::run(a, &path).map(|()| 0),
+        Command::Completion(a) => cmd::man::completion(&a).map(|()| 0),
+        Command::Man(a) => cmd::man::man(&a).map(|()| 0),
+        command => {
+            let config = Config::read(&path)?;
+            let selection = Selection { hosts: cli.hosts.host, groups: cli.hosts.group, all: cli.all };
+            // One host by name is shown like the current one; a group or a list is labelled even when it has one member.
+            let labelled = selection.all || !selection.groups.is_empty() || selection.hosts.len() > 1;
+            let fleet = Fleet {
+                hosts: config.select(&selection, &folder)?,
+                parallel: cli.hosts.parallel.into(),
+                timeout: cli.hosts.timeout,
+                labelled,
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|e| Error::io("starting the runtime", &e))?;
+            let code = runtime.block_on(remote(command, &fleet, config.defaults.detach_keys.as_deref()));
+            // A name look-up that hangs in a thread must not hold up the end.
+            runtime.shutdown_background();
+            code
+        }
+    }
+}
+
+async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u8> {
+    match command {
+        Command::Run(a) => cmd::run::run(fleet, *a, keys).await,
+        Command::Create(a) => cmd::run::create(fleet, *a).await,
+        Command::Start(a) => cmd::act::start(fleet, a).await,
+        Command::Stop(a) => cmd::act::stop(fleet, a).await,
+        Command::Kill(a) => cmd::act::kill(fleet, a).await,
+        Command::Rm(a) => cmd::act::rm(fleet, a).await,
+        Command::Wait(a) => cmd::act::wait(fleet, a).await,
+        Command::Ps(a) => cmd::ps::ps(fleet, a).await,
+        Command::Inspect(a) => cmd::inspect::inspect(fleet, a).await,
+        Command::Logs(a) => cmd::logs::logs(fleet, a).await,
+        Command::Exec(a) => cmd::exec::exec(fleet, a, keys).await,
+        Command::Attach(a) => cmd::exec::attach(fleet, a, keys).await,
+        Command::Pull(a) => cmd::pull::pull(fleet, a).await,
+        Command::Images(a) => cmd::images::images(fleet, a).await,
+        Command::Rmi(a) => cmd::images::rmi(fleet, a).await,
+        Command::Tag(a) => cmd::images::tag(fleet, a).await,
+        Command::Events(a) => cmd::events::events(fleet, a).await,
+        Command::Info(a) => cmd::info::info(fleet, a).await,
+        Command::Version(a) => cmd::info::version(fleet, a).await,
+        Command::Pki(_) | Command::Context(_) | Command::Completion(_) | Command::Man(_) => Ok(0),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,36 @@
 //! `berthctl`: drives berth agents over mutual TLS, one host or many.
+//!
+//! `cli` says what there is; `cmd` has a file for each verb; `connect` makes a channel and `fanout` one for each host; `session` joins the
+//! terminal to a process far away; `output`, `view` and `template` say how answers look; `pki` is the operator's certificate authority.
 #![forbid(unsafe_code)]
 
 mod cli;
 mod cmd;
+mod complete;
+mod config;
+mod connect;
 mod error;
+mod fanout;
 mod output;
 mod pki;
+mod progress;
+mod session;
+mod spec;
+mod status;
+mod template;
+mod term;
+mod units;
+mod view;
+mod yaml;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // The shell asks for candidates with COMPLETE=SHELL in the environment.
+    if std::env::var_os("COMPLETE").is_some() {
+        clap_complete::CompleteEnv::with_factory(cli::Cli::command).complete();
+    }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -19,11 +39,8 @@ fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { error::FAILED_ITSELF } else { 0 });
         }
     };
-    let result = match cli.command {
-        cli::Command::Pki(pki) => cmd::pki::run(pki, std::path::Path::new("pki")),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match cli::run(cli) {
+        Ok(code) => ExitCode::from(code),
         Err(e) => {
             e.report();
             ExitCode::from(e.exit.unwrap_or(1))

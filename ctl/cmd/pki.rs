@@ -1,6 +1,7 @@
 //! `berthctl pki`: the operator's certificate authority.
 
 use crate::error::{Error, Result};
+use crate::output::print;
 use crate::pki::authority::{AGENT_DAYS, Authority, CA_DAYS, CLIENT_DAYS, CRL_DAYS, Issued};
 use crate::pki::read::Certificate;
 use crate::pki::{Algorithm, Name, Purpose, Role, files};
@@ -126,19 +127,17 @@ pub fn run(pki: Pki, default_dir: &Path) -> Result<()> {
             let names = if a.san.is_empty() { vec![a.name.as_str().to_owned()] } else { a.san };
             let mut ca = Authority::open(&dir)?;
             let issued = ca.issue(&a.name, &Purpose::Agent { names }, a.algorithm, a.days, a.force)?;
-            say_agent(&ca, &issued);
-            Ok(())
+            say_agent(&ca, &issued)
         }
         Command::Issue(IssueCommand::Client(a)) => {
             let mut ca = Authority::open(&dir)?;
             let issued = ca.issue(&a.name, &Purpose::Client { role: a.role }, a.algorithm, a.days, a.force)?;
-            say_client(&ca, &issued, a.role);
-            Ok(())
+            say_client(&ca, &issued, a.role)
         }
         Command::Revoke(a) => revoke(&dir, &a),
         Command::Crl(a) => {
             let path = Authority::open(&dir)?.sign_crl(a.days)?;
-            println!("{}", path.display());
+            print(format!("{}\n", path.display()))?;
             eprintln!("Copy it to every agent; berthd reads it again by itself.");
             Ok(())
         }
@@ -148,7 +147,7 @@ pub fn run(pki: Pki, default_dir: &Path) -> Result<()> {
 
 fn init(dir: &Path, a: &Init) -> Result<()> {
     let ca = Authority::create(dir, &a.name, a.algorithm, a.days, a.force)?;
-    println!("{}", ca.path("ca.pem").display());
+    print(format!("{}\n", ca.path("ca.pem").display()))?;
     eprintln!("Made the authority {:?} in {}; it lasts {} days.", a.name, dir.display(), a.days);
     eprintln!("Keep {} secret and keep a copy of it offline.", ca.path("ca.key").display());
     eprintln!("Next:");
@@ -157,8 +156,8 @@ fn init(dir: &Path, a: &Init) -> Result<()> {
     Ok(())
 }
 
-fn say_agent(ca: &Authority, issued: &Issued) {
-    println!("{}", issued.certificate.display());
+fn say_agent(ca: &Authority, issued: &Issued) -> Result<()> {
+    print(format!("{}\n", issued.certificate.display()))?;
     eprintln!(
         "Issued agent {} for {}, serial {}, until {}.",
         issued.entry.name,
@@ -171,10 +170,11 @@ fn say_agent(ca: &Authority, issued: &Issued) {
     eprintln!("  {}  (as agent.key, mode 0600)", issued.key.display());
     eprintln!("  {}", ca.path("ca.pem").display());
     eprintln!("  {}", ca.path("crl.pem").display());
+    Ok(())
 }
 
-fn say_client(ca: &Authority, issued: &Issued, role: Role) {
-    println!("{}", issued.certificate.display());
+fn say_client(ca: &Authority, issued: &Issued, role: Role) -> Result<()> {
+    print(format!("{}\n", issued.certificate.display()))?;
     eprintln!(
         "Issued client {} as {role}, serial {}, until {}.",
         issued.entry.name, issued.entry.serial, issued.entry.not_after
@@ -186,6 +186,7 @@ fn say_client(ca: &Authority, issued: &Issued, role: Role) {
         issued.certificate.display(),
         issued.key.display()
     );
+    Ok(())
 }
 
 fn revoke(dir: &Path, a: &Revoke) -> Result<()> {
@@ -200,7 +201,7 @@ fn revoke(dir: &Path, a: &Revoke) -> Result<()> {
             eprintln!("{name} was revoked before.");
         }
         for entry in revoked {
-            println!("{}", entry.serial);
+            print(format!("{}\n", entry.serial))?;
             eprintln!("Revoked {} {}, serial {}.", entry.kind, entry.name, entry.serial);
         }
     }
@@ -230,8 +231,7 @@ fn show(dir: &Path, a: &Show) -> Result<()> {
                 status.into(),
             ]);
         }
-        print!("{}", table.render());
-        return Ok(());
+        return print(table.render());
     }
     for (i, what) in a.certificates.iter().enumerate() {
         let issued = ["clients", "agents"].iter().map(|f| dir.join(f).join(format!("{what}.pem")));
@@ -240,10 +240,8 @@ fn show(dir: &Path, a: &Show) -> Result<()> {
                 .hint("berthctl pki show lists what was issued")
         })?;
         let cert = Certificate::from_pem(&files::read_text(&path)?, &path.display().to_string())?;
-        if i > 0 {
-            println!();
-        }
-        print!("{}", cert.describe(now));
+        let gap = if i > 0 { "\n" } else { "" };
+        print(format!("{gap}{}", cert.describe(now)))?;
     }
     Ok(())
 }

@@ -1,0 +1,125 @@
+//! `inspect`: everything about containers and images.
+
+use crate::complete;
+use crate::connect::{Connection, UNARY_TIMEOUT};
+use crate::error::{Error, Result};
+use crate::fanout::Fleet;
+use crate::output::{Format, print};
+use crate::template::Template;
+use crate::{view, yaml};
+use berth::v1;
+use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
+use serde_json::Value;
+use std::rc::Rc;
+use tonic::Code;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Type {
+    Container,
+    Image,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  berthctl inspect -f '{{.State.Status}} {{.NetworkSettings.IPAddress}}' web")]
+pub struct Inspect {
+    /// Go template, or 'json'
+    #[arg(short, long, value_name = "TEMPLATE")]
+    format: Option<String>,
+    /// Shape of the output
+    #[arg(short, long, value_parser = ["json", "yaml"], default_value = "json", conflicts_with = "format")]
+    output: String,
+    /// Only things of this type
+    #[arg(long, value_enum)]
+    r#type: Option<Type>,
+    /// Containers or images
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(complete::containers))]
+    names: Vec<String>,
+}
+
+pub async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
+    let format = match args.format.as_deref() {
+        None if args.output == "yaml" => Format::Yaml,
+        None => Format::Json,
+        Some("json") => Format::JsonLines,
+        Some(t) => Format::Template(
+            Template::parse(&t.replace("\\t", "\t").replace("\\n", "\n"))
+                .map_err(|e| Error::usage(format!("--format {t:?}: {e}")))?,
+        ),
+    };
+    let args = Rc::new(args);
+    let call = move |c: Connection| {
+        let args = args.clone();
+        async move {
+            let (mut found, mut failed) = (Vec::new(), Vec::new());
+            for name in &args.names {
+                match one(&c, name, args.r#type).await {
+                    Ok(value) => found.push(value),
+                    Err(e) => failed.push(e),
+                }
+            }
+            Ok((found, failed))
+        }
+    };
+    let mut all: Vec<Value> = Vec::new();
+    let mut code = 0;
+    let answered = fleet
+        .each(call, |host, (found, failed)| {
+            for error in failed {
+                let error = if fleet.labelled {
+                    Error { message: format!("{host}: {}", error.message), ..error }
+                } else {
+                    error
+                };
+                error.report();
+                code = if fleet.labelled { crate::fanout::SOME_FAILED } else { 1 };
+            }
+            for mut value in found {
+                if fleet.labelled {
+                    value["Host"] = host.into();
+                }
+                let prefix = fleet.label(host).unwrap_or_default();
+                match &format {
+                    Format::Template(t) => print(format!("{prefix}{}\n", t.render(&value).map_err(Error::usage)?))?,
+                    Format::JsonLines => print(format!("{value}\n"))?,
+                    _ => all.push(value),
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    match format {
+        Format::Json => print(format!("{:#}\n", Value::Array(all)))?,
+        Format::Yaml => print(yaml::emit(&Value::Array(all)))?,
+        _ => {}
+    }
+    Ok(answered.max(code))
+}
+
+async fn one(c: &Connection, name: &str, r#type: Option<Type>) -> Result<Value> {
+    let container = async || {
+        let request = v1::InspectContainerRequest { container: name.into() };
+        c.containers().inspect(c.request(request, Some(UNARY_TIMEOUT))).await
+    };
+    let image = async || {
+        let request = v1::InspectImageRequest { image: name.into() };
+        c.images().inspect(c.request(request, Some(UNARY_TIMEOUT))).await
+    };
+    match r#type {
+        Some(Type::Image) => Ok(view::inspect_image(&c.retry(image).await?.into_inner())),
+        Some(Type::Container) => Ok(view::inspect_container(&c.retry(container).await?.into_inner())),
+        None => match container().await {
+            Ok(found) => Ok(view::inspect_container(found.get_ref())),
+            // A name that no container can have, such as host:5000/app, may still be an image's.
+            Err(status) if matches!(status.code(), Code::NotFound | Code::InvalidArgument) => match image().await {
+                Ok(found) => Ok(view::inspect_image(found.get_ref())),
+                Err(s) if matches!(s.code(), Code::NotFound | Code::InvalidArgument) => {
+                    Err(Error::new(format!("no container and no image {name:?}"))
+                        .hint("berthctl ps -a and berthctl images list what is there"))
+                }
+                Err(s) => Err(c.error(&s)),
+            },
+            Err(status) => Err(c.error(&status)),
+        },
+    }
+}

@@ -1,0 +1,106 @@
+//! `pull`.
+
+use crate::connect::{Connection, request_id};
+use crate::error::{Error, Result};
+use crate::fanout::Fleet;
+use crate::output::{Sink, print};
+use crate::progress::Progress;
+use crate::spec::platform;
+use berth::v1::{self, pull_response};
+use clap::Args;
+use serde_json::json;
+use std::rc::Rc;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  berthctl -g web pull nginx:1.27")]
+pub struct Pull {
+    /// Platform of the image
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
+    /// Say only the name
+    #[arg(short, long)]
+    quiet: bool,
+    /// json: progress and result as JSON, one object a line
+    #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
+    output: String,
+    /// Images
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+pub async fn pull(fleet: &Fleet, args: Pull) -> Result<u8> {
+    for image in &args.images {
+        image.parse::<berth_model::Reference>().map_err(|e| Error::usage(e.to_string()))?;
+    }
+    let platform = args.platform.as_deref().map(platform).transpose()?;
+    let json = args.output == "json";
+    let (labels, args) = (fleet.clone(), Rc::new(args));
+    let call = move |c: Connection| {
+        let (args, platform) = (args.clone(), platform.clone());
+        let sink = Sink::new(labels.label(&c.label));
+        async move {
+            let mut failed = Vec::new();
+            for image in &args.images {
+                let request = v1::PullRequest {
+                    request_id: request_id()?,
+                    reference: image.clone(),
+                    platform: platform.clone(),
+                    auth: None,
+                };
+                match one(&c, request, &sink, args.quiet, json).await {
+                    Err(e) if e.quiet => return Err(e),
+                    Err(e) => {
+                        if !sink.labelled() {
+                            e.report();
+                        }
+                        failed.push(e);
+                    }
+                    Ok(()) => {}
+                }
+            }
+            super::together(failed, sink.labelled())
+        }
+    };
+    fleet.each(call, |_, ()| Ok(())).await
+}
+
+async fn one(c: &Connection, request: v1::PullRequest, sink: &Sink, quiet: bool, json: bool) -> Result<()> {
+    let (mut frames, mut next) = c
+        .retry(async || {
+            let mut frames = c.images().pull(c.request(request.clone(), None)).await?.into_inner();
+            let first = frames.message().await?;
+            Ok((frames, first))
+        })
+        .await?;
+    let mut progress = Progress::new(&c.label, sink.clone(), quiet, json);
+    while let Some(frame) = next {
+        match frame.kind {
+            Some(pull_response::Kind::Progress(p)) => progress.show(&p)?,
+            Some(pull_response::Kind::Result(r)) => {
+                drop(progress);
+                return result(&c.label, &r, sink, quiet, json);
+            }
+            None => {}
+        }
+        next = frames.message().await.map_err(|s| c.error(&s))?;
+    }
+    Err(Error::new(format!("{} ended the stream before the image was there", c.label)))
+}
+
+fn result(host: &str, r: &v1::PullResult, sink: &Sink, quiet: bool, json: bool) -> Result<()> {
+    if json {
+        let mut value = json!({
+            "Reference": r.reference, "Digest": r.digest, "ID": r.image_id, "UpToDate": r.up_to_date, "Fetched": r.fetched_bytes,
+        });
+        if sink.labelled() {
+            value["Host"] = host.into();
+        }
+        return print(format!("{value}\n"));
+    }
+    if !quiet {
+        sink.say(&format!("Digest: {}", r.digest));
+        let status = if r.up_to_date { "Image is up to date" } else { "Downloaded newer image" };
+        sink.say(&format!("Status: {status} for {}", r.reference));
+    }
+    sink.line(&r.reference)
+}

@@ -1,0 +1,391 @@
+//! The flags of `run` and `create`, and what the API makes of them. Docker's words; a flag that is here does what it says.
+
+pub mod mount;
+pub mod pairs;
+pub mod port;
+
+use crate::complete;
+use crate::error::{Error, Result};
+use crate::pki::files;
+use crate::units::parse_bytes;
+use berth::v1;
+use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
+use std::path::{Path, PathBuf};
+
+/// A profile larger than this is no seccomp profile.
+const HELP_TEMPLATE_NOTE: &str = "Sizes are bytes, or numbers with b, k, m or g.";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Pull {
+    Always,
+    #[default]
+    Missing,
+    Never,
+}
+
+/// What a container is made of.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Container", after_help = HELP_TEMPLATE_NOTE)]
+pub struct Create {
+    /// Name of the container
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Remove the container when it has ended
+    #[arg(long)]
+    pub rm: bool,
+    /// Environment variable; KEY alone takes the value from here
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// File of environment variables, one a line
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Program instead of the image's; empty: none
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Folder to start in
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User, and group, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Group beside the user's own
+    #[arg(long, value_name = "GROUP")]
+    pub group_add: Vec<String>,
+    /// Run an init as process 1 that forwards signals and reaps processes
+    #[arg(long)]
+    pub init: bool,
+    /// Label
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub label: Vec<String>,
+    /// File of labels, one a line
+    #[arg(long, value_name = "FILE")]
+    pub label_file: Vec<PathBuf>,
+    /// Annotation for the OCI runtime
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub annotation: Vec<String>,
+    /// Signal that stops it
+    #[arg(long, value_name = "SIGNAL")]
+    pub stop_signal: Option<String>,
+    /// Seconds between the stop signal and the kill [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub stop_timeout: Option<u32>,
+    /// Option of the log: max-size=10m (bytes of a file), max-file=5
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub log_opt: Vec<String>,
+    /// Write the container's id to a new file
+    #[arg(long, value_name = "FILE")]
+    pub cidfile: Option<PathBuf>,
+    /// When to pull the image
+    #[arg(long, value_enum, default_value = "missing", help_heading = "Image")]
+    pub pull: Pull,
+    /// Platform of the image
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", help_heading = "Image")]
+    pub platform: Option<String>,
+
+    /// Bind a folder or file of the host; options: ro, rw, and a propagation such as rslave
+    #[arg(short, long, value_name = "HOST:CONTAINER[:OPTIONS]", help_heading = "Files")]
+    pub volume: Vec<String>,
+    /// Mount: type=bind,source=/a,target=/b[,readonly] or type=tmpfs,target=/c[,tmpfs-size=64m][,tmpfs-mode=1777]
+    #[arg(long, value_name = "KEY=VALUE,...", help_heading = "Files")]
+    pub mount: Vec<String>,
+    /// Memory file system; options: size=64m, mode=1777, exec, noexec, ro, rw
+    #[arg(long, value_name = "PATH[:OPTIONS]", help_heading = "Files")]
+    pub tmpfs: Vec<String>,
+    /// Make the root file system read-only
+    #[arg(long, help_heading = "Files")]
+    pub read_only: bool,
+    /// Size of /dev/shm in bytes [default: 64m]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Files")]
+    pub shm_size: Option<u64>,
+    /// Device of the host; permissions are letters of rwm
+    #[arg(long, value_name = "HOST[:CONTAINER[:PERMISSIONS]]", help_heading = "Files")]
+    pub device: Vec<String>,
+
+    /// Network: bridge, none or host
+    #[arg(long, alias = "net", value_name = "MODE", help_heading = "Network")]
+    pub network: Option<String>,
+    /// Publish a port of the container on the host; ranges and /udp too
+    #[arg(short, long, value_name = "[IP:][HOST:]CONTAINER[/PROTOCOL]", help_heading = "Network")]
+    pub publish: Vec<String>,
+    /// Publish all exposed ports of the image on free ports
+    #[arg(short = 'P', long, help_heading = "Network")]
+    pub publish_all: bool,
+    /// Name of the host inside
+    #[arg(short = 'h', long, help_heading = "Network")]
+    pub hostname: Option<String>,
+    /// NIS domain name inside
+    #[arg(long, help_heading = "Network")]
+    pub domainname: Option<String>,
+    /// Line for /etc/hosts; the address may be host-gateway
+    #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Network")]
+    pub add_host: Vec<String>,
+    /// DNS server
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub dns: Vec<std::net::IpAddr>,
+    /// DNS search domain
+    #[arg(long, value_name = "DOMAIN", help_heading = "Network")]
+    pub dns_search: Vec<String>,
+    /// Option for resolv.conf
+    #[arg(long, alias = "dns-opt", value_name = "OPTION", help_heading = "Network")]
+    pub dns_option: Vec<String>,
+
+    /// Memory limit in bytes, at least 6m
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Limits")]
+    pub memory: Option<u64>,
+    /// Memory and swap together in bytes; -1: swap without limit
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, help_heading = "Limits")]
+    pub memory_swap: Option<String>,
+    /// Memory that is kept under pressure, in bytes
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Limits")]
+    pub memory_reservation: Option<u64>,
+    /// Number of CPUs, such as 1.5
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    pub cpus: Option<String>,
+    /// Weight against other containers, 2 to 262144 [default: 1024]
+    #[arg(short, long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(2..=262_144), help_heading = "Limits")]
+    pub cpu_shares: Option<u64>,
+    /// CPUs it may run on, such as 0-3,8
+    #[arg(long, value_name = "LIST", help_heading = "Limits")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes it may use, such as 0,1
+    #[arg(long, value_name = "LIST", help_heading = "Limits")]
+    pub cpuset_mems: Option<String>,
+    /// Processes and threads at once; -1: no limit
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = "Limits")]
+    pub pids_limit: Option<i64>,
+    /// Resource limit; -1: none
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
+    pub ulimit: Vec<String>,
+    /// Who is killed first when memory runs out, -1000 to 1000
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-1000..=1000), help_heading = "Limits")]
+    pub oom_score_adj: Option<i32>,
+
+    /// Capability to add, or ALL
+    #[arg(long, value_name = "NAME", help_heading = "Security")]
+    pub cap_add: Vec<String>,
+    /// Capability to drop, or ALL
+    #[arg(long, value_name = "NAME", help_heading = "Security")]
+    pub cap_drop: Vec<String>,
+    /// no-new-privileges, seccomp=unconfined or seccomp=PROFILE.json
+    #[arg(long, value_name = "OPTION", help_heading = "Security")]
+    pub security_opt: Vec<String>,
+    /// All capabilities and devices, no seccomp
+    #[arg(long, help_heading = "Security")]
+    pub privileged: bool,
+    /// Kernel parameter of its namespaces
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Security")]
+    pub sysctl: Vec<String>,
+    /// Process namespace: host
+    #[arg(long, value_name = "MODE", help_heading = "Security")]
+    pub pid: Option<String>,
+    /// System V IPC namespace: host
+    #[arg(long, value_name = "MODE", help_heading = "Security")]
+    pub ipc: Option<String>,
+    /// UTS namespace (host name): host
+    #[arg(long, value_name = "MODE", help_heading = "Security")]
+    pub uts: Option<String>,
+
+    /// Image, then the command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"], add = ArgValueCompleter::new(complete::images))]
+    pub image_and_command: Vec<String>,
+}
+
+impl Create {
+    /// The configuration for the API.
+    pub fn config(&self) -> Result<v1::ContainerConfig> {
+        let (image, command) = self.image_and_command.split_first().ok_or_else(|| Error::usage("no image given"))?;
+        image.parse::<berth_model::Reference>().map_err(|e| Error::usage(e.to_string()))?;
+        let mut mounts = Vec::new();
+        for v in &self.volume {
+            mounts.push(mount::volume(v)?);
+        }
+        for m in &self.mount {
+            mounts.push(mount::mount(m)?);
+        }
+        for t in &self.tmpfs {
+            mounts.push(mount::tmpfs(t)?);
+        }
+        let mut ports = Vec::new();
+        for p in &self.publish {
+            ports.extend(port::publish(p)?);
+        }
+        let mut env = Vec::new();
+        for file in &self.env_file {
+            env.extend(pairs::env_lines(&files::read_text(file)?, &file.display().to_string())?);
+        }
+        env.extend(pairs::env("--env", &self.env)?);
+        let mut labels = std::collections::HashMap::new();
+        for file in &self.label_file {
+            let lines = pairs::lines(&files::read_text(file)?);
+            labels.extend(pairs::labels(&file.display().to_string(), &lines)?);
+        }
+        labels.extend(pairs::labels("--label", &self.label)?);
+        let (no_new_privileges, seccomp) = self.security()?;
+        Ok(v1::ContainerConfig {
+            image: image.clone(),
+            name: self.name.clone().unwrap_or_default(),
+            entrypoint: self
+                .entrypoint
+                .as_ref()
+                .map(|e| v1::StringList { values: if e.is_empty() { Vec::new() } else { vec![e.clone()] } }),
+            command: command.to_vec(),
+            env,
+            workdir: self.workdir.clone().unwrap_or_default(),
+            user: self.user.clone().unwrap_or_default(),
+            groups: self.group_add.clone(),
+            hostname: self.hostname.clone().unwrap_or_default(),
+            domainname: self.domainname.clone().unwrap_or_default(),
+            tty: self.tty,
+            open_stdin: self.interactive,
+            stdin_once: self.interactive,
+            read_only_root: self.read_only,
+            mounts,
+            extra_hosts: self.add_host.iter().map(|h| pairs::extra_host(h)).collect::<Result<_>>()?,
+            dns: self.dns.iter().map(ToString::to_string).collect(),
+            dns_search: self.dns_search.clone(),
+            dns_options: self.dns_option.clone(),
+            labels,
+            annotations: pairs::strict("--annotation", &self.annotation)?,
+            ulimits: self.ulimit.iter().map(|u| pairs::ulimit(u)).collect::<Result<_>>()?,
+            sysctls: pairs::strict("--sysctl", &self.sysctl)?,
+            cap_add: self.cap_add.clone(),
+            cap_drop: self.cap_drop.clone(),
+            no_new_privileges,
+            privileged: self.privileged,
+            init: self.init,
+            seccomp,
+            resources: Some(self.resources()?),
+            devices: self.device.iter().map(|d| mount::device(d)).collect::<Result<_>>()?,
+            network: network(self.network.as_deref())?.into(),
+            ports,
+            publish_all: self.publish_all,
+            host_pid: host_only("--pid", self.pid.as_deref())?,
+            host_ipc: host_only("--ipc", self.ipc.as_deref())?,
+            host_uts: host_only("--uts", self.uts.as_deref())?,
+            stop_signal: self.stop_signal.clone().unwrap_or_default(),
+            stop_timeout_seconds: self.stop_timeout,
+            auto_remove: self.rm,
+            oom_score_adj: self.oom_score_adj,
+            shm_bytes: self.shm_size.unwrap_or(0),
+            log: pairs::log(&self.log_opt)?,
+        })
+    }
+
+    /// The request for the API; a new request id each time.
+    pub fn request(&self) -> Result<v1::CreateContainerRequest> {
+        Ok(v1::CreateContainerRequest {
+            request_id: crate::connect::request_id()?,
+            config: Some(self.config()?),
+            pull: match self.pull {
+                Pull::Always => v1::PullPolicy::Always,
+                Pull::Missing => v1::PullPolicy::Missing,
+                Pull::Never => v1::PullPolicy::Never,
+            }
+            .into(),
+            auth: None,
+            platform: self.platform.as_deref().map(platform).transpose()?,
+        })
+    }
+
+    fn resources(&self) -> Result<v1::Resources> {
+        let size = |flag: &str, text: &str| match text {
+            "-1" => Ok(-1),
+            t => parse_bytes(t)
+                .and_then(|b| i64::try_from(b).map_err(|_| "too large".to_owned()))
+                .map_err(|e| Error::usage(format!("{flag}: {e}"))),
+        };
+        Ok(v1::Resources {
+            memory_bytes: self.memory.unwrap_or(0),
+            memory_swap_bytes: self.memory_swap.as_deref().map(|t| size("--memory-swap", t)).transpose()?.unwrap_or(0),
+            memory_reservation_bytes: self.memory_reservation.unwrap_or(0),
+            nano_cpus: self.cpus.as_deref().map(nano_cpus).transpose()?.unwrap_or(0),
+            cpu_shares: self.cpu_shares.unwrap_or(0),
+            cpuset_cpus: self.cpuset_cpus.clone().unwrap_or_default(),
+            cpuset_mems: self.cpuset_mems.clone().unwrap_or_default(),
+            pids: self.pids_limit,
+        })
+    }
+
+    /// no_new_privileges and the seccomp profile.
+    fn security(&self) -> Result<(bool, String)> {
+        let mut no_new_privileges = false;
+        let mut seccomp = String::new();
+        for option in &self.security_opt {
+            let (key, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
+            match (key, value) {
+                ("no-new-privileges", "" | "true") => no_new_privileges = true,
+                ("no-new-privileges", "false") => no_new_privileges = false,
+                ("seccomp", "unconfined") => seccomp = "unconfined".into(),
+                ("seccomp", path) if !path.is_empty() => seccomp = profile(Path::new(path))?,
+                _ => {
+                    return Err(Error::usage(format!("--security-opt {option:?} is not supported"))
+                        .hint("there are no-new-privileges, seccomp=unconfined and seccomp=PROFILE.json"));
+                }
+            }
+        }
+        Ok((no_new_privileges, seccomp))
+    }
+}
+
+fn profile(path: &Path) -> Result<String> {
+    let text = files::read_text(path)?;
+    serde_json::from_str::<serde::de::IgnoredAny>(&text)
+        .map_err(|e| Error::usage(format!("--security-opt seccomp={}: no JSON: {e}", path.display())))?;
+    Ok(text)
+}
+
+fn network(mode: Option<&str>) -> Result<v1::NetworkMode> {
+    Ok(match mode {
+        None | Some("bridge") => v1::NetworkMode::Bridge,
+        Some("none") => v1::NetworkMode::None,
+        Some("host") => v1::NetworkMode::Host,
+        Some(other) => return Err(Error::usage(format!("--network {other:?}: must be bridge, none or host"))),
+    })
+}
+
+fn host_only(flag: &str, value: Option<&str>) -> Result<bool> {
+    match value {
+        None => Ok(false),
+        Some("host") => Ok(true),
+        Some(other) => {
+            Err(Error::usage(format!("{flag} {other:?}: must be host; leave it out for a namespace of its own")))
+        }
+    }
+}
+
+/// Billionths of a CPU, from a decimal number.
+fn nano_cpus(text: &str) -> Result<u64> {
+    let bad = || Error::usage(format!("--cpus {text:?} is no number of CPUs, such as 1.5"));
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+    if (whole.is_empty() && fraction.is_empty()) || fraction.len() > 9 || !digits(whole) || !digits(fraction) {
+        return Err(bad());
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| bad())? };
+    let nanos: u64 = format!("{fraction:0<9}").parse().map_err(|_| bad())?;
+    let all = whole.checked_mul(1_000_000_000).and_then(|w| w.checked_add(nanos)).ok_or_else(bad)?;
+    if all == 0 { Err(Error::usage(format!("--cpus {text:?} must be more than 0"))) } else { Ok(all) }
+}
+
+/// `os/architecture[/variant]`.
+pub fn platform(text: &str) -> Result<v1::Platform> {
+    let mut parts = text.split('/');
+    let mut next = || parts.next().unwrap_or_default().to_owned();
+    let platform = v1::Platform { os: next(), architecture: next(), variant: next() };
+    if platform.os.is_empty() || platform.architecture.is_empty() || parts.next().is_some() {
+        return Err(Error::usage(format!(
+            "--platform {text:?}: write os/architecture[/variant], such as linux/arm64/v8"
+        )));
+    }
+    Ok(platform)
+}
+
+#[cfg(test)]
+mod tests;

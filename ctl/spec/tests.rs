@@ -1,0 +1,219 @@
+use super::*;
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+#[command(disable_help_flag = true)]
+struct Line {
+    #[command(flatten)]
+    create: Create,
+}
+
+fn config(args: &[&str]) -> Result<v1::ContainerConfig> {
+    let line = Line::try_parse_from(["run"].iter().chain(args)).map_err(|e| Error::usage(e.to_string()))?;
+    line.create.config()
+}
+
+#[test]
+fn the_command_keeps_its_own_flags() {
+    let c = config(&["-it", "--rm", "nginx", "sh", "-c", "echo", "--rm", "-e"]).expect("good");
+    assert_eq!((c.image.as_str(), c.tty, c.open_stdin, c.auto_remove), ("nginx", true, true, true));
+    assert_eq!(c.command, ["sh", "-c", "echo", "--rm", "-e"]);
+    config(&["--no-such-flag", "nginx"]).expect_err("unknown flags are refused");
+    config(&[]).expect_err("an image is needed");
+    config(&["NGINX"]).expect_err("no image reference");
+}
+
+#[test]
+fn every_flag_arrives() {
+    let c = config(&[
+        "--name",
+        "web",
+        "-e",
+        "A=b=c",
+        "--entrypoint",
+        "",
+        "-w",
+        "/w",
+        "-u",
+        "1:2",
+        "--group-add",
+        "3",
+        "-h",
+        "hh",
+        "--domainname",
+        "dd",
+        "--read-only",
+        "--add-host",
+        "a:1.2.3.4",
+        "--add-host",
+        "b=host-gateway",
+        "--dns",
+        "9.9.9.9",
+        "--dns-search",
+        "x.y",
+        "--dns-option",
+        "ndots:2",
+        "-l",
+        "k=v",
+        "--annotation",
+        "m=n",
+        "--ulimit",
+        "nofile=10:20",
+        "--sysctl",
+        "net.x=1",
+        "--cap-add",
+        "NET_ADMIN",
+        "--cap-drop",
+        "ALL",
+        "--security-opt",
+        "no-new-privileges",
+        "--security-opt",
+        "seccomp=unconfined",
+        "--init",
+        "-m",
+        "512m",
+        "--memory-swap",
+        "-1",
+        "--memory-reservation",
+        "1g",
+        "--cpus",
+        "1.5",
+        "-c",
+        "512",
+        "--cpuset-cpus",
+        "0-1",
+        "--cpuset-mems",
+        "0",
+        "--pids-limit",
+        "-1",
+        "--device",
+        "/dev/fuse:rw",
+        "--network",
+        "host",
+        "-p",
+        "80",
+        "-P",
+        "--pid",
+        "host",
+        "--ipc",
+        "host",
+        "--uts",
+        "host",
+        "--stop-signal",
+        "INT",
+        "--stop-timeout",
+        "3",
+        "--oom-score-adj",
+        "-5",
+        "--shm-size",
+        "1m",
+        "--log-opt",
+        "max-size=1m",
+        "--log-opt",
+        "max-file=2",
+        "--tmpfs",
+        "/t:size=1m,mode=700,exec",
+        "--privileged",
+        "img",
+    ])
+    .expect("good");
+    insta::assert_debug_snapshot!(c);
+}
+
+#[test]
+fn ports() {
+    let of = |s: &str| {
+        port::publish(s).map(|v| {
+            v.iter()
+                .map(|p| format!("{}|{}|{}|{}", p.host_ip, p.host_port, p.container_port, p.protocol))
+                .collect::<Vec<_>>()
+        })
+    };
+    for (text, want) in [
+        ("80", vec!["|0|80|1"]),
+        ("8080:80", vec!["|8080|80|1"]),
+        ("127.0.0.1:8080:80/udp", vec!["127.0.0.1|8080|80|2"]),
+        ("127.0.0.1::80", vec!["127.0.0.1|0|80|1"]),
+        ("[::1]:8080:80", vec!["::1|8080|80|1"]),
+        ("8000-8001:80-81/TCP", vec!["|8000|80|1", "|8001|81|1"]),
+        ("90-91", vec!["|0|90|1", "|0|91|1"]),
+    ] {
+        assert_eq!(of(text).expect(text), want, "{text}");
+    }
+    for bad in [
+        "",
+        "0",
+        "65536",
+        "80/sctp",
+        "8000-8010:80",
+        "81-80",
+        "x:80",
+        "1.2.3:1:2",
+        "::1:80:80",
+        "+80",
+        "a:1:2:3",
+        "-80",
+    ] {
+        of(bad).expect_err(bad);
+    }
+    let e = of("8000-8010:80").expect_err("ranges differ");
+    assert_eq!(e.message, "--publish \"8000-8010:80\": both ranges must have the same number of ports");
+}
+
+#[test]
+fn mounts() {
+    for good in [
+        "type=bind,source=/a,target=/b",
+        "type=bind,src=/a,dst=/b,readonly,bind-propagation=rslave,bind-recursive=disabled",
+        "type=tmpfs,target=/c,tmpfs-size=1m,tmpfs-mode=1777",
+    ] {
+        mount::mount(good).expect(good);
+    }
+    for bad in [
+        "",
+        "type=bind,target=/b",
+        "type=bind,source=a,target=/b",
+        "type=volume,source=v,target=/b",
+        "source=/a,target=/b",
+        "type=tmpfs,source=/a,target=/b",
+        "type=bind,source=/a,target=/b,tmpfs-size=1",
+        "type=bind,source=/a,target=/b,x=y",
+        "type=tmpfs,target=/c,tmpfs-mode=9",
+        "type=bind,source=/a,target=/b,readonly=perhaps",
+    ] {
+        mount::mount(bad).expect_err(bad);
+    }
+    assert!(mount::volume("/a:/b:ro,rslave").expect("good").read_only);
+    for bad in ["/a", "v:/b", "/a:b", "/a:/b:z", "/a:/b:ro:x", "./a:/b"] {
+        mount::volume(bad).expect_err(bad);
+    }
+    for bad in ["t", "/t:size=x", "/t:suid", "/t:mode=8"] {
+        mount::tmpfs(bad).expect_err(bad);
+    }
+    for bad in ["dev", "/a:/b:x", "/a:/b:rw:x"] {
+        mount::device(bad).expect_err(bad);
+    }
+}
+
+#[test]
+fn refusals_name_flag_and_value() {
+    for (args, words) in [
+        (["--network", "weave"], "--network \"weave\""),
+        (["--pid", "container:x"], "--pid \"container:x\""),
+        (["--security-opt", "apparmor=x"], "--security-opt \"apparmor=x\""),
+        (["--cpus", "0"], "--cpus \"0\""),
+        (["--cpus", "1.2.3"], "--cpus \"1.2.3\""),
+        (["--ulimit", "nofile=5:1"], "--ulimit \"nofile=5:1\""),
+        (["--add-host", "x:y"], "--add-host \"x:y\""),
+        (["--log-opt", "mode=x"], "--log-opt \"mode=x\""),
+        (["--memory", "5x"], "'--memory <SIZE>'"),
+        (["--label", "=v"], "--label \"=v\""),
+        (["--env", "=v"], "--env \"=v\""),
+        (["--sysctl", "a"], "--sysctl \"a\""),
+    ] {
+        let e = config(&[args[0], args[1], "img"]).expect_err(words);
+        assert!(e.message.contains(words), "{words}: {}", e.message);
+    }
+    assert!(platform("linux").is_err() && platform("linux/arm/v7/x").is_err());
+    assert_eq!(platform("linux/arm64/v8").expect("good").variant, "v8");
+}

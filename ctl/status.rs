@@ -1,0 +1,140 @@
+//! What an agent's refusal means: google.rpc.Status and its details, for people.
+
+use crate::error::Error;
+use std::time::Duration;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// The domain of berth's own reasons in ErrorInfo.
+const DOMAIN: &str = "berth.dev";
+
+/// Turns a failed call into words, a hint and an exit code.
+pub fn error(status: &Status, host: &str, tls: bool, deadline: Option<Duration>) -> Error {
+    let details = status.get_error_details();
+    let info = details.error_info().filter(|i| i.domain == DOMAIN);
+    let reason = info.map_or("", |i| i.reason.as_str());
+    // tonic ends a call that takes too long by itself, as CANCELLED.
+    let late = status.code() == Code::DeadlineExceeded
+        || (status.code() == Code::Cancelled && status.message().contains("Timeout expired"));
+    let mut error = if late {
+        let within = deadline.map_or(String::new(), |d| format!(" within {} s", d.as_secs_f64()));
+        Error::new(format!("no answer from {host}{within}")).hint("--timeout sets how long to wait")
+    } else if status.code() == Code::Unavailable && info.is_none() {
+        Error::new(format!("the connection to {host} broke: {}", transport_words(status)))
+            .hint("is berthd still running there?")
+    } else if status.message().is_empty() {
+        Error::new(format!("{host} refused: {}", status.code().description()))
+    } else {
+        Error::new(sentence(status.message()))
+    };
+    if let Some(bad) = details.bad_request() {
+        for v in &bad.field_violations {
+            error.details.push(format!("{}: {}", v.field, v.description));
+        }
+    }
+    if let Some(hint) = hint(reason, status.code(), tls) {
+        error.hint = Some(hint.to_owned());
+    } else if let Some(delay) = details.retry_info().and_then(|r| r.retry_delay) {
+        error.hint = Some(format!("try again in {} s", delay.as_secs().max(1)));
+    }
+    error.exit = match reason {
+        "COMMAND_NOT_FOUND" => Some(127),
+        "COMMAND_NOT_EXECUTABLE" => Some(126),
+        _ => None,
+    };
+    error
+}
+
+/// The innermost cause, where tonic says "transport error".
+fn transport_words(status: &Status) -> String {
+    let mut words = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        words = cause.to_string();
+        source = cause.source();
+    }
+    if words.is_empty() { "no reason given".into() } else { words }
+}
+
+fn sentence(message: &str) -> String {
+    message.trim_end().trim_end_matches('.').to_owned()
+}
+
+fn hint(reason: &str, code: Code, tls: bool) -> Option<&'static str> {
+    Some(match reason {
+        "CONTAINER_NOT_FOUND" => "berthctl ps -a lists all containers",
+        "IMAGE_NOT_FOUND" => "is the name right? berthctl images lists what the host has",
+        "PLATFORM_NOT_FOUND" => "--platform chooses another one, such as linux/amd64",
+        "AMBIGUOUS_ID" => "give more characters of the id, or the name",
+        "NAME_IN_USE" => "choose another --name, or remove the other container with berthctl rm",
+        "CONTAINER_RUNNING" => "stop it first, or use rm -f",
+        "CONTAINER_NOT_RUNNING" => "berthctl start starts it",
+        "CONTAINER_BUSY" => "it has too many requests at once; try again",
+        "IMAGE_IN_USE" => "remove the containers first (berthctl ps -a --filter ancestor=IMAGE), or use rmi -f",
+        "REGISTRY_DENIED" => "does the image exist, and does the host have credentials for the registry?",
+        "REGISTRY_UNAVAILABLE" => "is the registry up and reachable from the host?",
+        "DIGEST_MISMATCH" => "the registry sent other bytes than it named; try again, then tell its operator",
+        "DISK_FULL" => "berthctl images and berthctl ps -a show what takes the room",
+        "PORT_IN_USE" => "choose another host port with -p, or stop what listens there",
+        "COMMAND_NOT_FOUND" => "is the program in the image, and in its PATH?",
+        "COMMAND_NOT_EXECUTABLE" => "is the file executable, and built for this architecture?",
+        "NO_TERMINAL" => "the container was made without -t",
+        "CURSOR_IN_FUTURE" => "the cursor is from another host, or from before its state was reset",
+        "WATCH_TOO_SLOW" => "start again; events that are kept come again",
+        _ => match code {
+            Code::PermissionDenied => {
+                "berthctl info shows the role of this caller; an admin can issue another certificate"
+            }
+            Code::Unauthenticated if tls => {
+                "is the certificate in the context the right one? berthctl pki show FILE tells what it says"
+            }
+            Code::Unimplemented => "the agent is older than this berthctl; berthctl version shows both",
+            _ => return None,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    fn with(code: Code, message: &str, details: ErrorDetails) -> Error {
+        error(&Status::with_error_details(code, message, details), "web", true, Some(Duration::from_secs(2)))
+    }
+
+    fn reason(reason: &str) -> ErrorDetails {
+        ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new())
+    }
+
+    #[test]
+    fn commands_have_a_shells_codes() {
+        for (name, code) in
+            [("COMMAND_NOT_FOUND", Some(127)), ("COMMAND_NOT_EXECUTABLE", Some(126)), ("START_FAILED", None)]
+        {
+            assert_eq!(with(Code::FailedPrecondition, "x", reason(name)).exit, code);
+        }
+        let foreign = ErrorDetails::with_error_info("COMMAND_NOT_FOUND", "elsewhere", std::collections::HashMap::new());
+        assert_eq!(with(Code::FailedPrecondition, "x", foreign).exit, None);
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        let mut details = reason("INVALID");
+        details.add_bad_request_violation("config.name", "too short");
+        details.add_bad_request_violation("config.env[1]", "no '='");
+        let e = with(Code::InvalidArgument, "2 fields are wrong.", details);
+        assert_eq!(e.message, "2 fields are wrong");
+        assert_eq!(e.details, ["config.name: too short", "config.env[1]: no '='"]);
+    }
+
+    #[test]
+    fn lateness_and_broken_connections() {
+        let late = with(Code::Cancelled, "Timeout expired", ErrorDetails::new());
+        assert_eq!(late.message, "no answer from web within 2 s");
+        let broken = with(Code::Unavailable, "transport error", ErrorDetails::new());
+        assert_eq!(broken.message, "the connection to web broke: transport error");
+        let busy = with(Code::Unavailable, "registry away", reason("REGISTRY_UNAVAILABLE"));
+        assert_eq!(busy.message, "registry away");
+    }
+}

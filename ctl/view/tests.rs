@@ -1,0 +1,88 @@
+use super::*;
+
+fn at(seconds: i64) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds, nanos: 0 })
+}
+
+fn now() -> Timestamp {
+    "2026-01-02T03:04:05Z".parse().expect("a time")
+}
+
+fn web() -> v1::ContainerSummary {
+    let now = now().as_second();
+    let port = |host_ip: &str, host_port, container_port, protocol: v1::Protocol| v1::PortMapping {
+        host_ip: host_ip.into(),
+        host_port,
+        container_port,
+        protocol: protocol.into(),
+    };
+    v1::ContainerSummary {
+        id: "0123456789abcdef".repeat(4),
+        name: "web".into(),
+        image: "nginx".into(),
+        image_id: format!("sha256:{}", "ab".repeat(32)),
+        command: vec!["/docker-entrypoint.sh".into(), "nginx".into(), "-g".into(), "daemon off;".into()],
+        created: at(now - 7300),
+        state: ContainerState::Running.into(),
+        started: at(now - 300),
+        exit: None,
+        ports: vec![
+            port("", 8081, 81, v1::Protocol::Tcp),
+            port("", 8080, 80, v1::Protocol::Tcp),
+            port("::1", 53, 53, v1::Protocol::Udp),
+        ],
+        labels: [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())].into(),
+        ip_address: "10.0.0.2".into(),
+        pid: 42,
+    }
+}
+
+#[test]
+fn ps_rows() {
+    insta::assert_json_snapshot!(container(&web(), now(), true));
+    let mut exited = web();
+    exited.state = ContainerState::Exited.into();
+    exited.exit =
+        Some(v1::ExitStatus { code: 137, signal: 9, finished: at(now().as_second() - 3), ..Default::default() });
+    assert_eq!(container(&exited, now(), true)["Status"], "Exited (137) 3 seconds ago");
+    assert_eq!(container(&exited, now(), false)["Command"], "\"/docker-entrypoint.sh nginx -g daemon off;\"");
+}
+
+#[test]
+fn image_rows() {
+    let digest = format!("sha256:{}", "cd".repeat(32));
+    let image = v1::ImageSummary {
+        id: format!("sha256:{}", "ab".repeat(32)),
+        tags: vec!["docker.io/library/nginx:1.27".into(), "host:5000/a/b:latest".into()],
+        digests: vec![format!("docker.io/library/nginx@{digest}")],
+        created: at(now().as_second() - 86_400 * 3),
+        size_bytes: 187_000_000,
+        platform: Some(v1::Platform { os: "linux".into(), architecture: "arm64".into(), variant: "v8".into() }),
+        ..Default::default()
+    };
+    insta::assert_json_snapshot!(images(&image, now(), true));
+    let unnamed = v1::ImageSummary { tags: vec![], ..image };
+    assert_eq!(images(&unnamed, now(), true)[0]["Tag"], "<none>");
+}
+
+#[test]
+fn inspected() {
+    let response = v1::InspectContainerResponse { summary: Some(web()), ..Default::default() };
+    insta::assert_json_snapshot!(inspect_container(&response));
+}
+
+#[test]
+fn event_lines() {
+    let event = v1::Event {
+        cursor: 7,
+        time: Some(prost_types::Timestamp { seconds: now().as_second(), nanos: 5_000_000 }),
+        kind: v1::EventKind::Container.into(),
+        action: "start".into(),
+        subject: "abc".into(),
+        attributes: [("name".to_owned(), "web\n".to_owned()), ("image".to_owned(), "nginx".to_owned())].into(),
+    };
+    assert_eq!(
+        event_line(&event),
+        "2026-01-02T03:04:05.005000000Z container start abc (image=nginx, name=web\u{fffd})"
+    );
+}
