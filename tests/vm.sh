@@ -10,20 +10,22 @@ kernel=${VM_KERNEL:-6.1} cpus=${VM_CPUS:-2} memory=${VM_MEMORY:-3072} seconds=${
 mkdir -p "$share"
 
 # A kernel package, unpacked: nothing is installed on this machine, no boot loader is touched.
-unpack() { # RELEASE: into $home/kernel-$kernel
-  local debs=$home/debs-$kernel name
+unpack() { # RELEASE: into $home/kernel-$kernel. The name of the newest package is in the dependencies of the one that has none.
+  local newest="apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | tail -1"
+  local debs=$home/debs-$kernel
   mkdir -p "$debs"
-  if [ "$1" = bookworm ]; then
-    (cd "$debs"; apt-get update -qq
-     name=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | tail -1); apt-get download -qq "$name")
+  if [ "$1" = "$(. /etc/os-release; echo "$VERSION_CODENAME")" ]; then
+    (cd "$debs"; apt-get update -qq; apt-get download -qq "$(sh -c "$newest")" 2>/dev/null)
   else # from a root of that release, so that apt's own signature checks hold
-    mmdebstrap --quiet --variant=apt --include=linux-image-cloud-amd64 --hook-dir=/usr/share/mmdebstrap/hooks/maybe-jessie-or-older \
-      --dpkgopt=path-exclude=/usr/share/* "$1" "$home/root-$1" >/dev/null 2>&1 || true
-    mkdir -p "$home/kernel-$kernel/lib"
-    cp -a "$home/root-$1/boot" "$home/kernel-$kernel/"; cp -a "$home/root-$1/usr/lib/modules" "$home/kernel-$kernel/lib/"
-    rm -rf "$home/root-$1"; return
+    local other=$home/root-$1
+    rm -rf "$other"; mmdebstrap --quiet --mode=root --variant=apt "$1" "$other"
+    cp /etc/resolv.conf "$other/etc/resolv.conf"
+    # shellcheck disable=SC2016
+    chroot "$other" sh -c 'cd /tmp; apt-get update -qq; apt-get download -qq "$(sh -c "$0")"' "$newest" 2>/dev/null
+    mv "$other"/tmp/linux-image-*.deb "$debs/"; rm -rf "$other"
   fi
   dpkg-deb -x "$(ls "$debs"/linux-image-*.deb | tail -1)" "$home/kernel-$kernel"; rm -rf "$debs"
+  [ -d "$home/kernel-$kernel/lib/modules" ] || ln -s usr/lib "$home/kernel-$kernel/lib"
 }
 root=$home/kernel-$kernel
 if ! ls "$root"/boot/vmlinuz-* >/dev/null 2>&1; then
@@ -59,7 +61,7 @@ mount -t sysfs sysfs /sys; mountpoint -q /proc || mount -t proc proc /proc; moun
 mkdir -p /dev/pts /dev/shm; mount -t devpts -o ptmxmode=666 devpts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for c in cpuset cpu io memory pids; do echo +\$c > /sys/fs/cgroup/cgroup.subtree_control; done
-mkdir -p /lib/modules/$version; mount --bind $root/lib/modules/$version /lib/modules/$version
+mkdir -p /lib/modules/$version; mount --bind $(readlink -f "$root/lib/modules/$version" || true) /lib/modules/$version
 # Upper folders of containers cannot stand on an overlay: the tests' own folders are memory.
 mkdir -p $BERTH_TEST_DIR/run; mount -t tmpfs -o size=70% run $BERTH_TEST_DIR/run
 for m in bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib_ipv4 nft_fib_inet br_netfilter erofs loop; do modprobe -q \$m; done
