@@ -24,7 +24,7 @@ pub struct Attachment {
 impl Attachment {
     pub(crate) fn new(socket: OwnedFd) -> Result<Self, RuntimeError> {
         process::set_nonblocking(socket.as_fd()).map_err(RuntimeError::io("preparing the attachment's socket"))?;
-        let socket = AsyncFd::register(socket).map_err(RuntimeError::io("watching the attachment's socket"))?;
+        let socket = watched(socket).map_err(RuntimeError::io("watching the attachment's socket"))?;
         Ok(Attachment { socket: Arc::new(socket), ended: false })
     }
 
@@ -104,4 +104,10 @@ impl AttachInput {
             _ => RuntimeError::Io { act: "writing to the shim".into(), source },
         })
     }
+}
+
+/// A socket in tokio's reactor.
+#[expect(deprecated, reason = "the unsafe replacement asks for I/O safety, which an OwnedFd that stays inside has")]
+pub(crate) fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(socket)
 }

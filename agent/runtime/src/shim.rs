@@ -1,6 +1,6 @@
 //! The agent's end of a shim.
 
-use crate::attach::Attachment;
+use crate::attach::{Attachment, watched};
 use crate::cgroup::Cgroups;
 use crate::{AttachOptions, ContainerPaths, RuntimeError};
 use berth_model::wire::{Exited, Request, Response, Started};
@@ -59,13 +59,13 @@ pub(crate) struct Watched {
 }
 
 impl Shim {
-    pub(crate) fn new(control: OwnedFd, started: Started, watched: Watched) -> Result<Self, RuntimeError> {
+    pub(crate) fn new(control: OwnedFd, started: Started, of: Watched) -> Result<Self, RuntimeError> {
         process::set_nonblocking(control.as_fd()).map_err(RuntimeError::io("preparing the shim's socket"))?;
-        let control = AsyncFd::register(control).map_err(RuntimeError::io("watching the shim's socket"))?;
+        let control = watched(control).map_err(RuntimeError::io("watching the shim's socket"))?;
         let control = Arc::new(control);
         let (tell, ending) = watch::channel(Ending::Running);
-        let run = watched.run.clone();
-        let watcher = tokio::spawn(watch(control.clone(), tell, watched)).abort_handle();
+        let run = of.run.clone();
+        let watcher = tokio::spawn(watch(control.clone(), tell, of)).abort_handle();
         Ok(Shim { inner: Arc::new(Inner { started, run, control, ending, watcher }) })
     }
 
@@ -250,7 +250,7 @@ pub(crate) async fn reconnect(
         return Ok(None);
     }
     process::set_nonblocking(control.as_fd()).map_err(RuntimeError::io("preparing the shim's socket"))?;
-    let control = AsyncFd::register(control).map_err(RuntimeError::io("watching the shim's socket"))?;
+    let control = watched(control).map_err(RuntimeError::io("watching the shim's socket"))?;
     let mut buffer = [0; 64];
     let answer =
         control.async_io(Interest::READABLE, |fd| socket::receive(fd.as_fd(), &mut buffer, &mut Vec::new(), false));
@@ -263,8 +263,8 @@ pub(crate) async fn reconnect(
         }
     };
     let Response::Started(started) = Response::decode(&buffer[..n])? else { return Err(RuntimeError::ShimGone) };
-    let watched = Watched { id: id.clone(), cgroups, run: Some(paths.run.clone()), child: None };
-    Shim::new(control.into_inner(), started, watched).map(Some)
+    let of = Watched { id: id.clone(), cgroups, run: Some(paths.run.clone()), child: None };
+    Shim::new(control.into_inner(), started, of).map(Some)
 }
 
 /// A running exec.

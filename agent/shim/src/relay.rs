@@ -332,6 +332,9 @@ impl Relay {
             log.write(output.stream, &output.buffer[output.stored..output.filled]);
         }
         output.stored = output.filled;
+        // From here on they have the last word to take.
+        let now = process::monotonic_ms();
+        self.clients.iter_mut().filter(|c| c.owes == [false; 2]).for_each(|c| c.owes_since = now);
     }
 
     /// Sends a client what it owes to take, as far as its socket goes.

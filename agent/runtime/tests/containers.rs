@@ -1,0 +1,333 @@
+//! Real containers on this kernel. Needs root and Debian's busybox-static.
+
+mod lab;
+
+use berth_model::network::NetworkMode;
+use berth_model::spec::{ExecSpec, Mount, MountKind, Propagation, Resources};
+use berth_model::ContainerSpec;
+use berth_runtime::{AttachOptions, Output, RuntimeError};
+use lab::{Lab, collect, log_lines, sh, within};
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_and_streams() {
+    let lab = Lab::new();
+    let (out, err, status) = lab.run(&sh("echo out; echo err >&2; exit 7")).await.unwrap();
+    assert_eq!((out.as_str(), err.as_str(), status.code, status.signal), ("out\n", "err\n", 7, None));
+    let mut lines = log_lines(&lab.dir);
+    lines.sort();
+    assert_eq!(lines, ["stderr F err", "stdout F out"]);
+    let exit = lab.runtime.read_exit(&lab.paths()).unwrap().unwrap();
+    assert_eq!((exit.code, exit.finished), (7, status.finished));
+    let (_, _, status) = lab.run(&sh("kill -9 $$; sleep 5")).await.unwrap();
+    // Signal 9 from inside does not reach a pid namespace's process 1.
+    assert_ne!(status.signal, Some(9));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_cannot_run() {
+    let lab = Lab::new();
+    let command = |name: &str| ContainerSpec { command: vec![name.into()], ..sh("") };
+    assert!(matches!(lab.run(&command("nope")).await, Err(RuntimeError::CommandNotFound(n)) if n == "nope"));
+    assert!(matches!(lab.run(&command("/bin/nope")).await, Err(RuntimeError::CommandNotFound(_))));
+    for bad in ["/etc/plain", "/etc"] {
+        assert!(matches!(lab.run(&command(bad)).await, Err(RuntimeError::CommandNotExecutable { .. })), "{bad}");
+    }
+    assert!(lab.runtime.list_cgroups().unwrap().iter().all(|id| *id != lab.id), "nothing is left");
+    assert!(!lab.dir.join("run/shim.sock").exists());
+    let user = ContainerSpec { user: Some("nobody-here".into()), ..sh("true") };
+    assert!(matches!(lab.run(&user).await, Err(RuntimeError::Spec { field, .. }) if field == "user"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_is_apart() {
+    let lab = Lab::new();
+    let script = "echo $$; hostname; ls /sys/class/net; cat /proc/1/comm; ls /proc | grep -c '^[0-9]'; grep -E 'Cap|Seccomp:|NoNew' /proc/self/status; readlink /proc/self/ns/net; ls /dev; pwd; env; ls -l /proc/self/fd";
+    let (out, err, status) = lab.run(&sh(script)).await.unwrap();
+    assert_eq!(status.code, 0, "{out}{err}");
+    println!("{out}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[..4], ["1", lab.id.short(), "lo", "sh"]);
+    assert!(out.contains("CapEff:\t00000000a80425fb"), "{out}");
+    assert!(out.contains("CapBnd:\t00000000a80425fb") && out.contains("CapInh:\t0000000000000000"), "{out}");
+    assert!(out.contains("Seccomp:\t2"), "{out}");
+    assert!(out.contains(&format!("HOSTNAME={}", lab.id.short())) && out.contains("HOME=/root"), "{out}");
+    assert!(!out.contains("shim"), "no descriptor of the shim leaks: {out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_masked_and_read_only() {
+    let lab = Lab::new();
+    let script = "wc -c < /proc/kcore; ls /sys/firmware | wc -l; touch /proc/sys/kernel/x 2>&1; echo 1 > /proc/sys/kernel/panic; echo x > /new && echo wrote; echo y > /tmp/t && echo tmp; dd if=/dev/zero of=/dev/shm/f bs=1k count=1 2>/dev/null && echo shm; mount -t tmpfs x /tmp 2>&1; mknod /tmp/vda b 254 0; cat /tmp/vda 2>&1 | head -c 60; cat /etc/hostname; ls /sys/fs/cgroup";
+    let spec = ContainerSpec {
+        read_only_root: true,
+        mounts: vec![Mount {
+            target: "/tmp".into(),
+            read_only: false,
+            kind: MountKind::Tmpfs { size_bytes: Some(1 << 20), mode: None, exec: false },
+        }],
+        ..sh(script)
+    };
+    let (out, err, _) = lab.run(&spec).await.unwrap();
+    println!("{out}--\n{err}");
+    assert!(out.starts_with("0\n0\n"), "{out}");
+    assert!(!out.contains("wrote") && out.contains("tmp\nshm\n"), "{out}");
+    assert!(err.contains("Read-only file system"), "{err}");
+    assert!(out.contains("permission denied") || out.contains("Operation not permitted"), "{out}");
+    assert!(out.contains(lab.id.short()));
+    assert!(!std::path::Path::new("/dev/shm/f").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users() {
+    let lab = Lab::new();
+    let spec = ContainerSpec { user: Some("web".into()), workdir: Some("/made/here".into()), ..sh("id; pwd; echo $HOME; grep CapEff /proc/self/status; echo direct > /dev/stdout") };
+    let (out, err, _) = lab.run(&spec).await.unwrap();
+    assert_eq!(
+        out,
+        "uid=33(web) gid=34(web) groups=50(extra)\n/made/here\n/home/web\nCapEff:\t0000000000000000\ndirect\n",
+        "{err}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bind_mounts_stay_inside() {
+    let lab = Lab::new();
+    let root = lab.dir.join("root");
+    // A link that would lead a careless mount onto the host.
+    std::os::unix::fs::symlink("/var/tmp", root.join("trap")).unwrap();
+    let source = lab.dir.join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), "content").unwrap();
+    let bind = |target: &str, read_only| Mount {
+        target: target.into(),
+        read_only,
+        kind: MountKind::Bind {
+            source: source.to_str().unwrap().into(),
+            propagation: Propagation::Rprivate,
+            recursive: true,
+            create_source: false,
+        },
+    };
+    let spec = ContainerSpec {
+        mounts: vec![bind("/data/deep", false), bind("/trap/x", true)],
+        ..sh("cat /data/deep/file; echo new > /data/deep/new; ls /var/tmp/x; touch /trap/x/no 2>&1")
+    };
+    let (out, err, _) = lab.run(&spec).await.unwrap();
+    assert!(out.starts_with("contentfile\nnew\n") && out.contains("Read-only"), "{out}{err}");
+    assert!(source.join("new").exists() && !std::path::Path::new("/var/tmp/x").exists());
+    // Links to what /proc knows of the host are refused.
+    std::os::unix::fs::symlink("/proc/self/root/var", root.join("magic")).unwrap();
+    let spec = ContainerSpec { mounts: vec![bind("/magic/y", false)], ..sh("true") };
+    assert!(matches!(lab.run(&spec).await, Err(RuntimeError::StartFailed { step, .. }) if step.contains("/magic/y")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal() {
+    let lab = Lab::new();
+    let spec = ContainerSpec { tty: true, open_stdin: true, ..sh("tty; stty size; read x; echo got $x; ls -l /dev/console") };
+    let attach = AttachOptions { stdin: true, size: Some((33, 99)) };
+    let spawned = lab.start(&spec, Some(attach)).unwrap();
+    let attachment = spawned.attachment.unwrap();
+    attachment.input().write(b"hello\n").await.unwrap();
+    let (out, _) = collect(attachment).await;
+    assert!(out.contains("/dev/pts/0\r\n33 99\r\n") && out.contains("got hello"), "{out}");
+    assert_eq!(within(spawned.shim.wait()).await.unwrap().code, 0);
+    spawned.shim.release().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn input_reaches_the_workload_and_ends() {
+    let lab = Lab::new();
+    let spec = ContainerSpec { open_stdin: true, stdin_once: true, ..sh("wc -c; echo done") };
+    let spawned = lab.start(&spec, Some(AttachOptions { stdin: true, size: None })).unwrap();
+    let attachment = spawned.attachment.unwrap();
+    let input = attachment.input();
+    within(input.write(&vec![b'x'; 1 << 20])).await.unwrap();
+    input.close().await.unwrap();
+    let (out, _) = collect(attachment).await;
+    assert_eq!(out, "1048576\ndone\n");
+    spawned.shim.release().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn execs() {
+    let lab = Lab::new();
+    let spec = ContainerSpec { env: vec!["A=1".into()], resources: Resources { memory_bytes: Some(64 << 20), ..Default::default() }, ..sh("sleep 100") };
+    let spawned = lab.start(&spec, None).unwrap();
+    let exec = |script: &str| ExecSpec {
+        command: vec!["sh".into(), "-c".into(), script.into()],
+        env: vec!["B=2".into()],
+        ..ExecSpec::default()
+    };
+    let process = spawned.shim.pid();
+    let mut run = lab.exec(&spec, process, &exec("echo $A$B; ps | grep -c 'sleep 100'; grep CapBnd /proc/self/status; cat /proc/self/cgroup; exit 3")).unwrap();
+    let (out, err) = collect(run.attachment.take().unwrap()).await;
+    assert!(out.starts_with("12\n"), "{out}{err}");
+    assert!(out.contains("CapBnd:\t00000000a80425fb") && !out.contains(lab.id.as_str()), "{out}");
+    assert_eq!(within(run.wait()).await.unwrap().code, 3);
+    let missing = ExecSpec { command: vec!["nope".into()], ..ExecSpec::default() };
+    assert!(matches!(lab.exec(&spec, process, &missing), Err(RuntimeError::CommandNotFound(_))));
+    let mut run = lab.exec(&spec, process, &ExecSpec { user: Some("web".into()), tty: true, stdin: true, workdir: Some("/tmp".into()), size: Some((9, 8)), ..exec("id -u; pwd; stty size") }).unwrap();
+    assert_eq!(collect(run.attachment.take().unwrap()).await.0, "33\r\n/tmp\r\n9 8\r\n");
+    assert!(matches!(lab.exec(&spec, (process.0, process.1 + 1), &exec("true")), Err(RuntimeError::NotRunning)));
+    lab.runtime.kill_all(&lab.id, Duration::from_secs(5)).unwrap();
+    assert_eq!(within(spawned.shim.wait()).await.unwrap().signal, Some(9));
+    assert!(matches!(spawned.shim.signal(15), Err(RuntimeError::NotRunning)));
+    spawned.shim.release().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_readers_lose_nothing() {
+    let lab = Lab::new();
+    let spec = ContainerSpec { open_stdin: true, ..sh("read x; seq 1 20000; exec sleep 0") };
+    let spawned = lab.start(&spec, Some(AttachOptions { stdin: true, size: None })).unwrap();
+    let first = spawned.attachment.unwrap();
+    let second = spawned.shim.attach(AttachOptions::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    first.input().write(b"go\n").await.unwrap();
+    let late = tokio::spawn(async move {
+        // Slower than the workload: it has to wait, not to lose.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        collect(second).await.0
+    });
+    let wanted: String = (1..=20000).map(|n| format!("{n}\n")).collect();
+    assert!(collect(first).await.0 == wanted && late.await.unwrap() == wanted);
+    assert_eq!(log_lines(&lab.dir).len(), 20000);
+    spawned.shim.release().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_agent_finds_its_container() {
+    let lab = Lab::new();
+    let spec = ContainerSpec { open_stdin: true, ..sh("read x; echo $x; exit 5") };
+    let spawned = lab.start(&spec, None).unwrap();
+    let pid = spawned.shim.pid();
+    drop(spawned);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let shim = lab.runtime.reconnect(&lab.paths(), &lab.id).await.unwrap().expect("the shim is there");
+    assert_eq!(shim.pid(), pid);
+    let attachment = shim.attach(AttachOptions { stdin: true, size: None }).await.unwrap();
+    attachment.input().write(b"again\n").await.unwrap();
+    assert_eq!(collect(attachment).await.0, "again\n");
+    assert_eq!(within(shim.wait()).await.unwrap().code, 5);
+    shim.release().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_without_an_agent_is_written_down() {
+    let lab = Lab::new();
+    let spawned = lab.start(&sh("sleep 0.2; exit 9"), None).unwrap();
+    let (shim_pid, _) = spawned.shim.shim_pid();
+    drop(spawned);
+    within(async {
+        while lab.runtime.read_exit(&lab.paths()).unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(lab.runtime.read_exit(&lab.paths()).unwrap().unwrap().code, 9);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(lab.runtime.reconnect(&lab.paths(), &lab.id).await.unwrap().is_none(), "shim {shim_pid} has gone by itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_shim_takes_the_container_along() {
+    let lab = Lab::new();
+    let spawned = lab.start(&sh("sleep 100 & sleep 100"), None).unwrap();
+    let (shim_pid, _) = spawned.shim.shim_pid();
+    berth_sys::process::kill(shim_pid as i32, 9).unwrap();
+    assert!(matches!(within(spawned.shim.wait()).await, Err(RuntimeError::ShimGone)));
+    within(async {
+        while berth_sys::process::start_time(spawned.shim.pid().0).is_ok_and(|t| t == spawned.shim.pid().1) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_hold_and_an_oom_kill_is_seen() {
+    let lab = Lab::new();
+    let resources = Resources {
+        memory_bytes: Some(16 << 20),
+        memory_swap_bytes: Some(16 << 20),
+        pids: Some(10),
+        nano_cpus: Some(500_000_000),
+        ..Default::default()
+    };
+    let spec = ContainerSpec { resources, ..sh("exec dd if=/dev/zero of=/dev/null bs=100M count=1") };
+    let (_, _, status) = lab.run(&spec).await.unwrap();
+    assert!(status.oom_killed && status.signal == Some(9), "{status:?}");
+    for path in lab.runtime.cgroup_paths(&lab.id) {
+        let read = |name: &str| std::fs::read_to_string(path.join(name)).ok();
+        assert!(read("memory.limit_in_bytes").is_none_or(|v| v.trim() == "16777216"));
+        assert!(read("pids.max").is_none_or(|v| v.trim() == "10"));
+        assert!(read("cpu.cfs_quota_us").is_none_or(|v| v.trim() == "50000"));
+    }
+    assert!(lab.runtime.cgroup_paths(&lab.id).len() >= 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_init_reaps_and_forwards() {
+    let lab = Lab::new();
+    let spec = ContainerSpec { init: true, ..sh("trap 'echo bye; exit 4' TERM; (sleep 0.05 &); echo $$; while :; do sleep 0.05; done") };
+    let spawned = lab.start(&spec, Some(AttachOptions::default())).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    spawned.shim.signal(15).unwrap();
+    let (out, err) = collect(spawned.attachment.unwrap()).await;
+    assert!(out.ends_with("bye\n") && !out.starts_with("1\n"), "{out}{err}");
+    assert_eq!(within(spawned.shim.wait()).await.unwrap().code, 4);
+    spawned.shim.release().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn privileged_and_host_namespaces() {
+    let lab = Lab::new();
+    let spec = ContainerSpec {
+        privileged: true,
+        host_pid: true,
+        host_uts: true,
+        host_ipc: true,
+        network: NetworkMode::Host,
+        ..sh("mount -t tmpfs x /tmp && echo mounted; grep Seccomp: /proc/self/status; readlink /proc/self/ns/net /proc/self/ns/pid /proc/self/ns/uts")
+    };
+    let (out, err, _) = lab.run(&spec).await.unwrap();
+    assert!(out.starts_with("mounted\nSeccomp:\t0\n"), "{out}{err}");
+    for kind in ["net", "pid", "uts"] {
+        let host = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        assert!(out.contains(host.to_str().unwrap()), "{kind}: {out}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_rotate() {
+    let lab = Lab::new();
+    let mut spec = sh("seq 1 3000; printf tail");
+    spec.log.max_file_bytes = 40_000;
+    spec.log.max_files = 2;
+    let (_, _, status) = lab.run(&spec).await.unwrap();
+    assert_eq!(status.code, 0);
+    assert_eq!(log_lines(&lab.dir).last().unwrap(), "stdout P tail");
+    let names = std::fs::read_dir(lab.dir.join("log")).unwrap().count();
+    assert_eq!(names, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_command_travels_in_a_file() {
+    let lab = Lab::new();
+    let long = "x".repeat(100_000);
+    let spec = ContainerSpec { env: vec![format!("LONG={long}")], ..sh("echo ${#LONG}") };
+    assert_eq!(lab.run(&spec).await.unwrap().0, "100000\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_read_as_it_comes() {
+    let lab = Lab::new();
+    let spawned = lab.start(&sh("printf prompt; sleep 100"), Some(AttachOptions::default())).unwrap();
+    let mut attachment = spawned.attachment.unwrap();
+    assert!(matches!(within(attachment.next()).await, Some(Ok(Output::Stdout(b))) if b == b"prompt"));
+    spawned.shim.signal(9).unwrap();
+    assert_eq!(within(spawned.shim.wait()).await.unwrap().code, 137);
+    spawned.shim.release().await;
+}
