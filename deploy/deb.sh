@@ -23,7 +23,6 @@ install -D -m 755 -t "$pkg/usr/bin" "$target/release/berthd" "$target/release/be
 install -D -m 644 -t "$pkg/usr/lib/systemd/system" deploy/berthd.service
 install -D -m 644 -t "$pkg/etc/berth" deploy/berthd.toml
 install -D -m 644 -t "$pkg/usr/share/doc/berth" README.md ARCHITECTURE.md
-install -D -m 755 -t "$pkg/usr/share/doc/berth" deploy/uninstall.sh
 install -D -m 644 LICENSE "$pkg/usr/share/doc/berth/copyright"
 install -D -m 644 -t "$pkg/usr/share/man/man8" deploy/berthd.8
 
@@ -60,7 +59,7 @@ Version: $version
 Architecture: $arch
 Maintainer: The berth authors <berth@localhost>
 Installed-Size: $(du -sk --exclude=DEBIAN "$pkg" | cut -f1)
-Depends: $depends
+Depends: ${depends:-libc6}
 Recommends: ca-certificates
 Section: admin
 Priority: optional
