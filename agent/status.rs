@@ -356,3 +356,7 @@ pub const fn code_name(code: Code) -> &'static str {
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;
