@@ -85,3 +85,84 @@ fn window_bytes(frame: &[u8]) -> Option<u64> {
     size[..width].copy_from_slice(frame.get(at..at + width)?);
     Some(u64::from_le_bytes(size) + if width == 2 { 256 } else { 0 })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufReader, Write};
+
+    struct Collect {
+        buffer: Vec<u8>,
+        all: Vec<u8>,
+    }
+
+    impl Output for Collect {
+        fn spare(&mut self) -> &mut [u8] {
+            &mut self.buffer
+        }
+        fn wrote(&mut self, bytes: usize) -> io::Result<()> {
+            self.all.extend_from_slice(&self.buffer[..bytes]);
+            Ok(())
+        }
+    }
+
+    /// Through an input that comes in pieces of `piece` bytes.
+    fn unpacked(bytes: &[u8], piece: usize) -> io::Result<Vec<u8>> {
+        let mut output = Collect { buffer: vec![0; gzip::MIN_SPARE], all: Vec::new() };
+        decompress(&mut BufReader::with_capacity(piece, bytes), &mut output)?;
+        Ok(output.all)
+    }
+
+    fn packed(bytes: &[u8]) -> Vec<u8> {
+        let builder = flate2::GzBuilder::new().filename("a name").comment("words").extra(vec![7; 300]);
+        let mut encoder = builder.write(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn pieces_of_any_size_give_the_same() {
+        let text: Vec<u8> = (0..40_000u32).flat_map(|n| (n * n / 7).to_string().into_bytes()).collect();
+        let mut members = packed(&text[..1000]);
+        members.extend(packed(&text[1000..]));
+        members.extend([0; 77]);
+        let mut frames = zstd::encode_all(&text[..1000], 1).unwrap();
+        frames.extend([0x51, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]);
+        frames.extend(zstd::encode_all(&text[1000..], 19).unwrap());
+        for piece in [1, 2, 3, 7, 64, 1000, 1 << 20] {
+            for stream in [&text, &members, &frames] {
+                assert!(unpacked(stream, piece).unwrap() == text, "pieces of {piece}");
+            }
+        }
+        for tiny in [&b""[..], b"a", b"abc"] {
+            assert_eq!(unpacked(tiny, 1).unwrap(), tiny);
+        }
+    }
+
+    #[test]
+    fn every_cut_is_an_error() {
+        let text = b"some words, some words, some more words".repeat(20);
+        for stream in [packed(&text), zstd::encode_all(&text[..], 3).unwrap()] {
+            for end in 4..stream.len() {
+                assert!(unpacked(&stream[..end], 1 << 16).is_err(), "cut at {end} of {}", stream.len());
+            }
+        }
+    }
+
+    #[test]
+    fn reads_the_window_of_a_frame() {
+        let frame = |descriptor: u8, rest: &[u8]| {
+            let mut bytes = vec![0x28, 0xb5, 0x2f, 0xfd, descriptor];
+            bytes.extend_from_slice(rest);
+            window_bytes(&bytes)
+        };
+        assert_eq!(frame(0, &[0]), Some(1024));
+        assert_eq!(frame(0, &[13 << 3]), Some(8 << 20));
+        assert_eq!(frame(0, &[(17 << 3) | 4]), Some((128 << 20) + (64 << 20)));
+        assert_eq!(frame(0x20, &[200]), Some(200));
+        assert_eq!(frame(0x60, &[0, 1]), Some(512));
+        assert_eq!(frame(0xa0, &[0, 0, 0, 1]), Some(16 << 20));
+        assert_eq!(frame(0xa0, &[0]), None);
+        assert_eq!(window_bytes(b"other"), None);
+    }
+}

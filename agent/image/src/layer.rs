@@ -225,7 +225,8 @@ fn intake(
     if let Some(path) = partial {
         let failed = |e| ImageError::io(format!("writing {}", path.display()), e);
         let mut kept = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
-        if resume == 0 {
+        // Starting over.
+        if resume == 0 && kept.metadata().map_err(failed)?.len() > 0 {
             kept.set_len(0).map_err(failed)?;
         }
         while total < resume {

@@ -17,6 +17,7 @@ use reqwest::Method;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 /// Names whose last answer is remembered, so that pulling them again asks with HEAD.
 const REMEMBERED_NAMES: usize = 1024;
@@ -42,6 +43,8 @@ pub(crate) struct Pull<'a> {
     tell: Tell,
     pins: Pins,
     fetched_bytes: u64,
+    /// Manifests and configurations on their way to the disk.
+    writes: JoinSet<Result<(), ImageError>>,
 }
 
 impl<'a> Pull<'a> {
@@ -53,7 +56,16 @@ impl<'a> Pull<'a> {
         tell: Tell,
     ) -> Result<Self, ImageError> {
         let source = Arc::new(shared.registries.source(reference, auth)?);
-        Ok(Pull { shared, reference, platform, source, tell, pins: shared.store.pins(), fetched_bytes: 0 })
+        Ok(Pull {
+            shared,
+            reference,
+            platform,
+            source,
+            tell,
+            pins: shared.store.pins(),
+            fetched_bytes: 0,
+            writes: JoinSet::new(),
+        })
     }
 
     pub async fn run(mut self) -> Result<Pulled, ImageError> {
@@ -62,6 +74,7 @@ impl<'a> Pull<'a> {
         let (digest, manifest) = self.manifest(&target, bytes, content_type).await?;
         let config = self.config(&manifest).await?;
         let layers = self.layers(&manifest, &config).await?;
+        self.written().await?;
         let record = ImageRecord {
             id: manifest.config.digest.clone(),
             manifest: digest,
@@ -130,15 +143,14 @@ impl<'a> Pull<'a> {
         manifest::parse(&answer.body, answer.content_type.as_deref(), &what)?;
         let said = answer.digest.as_deref().and_then(|d| d.parse::<Digest>().ok());
         let digest = said.unwrap_or_else(|| digest_of(Algorithm::Sha256, &answer.body));
-        let bytes = self.write(&digest, answer.body).await?;
-        self.fetched_bytes += bytes.len() as u64;
+        self.keep(&digest, &answer.body);
         let mut last_seen = self.last_seen();
         if last_seen.len() >= REMEMBERED_NAMES {
             last_seen.clear();
         }
         last_seen.insert(self.reference.clone(), digest.clone());
         drop(last_seen);
-        Ok((digest, bytes, answer.content_type))
+        Ok((digest, answer.body, answer.content_type))
     }
 
     fn last_seen(&self) -> std::sync::MutexGuard<'a, HashMap<Reference, Digest>> {
@@ -188,9 +200,8 @@ impl<'a> Pull<'a> {
         let answer =
             self.source.get(Method::GET, &path, Some(manifest::ACCEPT), MAX_MANIFEST_BYTES, &status, &check).await?;
         manifest::parse(&answer.body, answer.content_type.as_deref(), &what)?;
-        let bytes = self.write(digest, answer.body).await?;
-        self.fetched_bytes += bytes.len() as u64;
-        Ok((bytes, answer.content_type))
+        self.keep(digest, &answer.body);
+        Ok((answer.body, answer.content_type))
     }
 
     async fn config(&mut self, manifest: &Manifest) -> Result<Config, ImageError> {
@@ -207,9 +218,8 @@ impl<'a> Pull<'a> {
                 let path = format!("blobs/{digest}");
                 let answer = self.source.get(Method::GET, &path, None, MAX_CONFIG_BYTES, &status, &check).await?;
                 manifest::parse_config(&answer.body, manifest.layers.len(), &what)?;
-                let bytes = self.write(digest, answer.body).await?;
-                self.fetched_bytes += bytes.len() as u64;
-                bytes
+                self.keep(digest, &answer.body);
+                answer.body
             }
         };
         let config = manifest::parse_config(&bytes, manifest.layers.len(), &what)?;
@@ -285,10 +295,19 @@ impl<'a> Pull<'a> {
         blocking(move || store.read(&digest, max)).await
     }
 
-    async fn write(&mut self, digest: &Digest, bytes: Vec<u8>) -> Result<Vec<u8>, ImageError> {
+    /// Begins to keep a blob. Its fsyncs (some 10 ms each) go on beside the layers; the end of the pull waits for them.
+    fn keep(&mut self, digest: &Digest, bytes: &[u8]) {
         self.pins.add(digest);
-        let (store, digest) = (self.shared.store.clone(), digest.clone());
-        blocking(move || store.write(&digest, &bytes).map(|()| bytes)).await
+        self.fetched_bytes += bytes.len() as u64;
+        let (store, digest, bytes) = (self.shared.store.clone(), digest.clone(), bytes.to_vec());
+        self.writes.spawn_blocking(move || store.write(&digest, &bytes));
+    }
+
+    async fn written(&mut self) -> Result<(), ImageError> {
+        while let Some(result) = self.writes.join_next().await {
+            result.unwrap_or(Err(ImageError::Cancelled))?;
+        }
+        Ok(())
     }
 }
 

@@ -479,23 +479,18 @@ pub(crate) fn cause(e: &reqwest::Error) -> String {
 }
 
 /// Whether the other side does not speak TLS at all: a bad certificate is no reason to go on without.
-fn no_tls(e: &reqwest::Error) -> bool {
-    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(e);
-    while let Some(error) = at {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return matches!(tls, rustls::Error::InvalidMessage(_));
-        }
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                return matches!(tls, rustls::Error::InvalidMessage(_));
-            }
-            if matches!(io.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset) {
-                return true;
-            }
-        }
-        at = error.source();
+fn no_tls(e: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(tls) = e.downcast_ref::<rustls::Error>() {
+        return matches!(tls, rustls::Error::InvalidMessage(_));
     }
-    false
+    if let Some(io) = e.downcast_ref::<std::io::Error>() {
+        // An io::Error's source() is its inner error's source: the inner one would be skipped.
+        return match io.get_ref() {
+            Some(inner) => no_tls(inner),
+            None => matches!(io.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset),
+        };
+    }
+    e.source().is_some_and(no_tls)
 }
 
 #[cfg(test)]
