@@ -222,6 +222,9 @@ fn spawn(
         attach,
     })?;
     times.spawn = begun.elapsed();
+    for warning in &spawned.warnings {
+        tracing::warn!(container = %container.id, warning, "not given in full");
+    }
     fail::point("start.after_spawn")?;
     Ok(spawned)
 }
