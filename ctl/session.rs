@@ -111,7 +111,6 @@ enum Local {
 }
 
 /// Carries frames both ways until the process ends. `first` has come already; `read` says what a frame from the agent is.
-#[expect(clippy::too_many_arguments, reason = "the two halves of a call and what they are joined to")]
 pub async fn run<F: Frame, R>(
     connection: &Connection,
     options: &Options,

@@ -1,6 +1,5 @@
 //! Sizes and times as people write and read them; Docker's words.
 
-use crate::error::{Error, Result};
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -162,11 +161,6 @@ fn scaled(mut n: f64, base: f64, units: &[&str]) -> String {
         text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
     }
     text + units[unit]
-}
-
-/// What a port, a count or the like must be, for clap's messages.
-pub fn as_error(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
-    Error::usage(format!("{flag} {value:?}: {why}"))
 }
 
 #[cfg(test)]

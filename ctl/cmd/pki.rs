@@ -152,7 +152,7 @@ fn init(dir: &Path, a: &Init) -> Result<()> {
     eprintln!("Keep {} secret and keep a copy of it offline.", ca.path("ca.key").display());
     eprintln!("Next:");
     eprintln!("  berthctl pki issue agent HOST --san HOST.example.com");
-    eprintln!("  berthctl pki issue client {} --role admin", "NAME");
+    eprintln!("  berthctl pki issue client NAME --role admin");
     Ok(())
 }
 

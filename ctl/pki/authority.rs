@@ -291,7 +291,7 @@ impl Authority {
 
 fn unhex(text: &str) -> Result<Vec<u8>> {
     let bad = || Error::new(format!("index.toml: serial {text:?} is not hexadecimal"));
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return Err(bad());
     }
     (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).map_err(|_| bad())).collect()

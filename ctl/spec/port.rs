@@ -29,7 +29,8 @@ pub fn publish(text: &str) -> Result<Vec<v1::PortMapping>> {
                 let (ip, tail) = v6.split_once(']').ok_or_else(|| bad("']' is missing"))?;
                 (ip, tail.strip_prefix(':').ok_or_else(|| bad("a port must follow the address"))?)
             }
-            None => f.rsplit_once(':').unwrap_or(("", f)),
+            None if f.matches(':').count() > 1 => return Err(bad("an IPv6 address stands in brackets")),
+            None => f.split_once(':').unwrap_or(("", f)),
         },
     };
     if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
