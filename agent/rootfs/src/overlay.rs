@@ -356,6 +356,17 @@ impl WritableLayer {
     pub fn upper(&self) -> &Path {
         &self.upper
     }
+
+    /// Removes `dir` with all that the container wrote: as [`remove_tree`](crate::remove_tree), but knows what overlayfs leaves in `work`,
+    /// so that a container that wrote nothing costs eight calls. Only for unmounted roots. Gone already is fine.
+    pub fn remove(dir: &Path) -> Result<(), RootfsError> {
+        // In the order in which they empty each other. `work` is the kernel's and the agent's alone: no container can put links there.
+        let _ = fs::remove_file(dir.join("work/work/incompat/volatile/dirty"));
+        for name in ["work/work/incompat/volatile", "work/work/incompat", "work/work", "work", "upper"] {
+            let _ = fs::remove_dir(dir.join(name));
+        }
+        crate::remove_tree(dir)
+    }
 }
 
 /// A mounted root: drop unmounts (when no namespace holds it).
