@@ -329,10 +329,10 @@ async fn requests_and_images() {
     let bed = Bed::new("images");
     let node = bed.open().await;
     let who = |id: &str| Requester { caller: "test".to_owned(), request_id: id.to_owned() };
-    let first = node.create(&who("r1"), request(spec("a", &["/bin/true"]))).await.unwrap();
-    let second = node.create(&who("r1"), request(spec("a", &["/bin/true"]))).await.unwrap();
+    let first = node.create(&who("r1"), request(spec("aa", &["/bin/true"]))).await.unwrap();
+    let second = node.create(&who("r1"), request(spec("aa", &["/bin/true"]))).await.unwrap();
     assert_eq!(first.id, second.id);
-    let other = node.create(&who("r1"), request(spec("b", &["/bin/true"]))).await;
+    let other = node.create(&who("r1"), request(spec("bb", &["/bin/true"]))).await;
     assert!(matches!(other, Err(NodeError::RequestIdReused)));
     let name = format!("{}/busybox", registry());
     assert!(matches!(node.remove_image(&me(), &name, false).await, Err(NodeError::ImageInUse { .. })));
@@ -344,14 +344,14 @@ async fn requests_and_images() {
 
     let node = bed.open().await;
     assert_eq!(node.images().len(), 1);
-    let again = node.create(&who("r1"), request(spec("a", &["/bin/true"]))).await.unwrap();
+    let again = node.create(&who("r1"), request(spec("aa", &["/bin/true"]))).await.unwrap();
     assert_eq!(again.id, first.id, "remembered over a restart");
     let removed = node.remove_image(&me(), &name, true).await.unwrap();
     assert_eq!(removed.untagged.len(), 2);
     assert!(node.images().is_empty());
-    node.start(&me(), "a").await.unwrap();
-    assert_eq!(node.wait("a").await.unwrap().1.code, 0, "its files stay as long as it does");
-    node.remove(&me(), "a", false).await.unwrap();
+    node.start(&me(), "aa").await.unwrap();
+    assert_eq!(node.wait("aa").await.unwrap().1.code, 0, "its files stay as long as it does");
+    node.remove(&me(), "aa", false).await.unwrap();
     settle(&bed, &node).await;
     let until = Instant::now() + Duration::from_secs(5);
     while layers(&bed) > 0 {
@@ -369,6 +369,7 @@ fn layers(bed: &Bed) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn measure() {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     let bed = Bed::new("measure");
     let node = bed.open().await;
     for network in [NetworkMode::None, NetworkMode::Bridge] {
@@ -399,5 +400,27 @@ async fn measure() {
             median(3)
         );
     }
+    for i in 0..100 {
+        let name = format!("idle{i}");
+        create(&node, spec(&name, &["/bin/sleep", "1000"])).await;
+        node.start(&me(), &name).await.unwrap();
+    }
+    let begun = Instant::now();
+    let listed = node.containers().len();
+    println!("{listed} containers listed in {:?}", begun.elapsed());
+    drop(node);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = Instant::now();
+    let node = bed.open().await;
+    println!("opened with {} running in {:?}", node.info().running, begun.elapsed());
+    let begun = Instant::now();
+    let removals = (0..100).map(|i| {
+        let node = node.clone();
+        tokio::spawn(async move { node.remove(&me(), &format!("idle{i}"), true).await.unwrap() })
+    });
+    for removal in removals.collect::<Vec<_>>() {
+        removal.await.unwrap();
+    }
+    println!("killed and removed in {:?}", begun.elapsed());
     bed.end(node).await;
 }
