@@ -18,6 +18,8 @@ const BUFFERED_BYTES: usize = 4 << 20;
 const WINDOW_BYTES: u64 = 4 << 20;
 /// Ranges of one layer side by side, the one being read included.
 const WINDOWS: usize = 4;
+/// Chunks in one channel: a window's worth of those that a slow network gives (8 KiB).
+const CHUNKS: usize = 512;
 /// Windows that wait in memory, over all layers: 32 MiB.
 pub(crate) const WINDOWS_IN_MEMORY: usize = 8;
 /// A layer with less than this left is not worth more connections.
@@ -67,12 +69,12 @@ pub(crate) struct Fetch<'a> {
 /// The way into the pipeline.
 pub(crate) struct Outlet {
     room: Arc<Semaphore>,
-    sender: mpsc::UnboundedSender<Chunk>,
+    sender: mpsc::Sender<Chunk>,
 }
 
-/// Bounded by bytes: the channel itself needs no bound.
-pub(crate) fn outlet() -> (Outlet, mpsc::UnboundedReceiver<Chunk>) {
-    let (sender, receiver) = mpsc::unbounded_channel();
+/// Bounded by bytes (`BUFFERED_BYTES`) and by number (`CHUNKS`): full makes the network wait.
+pub(crate) fn outlet() -> (Outlet, mpsc::Receiver<Chunk>) {
+    let (sender, receiver) = mpsc::channel(CHUNKS);
     (Outlet { room: Arc::new(Semaphore::new(BUFFERED_BYTES)), sender }, receiver)
 }
 
@@ -90,14 +92,14 @@ impl Outlet {
             room = room => room.map_err(|_| Stopped::PipelineGone)?,
             () = self.sender.closed() => return Err(Stopped::PipelineGone),
         };
-        self.sender.send(Chunk { bytes, _room: Some(room) }).map_err(|_| Stopped::PipelineGone)
+        self.sender.send(Chunk { bytes, _room: Some(room) }).await.map_err(|_| Stopped::PipelineGone)
     }
 }
 
 /// A range that is fetched ahead.
 struct Window {
     end: u64,
-    bytes: mpsc::UnboundedReceiver<Bytes>,
+    bytes: mpsc::Receiver<Bytes>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -244,7 +246,7 @@ impl Fetch<'_> {
         let start = ahead.next;
         let end = (start + WINDOW_BYTES).min(self.blob.size);
         ahead.next = end;
-        let (sender, bytes) = mpsc::unbounded_channel();
+        let (sender, bytes) = mpsc::channel(CHUNKS);
         let endpoint = self.endpoint.clone();
         let path = format!("blobs/{}", self.blob.digest);
         let task = tokio::spawn(async move {
@@ -321,7 +323,7 @@ async fn fill_window(
     path: &str,
     start: u64,
     end: u64,
-    out: &mpsc::UnboundedSender<Bytes>,
+    out: &mpsc::Sender<Bytes>,
 ) -> Result<(), String> {
     let words = |f: Failure| match f {
         Failure::Again { reason, .. } => reason,
@@ -342,7 +344,7 @@ async fn fill_window(
         };
         bytes.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
         at += bytes.len() as u64;
-        if out.send(bytes).is_err() {
+        if out.send(bytes).await.is_err() {
             return Ok(());
         }
     }

@@ -172,7 +172,7 @@ fn start(
     work: &Work,
     partial: Option<&Partial>,
     resume: u64,
-    chunks: mpsc::UnboundedReceiver<Chunk>,
+    chunks: mpsc::Receiver<Chunk>,
     reporter: &Reporter,
 ) -> Result<[Ended; 3], ImageError> {
     let (to_decoder, from_intake) = sync_channel(CHUNKS);
@@ -216,7 +216,7 @@ fn intake(
     blob: &Descriptor,
     partial: Option<&std::path::Path>,
     resume: u64,
-    mut chunks: mpsc::UnboundedReceiver<Chunk>,
+    mut chunks: mpsc::Receiver<Chunk>,
     out: &SyncSender<Feed>,
 ) -> Result<(), ImageError> {
     let mut hasher = Hasher::new(blob.digest.algorithm());

@@ -1,9 +1,10 @@
 //! Pulls from registries that behave.
 
 use crate::fake::{Fake, Node, Reply, gzip, layer, noise, sha256};
-use berth_image::{ImageError, ProgressState};
-use berth_model::Platform;
+use berth_image::{ImageError, Progress, ProgressState};
+use berth_model::{Platform, Reference};
 use serde_json::json;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -69,7 +70,7 @@ async fn pulls_every_kind_of_layer_once() {
 async fn two_pulls_of_one_layer_do_the_work_once() {
     let image = layer(2_000_000, 1);
     let fake = Fake::start(|request, reply| {
-        let rate = request.is_blob().then_some(8_000);
+        let rate = request.is_blob().then_some(2_000);
         Reply { rate, ..reply }
     })
     .await;
@@ -84,19 +85,37 @@ async fn two_pulls_of_one_layer_do_the_work_once() {
     assert_eq!(node.layers.writers.load(Ordering::SeqCst), 1);
     // The first to ask may go: the second has its layer all the same.
     let node = Node::new();
-    let first = tokio::time::timeout(Duration::from_millis(80), node.pull(&one));
-    let (first, second) = tokio::join!(first, async {
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        node.pull(&two).await
-    });
-    assert!(first.is_err(), "it went");
-    second.unwrap();
+    let (heard, mut hears) = tokio::sync::mpsc::channel(4096);
+    let start = |reference: &Reference| {
+        let (images, reference, heard) = (node.images.clone(), reference.clone(), heard.clone());
+        tokio::spawn(async move {
+            let name = reference.clone();
+            let tell = move |p: Progress| {
+                if p.state == ProgressState::Downloading {
+                    let _ = heard.try_send(name.clone());
+                }
+            };
+            images.pull(&reference, &Platform::host(), None, Arc::new(tell)).await
+        })
+    };
+    let first = start(&one);
+    assert_eq!(hears.recv().await.as_ref(), Some(&one));
+    let second = start(&two);
+    while hears.recv().await.as_ref() != Some(&two) {}
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    second.await.unwrap().unwrap();
     assert_eq!(node.layers.writers.load(Ordering::SeqCst), 1);
     // When the last goes, the work stops; who comes then starts anew.
-    let node = Node::new();
-    assert!(tokio::time::timeout(Duration::from_millis(80), node.pull(&one)).await.is_err());
+    node.layers.committed.lock().unwrap().clear();
+    let last = start(&one);
+    while node.layers.writers.load(Ordering::SeqCst) < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    last.abort();
+    assert!(last.await.unwrap_err().is_cancelled());
     node.pull(&one).await.unwrap();
-    assert_eq!(node.layers.writers.load(Ordering::SeqCst), 2);
+    assert_eq!(node.layers.writers.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
