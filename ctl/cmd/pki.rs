@@ -165,7 +165,7 @@ fn say_agent(ca: &Authority, issued: &Issued) -> Result<()> {
         issued.entry.serial,
         issued.entry.not_after
     );
-    eprintln!("Copy to the host, as root, into /etc/berth:");
+    eprintln!("Copy to the host, as root, into /etc/berth/pki:");
     eprintln!("  {}  (as agent.pem)", issued.certificate.display());
     eprintln!("  {}  (as agent.key, mode 0600)", issued.key.display());
     eprintln!("  {}", ca.path("ca.pem").display());
