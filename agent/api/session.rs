@@ -133,7 +133,9 @@ pub async fn run(
         // Before the start: a container that removes itself may be gone before a later question is asked.
         let ended = attached.then(|| Ended::of(&node, &container.id));
         // A task of its own: a start that has begun goes on to its end, whoever hangs up.
-        let (starter, asker, name) = (node.clone(), who.clone(), id.clone());
+        // The request_id belongs to the creation; the start is idempotent without one.
+        let asker = Requester { caller: who.caller.clone(), request_id: String::new() };
+        let (starter, name) = (node.clone(), id.clone());
         let started = tokio::spawn(async move {
             let started = if attached {
                 starter.start_attached(&asker, &name, wants_stdin, size).await.map(Some)
