@@ -14,7 +14,7 @@ mod files;
 mod host;
 mod launch;
 mod plan;
-mod seccomp;
+pub mod seccomp;
 mod shim;
 pub mod signal;
 mod user;
@@ -33,7 +33,7 @@ use host::Host;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -120,12 +120,16 @@ pub struct Runtime {
     inner: Arc<Inner>,
 }
 
+/// Programs kept at most, about 6 KB each: containers with profiles of their own are few.
+const MAX_PROGRAMS: usize = 64;
+
 struct Inner {
     config: RuntimeConfig,
     cgroups: Arc<dyn Cgroups>,
     host: Host,
     launcher: launch::Launcher,
-    seccomp: seccomp::Cache,
+    /// Compiled programs by profile and capabilities, newest last.
+    programs: Mutex<Vec<(Seccomp, u64, Arc<[u8]>)>>,
 }
 
 impl Runtime {
@@ -139,7 +143,7 @@ impl Runtime {
                 cgroups,
                 host,
                 launcher: launch::Launcher::new()?,
-                seccomp: seccomp::Cache::default(),
+                programs: Mutex::new(Vec::new()),
             }),
         };
         runtime.seccomp(&ContainerSpec::default())?;
@@ -186,7 +190,27 @@ impl Runtime {
             return Ok(None);
         }
         let capabilities = plan::capabilities(spec, &self.inner.host, &mut Vec::new());
-        self.inner.seccomp.program(&spec.seccomp, capabilities, self.inner.host.kernel).map(Some)
+        let mut programs = self.inner.programs.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((_, _, program)) = programs.iter().find(|(s, c, _)| *c == capabilities && *s == spec.seccomp) {
+            return Ok(Some(program.clone()));
+        }
+        let wrong = |e: seccomp::SeccompError| RuntimeError::spec("seccomp", e.to_string());
+        let profile = match &spec.seccomp {
+            Seccomp::Profile(text) => seccomp::parse(text).map_err(wrong)?,
+            _ => seccomp::default_profile(),
+        };
+        let names = berth_sys::cap::NAMES.iter().enumerate();
+        let target = seccomp::Target {
+            arch: seccomp::Arch::native().ok_or(seccomp::SeccompError::Unsupported).map_err(wrong)?,
+            caps: names.filter(|(i, _)| capabilities >> i & 1 == 1).map(|(_, n)| format!("CAP_{n}")).collect(),
+            kernel: self.inner.host.kernel,
+        };
+        let program: Arc<[u8]> = seccomp::compile(&profile, &target).map_err(wrong)?.to_bytes().into();
+        if programs.len() >= MAX_PROGRAMS {
+            programs.remove(0);
+        }
+        programs.push((spec.seccomp.clone(), capabilities, program.clone()));
+        Ok(Some(program))
     }
 
     /// Blocking until the workload's execve has succeeded or a step failed. Nothing is left when it fails. Called where a tokio runtime is

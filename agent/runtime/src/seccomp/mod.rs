@@ -1,17 +1,169 @@
-//! Seccomp programs.
-use crate::RuntimeError;
-use berth_model::spec::Seccomp;
-use std::sync::Arc;
-#[derive(Default)]
-pub(crate) struct Cache;
-impl Cache {
-    pub fn program(&self, _p: &Seccomp, _caps: u64, _kernel: (u32, u32)) -> Result<Arc<[u8]>, RuntimeError> {
-        // ALLOW
-        let mut v = vec![0x06, 0, 0, 0];
-        v.extend(0x7fff_0000u32.to_ne_bytes());
-        Ok(v.into())
+//! Seccomp profiles: Docker's default and profiles in Docker's JSON, compiled to classic BPF.
+//!
+//! `default::profile()` or `json::parse` gives a [`Profile`]; [`compile`] turns it into a [`Program`] for one set of
+//! capabilities and one host; [`Cache`] keeps programs by what they were made from. Nothing here touches the kernel: the
+//! program is loaded by the container's init through `sys::seccomp`.
+
+mod bpf;
+mod default;
+mod json;
+#[cfg(test)]
+mod machine;
+mod tables;
+
+pub use bpf::{Insn, Program};
+pub use json::parse;
+pub use tables::Arch;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+
+/// What is wrong with a profile.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SeccompError {
+    #[error("seccomp profile is no JSON of Docker's format: {0}")]
+    Json(String),
+    #[error("seccomp profile: {field}: {message}")]
+    Field { field: String, message: String },
+    #[error("seccomp profile compiles to {0} instructions; the kernel takes 4096 (seccomp(2))")]
+    TooLong(usize),
+    #[error("seccomp profiles are not available on this processor architecture")]
+    Unsupported,
+}
+
+/// What happens to a system call (seccomp(2), "SECCOMP_RET_*").
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Action {
+    KillThread,
+    KillProcess,
+    Trap,
+    /// Fails with this errno.
+    Errno(u16),
+    Trace(u16),
+    Log,
+    Allow,
+}
+
+impl Action {
+    /// The value that the filter returns (linux/seccomp.h).
+    pub const fn code(self) -> u32 {
+        match self {
+            Action::KillThread => 0,
+            Action::KillProcess => 0x8000_0000,
+            Action::Trap => 0x0003_0000,
+            Action::Errno(errno) => 0x0005_0000 | errno as u32,
+            Action::Trace(data) => 0x7ff0_0000 | data as u32,
+            Action::Log => 0x7ffc_0000,
+            Action::Allow => 0x7fff_0000,
+        }
     }
 }
-pub(crate) fn parse(_text: &str) -> Result<(), RuntimeError> {
-    Ok(())
+
+/// How an argument is compared, as libseccomp names it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Compare {
+    Ne,
+    Lt,
+    Le,
+    Eq,
+    Ge,
+    Gt,
+    /// `argument & mask == value`
+    MaskedEq(u64),
 }
+
+/// One condition on an argument; a rule's conditions must all hold.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Condition {
+    /// 0 to 5.
+    pub index: u8,
+    pub compare: Compare,
+    pub value: u64,
+}
+
+/// When a rule counts at all.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct When {
+    /// Capabilities (`CAP_…`) of the container: all are needed (`caps`), none may be there (`not_caps`).
+    pub caps: Vec<String>,
+    pub not_caps: Vec<String>,
+    /// Go's names of the host's architecture; empty: any.
+    pub arches: Vec<String>,
+    pub not_arches: Vec<String>,
+    /// Kernel version, major and minor.
+    pub min_kernel: Option<(u32, u32)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Rule {
+    pub names: Vec<String>,
+    pub action: Action,
+    pub conditions: Vec<Condition>,
+    pub when: When,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Profile {
+    /// For every call that no rule names.
+    pub default: Action,
+    pub rules: Vec<Rule>,
+}
+
+/// What a profile is compiled for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Target {
+    pub arch: Arch,
+    /// Capabilities of the container's bounding set, `CAP_…`.
+    pub caps: BTreeSet<String>,
+    /// Kernel version, major and minor.
+    pub kernel: (u32, u32),
+}
+
+impl When {
+    fn holds(&self, target: &Target) -> bool {
+        let arch = target.arch.go_name();
+        self.caps.iter().all(|c| target.caps.contains(c))
+            && !self.not_caps.iter().any(|c| target.caps.contains(c))
+            && (self.arches.is_empty() || self.arches.iter().any(|a| a == arch))
+            && !self.not_arches.iter().any(|a| a == arch)
+            && self.min_kernel.is_none_or(|least| target.kernel >= least)
+    }
+}
+
+/// Docker's default profile.
+pub fn default_profile() -> Profile {
+    default::profile()
+}
+
+/// The program of `profile` for `target`. Names that an architecture has not are skipped there, as Docker does.
+pub fn compile(profile: &Profile, target: &Target) -> Result<Program, SeccompError> {
+    bpf::compile(profile, target)
+}
+
+/// Programs by profile and target: a profile is compiled once for all containers that share both.
+#[derive(Debug, Default)]
+pub struct Cache {
+    programs: Mutex<HashMap<(Profile, Target), Arc<Program>>>,
+}
+
+/// Programs kept at most; with more the cache starts anew. Each is about 6 KB.
+const CACHED: usize = 64;
+
+impl Cache {
+    pub fn get(&self, profile: &Profile, target: &Target) -> Result<Arc<Program>, SeccompError> {
+        let key = (profile.clone(), target.clone());
+        let mut programs = self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(program) = programs.get(&key) {
+            return Ok(Arc::clone(program));
+        }
+        let program = Arc::new(compile(profile, target)?);
+        if programs.len() >= CACHED {
+            programs.clear();
+        }
+        programs.insert(key, Arc::clone(&program));
+        Ok(program)
+    }
+}
+
+#[cfg(test)]
+mod tests;

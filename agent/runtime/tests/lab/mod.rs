@@ -4,8 +4,8 @@ use berth_model::image::ImageConfig;
 use berth_model::spec::ExecSpec;
 use berth_model::{ContainerId, ContainerSpec, ExitStatus};
 use berth_runtime::{
-    AttachOptions, Attachment, ContainerPaths, ExecRequest, Exec, Output, PlanInput, Runtime, RuntimeConfig, RuntimeError,
-    SpawnRequest, Spawned,
+    AttachOptions, Attachment, ContainerPaths, Exec, ExecRequest, Output, PlanInput, Runtime, RuntimeConfig,
+    RuntimeError, SpawnRequest, Spawned,
 };
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,11 @@ impl Lab {
             std::fs::create_dir_all(dir.join(name)).unwrap();
         }
         std::fs::copy("/bin/busybox", dir.join("root/bin/busybox")).expect("busybox-static is installed");
-        for name in ["sh", "true", "false", "cat", "id", "echo", "sleep", "ls", "grep", "kill", "mount", "touch", "tty", "stty", "dd", "head", "pwd", "hostname", "ps", "yes", "mknod", "tail", "wc", "env", "readlink", "test", "seq", "printf", "unshare", "mkdir"] {
+        for name in [
+            "sh", "true", "false", "cat", "id", "echo", "sleep", "ls", "grep", "kill", "mount", "touch", "tty", "stty",
+            "dd", "head", "pwd", "hostname", "ps", "yes", "mknod", "tail", "wc", "env", "readlink", "test", "seq",
+            "printf", "unshare", "mkdir",
+        ] {
             std::os::unix::fs::symlink("busybox", dir.join("root/bin").join(name)).unwrap();
         }
         std::fs::write(dir.join("root/etc/passwd"), PASSWD).unwrap();
