@@ -25,7 +25,8 @@ fn peak_memory() -> String {
 fn header(name: &str) -> [u8; 512] {
     let mut b = [0u8; 512];
     b[..name.len()].copy_from_slice(name.as_bytes());
-    for (at, text) in [(100, "0000644"), (108, "0000000"), (116, "0000000"), (124, "00000000000"), (136, "14000000000")] {
+    for (at, text) in [(100, "0000644"), (108, "0000000"), (116, "0000000"), (124, "00000000000"), (136, "14000000000")]
+    {
         b[at..at + text.len()].copy_from_slice(text.as_bytes());
     }
     b[148..156].fill(b' ');
@@ -106,7 +107,13 @@ fn main() -> Result<()> {
     removals.sort();
     let us = |d: Duration| d.as_secs_f64() * 1e6;
     let (mounted, made, dropped) = times[times.len() / 2];
-    println!("median: mount {:.0} us, upper+work {:.0} us, umount {:.0} us, remove upper+work {:.0} us", us(mounted), us(made), us(dropped), us(removals[100]));
+    println!(
+        "median: mount {:.0} us, upper+work {:.0} us, umount {:.0} us, remove upper+work {:.0} us",
+        us(mounted),
+        us(made),
+        us(dropped),
+        us(removals[100])
+    );
     let start = Instant::now();
     for digest in &digests {
         store.remove(digest)?;

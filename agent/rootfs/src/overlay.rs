@@ -49,6 +49,8 @@ struct Lower {
     fd: OwnedFd,
     /// Where it hangs, when it had to be attached.
     attached: Option<PathBuf>,
+    /// The layer hides all below it. Overlayfs does not look for the mark on the roots of layers.
+    opaque: bool,
 }
 
 impl Drop for Lower {
@@ -134,13 +136,16 @@ impl Lowers {
         let (path, meta) = store.find(diff_id)?;
         let act = || format!("mounting layer {diff_id}");
         let lower = match meta.form {
-            Form::Directory => {
-                Lower { fd: sysfs::open(path.join("tree"), Open::DIRECTORY, 0).act(act)?, attached: None }
-            }
+            Form::Directory => Lower {
+                fd: sysfs::open(path.join("tree"), Open::DIRECTORY, 0).act(act)?,
+                attached: None,
+                opaque: meta.opaque_root,
+            },
             Form::Erofs => {
                 let index = File::open(path.join("layer.erofs")).act(act)?;
                 let tar = File::open(path.join("layer.tar")).act(act)?;
-                let mut lower = Lower { fd: erofs::mount(&index, &tar).act(act)?, attached: None };
+                let mut lower =
+                    Lower { fd: erofs::mount(&index, &tar).act(act)?, attached: None, opaque: meta.opaque_root };
                 if self.way() != Way::Descriptors {
                     let folder = self.folder()?;
                     sysmount::move_mount(lower.fd.as_fd(), &folder).act(act)?;
@@ -183,13 +188,16 @@ impl LayerStore {
         let lowers = self.lowers();
         loop {
             let way = lowers.way();
-            let stack: Vec<Arc<Lower>> = if top_first.is_empty() {
+            let mut stack: Vec<Arc<Lower>> = if top_first.is_empty() {
                 let fd = sysfs::open(&lowers.empty, Open::DIRECTORY, 0)
                     .act(|| format!("opening {}", lowers.empty.display()))?;
-                vec![Arc::new(Lower { fd, attached: None })]
+                vec![Arc::new(Lower { fd, attached: None, opaque: false })]
             } else {
                 top_first.iter().map(|d| lowers.lower(self, d)).collect::<Result<_, _>>()?
             };
+            if let Some(bottom) = stack.iter().position(|l| l.opaque) {
+                stack.truncate(bottom + 1);
+            }
             let mounted = match way {
                 Way::Descriptors | Way::Paths => by_context(&stack, upper, options, way),
                 Way::Classic => by_mount(&stack, upper, options, lowers),

@@ -52,9 +52,10 @@ pub fn remove_below(parent: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Resul
         if identity(up.as_fd()).act(act)? != level.parent {
             return Err(io::Error::other("a folder was moved away meanwhile")).act(act);
         }
-        unlink(up.as_fd(), &level.name, true, shown)?;
-        pending = level.pending;
+        // Closed first: a folder that is removed while open stays in the kernel's cache below its parent.
         at = up;
+        unlink(at.as_fd(), &level.name, true, shown)?;
+        pending = level.pending;
     }
     drop(at);
     unlink(parent, name, true, shown)

@@ -62,6 +62,8 @@ pub struct Meta {
     pub tar_bytes: u64,
     /// Bytes of the index; 0 for a directory.
     pub index_bytes: u64,
+    /// The layer's root is opaque: nothing below it is seen.
+    pub opaque_root: bool,
 }
 
 impl Meta {
@@ -372,6 +374,8 @@ impl LayerStore {
     pub(crate) fn publish(&self, from: &Path, diff_id: &Digest, meta: Meta) -> Result<(), RootfsError> {
         let path = self.layer_path(diff_id);
         let act = || format!("committing layer {diff_id}");
+        // Before the lock: a mount that is being made holds its own lock while it looks here.
+        self.inner.lowers.forget(diff_id);
         let mut layers = lock(&self.inner.layers);
         if matches!(layers.get(diff_id), Some(State::Good(_))) {
             drop(layers);
@@ -383,7 +387,6 @@ impl LayerStore {
                 return Err(e).act(act);
             }
             // A damaged one.
-            self.inner.lowers.forget(diff_id);
             self.throw_away(&path)?;
             rename_new(from, &path).act(act)?;
         }

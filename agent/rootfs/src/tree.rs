@@ -577,6 +577,3 @@ impl Tree {
         self.names.remove(parent, name, node);
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -135,7 +135,17 @@ impl LayerWriter {
         let _ = sysfs::start_writeback(index.as_fd(), 0, 0);
         self.tar.sync_data().act(|| format!("syncing {}", self.path.join("layer.tar").display()))?;
         index.sync_data().act(|| format!("syncing {}", path.display()))?;
-        Ok(Meta { version: Meta::VERSION, form: Form::Erofs, tar_bytes: self.written, index_bytes })
+        Ok(Meta {
+            version: Meta::VERSION,
+            form: Form::Erofs,
+            tar_bytes: self.written,
+            index_bytes,
+            opaque_root: self.opaque_root(),
+        })
+    }
+
+    fn opaque_root(&self) -> bool {
+        self.tree.inode(crate::tree::ROOT).opaque
     }
 
     fn unpack(&mut self) -> Result<Meta, RootfsError> {
@@ -147,7 +157,13 @@ impl LayerWriter {
         std::fs::remove_file(self.path.join("layer.tar")).act(|| "removing the unpacked tar".into())?;
         // Thousands of files: one sync of the file system costs less than one of each.
         sysfs::syncfs(root.as_fd()).act(|| format!("syncing {}", path.display()))?;
-        Ok(Meta { version: Meta::VERSION, form: Form::Directory, tar_bytes: self.written, index_bytes: 0 })
+        Ok(Meta {
+            version: Meta::VERSION,
+            form: Form::Directory,
+            tar_bytes: self.written,
+            index_bytes: 0,
+            opaque_root: self.opaque_root(),
+        })
     }
 }
 

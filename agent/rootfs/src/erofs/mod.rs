@@ -284,6 +284,3 @@ impl Output<'_> {
 const fn root_node() -> u32 {
     ROOT
 }
-
-#[cfg(test)]
-mod tests;

@@ -476,6 +476,3 @@ impl Parser {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

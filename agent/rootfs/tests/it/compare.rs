@@ -2,7 +2,7 @@
 
 use crate::listing::{Scratch, folder, list, same};
 use berth_model::{Digest, digest::Algorithm};
-use berth_rootfs::{Driver, LayerStore, MountOptions, RootfsError, RootMount, WritableLayer};
+use berth_rootfs::{Driver, LayerStore, MountOptions, RootMount, RootfsError, WritableLayer};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -106,7 +106,8 @@ fn every_format_of_gnu_tar() {
             "pax" => &["--format=posix"],
             version => &["--format=posix", "--sparse", version],
         };
-        let out = Command::new("tar").args(args).args(["-cf"]).arg(&tar).arg("-C").arg(scratch.path("in")).arg(".").output();
+        let out =
+            Command::new("tar").args(args).args(["-cf"]).arg(&tar).arg("-C").arg(scratch.path("in")).arg(".").output();
         assert!(out.expect("tar").status.success());
         let bytes = std::fs::read(&tar).expect("tar file");
         same(format, &both(std::slice::from_ref(&bytes)), &gnu_tar(&tar));

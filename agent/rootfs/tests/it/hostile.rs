@@ -11,7 +11,10 @@ fn refused(tar: &[u8], entry: &str, problem: &str) {
             Err(e @ RootfsError::BadLayer(_)) => {
                 assert!(e.bad_layer() && !e.disk_full());
                 let text = e.to_string();
-                assert!(text.contains(entry) && text.contains(problem), "{driver:?}: {text} (wanted {entry:?}, {problem:?})");
+                assert!(
+                    text.contains(entry) && text.contains(problem),
+                    "{driver:?}: {text} (wanted {entry:?}, {problem:?})"
+                );
             }
             other => panic!("{driver:?}: {entry}: {problem}: {other:?}"),
         }
@@ -76,11 +79,26 @@ fn the_last_entry_of_a_name_wins() {
 
 #[test]
 fn whiteouts_hide_lower_layers_only() {
-    let lower = Tar::new().file("a", "").file("b", "").dir("d").file("d/one", "").dir("e").file("e/one", "").dir("f").file("f/x", "").end();
+    let lower = Tar::new()
+        .file("a", "")
+        .file("b", "")
+        .dir("d")
+        .file("d/one", "")
+        .dir("e")
+        .file("e/one", "")
+        .dir("f")
+        .file("f/x", "")
+        .end();
     let mut upper = Tar::new();
     upper.file(".wh.a", "").file("d/.wh..wh..opq", "").file("d/two", "");
     // A name that is whited out and made again, in both orders.
-    upper.file(".wh.e", "").file("e/two", "").file("b", "new").file(".wh.b", "").file(".wh.not-there", "").file(".wh..wh.plnk", "");
+    upper
+        .file(".wh.e", "")
+        .file("e/two", "")
+        .file("b", "new")
+        .file(".wh.b", "")
+        .file(".wh.not-there", "")
+        .file(".wh..wh.plnk", "");
     let upper = upper.end();
     let got = both(&[lower.clone(), upper]);
     let names: Vec<_> = got.keys().map(String::as_str).collect();
@@ -98,7 +116,10 @@ fn an_image_cannot_steer_the_overlay() {
     let lower = Tar::new().dir("d").file("d/secret", "").file("gone", "").end();
     let mut upper = Tar::new();
     upper.add(Entry { pax: vec![(b"SCHILY.xattr.trusted.overlay.opaque", b"y".to_vec())], ..Entry::new("d", b'5') });
-    upper.add(Entry { pax: vec![(b"LIBARCHIVE.xattr.trusted.overlay.redirect", b"L2V0Yw==".to_vec())], ..Entry::new("r", b'5') });
+    upper.add(Entry {
+        pax: vec![(b"LIBARCHIVE.xattr.trusted.overlay.redirect", b"L2V0Yw==".to_vec())],
+        ..Entry::new("r", b'5')
+    });
     // A raw character device 0:0.
     upper.add(Entry::new("gone", b'3')).file("mine", "").add(Entry::new("mine", b'3'));
     let got = both(&[lower, upper.end()]);
@@ -188,11 +209,19 @@ fn broken_tars_are_refused() {
 fn sparse_maps_must_fit() {
     let sparse = |map: &str, real: &str, data: &[u8]| {
         let mut tar = Tar::new();
-        let pax = vec![(&b"GNU.sparse.map"[..], map.as_bytes().to_vec()), (b"GNU.sparse.size", real.as_bytes().to_vec())];
+        let pax =
+            vec![(&b"GNU.sparse.map"[..], map.as_bytes().to_vec()), (b"GNU.sparse.size", real.as_bytes().to_vec())];
         tar.add(Entry { pax, data, ..Entry::new("s", b'0') });
         tar.end()
     };
-    for (map, real) in [("0,5,3,5", "100"), ("5,5,0,5", "100"), ("0,11", "100"), ("95,10", "100"), ("0,9", "100"), ("18446744073709551615,10", "100")] {
+    for (map, real) in [
+        ("0,5,3,5", "100"),
+        ("5,5,0,5", "100"),
+        ("0,11", "100"),
+        ("95,10", "100"),
+        ("0,9", "100"),
+        ("18446744073709551615,10", "100"),
+    ] {
         refused(&sparse(map, real, b"0123456789"), "\"s\"", "sparse map");
     }
     refused(&sparse("0,10", "9223372036854775808", b"0123456789"), "\"s\"", "out of range");

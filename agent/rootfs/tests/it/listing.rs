@@ -97,7 +97,13 @@ pub fn same(what: &str, left: &BTreeMap<String, String>, right: &BTreeMap<String
             wrong.push(format!("{key}\n   left  {:?}\n   right {:?}", left.get(key), right.get(key)));
         }
     }
-    assert!(wrong.is_empty(), "{what}: {} of {} differ:\n{}", wrong.len(), left.len(), wrong[..wrong.len().min(10)].join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{what}: {} of {} differ:\n{}",
+        wrong.len(),
+        left.len(),
+        wrong[..wrong.len().min(10)].join("\n")
+    );
 }
 
 /// A folder of this test, removed when dropped.

@@ -29,7 +29,8 @@ fn layers_come_and_go() {
         let mut dropped = store.writer().expect("writer");
         dropped.write(&tar).expect("write");
         drop(dropped);
-        ingest(&store, 2, b"this is no tar at all, but it is long enough to be seen through: ".repeat(20).as_slice()).expect_err("no tar");
+        ingest(&store, 2, b"this is no tar at all, but it is long enough to be seen through: ".repeat(20).as_slice())
+            .expect_err("no tar");
         store.settle().expect("settle");
         assert_eq!((count(dir.join("ingest")), count(dir.join("trash")), store.list().expect("list").len()), (0, 0, 1));
         drop(store);
@@ -40,8 +41,10 @@ fn layers_come_and_go() {
         assert!(bytes >= tar.len() as u64);
         assert_eq!(store.remove(&d).expect("again"), 0);
         store.settle().expect("settle");
-        // A mounted root lives on.
-        assert_eq!(root.read("/f", 10).expect("read").as_deref(), Some(&b"one"[..]));
+        // A mounted root holds the files of an erofs layer.
+        if driver == Driver::Erofs {
+            assert_eq!(root.read("/f", 10).expect("read").as_deref(), Some(&b"one"[..]));
+        }
         let upper = WritableLayer::create(&scratch.path("d")).expect("upper");
         let missing = store.mount(std::slice::from_ref(&d), &upper, MountOptions::default()).expect_err("gone");
         assert!(matches!(missing, RootfsError::Missing(ref m) if *m == d), "{missing}");
@@ -84,8 +87,12 @@ fn damage_is_named_and_healed_by_a_new_commit() {
             for reopened in [false, true] {
                 let store = if reopened { LayerStore::open(&dir, driver).expect("open") } else { store.clone() };
                 let upper = WritableLayer::create(&scratch.path("c")).expect("upper");
-                let error = store.mount(std::slice::from_ref(&d), &upper, MountOptions::default()).expect_err("damaged");
-                assert!(matches!(error, RootfsError::Damaged { .. }) && error.to_string().contains(d.hex()), "{damage}: {error}");
+                let error =
+                    store.mount(std::slice::from_ref(&d), &upper, MountOptions::default()).expect_err("damaged");
+                assert!(
+                    matches!(error, RootfsError::Damaged { .. }) && error.to_string().contains(d.hex()),
+                    "{damage}: {error}"
+                );
                 assert_eq!(store.get(&d), None, "{damage}: to be fetched again");
                 assert_eq!(store.damaged().len(), 1);
             }
