@@ -33,11 +33,11 @@ fn an_interactive_shell_works_and_the_terminal_is_restored() {
 #[test]
 fn detach_keys_leave_the_container_running_and_attach_joins_again() {
     let node = Node::with_busybox("attach-detach");
-    let command = node.ctl_command(&["run", "-it", "--name", "c", "--network", "none", &image("busybox"), "sh"]);
+    let command = node.ctl_command(&["run", "-it", "--name", "box", "--network", "none", &image("busybox"), "sh"]);
     let session = pty::run(&command, &[Step::Expect("#"), Step::Send("x=kept\r"), Step::Send("\x10\x11")]);
     assert!(session.restored, "{}", session.output);
-    assert_eq!(node.inspect("c")["State"]["Status"], "running");
-    let command = node.ctl_command(&["attach", "c"]);
+    assert_eq!(node.inspect("box")["State"]["Status"], "running");
+    let command = node.ctl_command(&["attach", "box"]);
     let session = pty::run(&command, &[Step::Send("echo $x-$x\r"), Step::Expect("kept-kept"), Step::Send("exit 4\r")]);
     assert_eq!((session.code, session.restored), (4, true), "{}", session.output);
     node.finish();
@@ -46,8 +46,8 @@ fn detach_keys_leave_the_container_running_and_attach_joins_again() {
 #[test]
 fn exec_with_a_terminal() {
     let node = Node::with_busybox("attach-exec");
-    node.detached(&["--name", "c"], "while :; do sleep 1; done");
-    let command = node.ctl_command(&["exec", "-it", "c", "sh"]);
+    node.detached(&["--name", "box"], "while :; do sleep 1; done");
+    let command = node.ctl_command(&["exec", "-it", "box", "sh"]);
     let session = pty::run(
         &command,
         &[
@@ -88,7 +88,7 @@ fn two_attachments_see_the_same() {
         "create",
         "-i",
         "--name",
-        "c",
+        "box",
         "--network",
         "none",
         &image("busybox"),
@@ -96,14 +96,14 @@ fn two_attachments_see_the_same() {
         "-c",
         "read x; echo got $x; echo end",
     ]);
-    node.ok(&["start", "c"]);
+    node.ok(&["start", "box"]);
     let watch = std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| node.ctl(&["attach", "--no-stdin", "c"]));
+        let watcher = scope.spawn(|| node.ctl(&["attach", "--no-stdin", "box"]));
         // The watcher has to be there before the line is sent: its connection is seen in the agent's descriptors.
         until("the watcher has attached", || {
             node.ok(&["events", "--since", "1h", "--until", "0s", "-o", "json"]).contains("attach")
         });
-        let output = node.ctl_stdin(&["attach", "c"], "line\n");
+        let output = node.ctl_stdin(&["attach", "box"], "line\n");
         assert!(output.stdout.contains("got line"), "{output:?}");
         watcher.join().expect("watcher")
     });

@@ -101,7 +101,7 @@ fn a_host_that_says_nothing_is_given_up_at_the_deadline() {
 #[test]
 fn machine_output_is_stable() {
     let node = Node::with_busybox("ctl-output");
-    let id = node.detached(&["--name", "c", "-l", "k=v"], "while :; do sleep 1; done");
+    let id = node.detached(&["--name", "box", "-l", "k=v"], "while :; do sleep 1; done");
     let table = node.ok(&["ps"]);
     let head = table.lines().next().expect("head");
     assert!(
@@ -114,7 +114,7 @@ fn machine_output_is_stable() {
     assert!(table.contains(&id[..12]) && !table.contains(&id[..13]), "{table}");
     assert_eq!(node.ok(&["ps", "-q"]), &id[..12]);
     assert_eq!(node.ok(&["ps", "-q", "--no-trunc"]), id);
-    assert_eq!(node.ok(&["ps", "-o", "name"]), "c");
+    assert_eq!(node.ok(&["ps", "-o", "name"]), "box");
     let json: serde_json::Value = serde_json::from_str(&node.ok(&["ps", "-o", "json"])).expect("JSON");
     assert_eq!(json[0]["ID"], id.as_str(), "{json}");
     assert!(node.ok(&["ps", "-o", "yaml"]).contains(&format!("ID: {id}")));

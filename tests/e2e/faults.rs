@@ -48,11 +48,11 @@ mod points {
 
     fn running(node: &Node) {
         pulled(node);
-        node.detached(&["--name", "c", "--network", "bridge"], "trap 'exit 3' TERM; while :; do sleep 0.05; done");
+        node.detached(&["--name", "box", "--network", "bridge"], "trap 'exit 3' TERM; while :; do sleep 0.05; done");
     }
 
     fn state(node: &Node) -> String {
-        node.inspect("c")["State"]["Status"].as_str().unwrap_or_default().to_owned()
+        node.inspect("box")["State"]["Status"].as_str().unwrap_or_default().to_owned()
     }
 
     #[test]
@@ -86,16 +86,16 @@ mod points {
         at_every_point(
             "create.",
             pulled,
-            &["create", "--name", "c", "--network", "none", &busybox, "true"],
+            &["create", "--name", "box", "--network", "none", &busybox, "true"],
             |node, name| {
                 // Either it is there, whole, or it is not and the name is free.
-                if node.ctl(&["inspect", "c"]).code == 0 {
+                if node.ctl(&["inspect", "box"]).code == 0 {
                     assert_eq!(state(node), "created", "{name}");
                 } else {
-                    node.ok(&["create", "--name", "c", "--network", "none", &image("busybox"), "true"]);
+                    node.ok(&["create", "--name", "box", "--network", "none", &image("busybox"), "true"]);
                 }
-                node.ok(&["start", "c"]);
-                assert_eq!(node.ok(&["wait", "c"]), "0", "{name}");
+                node.ok(&["start", "box"]);
+                assert_eq!(node.ok(&["wait", "box"]), "0", "{name}");
             },
         );
     }
@@ -108,7 +108,7 @@ mod points {
             node.ok(&[
                 "create",
                 "--name",
-                "c",
+                "box",
                 "-p",
                 &port,
                 &image("busybox"),
@@ -117,13 +117,13 @@ mod points {
                 "trap 'exit 3' TERM; while :; do sleep 0.05; done",
             ]);
         };
-        at_every_point("start.", prepare, &["start", "c"], |node, name| {
+        at_every_point("start.", prepare, &["start", "box"], |node, name| {
             let state = state(node);
             assert!(matches!(state.as_str(), "created" | "running" | "exited"), "{name}: {state}");
-            node.ok(&["start", "c"]);
-            assert_eq!(node.ok(&["exec", "c", "echo", "in"]), "in", "{name}");
-            node.ok(&["stop", "c"]);
-            assert_eq!(node.ok(&["wait", "c"]), "3", "{name}");
+            node.ok(&["start", "box"]);
+            assert_eq!(node.ok(&["exec", "box", "echo", "in"]), "in", "{name}");
+            node.ok(&["stop", "box"]);
+            assert_eq!(node.ok(&["wait", "box"]), "3", "{name}");
         });
     }
 
@@ -131,11 +131,11 @@ mod points {
     fn of_an_exit() {
         let prepare = |node: &Node| {
             pulled(node);
-            node.ok(&["create", "--name", "c", &image("busybox"), "sh", "-c", "echo last words; exit 12"]);
+            node.ok(&["create", "--name", "box", &image("busybox"), "sh", "-c", "echo last words; exit 12"]);
         };
-        at_every_point("exit.", prepare, &["start", "c"], |node, name| {
-            assert_eq!(node.ok(&["wait", "c"]), "12", "{name}");
-            assert_eq!(node.ok(&["logs", "c"]), "last words", "{name}");
+        at_every_point("exit.", prepare, &["start", "box"], |node, name| {
+            assert_eq!(node.ok(&["wait", "box"]), "12", "{name}");
+            assert_eq!(node.ok(&["logs", "box"]), "last words", "{name}");
         });
     }
 
@@ -144,19 +144,19 @@ mod points {
         let prepare = |node: &Node| {
             pulled(node);
             // Deaf to the signal: the kill has to come.
-            node.detached(&["--name", "c", "--network", "bridge"], "trap '' TERM; while :; do sleep 0.05; done");
+            node.detached(&["--name", "box", "--network", "bridge"], "trap '' TERM; while :; do sleep 0.05; done");
         };
-        at_every_point("stop.", prepare, &["stop", "-t", "1", "c"], |node, name| {
-            node.ok(&["stop", "-t", "1", "c"]);
-            assert_eq!(node.ok(&["wait", "c"]), "137", "{name}");
+        at_every_point("stop.", prepare, &["stop", "-t", "1", "box"], |node, name| {
+            node.ok(&["stop", "-t", "1", "box"]);
+            assert_eq!(node.ok(&["wait", "box"]), "137", "{name}");
         });
     }
 
     #[test]
     fn of_a_remove() {
-        at_every_point("remove.", running, &["rm", "-f", "c"], |node, name| {
-            node.ok(&["rm", "-f", "c"]);
-            until(&format!("{name}: the name is free"), || node.ctl(&["inspect", "c"]).code != 0);
+        at_every_point("remove.", running, &["rm", "-f", "box"], |node, name| {
+            node.ok(&["rm", "-f", "box"]);
+            until(&format!("{name}: the name is free"), || node.ctl(&["inspect", "box"]).code != 0);
             running(node);
         });
     }

@@ -15,7 +15,7 @@ fn a_whole_life() {
     let id = node.ok(&[
         "create",
         "--name",
-        "c",
+        "box",
         "--network",
         "none",
         &image("busybox"),
@@ -23,22 +23,22 @@ fn a_whole_life() {
         "-c",
         "trap 'exit 3' TERM; while :; do sleep 0.1; done",
     ]);
-    assert_eq!((id.len(), state(&node, "c").as_str()), (64, "created"));
-    assert_eq!(node.ok(&["start", "c"]), "c");
-    node.ok(&["start", "c"]);
+    assert_eq!((id.len(), state(&node, "box").as_str()), (64, "created"));
+    assert_eq!(node.ok(&["start", "box"]), "box");
+    node.ok(&["start", "box"]);
     assert_eq!(state(&node, &id[..12]), "running");
-    assert!(node.fails(1, &["rm", "c"]).contains("running"));
-    node.ok(&["stop", "c"]);
-    node.ok(&["stop", "c"]);
-    assert_eq!(state(&node, "c"), "exited");
-    assert_eq!(node.ok(&["wait", "c"]), "3");
-    node.ok(&["start", "c"]);
-    assert_eq!(state(&node, "c"), "running");
-    node.ok(&["kill", "c"]);
-    assert_eq!(node.ok(&["wait", "c"]), "137");
-    assert!(node.fails(1, &["kill", "c"]).contains("not running"));
-    node.ok(&["rm", "c"]);
-    assert!(node.fails(1, &["inspect", "c"]).contains('c'));
+    assert!(node.fails(1, &["rm", "box"]).contains("running"));
+    node.ok(&["stop", "box"]);
+    node.ok(&["stop", "box"]);
+    assert_eq!(state(&node, "box"), "exited");
+    assert_eq!(node.ok(&["wait", "box"]), "3");
+    node.ok(&["start", "box"]);
+    assert_eq!(state(&node, "box"), "running");
+    node.ok(&["kill", "box"]);
+    assert_eq!(node.ok(&["wait", "box"]), "137");
+    assert!(node.fails(1, &["kill", "box"]).contains("not running"));
+    node.ok(&["rm", "box"]);
+    assert!(node.fails(1, &["inspect", "box"]).contains("box"));
     node.finish();
 }
 
@@ -79,7 +79,7 @@ fn the_writable_layer_lives_as_long_as_the_container() {
     node.ok(&[
         "create",
         "--name",
-        "c",
+        "box",
         "--network",
         "none",
         &image("busybox"),
@@ -88,20 +88,20 @@ fn the_writable_layer_lives_as_long_as_the_container() {
         "cat /kept 2>/dev/null; echo x >> /kept",
     ]);
     for expected in ["", "x\n", "x\nx\n"] {
-        node.ok(&["start", "c"]);
-        node.ok(&["wait", "c"]);
-        let all = node.ctl(&["logs", "c"]).stdout;
+        node.ok(&["start", "box"]);
+        node.ok(&["wait", "box"]);
+        let all = node.ctl(&["logs", "box"]).stdout;
         assert!(all.ends_with(expected), "{all:?}");
     }
-    assert_eq!(node.ctl(&["logs", "c"]).stdout, "x\nx\nx\n");
+    assert_eq!(node.ctl(&["logs", "box"]).stdout, "x\nx\nx\n");
     node.finish();
 }
 
 #[test]
 fn auto_remove_takes_the_container_away() {
     let node = Node::with_busybox("life-autoremove");
-    node.ok(&["run", "-d", "--rm", "--name", "c", "--network", "none", &image("busybox"), "sleep", "0.2"]);
-    until("it is gone", || node.ctl(&["inspect", "c"]).code != 0);
+    node.ok(&["run", "-d", "--rm", "--name", "box", "--network", "none", &image("busybox"), "sleep", "0.2"]);
+    until("it is gone", || node.ctl(&["inspect", "box"]).code != 0);
     node.finish();
 }
 

@@ -76,7 +76,7 @@ fn a_reader_that_does_not_read_blocks_nobody() {
     let mut command = node.ctl_command(&[
         "run",
         "--name",
-        "c",
+        "box",
         "--network",
         "none",
         &image("busybox"),
@@ -86,11 +86,11 @@ fn a_reader_that_does_not_read_blocks_nobody() {
     ]);
     let mut stuck = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("run");
     until("the workload goes on in spite of the reader", || {
-        node.ctl(&["exec", "c", "cat", "/tmp/done"]).stdout == "wrote\n"
+        node.ctl(&["exec", "box", "cat", "/tmp/done"]).stdout == "wrote\n"
     });
     stuck.kill().expect("kill");
     stuck.wait().expect("wait");
-    assert_eq!(node.inspect("c")["State"]["Status"], "running", "a client's death is not the container's");
+    assert_eq!(node.inspect("box")["State"]["Status"], "running", "a client's death is not the container's");
     node.finish();
 }
 

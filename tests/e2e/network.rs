@@ -81,7 +81,11 @@ fn udp_ports_and_ports_of_the_agents_choice() {
     });
     assert_eq!(answer, b"marco");
     node.detached(&["--network", "bridge", "--name", "chosen", "-p", "80"], SERVE);
-    let chosen = node.inspect("chosen")["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"].as_str().expect("port").parse::<u16>().expect("port");
+    let chosen = node.inspect("chosen")["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"]
+        .as_str()
+        .expect("port")
+        .parse::<u16>()
+        .expect("port");
     assert!(chosen > 1023);
     eventually("the chosen port answers", || get(&format!("127.0.0.1:{chosen}")));
     node.finish();

@@ -13,11 +13,11 @@ fn a_container_outlives_the_agent_with_its_log_and_its_address() {
     let mut node = Node::with_busybox("survive-basic");
     let port = node.slot.port(0);
     node.detached(
-        &["--name", "c", "--network", "bridge", "-p", &format!("{port}:80")],
+        &["--name", "box", "--network", "bridge", "-p", &format!("{port}:80")],
         "httpd -p 80 -h /var/www; i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done",
     );
-    let before = pid(&node, "c");
-    let address = node.inspect("c")["NetworkSettings"]["IPAddress"].clone();
+    let before = pid(&node, "box");
+    let address = node.inspect("box")["NetworkSettings"]["IPAddress"].clone();
     let serves = || -> bool {
         let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
         let mut text = String::new();
@@ -35,15 +35,15 @@ fn a_container_outlives_the_agent_with_its_log_and_its_address() {
         assert!(serves(), "it serves without an agent");
         std::thread::sleep(std::time::Duration::from_millis(200));
         node.spawn();
-        assert_eq!((pid(&node, "c"), &node.inspect("c")["NetworkSettings"]["IPAddress"]), (before, &address));
+        assert_eq!((pid(&node, "box"), &node.inspect("box")["NetworkSettings"]["IPAddress"]), (before, &address));
         assert!(serves());
-        assert_eq!(node.ok(&["exec", "c", "echo", "again"]), "again");
+        assert_eq!(node.ok(&["exec", "box", "echo", "again"]), "again");
     }
-    let log = node.ok(&["logs", "c"]);
+    let log = node.ok(&["logs", "box"]);
     for (at, line) in log.lines().enumerate() {
         assert_eq!(line, (at + 1).to_string(), "a line is lost or doubled");
     }
-    node.ok(&["stop", "-t", "1", "c"]);
+    node.ok(&["stop", "-t", "1", "box"]);
     node.finish();
 }
 
@@ -73,7 +73,7 @@ fn attach_and_stdin_work_again_after_a_restart() {
         "create",
         "-i",
         "--name",
-        "c",
+        "box",
         "--network",
         "none",
         &image("busybox"),
@@ -81,9 +81,9 @@ fn attach_and_stdin_work_again_after_a_restart() {
         "-c",
         "while read line; do echo got $line; [ $line = end ] && exit 8; done",
     ]);
-    node.ok(&["start", "c"]);
+    node.ok(&["start", "box"]);
     node.restart();
-    let output = node.ctl_stdin(&["attach", "c"], "one\nend\n");
+    let output = node.ctl_stdin(&["attach", "box"], "one\nend\n");
     assert_eq!((output.code, output.stdout.as_str()), (8, "got one\ngot end\n"), "{output:?}");
     node.finish();
 }
@@ -92,23 +92,23 @@ fn attach_and_stdin_work_again_after_a_restart() {
 fn limits_stay_and_stop_works_after_a_restart() {
     let mut node = Node::with_busybox("survive-stop");
     node.detached(
-        &["--name", "c", "--memory", "64m", "--stop-signal", "USR1"],
+        &["--name", "box", "--memory", "64m", "--stop-signal", "USR1"],
         "trap 'exit 6' USR1; while :; do sleep 0.05; done",
     );
     node.restart();
-    node.ok(&["stop", "c"]);
-    assert_eq!(node.ok(&["wait", "c"]), "6");
-    node.ok(&["start", "c"]);
-    node.ok(&["kill", "c"]);
-    assert_eq!(node.ok(&["wait", "c"]), "137");
+    node.ok(&["stop", "box"]);
+    assert_eq!(node.ok(&["wait", "box"]), "6");
+    node.ok(&["start", "box"]);
+    node.ok(&["kill", "box"]);
+    assert_eq!(node.ok(&["wait", "box"]), "137");
     node.finish();
 }
 
 #[test]
 fn a_killed_shim_ends_its_container_and_is_reported() {
     let node = Node::with_busybox("survive-shim");
-    let id = node.detached(&["--name", "c"], "while :; do sleep 1; done");
-    let inspect = node.inspect("c");
+    let id = node.detached(&["--name", "box"], "while :; do sleep 1; done");
+    let inspect = node.inspect("box");
     let (process, shim) =
         (inspect["State"]["Pid"].as_u64().expect("pid"), inspect["State"]["ShimPid"].as_u64().expect("shim"));
     signal(u32::try_from(shim).expect("pid"), "KILL");
@@ -116,7 +116,7 @@ fn a_killed_shim_ends_its_container_and_is_reported() {
         (node.inspect(&id)["State"]["Status"] == "exited").then_some(())
     });
     until("its process is gone", || !std::path::Path::new(&format!("/proc/{process}")).exists());
-    let exit = node.inspect("c")["State"].clone();
+    let exit = node.inspect("box")["State"].clone();
     assert!(exit["Reason"].as_str().is_some_and(|r| r.contains("shim")), "{exit}");
     node.finish();
 }

@@ -208,7 +208,7 @@ impl Node {
     pub fn spawn_without_waiting(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.dir.join("agent.log")).expect("agent.log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_berthd"));
+        let mut command = Command::new(super::binary("berthd", env!("CARGO_BIN_EXE_berthd")));
         command.arg("--config").arg(self.dir.join("berthd.toml")).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("dup")).stderr(log);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -405,8 +405,10 @@ impl Node {
     pub fn pull_with_password(&self, reference: &str, password: &str) -> Result<(), tonic::Status> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         runtime.block_on(async {
-            let auth = berth::v1::RegistryAuth { username: "someone".into(), password: password.into(), ..Default::default() };
-            let request = berth::v1::PullRequest { reference: reference.into(), auth: Some(auth), ..Default::default() };
+            let auth =
+                berth::v1::RegistryAuth { username: "someone".into(), password: password.into(), ..Default::default() };
+            let request =
+                berth::v1::PullRequest { reference: reference.into(), auth: Some(auth), ..Default::default() };
             let mut stream = self.images().await.pull(request).await?.into_inner();
             while stream.message().await?.is_some() {}
             Ok(())

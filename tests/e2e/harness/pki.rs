@@ -17,8 +17,8 @@ pub struct Identity {
     pub key: PathBuf,
 }
 
-pub fn ctl_binary() -> &'static str {
-    env!("CARGO_BIN_EXE_berthctl")
+pub fn ctl_binary() -> PathBuf {
+    super::binary("berthctl", env!("CARGO_BIN_EXE_berthctl"))
 }
 
 fn pki(dir: &Path, arguments: &[&str]) {
