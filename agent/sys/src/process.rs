@@ -125,6 +125,7 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
 }
 
 /// Numbers of the resources by their name without `RLIMIT_`, lower case (getrlimit(2)).
+#[allow(clippy::unnecessary_cast, reason = "the type of the constants differs between C libraries")]
 pub const RESOURCES: [(&str, u32); 16] = [
     ("as", libc::RLIMIT_AS as u32),
     ("core", libc::RLIMIT_CORE as u32),
