@@ -37,7 +37,11 @@ pub(crate) fn info(inner: &Inner) -> NodeInfo {
         running,
         exited,
         images: inner.images.count(),
-        features: Vec::new(),
+        features: vec![
+            // What follows from the probes of the parts: layers as files, one hierarchy with cgroup.kill.
+            ("erofs_layers".to_owned(), inner.layers.store.driver_name() == "erofs"),
+            ("cgroup_v2".to_owned(), inner.runtime.cgroup_mode() == "v2"),
+        ],
         warnings,
         started: inner.started,
         boot_id: inner.boot_id.clone(),

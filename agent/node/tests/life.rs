@@ -221,7 +221,7 @@ async fn stop_kill_remove() {
 
     create(&node, spec("deaf", &["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"])).await;
     node.start(&me(), "deaf").await.unwrap();
-    assert_eq!(node.start(&me(), "deaf").await.unwrap().1, true);
+    assert!(node.start(&me(), "deaf").await.unwrap().1, "it runs already");
     tokio::time::sleep(Duration::from_millis(150)).await;
     let begun = Instant::now();
     let exit = node.stop(&me(), "deaf", None, None).await.unwrap().1.unwrap();
@@ -271,13 +271,13 @@ async fn the_agent_goes_and_comes() {
     let node = bed.open().await;
     eprintln!("opened in {:?}", begun.elapsed());
     assert_eq!(pid(&node, "goes-on"), before, "it was not restarted");
-    let phase = |name: &str| node.container(name).map(|c| c.view.record.phase);
-    assert_eq!(phase("goes-on").unwrap(), Phase::Running);
-    assert_eq!(phase("never-ran").unwrap(), Phase::Created);
+    let phase = |name: &str| node.container(name).ok().map(|c| c.view.record.phase);
+    assert_eq!(phase("goes-on"), Some(Phase::Running));
+    assert_eq!(phase("never-ran"), Some(Phase::Created));
     assert_eq!(node.wait("ends-meanwhile").await.unwrap().1.code, 5);
     let exit = node.wait("killed-shim").await.unwrap().1;
     assert!(exit.reason.unwrap().contains("shim"));
-    assert!(matches!(phase("rm-meanwhile"), Err(NodeError::ContainerNotFound(_))));
+    assert_eq!(phase("rm-meanwhile"), None);
     assert!(node.newest_event() > newest);
     let exec = node
         .exec(&me(), "goes-on", ExecSpec { command: vec!["/bin/echo".into(), "hi".into()], ..ExecSpec::default() })
