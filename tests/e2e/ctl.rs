@@ -115,7 +115,7 @@ fn machine_output_is_stable() {
     assert_eq!(node.ok(&["ps", "-q"]), &id[..12]);
     assert_eq!(node.ok(&["ps", "-q", "--no-trunc"]), id);
     assert_eq!(node.ok(&["ps", "-o", "name"]), "box");
-    let json: serde_json::Value = serde_json::from_str(&node.ok(&["ps", "-o", "json"])).expect("JSON");
+    let json: serde_json::Value = serde_json::from_str(&node.ok(&["ps", "--no-trunc", "-o", "json"])).expect("JSON");
     assert_eq!(json[0]["ID"], id.as_str(), "{json}");
     assert!(node.ok(&["ps", "-o", "yaml"]).contains(&format!("ID: {id}")));
     assert!(!node.ok(&["ps", "--format", "{{.Names}} {{.ID}}"]).is_empty());

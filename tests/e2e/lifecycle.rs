@@ -141,7 +141,7 @@ async fn the_same_request_id_gives_the_same_container() {
     assert_eq!(wait.exit.expect("exit").code, 0);
     for expected in [first.as_str(), ""] {
         let remove = v1::RemoveContainerRequest {
-            request_id: "x".to_owned() + expected,
+            request_id: format!("remove-{}", expected.len()),
             container: first.clone(),
             force: false,
         };
@@ -228,7 +228,7 @@ fn events_tell_the_story_and_the_cursor_lasts() {
     let before = actions(&node);
     let positions: Vec<usize> = ["pull", "create", "start", "die", "destroy"]
         .iter()
-        .map(|a| before.iter().position(|b| b == a).unwrap_or_else(|| panic!("{a} in {before:?}")))
+        .map(|a| before.iter().rposition(|b| b == a).unwrap_or_else(|| panic!("{a} in {before:?}")))
         .collect();
     assert!(positions.is_sorted(), "{before:?}");
     node.restart();
