@@ -36,10 +36,13 @@ fn name(r: &mut Random) -> String {
 
 fn random_tar(r: &mut Random) -> Vec<u8> {
     let mut tar = Tar::new();
-    for i in 0..r.below(60) {
-        let name = if r.below(4) == 0 { format!("{}/n{i}", name(r)) } else { name(r) };
+    let mut files: Vec<String> = Vec::new();
+    for i in 0..r.below(40) {
+        // Mostly names of their own, so that files are seldom in the way of folders.
+        let name = if r.below(25) == 0 { name(r) } else { format!("{}/n{}", name(r), r.below(9)) };
         let data = vec![b'0' + (i % 10) as u8; r.below(3000) as usize];
-        let target = self::name(r);
+        let some = files.get(r.below(8) as usize).cloned();
+        let target = some.unwrap_or_else(|| self::name(r));
         let kind = match r.below(12) {
             0..=4 => b'0',
             5..=7 => b'5',
@@ -48,6 +51,12 @@ fn random_tar(r: &mut Random) -> Vec<u8> {
             10 => b'6',
             _ => b'3',
         };
+        if kind == b'1' && files.len() < 8 && r.below(20) != 0 {
+            continue;
+        }
+        if kind == b'0' {
+            files.push(name.clone());
+        }
         let mut entry = Entry::new(&name, kind);
         entry.mode = r.below(0o10000) as u32;
         (entry.uid, entry.gid, entry.mtime) = (r.below(70000) as u32, r.below(70000) as u32, r.below(1 << 32));
