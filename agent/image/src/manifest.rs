@@ -342,3 +342,113 @@ fn time(s: &str) -> Option<Timestamp> {
     let t: jiff::Timestamp = s.parse().ok()?;
     i64::try_from(t.as_nanosecond()).ok().map(Timestamp)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn digest(c: char) -> String {
+        format!("sha256:{}", c.to_string().repeat(64))
+    }
+
+    fn parsed(value: &serde_json::Value) -> Result<Document, ImageError> {
+        parse(value.to_string().as_bytes(), None, "test")
+    }
+
+    fn with_layer(kind: &str) -> serde_json::Value {
+        json!({
+            "schemaVersion": 2,
+            "mediaType": DOCKER_MANIFEST,
+            "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": digest('c'), "size": 9},
+            "layers": [{"mediaType": kind, "digest": digest('1'), "size": 5, "annotations": null}],
+        })
+    }
+
+    #[test]
+    fn takes_dockers_and_ocis_layers() {
+        for kind in [
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            "application/vnd.docker.image.rootfs.diff.tar",
+            "application/vnd.oci.image.layer.v1.tar+zstd",
+        ] {
+            assert!(matches!(parsed(&with_layer(kind)), Ok(Document::Manifest(m)) if m.layers.len() == 1), "{kind}");
+        }
+    }
+
+    #[test]
+    fn refuses_by_name() {
+        let mut artifact = with_layer("application/vnd.oci.image.layer.v1.tar");
+        artifact["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
+        let mut both = with_layer("application/vnd.oci.image.layer.v1.tar");
+        both["manifests"] = json!([]);
+        let mut many = with_layer("application/vnd.oci.image.layer.v1.tar");
+        many["layers"] = json!(vec![many["layers"][0].clone(); MAX_LAYERS + 1]);
+        let mut traversal = with_layer("application/vnd.oci.image.layer.v1.tar");
+        traversal["layers"][0]["digest"] = json!("sha256:../../etc/passwd");
+        for (value, words) in [
+            (with_layer("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"), "not distributable"),
+            (with_layer("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"), "not distributable"),
+            (with_layer("application/vnd.oci.image.layer.v1.tar+gzip+encrypted"), "encrypted"),
+            (with_layer("text/plain"), "not supported"),
+            (artifact, "an artifact"),
+            (both, "both an index and a manifest"),
+            (many, "501 layers"),
+            (traversal, "not a manifest"),
+            (json!({"schemaVersion": 1, "fsLayers": []}), "schema 1"),
+            (json!({"schemaVersion": 2}), "no config"),
+            (json!([]), "schemaVersion is 0"),
+        ] {
+            let e = parsed(&value).unwrap_err().to_string();
+            assert!(e.contains(words), "{e:?} does not say {words:?}");
+        }
+    }
+
+    #[test]
+    fn chooses_the_platform_and_skips_attestations() {
+        let entry = |c: char, architecture: &str, variant: Option<&str>| {
+            json!({
+                "mediaType": OCI_MANIFEST, "digest": digest(c), "size": 1,
+                "platform": {"os": "linux", "architecture": architecture, "variant": variant},
+            })
+        };
+        let mut attestation = entry('a', "amd64", None);
+        attestation["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
+        let entries = [
+            attestation,
+            entry('2', "amd64", Some("v2")),
+            entry('1', "amd64", None),
+            entry('6', "arm", Some("v6")),
+            entry('7', "arm", Some("v7")),
+            entry('8', "arm64", Some("v8")),
+        ];
+        let Ok(Document::Index(index)) =
+            parsed(&json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}))
+        else {
+            panic!("an index");
+        };
+        for (wanted, chosen) in [
+            ("linux/amd64", Some('1')),
+            ("linux/amd64/v2", Some('2')),
+            ("linux/amd64/v3", Some('2')),
+            ("linux/arm/v7", Some('7')),
+            ("linux/arm/v6", Some('6')),
+            ("linux/arm/v5", None),
+            ("linux/arm64", Some('8')),
+            ("linux/s390x", None),
+        ] {
+            let wanted: Platform = wanted.parse().unwrap();
+            assert_eq!(index.select(&wanted).map(|d| d.digest.to_string()), chosen.map(digest), "{wanted}");
+        }
+        assert_eq!(index.platforms().len(), 5);
+    }
+
+    #[test]
+    fn diff_ids_must_be_as_many_as_layers() {
+        let config = json!({"os": "linux", "architecture": "amd64", "config": null, "history": null,
+            "rootfs": {"type": "layers", "diff_ids": [digest('1')]}});
+        assert!(parse_config(config.to_string().as_bytes(), 1, "test").is_ok());
+        let e = parse_config(config.to_string().as_bytes(), 2, "test").unwrap_err();
+        assert!(e.to_string().contains("1 diff_ids for 2 layers"), "{e}");
+    }
+}
