@@ -59,7 +59,7 @@ pub struct LogLimits {
 /// One act of the new process. Paths are absolute inside the container unless said otherwise.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step<'a> {
-    /// cgroup v1: writes "0" to a `cgroup.procs`.
+    /// cgroup v1: writes "0" to a `tasks`.
     JoinCgroup {
         fd: u8,
     },

@@ -28,7 +28,7 @@ pub(crate) struct Limits {
 
 /// How a new process gets into a container's group.
 pub(crate) struct Entry {
-    /// v1: `cgroup.procs` files, to which the process writes "0" itself.
+    /// v1: `tasks` files, to which the process writes "0" itself.
     pub procs: Vec<OwnedFd>,
     /// v2: the group's folder, to be born in.
     pub folder: Option<OwnedFd>,

@@ -7,6 +7,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The file that a process of one thread writes "0" to when it joins. `cgroup.procs` would do the same, but the kernel takes
+/// the lock against all forks for it, which waits for an RCU grace period (13 to 25 ms here, unless another start has just
+/// paid for it); a thread that moves itself through `tasks` needs no such lock (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
+const JOIN: &str = "tasks";
+
 /// One mount of type `cgroup`.
 #[derive(Clone, Debug)]
 pub(crate) struct Hierarchy {
@@ -131,13 +136,13 @@ impl Cgroups for V1 {
             inherit_cpuset(&cpuset)?;
         }
         for path in joined {
-            entry.procs.push(open(path.join("cgroup.procs"), true)?);
+            entry.procs.push(open(path.join(JOIN), true)?);
         }
         Ok(entry)
     }
 
     fn enter(&self, id: &ContainerId) -> Result<Entry, RuntimeError> {
-        let procs = self.paths(id).into_iter().map(|p| open(p.join("cgroup.procs"), true)).collect::<Result<_, _>>()?;
+        let procs = self.paths(id).into_iter().map(|p| open(p.join(JOIN), true)).collect::<Result<_, _>>()?;
         Ok(Entry { procs, folder: None, warnings: Vec::new() })
     }
 
