@@ -28,6 +28,9 @@ pub const NONE: u32 = u32::MAX;
 pub const ROOT: u32 = 0;
 
 pub const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
+/// Empty on a folder: it may hold whiteouts although no other layer has the folder. Without it overlayfs lists them, and finds no file behind
+/// the name (ovl_get_inode, "non-merge dir that may have whiteouts", Linux 4.12).
+pub const ORIGIN_XATTR: &[u8] = b"trusted.overlay.origin";
 
 /// A name.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +68,8 @@ pub struct Inode {
     pub kind: FileKind,
     /// The folder hides what lower layers have in it.
     pub opaque: bool,
+    /// The folder holds whiteouts, or did.
+    pub whiteouts: bool,
 }
 
 impl Inode {
@@ -125,6 +130,7 @@ const IMPLIED: Inode = Inode {
     mode: 0o755,
     kind: FileKind::Directory,
     opaque: false,
+    whiteouts: false,
 };
 
 /// The parts of a name, lexically cleaned as Docker does; `..` above the root is refused.
@@ -200,7 +206,7 @@ impl Tree {
         &self.sparse[inode.data as usize]
     }
 
-    /// Name and value of every attribute, the opaque mark included.
+    /// Name and value of every attribute, overlay's marks of folders included.
     pub fn xattrs(&self, inode: &Inode) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut rest: &[u8] = if inode.xattrs == NONE { &[] } else { &self.xattrs[inode.xattrs as usize..] };
         let stored = std::iter::from_fn(move || {
@@ -214,7 +220,9 @@ impl Tree {
             rest = &rest[3 + name_len + value_len..];
             Some((name, value))
         });
-        stored.chain(inode.opaque.then_some((OPAQUE_XATTR, &b"y"[..])))
+        let opaque = inode.opaque.then_some((OPAQUE_XATTR, &b"y"[..]));
+        let whiteouts = inode.whiteouts.then_some((ORIGIN_XATTR, &b""[..]));
+        stored.chain(opaque).chain(whiteouts)
     }
 
     /// The full path of a node without a slash in front.
@@ -394,6 +402,8 @@ impl Tree {
             Some(_) => {}
             None => {
                 self.add_node(folder, hidden, NONE)?;
+                let inode = self.node(folder).inode;
+                self.inodes[inode as usize].whiteouts = true;
             }
         }
         Ok(())

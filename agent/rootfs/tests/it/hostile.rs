@@ -112,6 +112,21 @@ fn whiteouts_hide_lower_layers_only() {
 }
 
 #[test]
+fn whiteouts_that_hide_nothing_are_not_seen() {
+    // Folders that only one layer has: overlayfs hands on what that layer's file system lists.
+    let mut top = Tar::new();
+    top.dir("d").file("d/.wh.gone", "").file("d/y", "").file("d/.wh.x", "").file("d/x", "again");
+    top.file("implied/.wh.a", "").file("implied/deep/.wh.b", "");
+    top.file("opaque/.wh..wh..opq", "").file("opaque/.wh.c", "");
+    let top = top.end();
+    let names = ["/d", "/d/x", "/d/y", "/implied", "/implied/deep", "/opaque"];
+    let bottom = Tar::new().file("other", "").file("opaque/c", "").file("opaque/d", "").end();
+    let got = both(&[bottom, top.clone()]);
+    assert_eq!(got.keys().filter(|k| *k != "/other").collect::<Vec<_>>(), names);
+    assert_eq!(both(&[top]).keys().collect::<Vec<_>>(), names);
+}
+
+#[test]
 fn an_image_cannot_steer_the_overlay() {
     let lower = Tar::new().dir("d").file("d/secret", "").file("gone", "").end();
     let mut upper = Tar::new();

@@ -31,8 +31,6 @@ fn walk(dir: BorrowedFd<'_>, prefix: &str, out: &mut BTreeMap<String, String>, i
         }
         names.extend(some.into_iter().map(|e| e.name));
     }
-    // Overlayfs lists whiteouts that hide nothing, in folders of one layer alone, but does not find them.
-    names.retain(|name| sysfs::lstatat(dir, name).is_ok());
     names.sort();
     if prefix.is_empty() {
         out.insert("/".into(), describe(dir, &OsString::new(), "", inodes));
