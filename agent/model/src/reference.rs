@@ -71,13 +71,13 @@ impl Reference {
         Reference { tag: None, digest: Some(digest), ..self.clone() }
     }
 
-    /// As people write it: without `docker.io/` and `library/`.
+    /// As people write it: without `docker.io/` and `library/`, unless what is left would mean another image
+    /// (`docker.io/a.b/c`: `a.b` reads as a registry).
     pub fn familiar(&self) -> String {
         let full = self.to_string();
-        match full.strip_prefix("docker.io/") {
-            Some(rest) => rest.strip_prefix("library/").filter(|r| !r.contains('/')).unwrap_or(rest).to_owned(),
-            None => full,
-        }
+        let Some(rest) = full.strip_prefix("docker.io/") else { return full };
+        let mut short = rest.strip_prefix("library/").into_iter().chain([rest]);
+        short.find(|s| s.parse().as_ref() == Ok(self)).map_or_else(|| full.clone(), str::to_owned)
     }
 }
 
@@ -237,6 +237,9 @@ mod tests {
             ("localhost/app", "localhost/app:latest", "localhost/app:latest"),
             ("localhost:5000/a/b:t", "localhost:5000/a/b:t", "localhost:5000/a/b:t"),
             ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),
+            ("docker.io/library/a.b", "docker.io/library/a.b:latest", "a.b:latest"),
+            ("docker.io/a.b/c", "docker.io/a.b/c:latest", "docker.io/a.b/c:latest"),
+            ("docker.io/localhost/c", "docker.io/localhost/c:latest", "docker.io/localhost/c:latest"),
             ("ghcr.io/o/a__b-c.d", "ghcr.io/o/a__b-c.d:latest", "ghcr.io/o/a__b-c.d:latest"),
             (&format!("nginx@{d}"), &format!("docker.io/library/nginx@{d}"), &format!("nginx@{d}")),
             (&format!("nginx:1@{d}"), &format!("docker.io/library/nginx:1@{d}"), &format!("nginx:1@{d}")),
@@ -246,6 +249,28 @@ mod tests {
             assert_eq!(r.familiar(), familiar);
             assert_eq!(full.parse::<Reference>().as_ref(), Ok(&r), "a full name means itself");
         }
+    }
+
+    #[test]
+    fn every_form_means_the_same_again() {
+        let parts =
+            ["a", "library", "docker.io", "index.docker.io", "localhost", "a.b", "a-b", "h:5000", "localhost:1"];
+        let digest = format!("@sha256:{}", "0".repeat(64));
+        let mut names: Vec<String> = parts.map(str::to_owned).to_vec();
+        for _ in 0..3 {
+            let longer: Vec<_> = names.iter().flat_map(|n| parts.map(|p| format!("{p}/{n}"))).collect();
+            names.extend(longer);
+        }
+        let mut good = 0;
+        for name in &names {
+            for end in ["", ":t", &digest] {
+                let Ok(r) = format!("{name}{end}").parse::<Reference>() else { continue };
+                assert_eq!(r.to_string().parse().as_ref(), Ok(&r), "{name}{end}");
+                assert_eq!(r.familiar().parse().as_ref(), Ok(&r), "{name}{end} as {}", r.familiar());
+                good += 1;
+            }
+        }
+        assert!(good > 5000, "{good}");
     }
 
     #[test]
