@@ -11,6 +11,7 @@
 # BERTH_DEMO_IMAGE      an image to run instead; by default docker.io/library/nginx when the hub answers, else
 #                       one made from Debian's packages and served by Debian's docker-registry on loopback
 # BERTH_DEMO_REGISTRY   address of that registry            127.0.0.1:5056
+# BERTH_DEMO_BIN        folder of a built berthd and berthctl: nothing is built then
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
@@ -19,14 +20,23 @@ port=${BERTH_DEMO_PORT:-7443}
 http=${BERTH_DEMO_HTTP:-8080}
 registry=${BERTH_DEMO_REGISTRY:-127.0.0.1:5056}
 name=demo-nginx
-berthd=${CARGO_TARGET_DIR:-target}/release/berthd
-berthctl=${CARGO_TARGET_DIR:-target}/release/berthctl
+bin=${BERTH_DEMO_BIN:-${CARGO_TARGET_DIR:-target}/release}
+bin=$(realpath -m "$bin")
+berthd=$bin/berthd
+berthctl=$bin/berthctl
 export BERTH_CONFIG=$dir/config.toml
 export BERTH_TEST_DIR=$dir/registry BERTH_TEST_REGISTRY=$registry
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'error: %s\n' "$1" >&2; [ -z "${2:-}" ] || printf 'hint: %s\n' "$2" >&2; exit 1; }
 shown() { printf '$ %s\n' "${*/#$berthctl/berthctl}"; "$@"; }
+# Without the advice that follows: the demo copies nothing to other hosts.
+brief() {
+  local said
+  printf '$ %s\n' "${*/#$berthctl/berthctl}"
+  said=$("$@" 2>&1) || { printf '%s\n' "$said" >&2; return 1; }
+  sed -n 1,2p <<<"$said"
+}
 as_root() { [ "$(id -u)" = 0 ] || fail "berth makes namespaces and mounts: this takes root" "sudo make demo"; }
 # The pid file may be older than the process that has its number now.
 agent_pid() {
@@ -37,10 +47,14 @@ agent_pid() {
 registry_stop() { [ ! -d "$BERTH_TEST_DIR" ] || tests/fixtures/registry.sh stop; }
 
 build() {
+  if [ -n "${BERTH_DEMO_BIN:-}" ]; then
+    [ -x "$berthd" ] && [ -x "$berthctl" ] || fail "no berthd and berthctl in BERTH_DEMO_BIN ($bin)"
+    return
+  fi
   command -v cargo >/dev/null || fail "cargo is not installed" "https://rustup.rs, toolchain 1.95 or newer"
   say "installing what the demo needs from Debian's packages"
   tests/fixtures/setup.sh
-  say "building (some minutes the first time)"
+  say "building (some minutes the first time, nothing when nothing has changed)"
   cargo build --release --bins
 }
 
@@ -48,9 +62,9 @@ certificates() {
   local pki=$dir/pki
   [ ! -f "$pki/clients/demo.pem" ] || return 0
   say "making a certificate authority and two certificates"
-  [ -f "$pki/ca.pem" ] || "$berthctl" pki --dir "$pki" init --name "berth demo CA"
-  "$berthctl" pki --dir "$pki" issue agent demo --san localhost --san 127.0.0.1 --force
-  "$berthctl" pki --dir "$pki" issue client demo --role admin --force
+  [ -f "$pki/ca.pem" ] || brief "$berthctl" pki --dir "$pki" init --name "berth demo CA"
+  brief "$berthctl" pki --dir "$pki" issue agent demo --san localhost --san 127.0.0.1 --force
+  brief "$berthctl" pki --dir "$pki" issue client demo --role admin --force
 }
 
 configure() {
@@ -109,6 +123,7 @@ choose_image() {
     return
   fi
   say "no hub is reachable: serving an nginx image made from Debian's packages on $registry"
+  [ -z "${BERTH_DEMO_BIN:-}" ] || tests/fixtures/setup.sh
   tests/fixtures/registry.sh start
   tests/fixtures/images.sh nginx
   image=$registry/nginx
@@ -132,8 +147,13 @@ run_nginx() {
   }
   say "its page: http://127.0.0.1:$http/"
   grep -i -m1 -o '<title>.*</title>' "$dir/page.html" || head -c 200 "$dir/page.html"
+  local address
+  address=$("$berthctl" inspect --format '{{.NetworkSettings.IPAddress}}' "$name")
+  say "the same from the container's own address: http://$address/"
+  shown curl -sf -m 5 "http://$address/"
   say "what berth says"
   shown "$berthctl" ps
+  shown "$berthctl" exec "$name" nginx -v
   shown "$berthctl" logs --tail 3 "$name"
 }
 
@@ -149,7 +169,7 @@ up() {
   cat <<END
 
 == more to try
-export BERTH_CONFIG=$BERTH_CONFIG PATH=$PWD/${berthctl%/*}:\$PATH
+export BERTH_CONFIG=$BERTH_CONFIG PATH=$bin:\$PATH
 berthctl exec -it $name sh
 berthctl inspect $name
 berthctl events
