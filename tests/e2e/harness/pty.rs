@@ -33,7 +33,7 @@ pub fn run(command: &Command, steps: &[Step<'_>]) -> Session {
         })
         .collect();
     let mut helper = Command::new("python3");
-    helper.arg(source_dir().join("tests/e2e/pty.py")).arg(LONG.as_secs().to_string());
+    helper.arg(source_dir().join("tests/e2e/terminal.py")).arg(LONG.as_secs().to_string());
     helper.arg(serde_json::Value::Array(steps).to_string()).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
@@ -42,8 +42,8 @@ pub fn run(command: &Command, steps: &[Step<'_>]) -> Session {
         };
     }
     let output = helper.stdin(Stdio::null()).output().expect("python3");
-    assert!(output.status.success(), "pty.py: {}", String::from_utf8_lossy(&output.stderr));
-    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("pty.py's answer");
+    assert!(output.status.success(), "terminal.py: {}", String::from_utf8_lossy(&output.stderr));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("terminal.py's answer");
     if let Some(failure) = answer["failure"].as_str() {
         panic!("{failure}\n--- the terminal:\n{}", answer["output"].as_str().unwrap_or_default());
     }

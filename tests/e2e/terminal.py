@@ -1,4 +1,4 @@
-"""pty.py TIMEOUT STEPS COMMAND... : runs the command on a terminal and takes the steps; prints what happened as JSON."""
+"""terminal.py TIMEOUT STEPS COMMAND... : runs the command on a terminal and takes the steps; prints what happened as JSON."""
 
 import errno
 import fcntl
