@@ -287,7 +287,7 @@ impl LogReader {
                     None => continue,
                 }
             };
-            let mut wanted = tail;
+            let mut wanted = Tail { lines: tail, joined: [false; 2] };
             let mut place = None;
             for file in files {
                 let Some(mut open) = self.open(file)? else { continue 'again };
@@ -305,7 +305,7 @@ impl LogReader {
 
 /// Counts wanted lines from the file's end; gives where the first of `wanted` begins, or None when there are fewer.
 /// Parts of a line go with its end.
-fn tail_start(file: &File, filter: &Filter, wanted: &mut u64) -> io::Result<Option<u64>> {
+fn tail_start(file: &File, filter: &Filter, wanted: &mut Tail) -> io::Result<Option<u64>> {
     let mut begin = file.metadata()?.len();
     // Bytes from `begin` on whose line starts before it; the line being written is not one yet.
     let mut tail: Vec<u8> = Vec::new();
@@ -339,18 +339,25 @@ fn tail_start(file: &File, filter: &Filter, wanted: &mut u64) -> io::Result<Opti
     Ok(None)
 }
 
-/// Counts one line down. True: the wanted ones are behind it.
-fn counts(line: &[u8], filter: &Filter, wanted: &mut u64) -> bool {
-    match parse(line) {
-        Some(l) if !l.partial && filter.wants(&l) => {
-            if *wanted == 0 {
-                return true;
-            }
-            *wanted -= 1;
-            false
-        }
-        _ => false,
+/// How many lines are still wanted, counted from the end.
+struct Tail {
+    lines: u64,
+    /// Of stdout and of stderr a later entry was seen: a part of a line goes with that one.
+    joined: [bool; 2],
+}
+
+/// Counts one line down; its parts count once, also where its end has not been written yet. True: the wanted ones are behind it.
+fn counts(line: &[u8], filter: &Filter, wanted: &mut Tail) -> bool {
+    let Some(line) = parse(line).filter(|l| filter.wants(l)) else { return false };
+    let joined = std::mem::replace(&mut wanted.joined[usize::from(line.stderr)], true);
+    if line.partial && joined {
+        return false;
     }
+    if wanted.lines == 0 {
+        return true;
+    }
+    wanted.lines -= 1;
+    false
 }
 
 /// One line of a log file.

@@ -103,6 +103,25 @@ fn a_tail_keeps_the_parts_of_its_first_line() {
 }
 
 #[test]
+fn a_tail_counts_lines_and_not_their_parts() {
+    let dir = TempDir::new("logs-open");
+    let mut w = Writer::new(dir.path(), 1 << 20, 3);
+    w.line(1, "stdout", "F", "one");
+    w.line(2, "stderr", "F", "two");
+    w.line(3, "stdout", "P", "three-a");
+    w.line(4, "stderr", "P", "four-a");
+    w.line(5, "stdout", "P", "three-b");
+    let tail = |n| {
+        let query = LogQuery { tail: Some(n), ..query() };
+        drain(&mut LogReader::new(dir.path().to_owned(), &query))
+    };
+    assert_eq!(tail(0), [""; 0]);
+    assert_eq!(tail(2), ["three-a", "four-a", "three-b"]);
+    assert_eq!(tail(3), ["two", "three-a", "four-a", "three-b"]);
+    assert_eq!(tail(4).len(), 5);
+}
+
+#[test]
 fn no_log_yet_and_a_line_being_written() {
     let dir = TempDir::new("logs-none");
     let mut reader = LogReader::new(dir.path().join("log"), &query());
