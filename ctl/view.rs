@@ -326,6 +326,7 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
             "ShimPid": r.shim_pid,
         },
         "Image": s.image_id,
+        "Warnings": r.warnings,
         "LogPath": r.log_path,
         "UpperDir": r.upper_path,
         "CgroupPaths": r.cgroup_paths,

@@ -5,6 +5,7 @@ use super::progress::Feed;
 use super::{Answers, QUEUE, call, encode, filter, finish, list, session, spec};
 use crate::gate::Call;
 use crate::{auth, status};
+use berth::role::Role;
 use berth::v1::{self, containers_server, create_container_response::Kind};
 use berth_model::spec::LogConfig;
 use berth_model::{ContainerSpec, Phase, Platform};
@@ -96,6 +97,14 @@ pub fn created(created: &Created) -> v1::ContainerCreated {
     v1::ContainerCreated { id: created.id.to_string(), name: created.name.clone(), warnings: created.warnings.clone() }
 }
 
+/// What the last start of a container could not give, without what its caller knows already.
+pub fn start_warnings(node: &Node, id: &str, told: &[String]) -> Vec<String> {
+    // Err: it ended and removed itself, and nobody needs to know any more.
+    let mut warnings = node.container(id).map(|d| d.view.record.warnings.clone()).unwrap_or_default();
+    warnings.retain(|w| !told.contains(w));
+    warnings
+}
+
 impl Containers {
     /// Reads a request that names a container and may change it.
     fn change<T>(
@@ -157,7 +166,8 @@ impl containers_server::Containers for Containers {
         let (r, who) = self.change(request, |r, _| (r.container.clone(), r.request_id.clone()))?;
         let node = self.node.clone();
         let (id, already_running) = finish(async move { node.start(&who, &r.container).await }).await?;
-        Ok(Response::new(v1::StartContainerResponse { id: id.to_string(), already_running }))
+        let warnings = if already_running { Vec::new() } else { start_warnings(&self.node, id.as_str(), &[]) };
+        Ok(Response::new(v1::StartContainerResponse { id: id.to_string(), already_running, warnings }))
     }
 
     async fn run(&self, request: Request<Streaming<v1::RunRequest>>) -> Result<Response<Self::RunStream>, Status> {
@@ -178,8 +188,9 @@ impl containers_server::Containers for Containers {
         let (id, exit) =
             finish(async move { node.stop(&who, &r.container, r.timeout_seconds, signal.as_deref()).await }).await?;
         Ok(Response::new(v1::StopContainerResponse {
-            id: id.map(|id| id.to_string()).unwrap_or_default(),
-            already_stopped: exit.is_none(),
+            id: id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            // The node names whom it has stopped; what had ended before may have an exit all the same.
+            already_stopped: id.is_none(),
             exit: exit.as_ref().map(encode::exit),
         }))
     }
@@ -235,9 +246,14 @@ impl containers_server::Containers for Containers {
         &self,
         request: Request<v1::InspectContainerRequest>,
     ) -> Result<Response<v1::InspectContainerResponse>, Status> {
+        let role = call(&request)?.role();
         let container = self.look(request.into_inner().container)?;
         let detail = self.node.container(&container).map_err(status::from_node)?;
-        Ok(Response::new(encode::container_detail(&detail)))
+        let mut answer = encode::container_detail(&detail);
+        if role.is_none_or(|role| role < Role::Operator) {
+            encode::hide_env(&mut answer);
+        }
+        Ok(Response::new(answer))
     }
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {

@@ -83,7 +83,18 @@ pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerRespons
         effective_env: effective.env.clone(),
         effective_workdir: effective.workdir.clone(),
         effective_user: effective.user.clone(),
-        effective_stop_signal: effective.stop_signal.to_string(),
+        effective_stop_signal: berth_runtime::signal::name(effective.stop_signal),
+        warnings: record.warnings.clone(),
+    }
+}
+
+/// Takes the values out of the environment: passwords and tokens are handed to containers there.
+pub fn hide_env(detail: &mut v1::InspectContainerResponse) {
+    let config = detail.config.iter_mut().flat_map(|c| c.env.iter_mut());
+    for entry in detail.effective_env.iter_mut().chain(config) {
+        if let Some(equals) = entry.find('=') {
+            entry.replace_range(equals + 1.., "***");
+        }
     }
 }
 

@@ -181,6 +181,7 @@ mod tests {
             network: None,
             request: None,
             starts: 1,
+            warnings: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@
 //! caller does not read, nothing is taken from the process. When the caller goes away, the session ends and the
 //! container goes on.
 
-use super::containers::{Creation, created};
+use super::containers::{Creation, created, start_warnings};
 use super::decode::{Fields, some};
 use super::{Answers, QUEUE, encode};
 use crate::gate::Call;
@@ -156,7 +156,8 @@ pub async fn run(
             Ok(Err(e)) => return drop(answers.send(Err(status::from_node(e))).await),
             Err(e) => return drop(answers.send(Err(status::internal(format!("starting: {e}")))).await),
         };
-        let _ = answers.send(Ok(v1::RunResponse { kind: Some(Kind::Started(v1::ContainerStarted {})) })).await;
+        let begun = v1::ContainerStarted { warnings: start_warnings(&node, &id, &container.warnings) };
+        let _ = answers.send(Ok(v1::RunResponse { kind: Some(Kind::Started(begun)) })).await;
         if let (Some(streams), Some(ended)) = (streams, ended) {
             let target = Target::Container { node, who, id };
             session(requests, streams, target, ended, shown, wants_stdin, answers).await;

@@ -5,6 +5,7 @@ use crate::complete;
 use crate::connect::{UNARY_TIMEOUT, request_id};
 use crate::error::Result;
 use crate::fanout::Fleet;
+use crate::output::Sink;
 use crate::session::exit_code;
 use berth::v1;
 use clap::Args;
@@ -62,10 +63,16 @@ pub struct Wait {
 }
 
 pub async fn start(fleet: &Fleet, args: Start) -> Result<u8> {
-    for_names(fleet, args.containers, async |c, container| {
-        let request = v1::StartContainerRequest { request_id: request_id()?, container: container.clone() };
-        c.retry(async || c.containers().start(c.request(request.clone(), Some(UNARY_TIMEOUT))).await).await?;
-        Ok(vec![container])
+    let labels = fleet.clone();
+    for_names(fleet, args.containers, move |c, container| {
+        let sink = Sink::new(labels.label(&c.label));
+        async move {
+            let request = v1::StartContainerRequest { request_id: request_id()?, container: container.clone() };
+            let started =
+                c.retry(async || c.containers().start(c.request(request.clone(), Some(UNARY_TIMEOUT))).await).await?;
+            super::warn(&sink, &started.get_ref().warnings);
+            Ok(vec![container])
+        }
     })
     .await
 }

@@ -51,6 +51,13 @@ where
     fleet.each(call, |_, ()| Ok(())).await
 }
 
+/// Tells what was asked for and is not given in full.
+fn warn(sink: &Sink, warnings: &[String]) {
+    for warning in warnings {
+        sink.say(&format!("warning: {}", crate::output::printable(warning)));
+    }
+}
+
 /// Several errors of one host as one; for one host they were told already.
 fn together(mut failed: Vec<Error>, labelled: bool) -> Result<()> {
     match failed.len() {

@@ -185,16 +185,17 @@ async fn one(connection: Connection, plan: Rc<Plan>) -> Result<()> {
                 Output::Other
             }
             Some(Kind::Created(c)) => {
-                for warning in &c.warnings {
-                    talk.say(&format!("warning: {}", crate::output::printable(warning)));
-                }
+                super::warn(&talk, &c.warnings);
                 if let Some(file) = &plan.cidfile {
                     write_cidfile(file, &c.id)?;
                 }
                 id = c.id;
                 Output::Other
             }
-            Some(Kind::Started(_)) => Output::Started,
+            Some(Kind::Started(s)) => {
+                super::warn(&talk, &s.warnings);
+                Output::Started
+            }
             Some(Kind::Stdout(bytes)) => Output::Stdout(bytes),
             Some(Kind::Stderr(bytes)) => Output::Stderr(bytes),
             Some(Kind::Exit(status)) => Output::Exit(status),
@@ -251,9 +252,7 @@ pub async fn create(fleet: &Fleet, args: CreateOnly) -> Result<u8> {
                 match frame.kind {
                     Some(v1::create_container_response::Kind::Progress(p)) => progress.show(&p)?,
                     Some(v1::create_container_response::Kind::Created(c)) => {
-                        for warning in &c.warnings {
-                            sink.say(&format!("warning: {}", crate::output::printable(warning)));
-                        }
+                        super::warn(&sink, &c.warnings);
                         if let Some(file) = &cidfile {
                             write_cidfile(file, &c.id)?;
                         }

@@ -65,6 +65,9 @@ pub struct ContainerRecord {
     /// Counted since it was created.
     #[serde(default)]
     pub starts: u32,
+    /// What the last start could not give in full, a sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// How to find the processes again. A pid alone proves nothing: the start time goes with it, and the boot.

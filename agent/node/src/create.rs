@@ -26,8 +26,9 @@ pub(crate) async fn create(inner: &Arc<Inner>, who: &Requester, request: CreateR
             Begin::New(ticket) => break ticket,
             Begin::Answered(id) => match inner.containers.find(&id) {
                 Ok(c) => {
-                    let name = c.record().name.clone();
-                    return Ok(Created { id: c.id.clone(), name, warnings: Vec::new() });
+                    let record = c.record();
+                    let warnings = inner.runtime.spec_warnings(&record.spec);
+                    return Ok(Created { id: c.id.clone(), name: record.name.clone(), warnings });
                 }
                 // It was removed since: the request makes a new one.
                 Err(_) => inner.requests.forget(who),
@@ -138,12 +139,15 @@ async fn record(
         network: None,
         request: (!who.request_id.is_empty()).then(|| (who.caller.clone(), who.request_id.clone())),
         starts: 0,
+        warnings: Vec::new(),
         spec,
     };
     let container = Container::new(record, image.record().clone(), effective);
     let record = container.record();
     let mut writes = vec![Write::PutContainer(record.clone()), inner.events.add_container(&record, "create", &[])];
-    let created = Created { id: id.clone(), name: record.name.clone(), warnings: warnings(inner, &container) };
+    // As far as they are known before the start, which may find more.
+    let warnings = inner.runtime.spec_warnings(&record.spec);
+    let created = Created { id: id.clone(), name: record.name.clone(), warnings };
     // Visible before the request is answered: a repetition finds it.
     inner.containers.add(name, container.clone());
     drop(image);
@@ -163,27 +167,6 @@ async fn record(
     }
     fail::point("create.after_record")?;
     Ok(created)
-}
-
-/// What a plan made now would warn of. The one that counts is made at the start, with the image's users and an address.
-fn warnings(inner: &Inner, container: &Container) -> Vec<String> {
-    let record = container.record();
-    if record.spec.auto_remove {
-        return Vec::new();
-    }
-    let plan = inner.runtime.plan(&berth_runtime::PlanInput {
-        id: &container.id,
-        name: &record.name,
-        spec: &record.spec,
-        image: &container.image.config,
-        passwd: None,
-        group: None,
-        network: None,
-        host_gateway: inner.networks.gateway().into(),
-        state_dir: &inner.paths(&container.id).run,
-    });
-    // A user by name cannot be looked up without the image mounted: that is no warning.
-    plan.map(|p| p.warnings).unwrap_or_default()
 }
 
 pub(crate) fn new_id() -> Result<ContainerId, NodeError> {

@@ -39,6 +39,8 @@ struct Launched {
     attachment: Option<Attachment>,
     root: RootMount,
     record: Arc<ContainerRecord>,
+    /// What was asked for and not given in full.
+    warnings: Vec<String>,
     times: Times,
 }
 
@@ -98,12 +100,13 @@ pub(crate) async fn start(
     let (pid, start_time) = launched.shim.pid();
     let (shim_pid, shim_start_time) = launched.shim.shim_pid();
     let boot_id = inner.boot_id.clone();
-    let network = launched.record.network.clone();
+    let (network, warnings) = (launched.record.network.clone(), launched.warnings);
     let record = gate.change(|r| {
         r.phase = Phase::Running;
         r.exit = None;
         r.finished = None;
         r.network = network;
+        r.warnings = warnings;
         r.process = Some(ProcessRecord { pid, start_time, shim_pid, shim_start_time, boot_id });
     });
     gate.owned.root = Some(launched.root);
@@ -180,7 +183,7 @@ fn launch(
     }
     let spawned = spawn(inner, container, &record, &root, attached, attach, &mut times)?;
     undo.attachment = None;
-    Ok(Launched { shim: spawned.shim, attachment: spawned.attachment, root, record, times })
+    Ok(Launched { shim: spawned.shim, attachment: spawned.attachment, root, record, warnings: spawned.warnings, times })
 }
 
 fn spawn(
@@ -209,11 +212,9 @@ fn spawn(
         state_dir: &paths.run,
     })?;
     times.plan = begun.elapsed();
-    for warning in &plan.warnings {
-        tracing::info!(container = %container.id, warning, "not given in full");
-    }
+    let mut warnings = plan.warnings.clone();
     let begun = Instant::now();
-    let spawned = inner.runtime.spawn(SpawnRequest {
+    let mut spawned = inner.runtime.spawn(SpawnRequest {
         id: container.id.clone(),
         plan,
         rootfs: root.fd()?,
@@ -222,6 +223,8 @@ fn spawn(
         attach,
     })?;
     times.spawn = begun.elapsed();
+    warnings.append(&mut spawned.warnings);
+    spawned.warnings = warnings;
     for warning in &spawned.warnings {
         tracing::warn!(container = %container.id, warning, "not given in full");
     }

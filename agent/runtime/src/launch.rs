@@ -4,18 +4,17 @@ use crate::attach::Attachment;
 use crate::cgroup::{self, Cgroups};
 use crate::host::Host;
 use crate::plan::{self, NEWCGROUP, NEWNET};
-use crate::shim::{Exec, Shim, Watched, open_process, reap_orphans, socket_path};
+use crate::shim::{Exec, Shim, Watched, open_process, socket_path};
 use crate::{ExecRequest, RuntimeError, SpawnRequest, Spawned, user};
 use berth_model::ContainerId;
-use berth_model::wire::{self, FailKind, Fds, MAX_INLINE_PLAN, MAX_PLAN, Request, Response, Started, Step};
+use berth_model::wire::{self, FailKind, Fds, MAX_FDS, MAX_INLINE_PLAN, MAX_PLAN, Request, Response, Started, Step};
 use berth_sys::fs::Open;
-use berth_sys::process::Poll;
+use berth_sys::process::{Child, Poll};
 use berth_sys::{fs, memfd, process, socket};
 use std::borrow::Cow;
+use std::ffi::CString;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// What a step may take: a mount source on a dead server hangs, and the caller must not.
@@ -26,6 +25,7 @@ static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/berth-shim"));
 /// The shim's program, in memory and sealed: neither an upgrade of the agent's file nor a container that reaches /proc/PID/exe changes it.
 pub(crate) struct Launcher {
     program: OwnedFd,
+    null: OwnedFd,
 }
 
 /// A shim that has got nothing but its socket.
@@ -38,17 +38,18 @@ impl Launcher {
     pub fn new() -> Result<Self, RuntimeError> {
         let program =
             memfd::sealed("berth-shim", SHIM, true).map_err(RuntimeError::io("sealing the shim into memory"))?;
-        Ok(Launcher { program })
+        let null = fs::open(std::path::Path::new("/dev/null"), Open::RDWR, 0)
+            .map_err(RuntimeError::io("opening /dev/null"))?;
+        Ok(Launcher { program, null })
     }
 
-    /// std spawns without a fork of its own memory here (posix_spawn, CLONE_VFORK), because nothing is asked for that would need one.
+    /// A shim's score for the OOM killer is the agent's, which its unit has lowered; the container sets its own.
     fn launch(&self, id: &ContainerId) -> Result<Launched, RuntimeError> {
-        reap_orphans();
         let (control, theirs) = socket::seqpacket_pair().map_err(RuntimeError::io("making the shim's socket"))?;
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
-        command.arg0("berth-shim").arg(id.as_str()).env_clear();
-        command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().map_err(RuntimeError::io("starting the shim"))?;
+        let id = CString::new(id.as_str()).map_err(|e| RuntimeError::io("naming the shim")(e.into()))?;
+        let streams = [theirs.as_fd(), self.null.as_fd(), self.null.as_fd()];
+        let child = process::spawn(self.program.as_fd(), &[c"berth-shim", &id], streams)
+            .map_err(RuntimeError::io("starting the shim"))?;
         Ok(Launched { child, control })
     }
 }
@@ -66,6 +67,10 @@ impl Launched {
         } else {
             return Err(RuntimeError::spec("command", "arguments, environment and mounts are too long together"));
         };
+        if fds.len() > MAX_FDS {
+            let source = io::Error::other(format!("{} descriptors, and {MAX_FDS} fit", fds.len()));
+            return Err(RuntimeError::Io { act: "sending the plan to the shim".into(), source });
+        }
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let send = socket::send(self.control.as_fd(), &[IoSlice::new(&message)], &borrowed, true);
         send.map_err(RuntimeError::io("sending the plan to the shim"))?;
@@ -92,11 +97,15 @@ impl Launched {
     }
 
     /// Ends a shim whose container was not started.
-    fn abandon(mut self) {
-        // Its death takes a first process along (PDEATHSIG), as far as there is one.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    fn abandon(self) {
+        end(&self.child);
     }
+}
+
+/// Its death takes a first process along (PDEATHSIG), as far as there is one.
+pub(crate) fn end(shim: &Child) {
+    let _ = shim.kill();
+    let _ = shim.reap(true);
 }
 
 fn failure(failed: &wire::Failed<'_>) -> RuntimeError {
@@ -162,8 +171,13 @@ fn try_spawn(launcher: &Launcher, cgroups: &Arc<dyn Cgroups>, request: SpawnRequ
             std::fs::write(path, text).map_err(RuntimeError::io(format!("writing {}", path.display())))?;
         }
         for path in &plan.folders {
-            std::fs::create_dir_all(path)
-                .map_err(RuntimeError::io(format!("making the mount source {}", path.display())))?;
+            // What is there is taken as it is, a file too; only what is missing becomes a folder.
+            match std::fs::create_dir_all(path) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.exists() => {}
+                made => {
+                    made.map_err(RuntimeError::io(format!("making the mount source {}", path.display())))?;
+                }
+            }
         }
         let entry = cgroups.create(&id, &plan.limits)?;
         let warnings = entry.warnings.clone();
@@ -178,15 +192,11 @@ fn try_spawn(launcher: &Launcher, cgroups: &Arc<dyn Cgroups>, request: SpawnRequ
             wire.namespaces &= !NEWCGROUP;
             steps.push(Step::Unshare { flags: NEWCGROUP as u32 });
         }
-        match netns {
-            Some(netns) => {
-                wire.namespaces &= !NEWNET;
-                steps.push(Step::EnterNamespace { fd: places.add(netns), kinds: NEWNET as u32 });
-            }
-            None if plan.joins_netns => {
-                return Err(RuntimeError::spec("network", "the bridge network needs a namespace to join"));
-            }
-            None => {}
+        // Never made here: one that stands ready, with lo up, costs a fifth.
+        if wire.namespaces & NEWNET != 0 {
+            wire.namespaces &= !NEWNET;
+            let netns = netns.ok_or_else(|| RuntimeError::spec("network", "there is no network namespace to join"))?;
+            steps.push(Step::EnterNamespace { fd: places.add(netns), kinds: NEWNET as u32 });
         }
         steps.append(&mut wire.steps);
         wire.steps = steps;

@@ -83,7 +83,7 @@ pub struct SpawnRequest {
     pub plan: Plan,
     /// Detached mount of the root.
     pub rootfs: OwnedFd,
-    /// Bridge: the namespace to join. None: a new one with only loopback, or the host's, as the plan says.
+    /// The namespace to join, ready for use. None: the host's, as the plan must say too.
     pub netns: Option<OwnedFd>,
     pub paths: ContainerPaths,
     /// An attachment from the first byte on (run, interactive).
@@ -167,6 +167,11 @@ impl Runtime {
     /// Checks a spec without making anything: field name and message of everything that is wrong.
     pub fn check(&self, spec: &ContainerSpec) -> Vec<(String, String)> {
         plan::check(spec)
+    }
+
+    /// What of a spec this host cannot give in full, as far as that is known before the start.
+    pub fn spec_warnings(&self, spec: &ContainerSpec) -> Vec<String> {
+        plan::warnings(spec, &self.inner.host)
     }
 
     /// Entrypoint, env, … as they will run, for inspect (no kernel, no files).

@@ -56,9 +56,26 @@ pub fn parse(text: &str) -> Option<i32> {
     Some(real_time).filter(|n| (34..=64).contains(n))
 }
 
+/// `SIGTERM` for 15; real-time signals as `SIGRTMIN+n`. A number that is no signal stays one.
+pub fn name(number: i32) -> String {
+    match NAMES.iter().find(|(_, n)| *n == number) {
+        Some((name, _)) => format!("SIG{name}"),
+        None if (35..=64).contains(&number) => format!("SIGRTMIN+{}", number - 34),
+        None => number.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{name, parse};
+
+    #[test]
+    fn every_signal_has_a_name_that_means_it() {
+        for number in (1..=31).chain(34..=64) {
+            assert_eq!(parse(&name(number)), Some(number), "{}", name(number));
+        }
+        assert_eq!((name(10), name(37), name(65)), ("SIGUSR1".into(), "SIGRTMIN+3".into(), "65".into()));
+    }
 
     #[test]
     fn names_and_numbers() {

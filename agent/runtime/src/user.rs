@@ -25,7 +25,7 @@ fn number(text: &str) -> Option<u32> {
 }
 
 /// Docker's rules: a name must be in the file, a number need not be; supplementary groups come from the group file when no group is
-/// named. `field` is what an error names.
+/// named, and the primary group is one of them. `field` is what an error names.
 pub(crate) fn resolve(
     field: &str,
     wanted: &str,
@@ -76,6 +76,8 @@ pub(crate) fn resolve(
             .ok_or_else(|| RuntimeError::spec("groups", format!("no group {text:?} in the image's group file")))?;
         found.groups.push(id);
     }
+    // Docker's way since CVE-2022-36109: without it a process that drops a group by setgroups(2) passes what is closed to that group.
+    found.groups.push(found.gid);
     found.groups.sort_unstable();
     found.groups.dedup();
     Ok(found)
@@ -99,17 +101,17 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        assert_eq!(get("").unwrap(), user(0, 0, &[], "/root"));
-        assert_eq!(get("web").unwrap(), user(33, 34, &[4, 50], "/srv"));
-        assert_eq!(get("33").unwrap(), user(33, 34, &[4, 50], "/srv"));
-        assert_eq!(get("web:adm").unwrap(), user(33, 4, &[], "/srv"));
-        assert_eq!(get("1000").unwrap(), user(1000, 0, &[], "/"));
-        assert_eq!(get("1000:2000").unwrap(), user(1000, 2000, &[], "/"));
+        assert_eq!(get("").unwrap(), user(0, 0, &[0], "/root"));
+        assert_eq!(get("web").unwrap(), user(33, 34, &[4, 34, 50], "/srv"));
+        assert_eq!(get("33").unwrap(), user(33, 34, &[4, 34, 50], "/srv"));
+        assert_eq!(get("web:adm").unwrap(), user(33, 4, &[4], "/srv"));
+        assert_eq!(get("1000").unwrap(), user(1000, 0, &[0], "/"));
+        assert_eq!(get("1000:2000").unwrap(), user(1000, 2000, &[2000], "/"));
         assert_eq!(
             resolve("user", "0", &["logs".into(), "7".into()], Some(PASSWD), Some(GROUP)).unwrap().groups,
-            [7, 50]
+            [0, 7, 50]
         );
-        assert_eq!(resolve("user", "5", &[], None, None).unwrap(), user(5, 0, &[], "/"));
+        assert_eq!(resolve("user", "5", &[], None, None).unwrap(), user(5, 0, &[0], "/"));
     }
 
     #[test]

@@ -54,8 +54,6 @@ pub struct Plan {
     pub(crate) files: Vec<(PathBuf, String)>,
     /// Folders of the host that `-v` makes when they are missing.
     pub(crate) folders: Vec<PathBuf>,
-    /// The network namespace is the caller's to give.
-    pub(crate) joins_netns: bool,
 }
 
 pub(crate) fn bytes(text: impl Into<String>) -> wire::plan::Bytes<'static> {
@@ -84,10 +82,12 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     if let Some((field, message)) = check(spec).into_iter().next() {
         return Err(RuntimeError::Spec { field, message });
     }
-    let hostname = if spec.host_uts {
-        host.hostname.clone()
-    } else {
-        spec.hostname.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| input.id.short().to_owned())
+    let hostname = match spec.hostname.as_ref().filter(|h| !h.is_empty()) {
+        _ if spec.host_uts => host.hostname.clone(),
+        Some(asked) => asked.clone(),
+        // Who shares the host's addresses is called as the host is, as Docker has it.
+        None if spec.network == NetworkMode::Host => host.hostname.clone(),
+        None => input.id.short().to_owned(),
     };
     let mut effective = effective(spec, input.image)?;
     let user = user::resolve("user", &effective.user, &spec.groups, input.passwd, input.group)?;
@@ -97,7 +97,8 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     let files = mounts::files(input, &hostname, &around.resolv_conf);
     let mut steps = vec![Step::Umask { mask: 0 }];
     // The host's files are opened while it is still there.
-    let (open, attach) = mounts::user_mounts(spec, &files)?;
+    let (open, attach) = mounts::user_mounts(spec, &files, host)?;
+    steps.extend(oom_score_adj(spec, host, &mut warnings));
     steps.extend(open);
     steps.push(Step::EnterRoot { fd: ROOT });
     steps.extend(mounts::kernel_file_systems(spec, host));
@@ -113,9 +114,6 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
         }
     }
     steps.extend(sysctls(spec));
-    if let Some(step) = oom_score_adj(spec, host, &mut warnings) {
-        steps.push(step);
-    }
     steps.push(Step::Workdir { path: bytes(effective.workdir.clone()), create: true });
     if !spec.privileged {
         steps.push(Step::ReadOnlyPaths { paths: mounts::READ_ONLY.map(bytes).to_vec() });
@@ -153,15 +151,23 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
         limits: Limits { resources, devices: device_rules(spec, &around.devices) },
         files,
         folders,
-        joins_netns: spec.network == NetworkMode::Bridge,
         effective,
     })
+}
+
+/// What of `spec` this host cannot give in full; every plan of it says the same.
+pub(crate) fn warnings(spec: &ContainerSpec, host: &Host) -> Vec<String> {
+    let mut warnings = Vec::new();
+    drop(oom_score_adj(spec, host, &mut warnings));
+    drop(rlimits(spec, host, &mut warnings));
+    capabilities(spec, host, &mut warnings);
+    warnings
 }
 
 /// Place of the root's mount among the descriptors; the shim keeps the first one to its end.
 pub(crate) const ROOT: u8 = 0;
 
-/// Namespaces that are made new; the bridge's network is joined instead.
+/// Namespaces of the container's own. All are made new but the network, which is joined.
 fn namespaces(spec: &ContainerSpec) -> u64 {
     let mut flags = NEWNS | NEWCGROUP;
     for (own, flag) in [
@@ -189,11 +195,12 @@ pub(crate) fn exec(
 ) -> wire::Plan<'static> {
     let mut kinds = namespaces(container);
     kinds &= !NEWPID;
-    let mut steps = vec![Step::EnterNamespace { fd: 0, kinds: kinds as u32 }];
+    let mut ignored = Vec::new();
+    let mut steps: Vec<_> = oom_score_adj(container, host, &mut ignored).into_iter().collect();
+    steps.push(Step::EnterNamespace { fd: 0, kinds: kinds as u32 });
     if spec.tty {
         steps.push(Step::Terminal { console: false });
     }
-    let mut ignored = Vec::new();
     steps.extend(rlimits(container, host, &mut ignored));
     steps.push(Step::Workdir {
         path: bytes(spec.workdir.clone().unwrap_or_else(|| effective.workdir.clone())),
@@ -285,8 +292,9 @@ fn rlimits(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) -> Vec
     steps
 }
 
+/// The agent's own score, which the shim has too, is lower than a container should have.
 fn oom_score_adj(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) -> Option<Step<'static>> {
-    let mut value = spec.oom_score_adj?;
+    let mut value = spec.oom_score_adj.unwrap_or(0).max(if spec.oom_score_adj.is_none() { host.oom_score_adj.max(0) } else { -1000 });
     if value < host.oom_score_adj && !host.can_raise_limits() {
         let least = host.oom_score_adj;
         warnings.push(format!("this host cannot set an OOM score adjustment below {least}: {value} was asked for"));
@@ -296,14 +304,10 @@ fn oom_score_adj(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) 
 }
 
 fn sysctls(spec: &ContainerSpec) -> Vec<Step<'static>> {
-    let mut all = spec.sysctls.clone();
-    if spec.network != NetworkMode::Host {
-        // Docker's defaults: port 80 and ping for every user of the container's own network.
-        all.entry("net.ipv4.ip_unprivileged_port_start".into()).or_insert_with(|| "0".into());
-        all.entry("net.ipv4.ping_group_range".into()).or_insert_with(|| "0 2147483647".into());
-    }
+    // Docker's defaults, port 80 and ping for every user of the container's network, come with the namespace.
     let path = |key: &str| bytes(format!("/proc/sys/{}", key.replace('.', "/")));
-    all.into_iter().map(|(key, value)| Step::WriteFile { path: path(&key), value: bytes(value) }).collect()
+    let write = |(key, value): (&String, &String)| Step::WriteFile { path: path(key), value: bytes(value.as_str()) };
+    spec.sysctls.iter().map(write).collect()
 }
 
 fn device_rules(spec: &ContainerSpec, given: &[GivenDevice]) -> Option<Vec<DeviceRule>> {
