@@ -49,7 +49,9 @@ pub struct Hosts {
     pub timeout: Option<Duration>,
 }
 
+/// Each command's options are built only when it is the one that runs: all of them together take longer than a call.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Create a container, start it and attach to it
     Run(Box<cmd::run::Run>),
@@ -124,8 +126,8 @@ pub fn run(cli: Cli) -> Result<u8> {
                 .build()
                 .map_err(|e| Error::io("starting the runtime", &e))?;
             let code = runtime.block_on(remote(command, &fleet, config.defaults.detach_keys.as_deref()));
-            // A name look-up that hangs in a thread must not hold up the end.
-            runtime.shutdown_background();
+            // The process ends now, and takes everything with it; a name look-up that hangs in a thread must not hold up the end.
+            std::mem::forget(runtime);
             code
         }
     }

@@ -9,6 +9,7 @@ mod cmd;
 mod complete;
 mod config;
 mod connect;
+mod credentials;
 mod error;
 mod fanout;
 mod output;
@@ -24,9 +25,16 @@ mod view;
 mod yaml;
 
 use clap::{CommandFactory, Parser};
-use std::process::ExitCode;
+use std::io::Write;
 
-fn main() -> ExitCode {
+fn main() {
+    let code = start();
+    // What is printed is flushed where it is printed; the kernel takes the rest apart faster than destructors do.
+    _ = std::io::stdout().flush();
+    std::process::exit(code.into());
+}
+
+fn start() -> u8 {
     // The shell asks for candidates with COMPLETE=SHELL in the environment.
     if std::env::var_os("COMPLETE").is_some() {
         clap_complete::CompleteEnv::with_factory(cli::Cli::command).complete();
@@ -36,14 +44,14 @@ fn main() -> ExitCode {
         Err(e) => {
             _ = e.print();
             // Docker's code for a wrong command line; --help and --version are no failure.
-            return ExitCode::from(if e.use_stderr() { error::FAILED_ITSELF } else { 0 });
+            return if e.use_stderr() { error::FAILED_ITSELF } else { 0 };
         }
     };
     match cli::run(cli) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(e) => {
             e.report();
-            ExitCode::from(e.exit.unwrap_or(1))
+            e.exit.unwrap_or(1)
         }
     }
 }

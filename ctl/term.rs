@@ -33,6 +33,33 @@ pub fn stderr_is_terminal() -> bool {
     sys::is_terminal(io::stderr())
 }
 
+/// Asks for a secret on the terminal; what is typed is not shown.
+pub fn ask_secret(question: &str) -> Result<String> {
+    let failed = |e| Error::io("asking for a password", &e);
+    let raw = Raw::enter()?;
+    let answer = (|| {
+        use io::{Read, Write};
+        let mut err = io::stderr();
+        err.write_all(question.as_bytes()).and_then(|()| err.flush()).map_err(failed)?;
+        let mut typed = Vec::new();
+        for byte in io::stdin().lock().bytes() {
+            match byte.map_err(failed)? {
+                b'\r' | b'\n' => break,
+                // ^C and ^D: 128 + SIGINT, as if the terminal had made the signal.
+                3 | 4 => return Err(Error::silent(130)),
+                8 | 0x7f => drop(typed.pop()),
+                // ^U
+                21 => typed.clear(),
+                other => typed.push(other),
+            }
+        }
+        String::from_utf8(typed).map_err(|_| Error::usage("the password is not UTF-8"))
+    })();
+    drop(raw);
+    eprintln!();
+    answer
+}
+
 /// Size of the terminal at standard output, else at standard input.
 pub fn size() -> Option<berth::v1::TerminalSize> {
     let (rows, columns) = sys::window_size(io::stdout()).or_else(|_| sys::window_size(io::stdin())).ok()?;

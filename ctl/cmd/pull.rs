@@ -1,6 +1,7 @@
 //! `pull`.
 
 use crate::connect::{Connection, request_id};
+use crate::credentials;
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::{Sink, print};
@@ -12,11 +13,17 @@ use serde_json::json;
 use std::rc::Rc;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  berthctl -g web pull nginx:1.27")]
+#[command(
+    after_help = "Credentials are those of --creds, else of ~/.docker/config.json ($DOCKER_CONFIG/config.json; no helpers are run), else the \
+        host's own.\n\nExample:\n  berthctl -g web pull nginx:1.27\n  berthctl pull --creds ci registry.example/app < password"
+)]
 pub struct Pull {
     /// Platform of the image
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
+    /// Who asks the registry; without a password it is asked for, or read from standard input
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    creds: Option<String>,
     /// Say only the name
     #[arg(short, long)]
     quiet: bool,
@@ -32,20 +39,30 @@ pub async fn pull(fleet: &Fleet, args: Pull) -> Result<u8> {
     for image in &args.images {
         image.parse::<berth_model::Reference>().map_err(|e| Error::usage(e.to_string()))?;
     }
+    let given = match &args.creds {
+        Some(text) => {
+            credentials::same_registry(&args.images)?;
+            Some(credentials::parse(text)?)
+        }
+        None => None,
+    };
+    // Looked up once, not for each host.
+    let auth = |image: &String| given.clone().or_else(|| credentials::for_image(image));
+    let auths: Vec<_> = args.images.iter().map(auth).collect();
     let platform = args.platform.as_deref().map(platform).transpose()?;
     let json = args.output == "json";
-    let (labels, args) = (fleet.clone(), Rc::new(args));
+    let (labels, args, auths) = (fleet.clone(), Rc::new(args), Rc::new(auths));
     let call = move |c: Connection| {
-        let (args, platform) = (args.clone(), platform.clone());
+        let (args, auths, platform) = (args.clone(), auths.clone(), platform.clone());
         let sink = Sink::new(labels.label(&c.label));
         async move {
             let mut failed = Vec::new();
-            for image in &args.images {
+            for (image, auth) in args.images.iter().zip(auths.iter()) {
                 let request = v1::PullRequest {
                     request_id: request_id()?,
                     reference: image.clone(),
                     platform: platform.clone(),
-                    auth: None,
+                    auth: auth.clone(),
                 };
                 match one(&c, request, &sink, args.quiet, json).await {
                     Err(e) if e.quiet => return Err(e),

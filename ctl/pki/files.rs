@@ -69,9 +69,13 @@ pub fn put_aside(path: &Path, now_seconds: i64) -> Result<Option<PathBuf>> {
 pub fn read_text(path: &Path) -> Result<String> {
     use std::io::Read;
     let act = |e: &io::Error| Error::io(format_args!("reading {}", path.display()), e);
-    let mut text = String::new();
     let file = File::open(path).map_err(|e| act(&e))?;
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|e| act(&e))?;
+    // Room for all of it and one byte more: one read(2), and one that says it was all.
+    let size = file.metadata().map_err(|e| act(&e))?.len().min(MAX_FILE_BYTES);
+    let mut bytes = Vec::with_capacity(size as usize + 64);
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| act(&e))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| Error::new(format!("reading {}: not UTF-8 text", path.display())))?;
     if text.len() as u64 > MAX_FILE_BYTES {
         return Err(Error::new(format!("reading {}: larger than {MAX_FILE_BYTES} bytes", path.display())));
     }

@@ -280,6 +280,12 @@ impl Create {
 
     /// The request for the API; a new request id each time.
     pub fn request(&self) -> Result<v1::CreateContainerRequest> {
+        let auth = match self.pull {
+            Pull::Never => None,
+            Pull::Always | Pull::Missing => {
+                self.image_and_command.first().and_then(|i| crate::credentials::for_image(i))
+            }
+        };
         Ok(v1::CreateContainerRequest {
             request_id: crate::connect::request_id()?,
             config: Some(self.config()?),
@@ -289,7 +295,7 @@ impl Create {
                 Pull::Never => v1::PullPolicy::Never,
             }
             .into(),
-            auth: None,
+            auth,
             platform: self.platform.as_deref().map(platform).transpose()?,
         })
     }

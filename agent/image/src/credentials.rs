@@ -75,6 +75,29 @@ struct AuthEntry {
     registrytoken: Option<String>,
 }
 
+/// What a config.json of Docker holds for one registry.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Docker {
+    pub auth: Option<Auth>,
+    /// Why there is none although the file speaks of this registry.
+    pub note: Option<String>,
+}
+
+/// Looks a registry (`host[:port]`, `docker.io` for Docker Hub) up in the config.json at `path`; no file holds nothing. Credential
+/// helpers are named in the note and never run.
+///
+/// # Errors
+/// The file cannot be read or parsed; in words without any of its contents.
+pub fn docker_config(path: &Path, registry: &str) -> Result<Docker, String> {
+    let found = from_file(path, registry)?;
+    let auth = found.credentials.map(|credentials| match credentials {
+        Credentials::Password { username, password } => Auth { username, password, ..Auth::default() },
+        Credentials::IdentityToken(identity_token) => Auth { identity_token, ..Auth::default() },
+        Credentials::RegistryToken(registry_token) => Auth { registry_token, ..Auth::default() },
+    });
+    Ok(Docker { auth, note: found.note })
+}
+
 /// Looks `registry` (`host[:port]`, `docker.io` for Docker Hub) up in the file at `path`. A file that is not there holds
 /// nothing; one that cannot be read or parsed is an error in words without any of its contents.
 pub(crate) fn from_file(path: &Path, registry: &str) -> Result<Found, String> {

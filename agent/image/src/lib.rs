@@ -26,6 +26,7 @@ mod session;
 mod store;
 mod tls;
 
+pub use credentials::{Docker, docker_config};
 pub use error::ImageError;
 pub use store::Pins;
 
@@ -89,7 +90,8 @@ pub struct ImagesConfig {
     pub parallel_layers: usize,
 }
 
-#[derive(Clone, Default)]
+/// Credentials for one registry: a token for the registry, else a refresh token, else a name and a password. All empty: none.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Auth {
     pub username: String,
     pub password: String,
