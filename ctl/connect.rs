@@ -139,7 +139,7 @@ impl Connection {
         use tonic_types::StatusExt;
         status.code() == Code::Unavailable
             && self.refusal.lock().is_ok_and(|r| r.is_none())
-            && status.get_details_error_info().is_none_or(|i| i.reason == "SHUTTING_DOWN")
+            && status.get_details_error_info().is_none_or(|i| i.reason == "AGENT_STOPPING")
     }
 
     /// What a failed call means, for people.

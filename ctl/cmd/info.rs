@@ -69,7 +69,9 @@ pub async fn version(fleet: &Fleet, args: Version) -> Result<u8> {
                 ("OS/Arch", format!("{}/{}", r.os, r.architecture)),
                 ("Kernel", r.kernel_version.clone()),
             ] {
-                _ = writeln!(text, "  {:<9} {}", format!("{key}:"), printable(&v));
+                if !v.is_empty() {
+                    _ = writeln!(text, "  {:<9} {}", format!("{key}:"), printable(&v));
+                }
             }
             object(fleet, host, value, &text, &r.version, &format, &mut all)
         })

@@ -47,7 +47,7 @@ pub async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
                 .map_err(|e| Error::usage(format!("--format {t:?}: {e}")))?,
         ),
     };
-    let args = Rc::new(args);
+    let (args, labelled) = (Rc::new(args), fleet.labelled);
     let call = move |c: Connection| {
         let args = args.clone();
         async move {
@@ -57,6 +57,10 @@ pub async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
                     Ok(value) => found.push(value),
                     Err(e) => failed.push(e),
                 }
+            }
+            if labelled && found.is_empty() {
+                // This host failed as a whole: it counts among those that did.
+                super::together(std::mem::take(&mut failed), true)?;
             }
             Ok((found, failed))
         }
