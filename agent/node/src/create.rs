@@ -51,7 +51,13 @@ async fn image_for(inner: &Arc<Inner>, who: &Requester, request: &CreateRequest)
     let fits = |image: &ImageUse| request.platform.as_ref().is_none_or(|p| same_platform(p, &image.record().platform));
     if request.pull != PullPolicy::Always {
         match inner.images.take(name) {
-            Ok(image) if fits(&image) => return Ok(image),
+            Ok(image) if fits(&image) => match check_layers(inner, &image).await {
+                Err(NodeError::Rootfs(e)) if e.lost_layer() && request.pull == PullPolicy::Missing => {
+                    tracing::warn!(image = name, error = %e, "fetching the image again");
+                    return fetch_again(inner, who, request, image).await;
+                }
+                checked => return checked.map(|()| image),
+            },
             Ok(_) | Err(NodeError::ImageNotFound(_)) if request.pull == PullPolicy::Missing => {}
             Ok(_) => return Err(NodeError::ImageNotFound(format!("{name} for this platform"))),
             Err(e) => return Err(e),
@@ -64,6 +70,33 @@ async fn image_for(inner: &Arc<Inner>, who: &Requester, request: &CreateRequest)
     let pulled = crate::images::pull(inner, &who.caller, &reference, platform, auth, request.progress.clone()).await?;
     // By id: the name may have moved since.
     inner.images.take(pulled.image.id.as_str())
+}
+
+/// Whether every layer of `image` is there.
+async fn check_layers(inner: &Arc<Inner>, image: &ImageUse) -> Result<(), NodeError> {
+    let layers: Vec<_> = image.record().layers.iter().map(|l| l.diff_id.clone()).collect();
+    let store = inner.layers.store.clone();
+    if store.are_mounted(&layers) {
+        return Ok(());
+    }
+    inner.blocking(move || Ok(store.check(&layers)?)).await
+}
+
+/// Fetches the very image whose layers were lost, wherever its name leads by now.
+async fn fetch_again(
+    inner: &Arc<Inner>,
+    who: &Requester,
+    request: &CreateRequest,
+    image: ImageUse,
+) -> Result<ImageUse, NodeError> {
+    let record = image.record().clone();
+    let name = record.repo_digests.first().unwrap_or(&request.spec.image);
+    let reference = name.parse().map_err(|e: berth_model::reference::ReferenceError| {
+        NodeError::Invalid(vec![("image".to_owned(), e.to_string())])
+    })?;
+    let (platform, auth) = (Some(record.platform.clone()), request.auth.clone());
+    crate::images::pull(inner, &who.caller, &reference, platform, auth, request.progress.clone()).await?;
+    Ok(image)
 }
 
 fn same_platform(asked: &berth_model::Platform, has: &berth_model::Platform) -> bool {

@@ -126,6 +126,30 @@ async fn bind_mounts_stay_inside() {
     assert!(matches!(lab.run(&spec).await, Err(RuntimeError::StartFailed { step, .. }) if step.contains("/magic/y")));
 }
 
+/// CVE-2024-21626: what the new process has open leads to the host, until its execve.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_folders_are_not_reached_through_open_descriptors() {
+    let lab = Lab::new();
+    std::os::unix::fs::symlink("/proc/self/fd", lab.dir.join("root/fds")).unwrap();
+    let up = "../".repeat(20);
+    for fd in 3..24 {
+        for folder in ["/proc/self/fd", "/fds", "/dev/fd", "/proc/thread-self/fd"] {
+            let spec = ContainerSpec { workdir: Some(format!("{folder}/{fd}")), ..sh("echo started; ls") };
+            let Err(RuntimeError::StartFailed { step, .. }) = lab.run(&spec).await else { panic!("{folder}/{fd}") };
+            assert!(step.contains("working folder"), "{step}");
+        }
+        // The host has it, and it needs nothing else to run.
+        for init in [false, true] {
+            let command = vec![format!("/proc/self/fd/{fd}/{up}bin/busybox"), "echo".into()];
+            let spec = ContainerSpec { command, init, ..sh("") };
+            match lab.run(&spec).await {
+                Err(RuntimeError::CommandNotFound(_) | RuntimeError::CommandNotExecutable { .. }) => {}
+                other => panic!("{fd}: {other:?}"),
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal() {
     let lab = Lab::new();

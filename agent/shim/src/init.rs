@@ -17,12 +17,18 @@ const SIGCHLD: i32 = 17;
 
 /// Never returns: it becomes the workload, or says why not.
 pub fn run(plan: &Plan<'_>, fds: &[OwnedFd], report: OwnedFd, streams: Streams) -> ! {
-    let message = match prepare(plan, fds, &report, streams) {
+    let message = match prepare(plan, fds, &report, streams).and_then(|()| forget(&report)) {
         Ok(()) if plan.init => run_init(plan),
         Ok(()) => exec(plan),
         Err(message) => message,
     };
     give_up(&report, &message)
+}
+
+/// Folders of the host are open here, and the command comes from a caller or an image: `/proc/self/fd/9/../bin/sh`, as the command, as an
+/// interpreter or in PATH, would be the host's. Their owners never run again: `run` does not return.
+fn forget(report: &OwnedFd) -> Result<(), Vec<u8>> {
+    process::close_all_but(report.as_fd()).map_err(|e| failure("closing descriptors", &e))
 }
 
 fn give_up(report: &OwnedFd, message: &[u8]) -> ! {

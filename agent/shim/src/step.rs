@@ -62,14 +62,14 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev } => {
             let tree = mount::open_tree(None, path(source), true, *recursive)?;
             let mut change = AttrChange {
-                propagation: Some(propagation_of(*propagation)?),
-                recursive: *recursive,
+                propagation: Some(propagation_of(*propagation & !REC)?),
+                recursive: *propagation & REC != 0,
                 ..AttrChange::default()
             };
             mount::mount_setattr(tree.as_fd(), change)?;
             if *read_only || *nosuid_nodev {
-                // Only the mount itself, as Docker's `ro`: those below keep what the host gave them.
-                change = AttrChange::default();
+                // With all that is mounted below, as Docker's `ro` since 25: nothing there is writable by another way.
+                change = AttrChange { recursive: *recursive, ..AttrChange::default() };
                 if *read_only {
                     change.set |= MountAttr::RDONLY;
                 }
@@ -136,12 +136,12 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         Step::Hostname { name } => process::set_hostname(name),
         Step::Domainname { name } => process::set_domainname(name),
         Step::Rlimit { resource, soft, hard } => process::set_rlimit(*resource, *soft, *hard),
-        Step::Workdir { path: p, create } => match std::env::set_current_dir(path(p)) {
-            Err(e) if *create && e.kind() == io::ErrorKind::NotFound => {
-                process::fchdir(tree::target(context.root()?, p, true)?.as_fd())
-            }
-            other => other,
-        },
+        Step::Workdir { path: p, create } => {
+            // Never chdir(2): /proc/self/fd/N, or a link of the image to it, is one of the host's folders that are open here (CVE-2024-21626).
+            let root = fs::open("/", Open::PATH | Open::DIRECTORY, 0)?;
+            let folder = if *create { tree::target(root.as_fd(), p, true) } else { tree::there(root.as_fd(), p) };
+            process::fchdir(folder?.as_fd())
+        }
         Step::Identity { uid, gid, groups, capabilities } => identity(*uid, *gid, groups, *capabilities),
         Step::NoNewPrivileges => process::set_no_new_privileges(),
         Step::Seccomp { program } => seccomp::load(program),
@@ -207,6 +207,8 @@ fn flags_of(bits: u64) -> MountFlags {
         (2, MountFlags::NOSUID),
         (4, MountFlags::NODEV),
         (8, MountFlags::NOEXEC),
+        (32, MountFlags::REMOUNT),
+        (4096, MountFlags::BIND),
         (1024, MountFlags::NOATIME),
         (1 << 21, MountFlags::RELATIME),
         (1 << 24, MountFlags::STRICTATIME),
@@ -217,6 +219,9 @@ fn flags_of(bits: u64) -> MountFlags {
     }
     flags
 }
+
+/// MS_REC of mount(2): the mounts below, too.
+const REC: u32 = 0x4000;
 
 /// MS_PRIVATE, MS_SLAVE, MS_SHARED of mount(2).
 fn propagation_of(bits: u32) -> io::Result<Propagation> {

@@ -13,6 +13,11 @@ fn open(root: BorrowedFd<'_>, path: &[u8], flags: Open) -> io::Result<OwnedFd> {
     fs::openat2(root, OsStr::from_bytes(path), Open::PATH | flags, 0, INSIDE())
 }
 
+/// Opens a path that is there.
+pub fn there(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    open(root, path, Open::NONE)
+}
+
 /// Opens a path for mounting on, and makes it when it is missing: folders 0755, at its end a folder or an empty file.
 pub fn target(root: BorrowedFd<'_>, path: &[u8], folder: bool) -> io::Result<OwnedFd> {
     match open(root, path, Open::NONE) {

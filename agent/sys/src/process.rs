@@ -219,6 +219,17 @@ pub fn close_from(first: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
+/// Closes every descriptor from 3 on but `keep`, whoever owns it. Only for a process that never returns to their owners: one that is about
+/// to be replaced. (Close-on-exec is too late for that: execve(2) still finds its program through `/proc/self/fd`.)
+pub fn close_all_but(keep: BorrowedFd<'_>) -> io::Result<()> {
+    let keep = keep.as_raw_fd() as u32;
+    if keep > 3 {
+        // SAFETY: takes numbers only; the caller promises that no owner of a descriptor runs again.
+        check(unsafe { libc::syscall(libc::SYS_close_range, 3, keep - 1, 0) })?;
+    }
+    close_from((keep + 1).max(3))
+}
+
 /// Makes the folder behind a descriptor the working folder (fchdir(2)); works with O_PATH ones (Linux 3.5).
 pub fn fchdir(dir: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::process::fchdir(dir)?)

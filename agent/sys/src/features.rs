@@ -1,1 +1,0 @@
-//! What the kernel of this host can do, probed once.
