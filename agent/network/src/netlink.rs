@@ -37,6 +37,11 @@ impl Messages {
         Messages { bytes: Vec::with_capacity(1024), starts: Vec::new() }
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.starts.len()
+    }
+
     /// Starts a message: its type, flags and the fixed part behind netlink's own header.
     pub fn begin(&mut self, kind: u16, flags: u16, fixed: &[u8]) -> &mut Self {
         self.end();
@@ -175,7 +180,8 @@ impl Socket {
 
     /// Sends all messages in one datagram and waits for the answer to the last one, which must ask for an acknowledgement or be a dump.
     ///
-    /// The first refusal is returned. `atomic`: a refusal of the first message means that none is answered any more (nfnetlink's batches).
+    /// The first refusal is returned. `atomic`: a batch of nfnetlink. Its last message, the mark of its end, has no answer, the one before it
+    /// has; a refusal of the first message, the mark of its beginning, means that none is answered any more.
     pub fn exchange(&mut self, messages: &mut Messages, atomic: bool) -> Result<Vec<Reply>, Failure> {
         let first = self.sequence;
         let count = messages.starts.len() as u32;
@@ -196,7 +202,7 @@ impl Socket {
                     // A late answer to an exchange that was given up.
                     continue;
                 }
-                let last = index == count - 1;
+                let last = index + 1 + u32::from(atomic) == count;
                 match header.kind {
                     ERROR | DONE => {
                         let errno = body.first_chunk().map_or(0, |b| -i32::from_ne_bytes(*b));

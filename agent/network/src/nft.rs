@@ -97,7 +97,7 @@ impl<'a> Batch<'a> {
     }
 
     fn begin(&mut self, kind: u16, flags: u16) -> &mut Messages {
-        // Every message is acknowledged: the last one's answer ends the wait, and a refusal names its message.
+        // Every message is acknowledged, so that a refusal names its message. The answers come when all is done.
         self.messages.begin(SUBSYSTEM | kind, ACK | flags, &[FAMILY_IPV4, 0, 0, 0])
     }
 
@@ -177,7 +177,11 @@ impl<'a> Batch<'a> {
 
     /// Sends it; on refusal nothing was changed.
     pub fn commit(mut self, socket: &mut Socket) -> Result<(), Failure> {
-        self.messages.begin(BATCH_END, ACK, &[FAMILY_UNSPECIFIED, 0, BATCH_SUBSYSTEM[0], BATCH_SUBSYSTEM[1]]);
+        if self.messages.count() == 1 {
+            return Ok(());
+        }
+        // Without an answer of its own: before Linux 6.10 there is none.
+        self.messages.begin(BATCH_END, 0, &[FAMILY_UNSPECIFIED, 0, BATCH_SUBSYSTEM[0], BATCH_SUBSYSTEM[1]]);
         socket.exchange(&mut self.messages, true).map(drop)
     }
 

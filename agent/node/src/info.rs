@@ -37,17 +37,24 @@ pub(crate) fn info(inner: &Inner) -> NodeInfo {
         running,
         exited,
         images: inner.images.count(),
-        features: vec![
-            // What follows from the probes of the parts: layers as files, one hierarchy with cgroup.kill.
-            ("erofs_layers".to_owned(), inner.layers.store.driver_name() == "erofs"),
-            ("cgroup_v2".to_owned(), inner.runtime.cgroup_mode() == "v2"),
-        ],
+        features: features(inner),
         warnings,
         started: inner.started,
         boot_id: inner.boot_id.clone(),
         disk_free_bytes: disk.free_bytes,
         disk_total_bytes: disk.total_bytes,
     }
+}
+
+/// What was probed, by name: layers as files, layers given to overlayfs by descriptor, and what the runtime uses.
+fn features(inner: &Inner) -> Vec<(String, bool)> {
+    let store = &inner.layers.store;
+    let of_layers = [
+        Some(("erofs_layers", store.driver_name() == "erofs")),
+        store.layers_by_descriptor().map(|there| ("overlay_fd_layers", there)),
+    ];
+    let all = of_layers.into_iter().flatten().chain(inner.runtime.features());
+    all.map(|(name, there)| (name.to_owned(), there)).collect()
 }
 
 /// PRETTY_NAME of os-release(5).

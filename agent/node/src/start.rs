@@ -9,9 +9,9 @@ use crate::{NodeError, exit, fail, remove};
 use berth_model::network::{NetworkAttachment, NetworkMode, PortMapping, Protocol};
 use berth_model::state::ProcessRecord;
 use berth_model::{ContainerRecord, Phase, Timestamp};
-use berth_network::Attached;
 use berth_rootfs::{MountOptions, RootMount, WritableLayer};
 use berth_runtime::{AttachOptions, Attachment, PlanInput, Shim, SpawnRequest};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -170,9 +170,16 @@ fn launch(
         Some(Err(_)) => return Err(NodeError::Stopping),
     };
     times.network = begun.elapsed() - times.mount;
-    let attachment = attached.as_ref().map(|a| a.attachment.clone());
+    let (netns, attachment) = match attached {
+        Some(attached) => (Some(attached.netns), Some(attached.attachment)),
+        None => (None, None),
+    };
     let mut undo = NetworkUndo { inner, container, attachment: attachment.clone() };
     let root = root?;
+    let netns = match record.spec.network {
+        NetworkMode::None => Some(inner.networks.loopback_only()?),
+        NetworkMode::Bridge | NetworkMode::Host => netns,
+    };
     if attachment.is_some() {
         let mut with_network = (*record).clone();
         with_network.network = attachment;
@@ -181,7 +188,7 @@ fn launch(
         let _ = inner.store.submit_blocking(vec![Write::PutContainer(record.clone())], Durability::Quick)?;
         fail::point("start.after_network")?;
     }
-    let spawned = spawn(inner, container, &record, &root, attached, attach, &mut times)?;
+    let spawned = spawn(inner, container, &record, &root, netns, attach, &mut times)?;
     undo.attachment = None;
     Ok(Launched { shim: spawned.shim, attachment: spawned.attachment, root, record, warnings: spawned.warnings, times })
 }
@@ -191,7 +198,7 @@ fn spawn(
     container: &Container,
     record: &ContainerRecord,
     root: &RootMount,
-    attached: Option<Attached>,
+    netns: Option<OwnedFd>,
     attach: Option<AttachOptions>,
     times: &mut Times,
 ) -> Result<berth_runtime::Spawned, NodeError> {
@@ -209,7 +216,8 @@ fn spawn(
         group: group.as_deref(),
         network: record.network.as_ref(),
         host_gateway: inner.networks.gateway().into(),
-        state_dir: &paths.run,
+        // Not below /run: the container may write its /etc/hosts as long as it likes, and /run is the host's memory.
+        state_dir: &inner.container_dir(&container.id),
     })?;
     times.plan = begun.elapsed();
     let mut warnings = plan.warnings.clone();
@@ -218,7 +226,7 @@ fn spawn(
         id: container.id.clone(),
         plan,
         rootfs: root.fd()?,
-        netns: attached.map(|a| a.netns),
+        netns,
         paths,
         attach,
     })?;

@@ -106,6 +106,11 @@ impl Lowers {
         }
     }
 
+    /// None: nothing was mounted yet.
+    pub fn by_descriptor(&self) -> Option<bool> {
+        self.proven.load(Ordering::Relaxed).then(|| self.way() == Way::Descriptors)
+    }
+
     /// Goes over to another way; mounts of the old one are forgotten.
     pub(crate) fn set_way(&self, way: Way) {
         self.way.store(way as u8, Ordering::Relaxed);
@@ -118,6 +123,10 @@ impl Lowers {
 
     pub fn forget(&self, diff_id: &Digest) {
         self.lock().remove(diff_id);
+    }
+
+    pub fn is_mounted(&self, diff_id: &Digest) -> bool {
+        self.lock().contains_key(diff_id)
     }
 
     fn folder(&self) -> Result<PathBuf, RootfsError> {
@@ -246,9 +255,10 @@ fn by_context(
     let explain = |e: io::Error| {
         let said = context.messages();
         // EINVAL: no such key, a key that takes no descriptor, or a detached mount (some kernels check where a mount hangs, at the end).
-        // EBADF: fsconfig takes no O_PATH descriptor, as those of mounts are.
-        let old =
-            e.kind() == io::ErrorKind::InvalidInput || (way == Way::Descriptors && e.raw_os_error() == Some(EBADF));
+        // EBADF: fsconfig takes no O_PATH descriptor, as those of mounts are. EOPNOTSUPP: before Linux 6.5 overlayfs takes no descriptors
+        // at all.
+        let old = e.kind() == io::ErrorKind::InvalidInput
+            || (way == Way::Descriptors && matches!(e.raw_os_error(), Some(EBADF | EOPNOTSUPP)));
         let source = if said.is_empty() { e } else { io::Error::new(e.kind(), format!("{e} ({said})")) };
         let error = RootfsError::Io { act: act(), source };
         if old { Failure::OldKernel(error) } else { Failure::Other(error) }
@@ -277,6 +287,7 @@ fn by_context(
 
 /// errno of a descriptor that cannot be used.
 const EBADF: i32 = 9;
+const EOPNOTSUPP: i32 = 95;
 
 /// A path of any length and any bytes: overlayfs reads backslashes and commas in its own way, and fsconfig takes 255 bytes.
 fn give_path(context: &FsContext, key: &str, path: &Path) -> io::Result<()> {

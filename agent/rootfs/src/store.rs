@@ -235,6 +235,11 @@ impl LayerStore {
         }
     }
 
+    /// Whether overlayfs takes layers by descriptor (Linux 6.13; detached ones 6.15). None: not known before the first mount.
+    pub fn layers_by_descriptor(&self) -> Option<bool> {
+        self.lowers().by_descriptor()
+    }
+
     pub(crate) fn form(&self) -> Form {
         self.inner.form
     }
@@ -243,12 +248,26 @@ impl LayerStore {
         &self.inner.lowers
     }
 
-    /// `None`: not there, or damaged; a new commit replaces a damaged one.
+    /// `None`: not there, or damaged; a new commit replaces a damaged one. Its files are looked at, so that a pull mends what was lost.
     pub fn get(&self, diff_id: &Digest) -> Option<LayerInfo> {
-        match lock(&self.inner.layers).get(diff_id) {
-            Some(State::Good(meta)) => Some(LayerInfo { diff_id: diff_id.clone(), tar_bytes: meta.tar_bytes }),
-            _ => None,
+        let (_, meta) = self.find(diff_id).ok()?;
+        Some(LayerInfo { diff_id: diff_id.clone(), tar_bytes: meta.tar_bytes })
+    }
+
+    /// Whether all of `layers` are mounted now, for some root or from the last one. Does not block.
+    pub fn are_mounted(&self, layers: &[Digest]) -> bool {
+        layers.iter().all(|d| self.inner.lowers.is_mounted(d))
+    }
+
+    /// Whether all of `layers` can be mounted: the files are looked at of those that are not mounted now (four calls a layer).
+    ///
+    /// # Errors
+    /// [`RootfsError::Missing`] or [`RootfsError::Damaged`] for the first one that cannot.
+    pub fn check(&self, layers: &[Digest]) -> Result<(), RootfsError> {
+        for diff_id in layers.iter().filter(|d| !self.inner.lowers.is_mounted(d)) {
+            self.find(diff_id)?;
         }
+        Ok(())
     }
 
     /// All good layers, in the order of their digests.

@@ -46,7 +46,8 @@ fn start(
     let rootfs = berth_sys::mount::open_tree(None, root, true, false).expect("root");
     let paths = ContainerPaths { run: dir.join("run"), log: dir.join("log") };
     let attach = attach.then(AttachOptions::default);
-    (id.clone(), runtime.spawn(SpawnRequest { id, plan, rootfs, netns: None, paths, attach }).expect("start"))
+    let netns = std::fs::File::open("/proc/self/ns/net").expect("network namespace").into();
+    (id.clone(), runtime.spawn(SpawnRequest { id, plan, rootfs, netns: Some(netns), paths, attach }).expect("start"))
 }
 
 fn show(what: &str, mut times: Vec<Duration>) {

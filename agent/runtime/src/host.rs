@@ -17,6 +17,8 @@ pub(crate) struct Host {
     pub cgroup_v2: bool,
     /// Hierarchies to show in a container: name below /sys/fs/cgroup, mount data.
     pub cgroup_mounts: Vec<(String, String)>,
+    /// Those of /dev/shm and /dev/mqueue that there are.
+    pub ipc_folders: Vec<&'static str>,
     pub hostname: String,
     /// Linux version, for profiles that ask.
     pub kernel: (u32, u32),
@@ -34,6 +36,7 @@ impl Host {
             oom_score_adj: read("/proc/self/oom_score_adj").parse().unwrap_or(0),
             cgroup_v2: cgroups.mode() == "v2",
             cgroup_mounts: cgroups.mounts(),
+            ipc_folders: ["/dev/shm", "/dev/mqueue"].into_iter().filter(|f| Path::new(f).is_dir()).collect(),
             hostname: read("/proc/sys/kernel/hostname"),
             kernel: (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)),
         }

@@ -123,13 +123,20 @@ pub struct Runtime {
 /// Programs kept at most, about 6 KB each: containers with profiles of their own are few.
 const MAX_PROGRAMS: usize = 64;
 
+/// A profile compiled for a set of capabilities.
+struct Program {
+    profile: Seccomp,
+    capabilities: u64,
+    bytes: Arc<[u8]>,
+}
+
 struct Inner {
     config: RuntimeConfig,
     cgroups: Arc<dyn Cgroups>,
     host: Host,
     launcher: launch::Launcher,
-    /// Compiled programs by profile and capabilities, newest last.
-    programs: Mutex<Vec<(Seccomp, u64, Arc<[u8]>)>>,
+    /// Newest last.
+    programs: Mutex<Vec<Program>>,
 }
 
 impl Runtime {
@@ -153,6 +160,11 @@ impl Runtime {
     /// v1, hybrid or v2
     pub fn cgroup_mode(&self) -> &'static str {
         self.inner.cgroups.mode()
+    }
+
+    /// Abilities of the kernel that are used where it has them.
+    pub fn features(&self) -> Vec<(&'static str, bool)> {
+        self.inner.cgroups.features()
     }
 
     /// What this host cannot do, a sentence each.
@@ -196,8 +208,8 @@ impl Runtime {
         }
         let capabilities = plan::capabilities(spec, &self.inner.host, &mut Vec::new());
         let mut programs = self.inner.programs.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some((_, _, program)) = programs.iter().find(|(s, c, _)| *c == capabilities && *s == spec.seccomp) {
-            return Ok(Some(program.clone()));
+        if let Some(known) = programs.iter().find(|p| p.capabilities == capabilities && p.profile == spec.seccomp) {
+            return Ok(Some(known.bytes.clone()));
         }
         let wrong = |e: seccomp::SeccompError| RuntimeError::spec("seccomp", e.to_string());
         let profile = match &spec.seccomp {
@@ -210,12 +222,12 @@ impl Runtime {
             caps: names.filter(|(i, _)| capabilities >> i & 1 == 1).map(|(_, n)| format!("CAP_{n}")).collect(),
             kernel: self.inner.host.kernel,
         };
-        let program: Arc<[u8]> = seccomp::compile(&profile, &target).map_err(wrong)?.to_bytes().into();
+        let bytes: Arc<[u8]> = seccomp::compile(&profile, &target).map_err(wrong)?.to_bytes().into();
         if programs.len() >= MAX_PROGRAMS {
             programs.remove(0);
         }
-        programs.push((spec.seccomp.clone(), capabilities, program.clone()));
-        Ok(Some(program))
+        programs.push(Program { profile: spec.seccomp.clone(), capabilities, bytes: bytes.clone() });
+        Ok(Some(bytes))
     }
 
     /// Blocking until the workload's execve has succeeded or a step failed. Nothing is left when it fails. Called where a tokio runtime is

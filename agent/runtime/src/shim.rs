@@ -2,20 +2,22 @@
 
 use crate::attach::{Attachment, watched};
 use crate::cgroup::Cgroups;
+use crate::launch::end;
 use crate::{AttachOptions, ContainerPaths, RuntimeError};
 use berth_model::wire::{Exited, Request, Response, Started};
 use berth_model::{ContainerId, ExitStatus, Timestamp};
 use berth_sys::fs::Open;
+use berth_sys::process::Child;
 use berth_sys::{fs, process, socket};
+use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// A new agent's shim answers at once; what takes longer is stuck or stopped.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -39,14 +41,8 @@ struct Inner {
     run: Option<PathBuf>,
     control: Arc<AsyncFd<OwnedFd>>,
     ending: watch::Receiver<Ending>,
-    watcher: tokio::task::AbortHandle,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // The shim sees its connection close and goes on alone. A shim that is our child is still reaped: see `watch`.
-        self.watcher.abort();
-    }
+    /// Its drop tells the watcher that nobody wants to know any more: the shim sees its connection close and goes on alone.
+    _wanted: oneshot::Sender<Infallible>,
 }
 
 /// Whose end is watched.
@@ -60,13 +56,16 @@ pub(crate) struct Watched {
 
 impl Shim {
     pub(crate) fn new(control: OwnedFd, started: Started, of: Watched) -> Result<Self, RuntimeError> {
-        process::set_nonblocking(control.as_fd()).map_err(RuntimeError::io("preparing the shim's socket"))?;
-        let control = watched(control).map_err(RuntimeError::io("watching the shim's socket"))?;
-        let control = Arc::new(control);
+        let prepared = process::set_nonblocking(control.as_fd()).and_then(|()| watched(control));
+        let control = prepared.map(Arc::new).map_err(|e| {
+            of.child.as_ref().inspect(|child| end(child));
+            RuntimeError::io("watching the shim's socket")(e)
+        })?;
         let (tell, ending) = watch::channel(Ending::Running);
+        let (_wanted, unwanted) = oneshot::channel();
         let run = of.run.clone();
-        let watcher = tokio::spawn(watch(control.clone(), tell, of)).abort_handle();
-        Ok(Shim { inner: Arc::new(Inner { started, run, control, ending, watcher }) })
+        tokio::spawn(watch(control.clone(), tell, of, unwanted));
+        Ok(Shim { inner: Arc::new(Inner { started, run, control, ending, _wanted }) })
     }
 
     /// Process 1 of the container, in the host's pid namespace, and its start time (/proc/PID/stat field 22).
@@ -140,9 +139,28 @@ pub(crate) fn open_process(pid: u32, start_time: u64) -> Result<OwnedFd, Runtime
     }
 }
 
-/// One task per shim: it hears the end, and takes the shim's own status when it goes.
-async fn watch(control: Arc<AsyncFd<OwnedFd>>, tell: watch::Sender<Ending>, mut watched: Watched) {
-    let mut reaper = Reaper(watched.child.take());
+/// One task per shim: it hears the end, and takes the shim's own status when it goes, which it does also when nobody listens any more.
+async fn watch(
+    control: Arc<AsyncFd<OwnedFd>>,
+    tell: watch::Sender<Ending>,
+    mut watched: Watched,
+    unwanted: oneshot::Receiver<Infallible>,
+) {
+    let child = watched.child.take();
+    tokio::select! {
+        () = hear(&control, &tell, &watched) => {}
+        _ = unwanted => {}
+    }
+    drop(control);
+    if let Some(child) = child
+        && let Err(e) = reap(&child).await
+    {
+        tracing::warn!(pid = child.pid(), error = %e, "taking the status of a shim");
+    }
+}
+
+/// Until the shim has gone.
+async fn hear(control: &AsyncFd<OwnedFd>, tell: &watch::Sender<Ending>, watched: &Watched) {
     let mut ended = false;
     loop {
         let mut buffer = [0; 64];
@@ -171,35 +189,18 @@ async fn watch(control: Arc<AsyncFd<OwnedFd>>, tell: watch::Sender<Ending>, mut 
             Ending::Ended(status)
         }));
     }
-    if let Some(child) = reaper.0.take() {
-        reap(child);
-    }
 }
 
-fn reap(mut child: Child) {
-    // Its socket is closed: it is in its exit already, or a signal away from it.
-    if !matches!(child.try_wait(), Ok(Some(_))) {
-        drop(std::thread::Builder::new().stack_size(64 << 10).name("reap-shim".into()).spawn(move || child.wait()));
+/// A shim that closed its socket is a moment away from its end; one that nobody wants to hear ends with its container.
+async fn reap(child: &Child) -> io::Result<()> {
+    if child.reap(false)? {
+        return Ok(());
     }
-}
-
-/// The child of a watcher that is aborted: somebody has to take its status, whenever it ends.
-struct Reaper(Option<Child>);
-
-impl Drop for Reaper {
-    fn drop(&mut self) {
-        if let Some(child) = self.0.take() {
-            ORPHANS.lock().unwrap_or_else(|e| e.into_inner()).push(child);
-        }
+    let pidfd = crate::attach::watched(child.pidfd().try_clone_to_owned()?)?;
+    while !child.reap(false)? {
+        pidfd.readable().await?.clear_ready();
     }
-}
-
-/// Shims that nobody watches any more; looked at whenever another one is started.
-static ORPHANS: std::sync::Mutex<Vec<Child>> = std::sync::Mutex::new(Vec::new());
-
-pub(crate) fn reap_orphans() {
-    let mut orphans = ORPHANS.lock().unwrap_or_else(|e| e.into_inner());
-    orphans.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_)) | Err(_)));
+    Ok(())
 }
 
 fn status(exited: Exited, oom_killed: bool) -> ExitStatus {

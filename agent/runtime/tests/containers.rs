@@ -88,7 +88,7 @@ async fn users() {
     };
     let (out, err, _) = lab.run(&spec).await.unwrap();
     assert_eq!(
-        out, "uid=33(web) gid=34(web) groups=50(extra)\n/made/here\n/home/web\nCapEff:\t0000000000000000\ndirect\n",
+        out, "uid=33(web) gid=34(web) groups=34(web),50(extra)\n/made/here\n/home/web\nCapEff:\t0000000000000000\ndirect\n",
         "{err}"
     );
 }

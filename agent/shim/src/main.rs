@@ -34,6 +34,8 @@ fn run() -> io::Result<()> {
     // Not the agent's session: its death, its terminal and its signals are not ours.
     process::setsid()?;
     process::set_name(c"berth-shim")?;
+    // The agent starts it with all of them blocked.
+    process::unblock_signals()?;
     // A new descriptor, because 0 becomes the workload's in its process.
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     let mut fds = Vec::with_capacity(MAX_FDS);

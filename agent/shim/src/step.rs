@@ -284,7 +284,8 @@ fn mask(paths: &[Bytes<'_>]) -> io::Result<()> {
         let bind = |from: &Path| mount::mount(from.as_os_str(), p, "", MountFlags::BIND, "");
         match bind(Path::new("/dev/null")) {
             Ok(()) => {}
-            Err(e) if e.raw_os_error() == Some(ENOENT) => {}
+            // Either of the two is missing. Without a path there is nothing to mask; without /dev/null (`--tmpfs /dev`) nothing may go unmasked.
+            Err(e) if e.raw_os_error() == Some(ENOENT) && std::fs::symlink_metadata(p).is_err() => {}
             Err(e) if e.raw_os_error() == Some(ENOTDIR) => match empty {
                 Some(first) => bind(first)?,
                 None => {

@@ -47,6 +47,8 @@ flag_set! {
         DIRECTORY = libc::O_DIRECTORY as u32;
         NOFOLLOW = libc::O_NOFOLLOW as u32;
         NONBLOCK = libc::O_NONBLOCK as u32;
+        /// Past the page cache; offsets, lengths and addresses in memory are multiples of the device's block, mostly 512 or 4096.
+        DIRECT = libc::O_DIRECT as u32;
         NOATIME = libc::O_NOATIME as u32;
         PATH = libc::O_PATH as u32;
     }

@@ -5,7 +5,6 @@
 
 pub mod cap;
 pub mod cgroup_bpf;
-pub mod features;
 pub mod fs;
 pub mod memfd;
 pub mod mount;

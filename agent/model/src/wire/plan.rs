@@ -76,7 +76,9 @@ pub enum Step<'a> {
         slot: u8,
         source: Bytes<'a>,
         recursive: bool,
+        /// With all mounts below, when they are there.
         read_only: bool,
+        /// MS_PRIVATE, MS_SLAVE or MS_SHARED, and MS_REC when it holds for the mounts below, too.
         propagation: u32,
         nosuid_nodev: bool,
     },

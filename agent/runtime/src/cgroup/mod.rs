@@ -50,11 +50,16 @@ pub(crate) trait Cgroups: Send + Sync {
     fn oom_killed(&self, id: &ContainerId) -> bool;
     /// Starts the end of every process in the group, and keeps new ones from coming where the kernel can.
     fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// Abilities of the kernel that are used when they are there.
+    fn features(&self) -> Vec<(&'static str, bool)>;
     /// What this host cannot do.
     fn warnings(&self) -> Vec<String>;
     /// Mounts that show a container its own groups: hierarchies and their folders below /sys/fs/cgroup.
     fn mounts(&self) -> Vec<(String, String)>;
 }
+
+/// What [`Cgroups::features`] names: one tree for all controllers; processes are born in their group; a group's processes die together.
+const FEATURES: [&str; 3] = ["cgroup_v2", "clone_into_cgroup", "cgroup.kill"];
 
 /// Finds out how this host is set up (/proc/self/mountinfo, proc_pid_mountinfo(5)).
 pub(crate) fn detect(parent: &str) -> Result<Arc<dyn Cgroups>, RuntimeError> {

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+const CGROUP_KILL: &str = "cgroup.kill";
 const WANTED: [&str; 4] = ["memory", "pids", "cpu", "cpuset"];
 
 pub(crate) struct V2 {
@@ -18,22 +19,14 @@ pub(crate) struct V2 {
 impl V2 {
     /// Finds where this process may make groups, and enables the controllers there.
     ///
-    /// At the root of the tree that is `PARENT`. Inside of a service manager's unit it is the unit's own group, which the manager has
-    /// delegated; groups with processes give no controllers to others ("no internal processes"), so the agent moves to a leaf of it.
+    /// Where a service manager has put the agent into a leaf, `agent`, of the group that it delegates (systemd 254, DelegateSubgroup=), it
+    /// is in that group. Otherwise it is at the root of the tree. Not below a unit's group that the agent itself was started in: a group
+    /// with processes gives no controllers to others ("no internal processes"), and one that gives some takes no process, so that
+    /// the manager could not start the agent again while containers run.
     pub fn new(point: &Path, parent: &str) -> Result<Self, RuntimeError> {
-        let own = own_group();
-        let base =
-            if own == "/" || own.is_empty() { point.to_owned() } else { point.join(own.trim_start_matches('/')) };
-        if base != point {
-            let leaf = base.join("agent");
-            make(&leaf)?;
-            for pid in super::processes(&base) {
-                // Gone meanwhile is fine, and so are threads that are not ours to move.
-                let _ = write_existing(&leaf.join("cgroup.procs"), &pid.to_string());
-            }
-        }
-        enable(&base);
-        let mut folder = base;
+        let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mut folder = point.join(delegated(&text));
+        enable(&folder);
         for part in Path::new(parent.trim_matches('/')) {
             folder.push(part);
             make(&folder)?;
@@ -48,11 +41,10 @@ impl V2 {
     }
 }
 
-/// The group of this process, `/` at the root. A restarted agent is found in its leaf.
-fn own_group() -> String {
-    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
-    own.strip_suffix("/agent").unwrap_or(own).to_owned()
+/// The group whose leaf `agent` this process is in, by /proc/PID/cgroup; else the root. Relative to it.
+fn delegated(cgroup: &str) -> &str {
+    let own = cgroup.lines().find_map(|l| l.strip_prefix("0::/"));
+    own.and_then(|own| own.strip_suffix("/agent")).unwrap_or_default()
 }
 
 /// One at a time: a controller that is not there does not keep the others out.
@@ -151,7 +143,7 @@ impl Cgroups for V2 {
     fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let group = self.parent.join(id.as_str());
         // Linux 5.14: every process at once, forks included.
-        if write_existing(&group.join("cgroup.kill"), "1").is_ok() {
+        if write_existing(&group.join(CGROUP_KILL), "1").is_ok() {
             return Ok(());
         }
         let _ = write_existing(&group.join("pids.max"), "0");
@@ -163,6 +155,12 @@ impl Cgroups for V2 {
             }
         }
         Ok(())
+    }
+
+    fn features(&self) -> Vec<(&'static str, bool)> {
+        // The rest comes with Linux 5.7; the plan could do nothing without it.
+        let has = |name: &str| name != CGROUP_KILL || self.parent.join(CGROUP_KILL).exists();
+        super::FEATURES.map(|name| (name, has(name))).to_vec()
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -177,6 +175,14 @@ impl Cgroups for V2 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_leaf_is_delegated() {
+        assert_eq!(delegated("0::/system.slice/berthd.service/agent\n"), "system.slice/berthd.service");
+        for other in ["0::/\n", "0::/agent\n", "0::/system.slice/berthd.service\n", "1:name=x:/a/agent\n", ""] {
+            assert_eq!(delegated(other), "", "{other}");
+        }
+    }
 
     #[test]
     fn shares_become_weights() {

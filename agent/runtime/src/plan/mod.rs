@@ -292,15 +292,19 @@ fn rlimits(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) -> Vec
     steps
 }
 
-/// The agent's own score, which the shim has too, is lower than a container should have.
+/// What is not asked for is 0, as on any host: the agent's own score, with which the shim makes the process, is lower.
 fn oom_score_adj(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) -> Option<Step<'static>> {
-    let mut value = spec.oom_score_adj.unwrap_or(0).max(if spec.oom_score_adj.is_none() { host.oom_score_adj.max(0) } else { -1000 });
-    if value < host.oom_score_adj && !host.can_raise_limits() {
-        let least = host.oom_score_adj;
-        warnings.push(format!("this host cannot set an OOM score adjustment below {least}: {value} was asked for"));
-        value = least;
+    let (wanted, inherited) = (spec.oom_score_adj.unwrap_or(0), host.oom_score_adj);
+    if wanted < inherited && !host.can_raise_limits() {
+        if spec.oom_score_adj.is_some() {
+            warnings.push(format!(
+                "this host cannot set an OOM score adjustment below {inherited}: {wanted} was asked for"
+            ));
+        }
+        return None;
     }
-    Some(Step::WriteFile { path: bytes("/proc/self/oom_score_adj"), value: bytes(value.to_string()) })
+    (wanted != inherited)
+        .then(|| Step::WriteFile { path: bytes("/proc/self/oom_score_adj"), value: bytes(wanted.to_string()) })
 }
 
 fn sysctls(spec: &ContainerSpec) -> Vec<Step<'static>> {

@@ -15,7 +15,11 @@ const RDONLY: u64 = 1;
 const NOSUID: u64 = 2;
 const NODEV: u64 = 4;
 const NOEXEC: u64 = 8;
+const REMOUNT: u64 = 32;
+const BIND: u64 = 4096;
 const STRICTATIME: u64 = 1 << 24;
+/// The propagation of the mounts below, too.
+const REC: u32 = 0x4000;
 const PRIVATE: u32 = 0x4_0000;
 const SLAVE: u32 = 0x8_0000;
 const SHARED: u32 = 0x10_0000;
@@ -66,6 +70,7 @@ fn mounted(spec: &ContainerSpec, target: &str) -> bool {
 pub(super) fn user_mounts(
     spec: &ContainerSpec,
     files: &[(PathBuf, String)],
+    host: &Host,
 ) -> Result<(Vec<Step<'static>>, Vec<Step<'static>>), RuntimeError> {
     let (mut outside, mut inside, mut slot) = (Vec::new(), Vec::new(), 0u8);
     let mut next = || -> Result<u8, RuntimeError> {
@@ -82,6 +87,19 @@ pub(super) fn user_mounts(
         outside.push(open(slot, path.to_string_lossy().into_owned(), false, false, PRIVATE));
         inside.push(Step::AttachTree { slot, target: bytes(target) });
     }
+    for folder in shared_ipc(spec, host) {
+        let (slot, source, target) = (next()?, bytes(folder), bytes(folder));
+        let propagation = PRIVATE;
+        outside.push(Step::OpenTree {
+            slot,
+            source,
+            recursive: false,
+            read_only: false,
+            propagation,
+            nosuid_nodev: true,
+        });
+        inside.push(Step::AttachTree { slot, target });
+    }
     let mut mounts: Vec<_> = spec.mounts.iter().collect();
     mounts.sort_by_key(|m| m.target.split('/').filter(|p| !p.is_empty()).count());
     for mount in mounts {
@@ -89,9 +107,12 @@ pub(super) fn user_mounts(
         match &mount.kind {
             MountKind::Bind { source, propagation, recursive, .. } => {
                 let propagation = match propagation {
-                    Propagation::Private | Propagation::Rprivate => PRIVATE,
-                    Propagation::Slave | Propagation::Rslave => SLAVE,
-                    Propagation::Shared | Propagation::Rshared => SHARED,
+                    Propagation::Private => PRIVATE,
+                    Propagation::Rprivate => PRIVATE | REC,
+                    Propagation::Slave => SLAVE,
+                    Propagation::Rslave => SLAVE | REC,
+                    Propagation::Shared => SHARED,
+                    Propagation::Rshared => SHARED | REC,
                 };
                 let slot = next()?;
                 outside.push(open(slot, source.clone(), *recursive, mount.read_only, propagation));
@@ -115,6 +136,12 @@ pub(super) fn user_mounts(
         }
     }
     Ok((outside, inside))
+}
+
+/// Where the IPC namespace's memory and queues are seen; the host's own with `--ipc host`, unless the user puts something else there.
+fn shared_ipc(spec: &ContainerSpec, host: &Host) -> Vec<&'static str> {
+    let wanted = |folder: &&str| spec.host_ipc && !mounted(spec, folder);
+    host.ipc_folders.iter().copied().filter(wanted).collect()
 }
 
 pub(super) fn folders_to_make(spec: &ContainerSpec) -> Vec<PathBuf> {
@@ -163,6 +190,9 @@ pub(super) fn kernel_file_systems(spec: &ContainerSpec, host: &Host) -> Vec<Step
             };
             steps.push(step);
         }
+        if !spec.privileged {
+            steps.push(mount("tmpfs", "/sys/fs/cgroup", common | RDONLY | BIND | REMOUNT, ""));
+        }
     }
     steps.push(mount("tmpfs", "/dev", NOSUID | STRICTATIME, "mode=755,size=65536k"));
     for (name, major, minor) in NODES {
@@ -176,15 +206,13 @@ pub(super) fn kernel_file_systems(spec: &ContainerSpec, host: &Host) -> Vec<Step
     // Group 5 is tty wherever there is a list (Debian, Alpine, Red Hat).
     steps.push(mount("devpts", "/dev/pts", NOSUID | NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"));
     steps.push(Step::Directory { path: bytes("/dev/shm"), mode: 0o1777 });
-    if spec.host_ipc {
-        steps.push(Step::Directory { path: bytes("/dev/mqueue"), mode: 0o1777 });
-    } else {
-        if !mounted(spec, "/dev/mqueue") {
-            steps.push(Step::Directory { path: bytes("/dev/mqueue"), mode: 0o1777 });
-            steps.push(mount("mqueue", "/dev/mqueue", common, ""));
-        }
+    steps.push(Step::Directory { path: bytes("/dev/mqueue"), mode: 0o1777 });
+    let shared = shared_ipc(spec, host);
+    // A new mount of it shows the queues of the IPC namespace that the process is in.
+    if !mounted(spec, "/dev/mqueue") && !shared.contains(&"/dev/mqueue") {
+        steps.push(mount("mqueue", "/dev/mqueue", common, ""));
     }
-    if !mounted(spec, "/dev/shm") {
+    if !mounted(spec, "/dev/shm") && !shared.contains(&"/dev/shm") {
         let size = spec.shm_bytes.unwrap_or(64 << 20);
         steps.push(mount("tmpfs", "/dev/shm", common, format!("mode=1777,size={size}")));
     }

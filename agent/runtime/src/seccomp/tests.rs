@@ -93,7 +93,8 @@ fn another_architecture_is_killed() {
 #[test]
 fn comparisons_on_64_bits() {
     let values = [0, 1, 5, 0xffff_ffff, 0x1_0000_0000, 0x1_0000_0005, u64::MAX - 1, u64::MAX];
-    let compares: [(Compare, fn(u64, u64) -> bool); 7] = [
+    type Holds = fn(u64, u64) -> bool;
+    let compares: [(Compare, Holds); 7] = [
         (Compare::Eq, |a, v| a == v),
         (Compare::Ne, |a, v| a != v),
         (Compare::Lt, |a, v| a < v),

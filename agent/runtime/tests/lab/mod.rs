@@ -1,6 +1,7 @@
 //! A busybox root and a runtime, and nothing left behind.
 
 use berth_model::image::ImageConfig;
+use berth_model::network::NetworkMode;
 use berth_model::spec::ExecSpec;
 use berth_model::{ContainerId, ContainerSpec, ExitStatus};
 use berth_runtime::{
@@ -72,8 +73,9 @@ impl Lab {
             host_gateway: "172.18.0.1".parse().unwrap(),
             state_dir: &state,
         })?;
+        let netns = (spec.network != NetworkMode::Host).then(new_network);
         let request =
-            SpawnRequest { id: self.id.clone(), plan, rootfs: self.root(), netns: None, paths: self.paths(), attach };
+            SpawnRequest { id: self.id.clone(), plan, rootfs: self.root(), netns, paths: self.paths(), attach };
         self.runtime.spawn(request)
     }
 
@@ -97,6 +99,12 @@ impl Lab {
             group: Some(GROUP.as_bytes()),
         })
     }
+}
+
+/// A network namespace with nothing in it, made on a thread that ends in it.
+fn new_network() -> OwnedFd {
+    let make = || berth_sys::net::unshare_network().and_then(|()| berth_sys::net::current_network());
+    std::thread::spawn(make).join().unwrap().unwrap()
 }
 
 impl Drop for Lab {
