@@ -31,7 +31,7 @@ bench: ## measure berth beside the floor and the peers: make bench SECTIONS=star
 fuzz: ## every fuzz target, SECONDS_EACH=60
 	@tests/fuzz.sh $${SECONDS_EACH:-60}
 
-vm-test: ## a smoke run in a VM with nothing but cgroup v2, VM_KERNEL=6.1 or 6.12
+vm-test: ## the binaries in a VM with nothing but cgroup v2, VM_KERNEL=6.1 or 6.12 (both)
 	@tests/vm-test.sh
 
 deb: build ## a Debian package
