@@ -33,6 +33,7 @@ pub struct Gate {
     pub patience: Duration,
     /// Ends endless calls, so that their callers come back to the next agent at once.
     pub stopping: CancellationToken,
+    pub activity: crate::quiet::Activity,
 }
 
 impl<S> tower::Layer<S> for Gate {
@@ -221,6 +222,7 @@ where
             let nobody = status::lapsed("NO_CALLER", "the connection has no caller");
             return Box::pin(std::future::ready(Ok(nobody.into_http())));
         };
+        self.gate.activity.mark();
         let (call, verdict) = self.gate.admit(&peer, request.uri().path());
         let ending = Ending(call.clone());
         let admitted = verdict.and_then(|rule| {

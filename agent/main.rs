@@ -8,6 +8,7 @@ mod config;
 mod gate;
 mod log;
 mod peer;
+mod quiet;
 mod run;
 mod serve;
 mod status;

@@ -122,11 +122,16 @@ impl Doors {
         }
         tokio::spawn(until(stopping.clone(), watch_files(self.shared.clone(), reload)));
         drop(arrivals);
+        let activity = crate::quiet::Activity::default();
+        // What the start needed is given back as well.
+        activity.mark();
+        tokio::spawn(until(stopping.clone(), activity.clone().watch()));
         let gate = Gate {
             audit,
             calls: Arc::new(Semaphore::new(limits.calls)),
             patience: limits.request(),
             stopping: stopping.clone(),
+            activity,
         };
         let served = Server::builder()
             .layer(gate)

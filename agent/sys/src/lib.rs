@@ -7,6 +7,7 @@ pub mod cap;
 pub mod cgroup_bpf;
 pub mod fs;
 pub mod memfd;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod process;
