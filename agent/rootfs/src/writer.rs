@@ -12,12 +12,44 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// So many bytes are given to the disk at a time, while the next ones come: the commit then waits for little.
-const WRITEBACK: u64 = 16 << 20;
-/// Pieces smaller than this are gathered before they are written.
-const GATHER: usize = 128 << 10;
+/// Bytes written at once.
+const PIECE: usize = 1 << 20;
+/// What comes behind these bytes of a tar goes past the page cache: no copy, no memory taken from others, nothing left to sync at the commit.
+/// Smaller layers are mostly read soon, and stay in the cache.
+const CACHED: u64 = 8 << 20;
+/// What `O_DIRECT` asks of addresses in memory, at most.
+const ALIGN: usize = 4096;
+
+/// Memory that begins at a multiple of [`ALIGN`] and is filled from its start.
+struct Piece {
+    memory: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Piece {
+    fn new() -> Self {
+        let memory = vec![0; PIECE + ALIGN];
+        let start = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
+        Piece { memory, start, length: 0 }
+    }
+
+    /// Takes as many of `bytes` as there is room for, gives the rest.
+    fn take<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.length));
+        let at = self.start + self.length;
+        self.memory[at..at + now.len()].copy_from_slice(now);
+        self.length += now.len();
+        later
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.length]
+    }
+}
 
 /// Takes one uncompressed tar stream, hostile or not. Dropped uncommitted, it leaves nothing.
 pub struct LayerWriter {
@@ -26,9 +58,10 @@ pub struct LayerWriter {
     name: OsString,
     path: PathBuf,
     tar: File,
-    gathered: Vec<u8>,
+    /// The same file past the page cache, where the file system can and it is never read here.
+    direct: Option<File>,
+    piece: Piece,
     written: u64,
-    given: u64,
     parser: Parser,
     tree: Tree,
 }
@@ -45,14 +78,18 @@ impl LayerWriter {
                 return Err(e);
             }
         };
+        let direct = match store.form() {
+            Form::Erofs => sysfs::open(path.join("layer.tar"), Open::WRONLY | Open::DIRECT, 0).ok().map(File::from),
+            Form::Directory => None,
+        };
         Ok(LayerWriter {
             store,
             name,
             path,
             tar,
-            gathered: Vec::new(),
+            direct,
+            piece: Piece::new(),
             written: 0,
-            given: 0,
             parser: Parser::new(),
             tree: Tree::new(),
         })
@@ -64,30 +101,33 @@ impl LayerWriter {
     /// A malformed or hostile tar, as soon as it is seen; a full disk.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), RootfsError> {
         self.parser.push(bytes, &mut self.tree)?;
-        if self.gathered.len() + bytes.len() < GATHER {
-            self.gathered.extend_from_slice(bytes);
-            return Ok(());
+        let mut bytes = self.piece.take(bytes);
+        while self.piece.length == PIECE {
+            self.flush()?;
+            bytes = self.piece.take(bytes);
         }
-        self.flush()?;
-        self.put(bytes)
-    }
-
-    fn flush(&mut self) -> Result<(), RootfsError> {
-        let gathered = std::mem::take(&mut self.gathered);
-        self.put(&gathered)?;
-        self.gathered = gathered;
-        self.gathered.clear();
         Ok(())
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<(), RootfsError> {
-        (&self.tar).write_all(bytes).act(|| format!("writing {}", self.path.join("layer.tar").display()))?;
-        self.written += bytes.len() as u64;
-        if self.written - self.given >= WRITEBACK {
-            // Only a push: errors of the disk come with the sync at commit.
-            let _ = sysfs::start_writeback(self.tar.as_fd(), self.given, self.written - self.given);
-            self.given = self.written;
+    /// Writes what was gathered.
+    fn flush(&mut self) -> Result<(), RootfsError> {
+        let bytes = self.piece.bytes();
+        if self.written >= CACHED
+            && bytes.len() == PIECE
+            && let Some(direct) = &self.direct
+            && direct.write_all_at(bytes, self.written).is_err()
+        {
+            // Some file systems take the flag and not the write. A full disk says so again.
+            self.direct = None;
         }
+        if self.written < CACHED || bytes.len() < PIECE || self.direct.is_none() {
+            let act = || format!("writing {}", self.path.join("layer.tar").display());
+            self.tar.write_all_at(bytes, self.written).act(act)?;
+            // Only a push, so that the commit waits for little: errors of the disk come with its sync.
+            let _ = sysfs::start_writeback(self.tar.as_fd(), self.written, bytes.len() as u64);
+        }
+        self.written += bytes.len() as u64;
+        self.piece.length = 0;
         Ok(())
     }
 

@@ -103,21 +103,62 @@ fn damage_is_named_and_healed_by_a_new_commit() {
     }
 }
 
+/// An ext4 of 16 MiB in a file, at `m`.
+struct SmallDisk(Scratch);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let script =
+            "truncate -s 16M disk; mkfs.ext4 -q -m 0 -N 256 -O ^has_journal disk; mkdir m; mount -o loop disk m";
+        let out = std::process::Command::new("sh").args(["-ec", script]).current_dir(&scratch.0).output().expect("sh");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        SmallDisk(scratch)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        berth_sys::mount::umount(&self.0.path("m"), true).expect("umount");
+    }
+}
+
 #[test]
 fn a_full_disk_is_said_and_leaves_nothing() {
-    let scratch = Scratch::new();
-    std::fs::create_dir(scratch.path("small")).expect("mkdir");
-    let context = berth_sys::mount::FsContext::open("tmpfs").expect("tmpfs");
-    context.set_string("size", "1m").expect("size");
-    context.create().expect("create");
-    let small = context.mount(berth_sys::mount::MountAttr::NONE).expect("mount");
-    let dir = std::path::PathBuf::from(format!("/proc/self/fd/{}/s", std::os::fd::AsRawFd::as_raw_fd(&small)));
-    let store = LayerStore::open(&dir, Driver::Directory).expect("open");
-    let tar = Tar::new().file("big", vec![1; 2 << 20]).end();
-    let error = ingest(&store, 1, &tar).expect_err("full");
-    assert!(error.disk_full() && !error.bad_layer(), "{error}");
-    store.settle().expect("settle");
-    ingest(&store, 2, &Tar::new().file("small", vec![1; 200 << 10]).end()).expect("there is room again");
+    for driver in DRIVERS {
+        let small = SmallDisk::new();
+        let dir = small.0.path("m/s");
+        let store = LayerStore::open(&dir, driver).expect("open");
+        // Full in the part that goes past the page cache; in the tail; while the index is written.
+        let mut too_large = vec![
+            Tar::new().file("big", vec![1; 20 << 20]).end(),
+            Tar::new().file("big", vec![1; (16 << 20) - 70_001]).end(),
+        ];
+        if driver == Driver::Erofs {
+            let mut names = Tar::new();
+            for i in 0..29_000 {
+                names.file(i.to_string(), "");
+            }
+            too_large.push(names.end());
+        }
+        for tar in too_large {
+            let error = ingest(&store, 1, &tar).expect_err("full");
+            assert!(error.disk_full() && !error.bad_layer(), "{driver:?}: {error}");
+            store.settle().expect("settle");
+            assert_eq!((count(dir.join("ingest")), count(dir.join("trash"))), (0, 0));
+        }
+        ingest(&store, 2, &Tar::new().file("small", vec![1; 200 << 10]).end()).expect("there is room again");
+    }
+}
+
+#[test]
+fn large_layers_are_whole() {
+    let random = |seed: u32, length: usize| -> Vec<u8> {
+        (0..length as u32).map(|i| (i.wrapping_mul(0x9E37_79B9).rotate_left(seed) >> 24) as u8).collect()
+    };
+    let mut tar = Tar::new();
+    tar.file("first", random(1, (10 << 20) + 77)).file("second", random(2, (3 << 20) - 1)).file("third", random(3, 9));
+    assert_eq!(crate::compare::both(&[tar.end()]).len(), 3);
 }
 
 #[test]
