@@ -361,6 +361,54 @@ async fn requests_and_images() {
     bed.end(node).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_layers_are_fetched_again() {
+    let bed = Bed::new("lost");
+    let node = bed.open().await;
+    let name = format!("{}/busybox", registry());
+    node.pull(&me(), &name.parse().unwrap(), None, None, Arc::new(|_| {})).await.unwrap();
+    let folder = bed.config.data_root.join("layers/layers/sha256");
+    let lose = |how: fn(&std::path::Path) -> std::io::Result<()>| {
+        for layer in std::fs::read_dir(&folder).unwrap() {
+            how(&layer.unwrap().path()).unwrap();
+        }
+    };
+    let never = |name| CreateRequest { pull: PullPolicy::Never, ..request(spec(name, &["/bin/true"])) };
+    fn lost<T>(result: Result<T, NodeError>) {
+        match result.err() {
+            Some(NodeError::Rootfs(e)) => assert!(e.lost_layer(), "{e}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Not mounted yet: found at the create.
+    lose(|layer| std::fs::remove_file(layer.join("meta.json")));
+    lost(node.create(&me(), never("one")).await);
+    create(&node, spec("two", &["/bin/true"])).await;
+    node.start(&me(), "two").await.unwrap();
+    assert_eq!(node.wait("two").await.unwrap().1.code, 0);
+    // With the whole folder gone, behind a restart.
+    node.close().await;
+    drop(node);
+    lose(|layer| std::fs::remove_dir_all(layer));
+    let node = bed.open().await;
+    lost(node.create(&me(), never("one")).await);
+    lost(node.start(&me(), "two").await);
+    create(&node, spec("three", &["/bin/true"])).await;
+    for name in ["two", "three"] {
+        node.start(&me(), name).await.unwrap();
+        assert_eq!(node.wait(name).await.unwrap().1.code, 0);
+    }
+    // A pull by hand mends, too.
+    node.close().await;
+    drop(node);
+    let node = bed.open().await;
+    lose(|layer| std::fs::write(layer.join("meta.json"), "{}"));
+    let pulled = node.pull(&me(), &name.parse().unwrap(), None, None, Arc::new(|_| {})).await.unwrap();
+    assert!(pulled.fetched_bytes > 0);
+    create(&node, never("four").spec).await;
+    bed.end(node).await;
+}
+
 fn layers(bed: &Bed) -> usize {
     std::fs::read_dir(bed.config.data_root.join("layers/layers/sha256")).map_or(0, |d| d.count())
 }

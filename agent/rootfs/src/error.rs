@@ -38,6 +38,11 @@ impl RootfsError {
         matches!(self, RootfsError::Io { source, .. } if berth_sys::fs::is_disk_full(source))
     }
 
+    /// A layer is not as it was committed: fetching its image again mends it.
+    pub fn lost_layer(&self) -> bool {
+        matches!(self, RootfsError::Missing(_) | RootfsError::Damaged { .. })
+    }
+
     /// The image is at fault, not this host.
     pub fn bad_layer(&self) -> bool {
         matches!(self, RootfsError::BadLayer(_) | RootfsError::Unkeepable(_))
