@@ -1,7 +1,9 @@
-//! Measures a pull: `pull REFERENCE [DIR]`. Without DIR layers are thrown away, with it they are written there as tars.
+//! Measures a pull: `pull REFERENCE [DIR [erofs|directory]]`. Without DIR layers are thrown away, with it they are written there: as
+//! tars, or into a layer store.
 
 use berth_image::{Images, ImagesConfig, LayerSink, LayerWriter, Progress, ProgressState, SinkError};
 use berth_model::{Digest, Platform, Reference};
+use berth_rootfs::{Driver, LayerStore, RootfsError};
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,6 +14,32 @@ struct Sink(Option<PathBuf>);
 struct Tar {
     bytes: u64,
     file: Option<(File, PathBuf)>,
+}
+
+/// A layer store as the node has it.
+struct Layers(LayerStore);
+struct Layer(berth_rootfs::LayerWriter);
+
+fn rootfs_error(e: RootfsError) -> SinkError {
+    SinkError { message: e.to_string(), disk_full: e.disk_full(), bad_layer: e.bad_layer() }
+}
+
+impl LayerSink for Layers {
+    fn get(&self, diff_id: &Digest) -> Option<u64> {
+        self.0.get(diff_id).map(|l| l.tar_bytes)
+    }
+    fn writer(&self) -> Result<Box<dyn LayerWriter>, SinkError> {
+        Ok(Box::new(Layer(self.0.writer().map_err(rootfs_error)?)))
+    }
+}
+
+impl LayerWriter for Layer {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+        self.0.write(bytes).map_err(rootfs_error)
+    }
+    fn commit(self: Box<Self>, diff_id: &Digest) -> Result<u64, SinkError> {
+        self.0.commit(diff_id).map(|l| l.tar_bytes).map_err(rootfs_error)
+    }
 }
 
 fn error(e: std::io::Error) -> SinkError {
@@ -58,12 +86,26 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let reference: Reference = args.next().ok_or("usage: pull REFERENCE [DIR]")?.parse()?;
     let out = args.next().map(PathBuf::from);
+    let driver = match args.next().as_deref() {
+        None => None,
+        Some("erofs") => Some(Driver::Erofs),
+        Some("directory") => Some(Driver::Directory),
+        Some(other) => return Err(format!("no layer store is called {other}").into()),
+    };
     let store = std::env::temp_dir().join(format!("berth-image-pull-{}", std::process::id()));
     if let Some(dir) = &out {
         std::fs::create_dir_all(dir)?;
     }
     let config = ImagesConfig { dir: store.clone(), ..ImagesConfig::default() };
-    let images = Images::open(config, Arc::new(Sink(out)))?;
+    let layers = match (&out, driver) {
+        (Some(dir), Some(driver)) => Some(LayerStore::open(&dir.join("store"), driver)?),
+        _ => None,
+    };
+    let sink: Arc<dyn LayerSink> = match &layers {
+        Some(layers) => Arc::new(Layers(layers.clone())),
+        None => Arc::new(Sink(out)),
+    };
+    let images = Images::open(config, sink)?;
     let start = Instant::now();
     let tell = move |p: Progress| {
         if std::env::var_os("VERBOSE").is_some() || p.state == ProgressState::Done || p.status.is_some() {
@@ -90,5 +132,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         pulled.fetched_bytes,
         pulled.record.size_bytes()
     );
+    if let Some(layers) = layers {
+        let start = Instant::now();
+        for layer in &pulled.record.layers {
+            layers.remove(&layer.diff_id)?;
+        }
+        let removed = start.elapsed();
+        layers.settle()?;
+        println!("layers removed in {removed:.3?}, their space given back in {:.3?}", start.elapsed());
+    }
     Ok(())
 }
