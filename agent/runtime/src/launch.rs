@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use std::ffi::CString;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 /// What a step may take: a mount source on a dead server hangs, and the caller must not.
@@ -168,7 +169,10 @@ fn try_spawn(launcher: &Launcher, cgroups: &Arc<dyn Cgroups>, request: SpawnRequ
         let mut places = Places::default();
         let mut wire = plan.wire;
         for (path, text) in &plan.files {
-            std::fs::write(path, text).map_err(RuntimeError::io(format!("writing {}", path.display())))?;
+            // For every user of the container, whatever the agent's umask is.
+            std::fs::write(path, text)
+                .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)))
+                .map_err(RuntimeError::io(format!("writing {}", path.display())))?;
         }
         for path in &plan.folders {
             // What is there is taken as it is, a file too; only what is missing becomes a folder.

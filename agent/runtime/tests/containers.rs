@@ -88,7 +88,8 @@ async fn users() {
     };
     let (out, err, _) = lab.run(&spec).await.unwrap();
     assert_eq!(
-        out, "uid=33(web) gid=34(web) groups=34(web),50(extra)\n/made/here\n/home/web\nCapEff:\t0000000000000000\ndirect\n",
+        out,
+        "uid=33(web) gid=34(web) groups=34(web),50(extra)\n/made/here\n/home/web\nCapEff:\t0000000000000000\ndirect\n",
         "{err}"
     );
 }
@@ -126,6 +127,107 @@ async fn bind_mounts_stay_inside() {
     assert!(matches!(lab.run(&spec).await, Err(RuntimeError::StartFailed { step, .. }) if step.contains("/magic/y")));
 }
 
+/// A folder with a shared tmpfs in it, unmounted at the end.
+struct Submount(std::path::PathBuf);
+
+impl Submount {
+    fn new(folder: &std::path::Path) -> Self {
+        use berth_sys::mount::{MountFlags, Propagation, mount, set_propagation};
+        let at = folder.join("sub");
+        std::fs::create_dir_all(&at).unwrap();
+        mount("tmpfs".as_ref(), &at, "tmpfs", MountFlags::NONE, "size=64k").unwrap();
+        set_propagation(&at, Propagation::Shared, false).unwrap();
+        Submount(at)
+    }
+}
+
+impl Drop for Submount {
+    fn drop(&mut self) {
+        let _ = berth_sys::mount::umount(&self.0, true);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_below_a_bind_follow_it() {
+    let lab = Lab::new();
+    let source = lab.dir.join("source");
+    let _sub = Submount::new(&source);
+    let bind = |read_only, propagation| Mount {
+        target: "/data".into(),
+        read_only,
+        kind: MountKind::Bind {
+            source: source.to_str().unwrap().into(),
+            propagation,
+            recursive: true,
+            create_source: false,
+        },
+    };
+    let script = "touch /data/sub/x 2>&1; grep -c '/data/sub .*shared:' /proc/self/mountinfo";
+    for (read_only, propagation, shared) in
+        [(true, Propagation::Rprivate, "0"), (false, Propagation::Rprivate, "0"), (false, Propagation::Private, "1")]
+    {
+        let spec = ContainerSpec { mounts: vec![bind(read_only, propagation)], ..sh(script) };
+        let (out, err, _) = lab.run(&spec).await.unwrap();
+        assert_eq!(out.contains("Read-only file system"), read_only, "{propagation:?} {out}{err}");
+        assert_eq!(out.lines().last(), Some(shared), "{propagation:?} {out}{err}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_ipc_has_the_hosts_shared_memory() {
+    let lab = Lab::new();
+    let name = format!("berth-runtime-test-{}", lab.id.short());
+    let file = std::path::Path::new("/dev/shm").join(&name);
+    std::fs::write(&file, "host").unwrap();
+    let script = format!("cat /dev/shm/{name}; mkdir /dev/mqueue/x 2>&1; readlink /proc/self/ns/ipc");
+    let shared = lab.run(&ContainerSpec { host_ipc: true, ..sh(&script) }).await;
+    let own = lab.run(&sh(&script)).await;
+    std::fs::remove_file(&file).unwrap();
+    let namespace = std::fs::read_link("/proc/self/ns/ipc").unwrap();
+    let (shared, own) = (shared.unwrap(), own.unwrap());
+    assert!(shared.0.starts_with("host") && shared.0.contains(namespace.to_str().unwrap()), "{shared:?}");
+    assert!(!own.0.starts_with("host") && !own.0.contains(namespace.to_str().unwrap()), "{own:?}");
+}
+
+/// Pids of the shims of a container and its execs.
+fn shims(lab: &Lab) -> Vec<String> {
+    let wanted = format!("berth-shim\0{}\0", lab.id);
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.map(|p| p.file_name().into_string().unwrap());
+    pids.filter(|p| std::fs::read(format!("/proc/{p}/cmdline")).is_ok_and(|c| c == wanted.as_bytes())).collect()
+}
+
+/// A process of this one is in /proc until its status was taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_shim_becomes_a_zombie() {
+    let lab = Lab::new();
+    let spec = ContainerSpec { open_stdin: true, ..sh("read x; exit 0") };
+    let spawned = lab.start(&spec, None).unwrap();
+    let detached = ExecSpec { command: vec!["sleep".into(), "0.2".into()], detach: true, ..ExecSpec::default() };
+    // One whose end is waited for, and one that nobody wants to hear of.
+    let exec = lab.exec(&spec, spawned.shim.pid(), &detached).unwrap();
+    drop(lab.exec(&spec, spawned.shim.pid(), &detached).unwrap());
+    let of_execs = shims(&lab);
+    assert_eq!(of_execs.len(), 3, "{of_execs:?}");
+    assert_eq!(within(exec.wait()).await.unwrap().code, 0);
+    drop(exec);
+    let input = spawned.shim.attach(AttachOptions { stdin: true, size: None }).await.unwrap();
+    // Dropped while it runs: as when the task that watches it ends.
+    drop(spawned);
+    input.input().write(b"x\n").await.unwrap();
+    drop(input);
+    assert!(matches!(
+        lab.run(&ContainerSpec { command: vec!["nope".into()], ..sh("") }).await,
+        Err(RuntimeError::CommandNotFound(_))
+    ));
+    within(async {
+        while of_execs.iter().any(|pid| std::path::Path::new("/proc").join(pid).exists()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
 /// CVE-2024-21626: what the new process has open leads to the host, until its execve.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hosts_folders_are_not_reached_through_open_descriptors() {
@@ -148,6 +250,35 @@ async fn the_hosts_folders_are_not_reached_through_open_descriptors() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_containers_files_are_for_all_of_its_users() {
+    let lab = Lab::new();
+    // As an agent with systemd's umask of 0077 makes them.
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        std::fs::write(lab.dir.join("state").join(name), "").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(lab.dir.join("state").join(name), mode).unwrap();
+    }
+    // Images of distributions have this link, and nothing at its end.
+    std::os::unix::fs::symlink("../run/resolve/stub.conf", lab.dir.join("root/etc/resolv.conf")).unwrap();
+    let spec = ContainerSpec {
+        user: Some("web".into()),
+        ..sh("head -n 1 /etc/hosts; cat /etc/hostname; cat /etc/resolv.conf >/dev/null && ls /run/resolve")
+    };
+    let (out, err, _) = lab.run(&spec).await.unwrap();
+    assert_eq!(out, format!("127.0.0.1\tlocalhost\n{}\nstub.conf\n", lab.id.short()), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_proc_goes_unmasked() {
+    let lab = Lab::new();
+    // It hides the /dev/null that masks.
+    let tmpfs = MountKind::Tmpfs { size_bytes: None, mode: None, exec: false };
+    let mounts = vec![Mount { target: "/dev".into(), read_only: false, kind: tmpfs }];
+    let spec = ContainerSpec { mounts, ..sh("cat /proc/keys") };
+    assert!(matches!(lab.run(&spec).await, Err(RuntimeError::StartFailed { step, .. }) if step.contains("masking")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

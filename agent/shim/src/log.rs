@@ -258,6 +258,18 @@ mod tests {
     }
 
     #[test]
+    fn one_file_starts_anew_when_it_is_full() {
+        let dir = Dir::new("single");
+        let mut log = dir.log(100, 1);
+        for n in 0..5 {
+            log.write(Stream::Stdout, format!("line {n}\n").as_bytes());
+            assert!(std::fs::metadata(dir.0.join(NAME)).unwrap().len() <= 100);
+        }
+        assert_eq!(dir.texts(NAME), ["stdout F line 4"]);
+        assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 1);
+    }
+
+    #[test]
     fn what_could_not_be_written_is_told() {
         let dir = Dir::new("full");
         let mut log = dir.log(1 << 20, 2);
