@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use berth_node::Node;
 use sd_notify::NotifyState;
 use std::fs::{File, TryLockError};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,8 +85,11 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
 pub fn lock(data_root: &Path) -> anyhow::Result<File> {
     std::fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o711)
+        .mode(0o700)
         .create(data_root)
+        // It may have been there, as a mounted disk mostly. Environments are in the store, and layers hold setuid programs of any age:
+        // nothing of that is for local users.
+        .and_then(|()| std::fs::set_permissions(data_root, std::fs::Permissions::from_mode(0o700)))
         .with_context(|| format!("making data_root {}", data_root.display()))?;
     let path = data_root.join("berthd.lock");
     let file = File::options()
@@ -131,5 +134,23 @@ async fn signals(reload: &Notify) -> anyhow::Result<()> {
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
         tracing::warn!("telling systemd {states:?}: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_root_is_roots_alone_and_has_one_agent() {
+        let root = std::env::temp_dir().join(format!("berth-agent-root-{}", std::process::id()));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let first = lock(&root).unwrap();
+        assert_eq!(std::fs::metadata(&root).unwrap().permissions().mode() & 0o7777, 0o700);
+        assert!(lock(&root).unwrap_err().to_string().contains("another berthd"));
+        drop(first);
+        drop(lock(&root).unwrap());
+        std::fs::remove_dir_all(&root).unwrap();
     }
 }
