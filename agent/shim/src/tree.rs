@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Links stay inside the root, and those of /proc, which name open files of the host, are refused.
 const INSIDE: fn() -> Resolve = || Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
@@ -18,12 +19,43 @@ pub fn there(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     open(root, path, Open::NONE)
 }
 
-/// Opens a path for mounting on, and makes it when it is missing: folders 0755, at its end a folder or an empty file.
+/// Opens a path for mounting on, and makes it when it is missing: folders 0755, at its end a folder or an empty file. A dangling link at
+/// its end (images have /etc/resolv.conf lead to /run) is followed inside the root, and what it names is made.
 pub fn target(root: BorrowedFd<'_>, path: &[u8], folder: bool) -> io::Result<OwnedFd> {
-    match open(root, path, Open::NONE) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        other => return other,
+    let mut path = path.to_vec();
+    for _ in 0..MAX_LINKS {
+        match open(root, &path, Open::NONE) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let made = make(root, &path, folder);
+        let Err(e) = &made else { return made };
+        if e.kind() != io::ErrorKind::AlreadyExists {
+            return made;
+        }
+        let Ok(link) = std::fs::read_link(Path::new(OsStr::from_bytes(&path))) else { return made };
+        path = beside(&path, link.as_os_str().as_bytes());
     }
+    Err(io::Error::from_raw_os_error(ELOOP))
+}
+
+/// Where a link at the end of `path` leads, as text: what this names is opened inside the root like every other path.
+fn beside(path: &[u8], link: &[u8]) -> Vec<u8> {
+    let folder = path.iter().rposition(|&b| b == b'/').map_or(&b""[..], |at| &path[..at]);
+    let mut names: Vec<&[u8]> =
+        if link.starts_with(b"/") { Vec::new() } else { folder.split(|&b| b == b'/').collect() };
+    for name in link.split(|&b| b == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    [&b"/"[..], &names.join(&b'/')].concat()
+}
+
+fn make(root: BorrowedFd<'_>, path: &[u8], folder: bool) -> io::Result<OwnedFd> {
     let mut dir = open(root, b"/", Open::NONE)?;
     let mut walked = Vec::with_capacity(path.len());
     let mut names = path.split(|&b| b == b'/').filter(|n| !n.is_empty() && *n != b".").peekable();
@@ -39,7 +71,7 @@ pub fn target(root: BorrowedFd<'_>, path: &[u8], folder: bool) -> io::Result<Own
             Ok(next) => next,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let name = OsStr::from_bytes(name);
-                // EEXIST here is a dangling link: an error, because nothing is made through links.
+                // EEXIST here is a dangling link: nothing is made through links.
                 if last && !folder {
                     fs::openat(dir.as_fd(), name, Open::WRONLY | Open::CREATE | Open::EXCL | Open::NOFOLLOW, 0o644)?;
                 } else {
@@ -59,3 +91,25 @@ pub fn is_folder(fd: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 const EINVAL: i32 = 22;
+const ELOOP: i32 = 40;
+/// Links behind each other; the kernel takes 40, images have one.
+const MAX_LINKS: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::beside;
+
+    #[test]
+    fn links_lead_beside_their_folder_and_never_above_the_root() {
+        for (path, link, leads) in [
+            ("/etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf", "/run/systemd/resolve/stub-resolv.conf"),
+            ("/etc/resolv.conf", "/run/./resolv.conf", "/run/resolv.conf"),
+            ("/etc/resolv.conf", "../../../../run/x", "/run/x"),
+            ("/etc/a", "b", "/etc/b"),
+            ("a", "b", "/b"),
+            ("/a", "..", "/"),
+        ] {
+            assert_eq!(beside(path.as_bytes(), link.as_bytes()), leads.as_bytes(), "{path} -> {link}");
+        }
+    }
+}
