@@ -115,10 +115,13 @@ impl Layout {
             FileKind::Symlink => inode.size,
             _ => 0,
         };
+        // A folder's last name reaches to the end of its block or to a NUL: erofs_dirnamecmp() in the kernel's namei.c looks no further
+        // than that, and not at the folder's size. Without room for the NUL, the next inode's first byte would belong to the name.
+        let held = if inode.kind == FileKind::Directory && body % BLOCK != 0 { body + 1 } else { body };
         let mut offset = self.end.next_multiple_of(32);
         // An inline body must not cross a block: the inode moves on until it does not. The root cannot move.
         let inline = body > 0 && body <= BLOCK && {
-            let fits = |at: u64| (at + fixed) % BLOCK + body <= BLOCK;
+            let fits = |at: u64| (at + fixed) % BLOCK + held <= BLOCK;
             let steps = if number == ROOT { 1 } else { BLOCK / 32 };
             match (0..steps).map(|i| offset + i * 32).find(|at| fits(*at)) {
                 Some(at) => {
@@ -131,11 +134,11 @@ impl Layout {
         self.slots[number as usize] = slot(offset)?;
         self.end = offset + fixed;
         if inline {
-            self.end += body;
+            self.end += held;
         } else if body > 0 {
             let at = self.end.next_multiple_of(BLOCK);
             self.bodies[number as usize] = slot(at / BLOCK * 32)?;
-            self.end = at + body;
+            self.end = at + held;
         }
         Ok(())
     }
