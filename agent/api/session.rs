@@ -410,8 +410,9 @@ async fn take_input<R: Asks, M: Answer>(
         let frame = match requests.message().await {
             // The caller has gone: what it did not end stays open, for those who attach later.
             Err(_) => return,
+            // On a terminal an end must be asked for, by a frame: callers also leave by their detach keys.
             Ok(None) => {
-                if open {
+                if open && !tty {
                     let _ = input.close().await;
                 }
                 return;

@@ -369,7 +369,8 @@ impl Relay {
 
     fn leave(&mut self, at: usize) {
         let client = self.clients.swap_remove(at);
-        if client.feeds && self.stdin_once && !self.clients.iter().any(|c| c.feeds) {
+        // As Docker: a terminal stays open for those who attach later.
+        if client.feeds && self.stdin_once && !self.terminal && !self.clients.iter().any(|c| c.feeds) {
             self.end_input();
         }
     }
