@@ -1,10 +1,20 @@
 //! What can go wrong, one variant per thing a caller can do something about.
 
-use crate::SinkError;
 use berth_model::{Digest, Platform};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Why a layer could not be taken.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct SinkError {
+    pub message: String,
+    /// No room left: DISK_FULL to the caller.
+    pub disk_full: bool,
+    /// The layer itself is bad (hostile or broken tar): INVALID_LAYER to the caller.
+    pub bad_layer: bool,
+}
 
 /// Names the registry, repository or digest it is about. Never holds a credential. Cheap to clone: everybody who
 /// waits for a layer gets the same error.

@@ -27,7 +27,7 @@ mod store;
 mod tls;
 
 pub use credentials::{Docker, docker_config};
-pub use error::ImageError;
+pub use error::{ImageError, SinkError};
 pub use store::Pins;
 
 use berth_model::image::ImageRecord;
@@ -51,16 +51,6 @@ pub trait LayerWriter: Send {
     fn write(&mut self, bytes: &[u8]) -> Result<(), SinkError>;
     /// The stream's digest was checked to be `diff_id`. Returns the tar's size in bytes.
     fn commit(self: Box<Self>, diff_id: &Digest) -> Result<u64, SinkError>;
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct SinkError {
-    pub message: String,
-    /// No room left: DISK_FULL to the caller.
-    pub disk_full: bool,
-    /// The layer itself is bad (hostile or broken tar): INVALID_LAYER to the caller.
-    pub bad_layer: bool,
 }
 
 /// Per-registry configuration, by host[:port].
