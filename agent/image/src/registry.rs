@@ -156,7 +156,7 @@ impl Registries {
             .referer(false)
             .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(self.limits.connect)
-            .pool_idle_timeout(Duration::from_secs(20))
+            .pool_idle_timeout(Duration::from_secs(5))
             // getaddrinfo(3): the host's own rules (nsswitch, hosts, changed resolv.conf) hold for the agent too.
             .no_hickory_dns();
         if loopback {
