@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 /// A host that is there answers within this, handshake counted; one that is not should not hold up the others.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -137,9 +137,8 @@ impl Connection {
     /// The connection broke or the agent is on its way out; a refused certificate or a registry that is away does not mend in a second.
     fn worth_repeating(&self, status: &Status) -> bool {
         use tonic_types::StatusExt;
-        status.code() == Code::Unavailable
-            && self.refusal.lock().is_ok_and(|r| r.is_none())
-            && status.get_details_error_info().is_none_or(|i| i.reason == "AGENT_STOPPING")
+        let stopping = || status.get_details_error_info().is_some_and(|i| i.reason == "AGENT_STOPPING");
+        self.refusal.lock().is_ok_and(|r| r.is_none()) && (status::broken(status) || stopping())
     }
 
     /// What a failed call means, for people.
@@ -311,8 +310,11 @@ fn tls_error(host: &str, error: &rustls::Error, ours: Option<(&ServerName<'_>, &
             match alert {
                 Alert::CertificateExpired => refused("it has expired, or is not valid yet").hint(renew),
                 Alert::CertificateRevoked => refused("it was revoked").hint(renew),
-                Alert::UnknownCA => refused("it is from an authority that the agent does not know")
-                    .hint("the agent's configuration names its authority; use a certificate from that one"),
+                // Authorities of one name and different keys: the agent finds its own one's signature wrong.
+                Alert::UnknownCA | Alert::DecryptError => {
+                    refused("it is from an authority that the agent does not know")
+                        .hint("the agent's configuration names its authority; use a certificate from that one")
+                }
                 Alert::CertificateRequired | Alert::NoCertificate => refused("none was sent"),
                 Alert::BadCertificate | Alert::CertificateUnknown => refused("the agent found it wrong").hint(renew),
                 Alert::UnsupportedCertificate => refused("it is not one of a client").hint(renew),

@@ -29,7 +29,7 @@ pub enum Kind {
     Name,
 }
 
-/// The options for the shape of the output.
+// The options for the shape of the output. No doc comment: clap would take it for the description of each command that has them.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Show {
     /// Shape of the output

@@ -19,7 +19,7 @@ pub fn error(status: &Status, host: &str, tls: bool, deadline: Option<Duration>)
     let mut error = if late {
         let within = deadline.map_or(String::new(), |d| format!(" within {} s", d.as_secs_f64()));
         Error::new(format!("no answer from {host}{within}")).hint("--timeout sets how long to wait")
-    } else if status.code() == Code::Unavailable && info.is_none() {
+    } else if broken(status) {
         Error::new(format!("the connection to {host} broke: {}", transport_words(status)))
             .hint("is berthd still running there?")
     } else if status.message().is_empty() {
@@ -28,9 +28,9 @@ pub fn error(status: &Status, host: &str, tls: bool, deadline: Option<Duration>)
         Error::new(sentence(status.message()))
     };
     if let Some(bad) = details.bad_request() {
-        for v in &bad.field_violations {
-            error.details.push(format!("{}: {}", v.field, v.description));
-        }
+        let lines = bad.field_violations.iter().map(|v| format!("{}: {}", v.field, v.description));
+        // A single one is the message already.
+        error.details.extend(lines.filter(|line| !error.message.contains(line.trim_end_matches('.'))));
     }
     if let Some(hint) = hint(reason, status.code(), tls) {
         error.hint = Some(hint.to_owned());
@@ -43,6 +43,16 @@ pub fn error(status: &Status, host: &str, tls: bool, deadline: Option<Duration>)
         _ => None,
     };
     error
+}
+
+/// The connection broke: no agent said this, and what it was asked may be done or not.
+pub fn broken(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable => status.get_error_details().error_info().is_none_or(|i| i.domain != DOMAIN),
+        // An agent's own refusal comes as text, and has no cause here.
+        Code::Unknown | Code::Internal => std::error::Error::source(status).is_some(),
+        _ => false,
+    }
 }
 
 /// The innermost cause, where tonic says "transport error".

@@ -24,7 +24,7 @@ pub enum Pull {
     Never,
 }
 
-/// What a container is made of.
+// What a container is made of. No doc comment: clap would take it for the description of each command that has these options.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Container", after_help = HELP_TEMPLATE_NOTE)]
 pub struct Create {
