@@ -3,6 +3,7 @@
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// Space of the file system that a path is on, in bytes.
@@ -93,17 +94,21 @@ pub fn random(buffer: &mut [u8]) -> io::Result<()> {
 pub fn read_in_process_root(pid: u32, path: &str, max: usize) -> io::Result<Option<Vec<u8>>> {
     let root = format!("/proc/{pid}/root");
     let dir = rustix::fs::open(root.as_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    // NONBLOCK: a FIFO put there by the container must not hold the agent.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    // What the container put there is only opened when it is a regular file: a FIFO would hold the agent, and a device, which the container
+    // itself may not open, would act (/dev/watchdog starts to count).
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = match rustix::fs::openat2(&dir, path, flags, Mode::empty(), resolve) {
-        Ok(fd) => File::from(fd),
+    let found = match rustix::fs::openat2(&dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        Ok(fd) => fd,
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(e) => return Err(e.into()),
     };
-    if !file.metadata()?.is_file() {
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
+    if kind != rustix::fs::FileType::RegularFile {
         return Ok(None);
     }
+    let again = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(again.as_str(), flags, Mode::empty())?);
     let mut bytes = Vec::new();
     file.take(max as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > max {
@@ -126,6 +131,33 @@ mod tests {
         random(&mut a).unwrap();
         random(&mut b).unwrap();
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn only_regular_files_of_a_process_root_are_opened() {
+        let dir = std::env::temp_dir().join(format!("berth-sys-root-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+        let read = |name: &str| read_in_process_root(std::process::id(), &at(name), 8);
+        std::fs::write(at("file"), "content").unwrap();
+        std::fs::write(at("large"), "content and more").unwrap();
+        std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+        std::os::unix::fs::symlink("/proc/self/exe", at("magic")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+            .unwrap();
+        // A number that no driver has: opening it would be ENXIO.
+        let number = rustix::fs::makedev(240, 99);
+        let device = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(rustix::fs::CWD, at("device"), device, Mode::from_raw_mode(0o600), number).unwrap();
+        assert_eq!(read("file").unwrap().as_deref(), Some(&b"content"[..]));
+        assert_eq!(read("link").unwrap().as_deref(), Some(&b"content"[..]));
+        for none in ["fifo", "device", "nothing"] {
+            assert_eq!(read(none).unwrap(), None, "{none}");
+        }
+        for refused in ["large", "magic"] {
+            read(refused).expect_err(refused);
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
