@@ -18,7 +18,8 @@ fn an_interactive_shell_works_and_the_terminal_is_restored() {
             Step::Send("sleep 0.3; stty size\r"),
             Step::Expect("33 101"),
             // ^C ends the command, not the session.
-            Step::Send("sleep 1000\r"),
+            Step::Send("echo go-$((1+1)); sleep 1000\r"),
+            Step::Expect("go-2"),
             Step::Send("\x03"),
             Step::Send("echo still-$((40+2))\r"),
             Step::Expect("still-42"),
@@ -34,7 +35,10 @@ fn an_interactive_shell_works_and_the_terminal_is_restored() {
 fn detach_keys_leave_the_container_running_and_attach_joins_again() {
     let node = Node::with_busybox("attach-detach");
     let command = node.ctl_command(&["run", "-it", "--name", "box", "--network", "none", &image("busybox"), "sh"]);
-    let session = pty::run(&command, &[Step::Expect("#"), Step::Send("x=kept\r"), Step::Send("\x10\x11")]);
+    let session = pty::run(
+        &command,
+        &[Step::Expect("#"), Step::Send("x=kept; echo $x-1\r"), Step::Expect("kept-1"), Step::Send("\x10\x11")],
+    );
     assert!(session.restored, "{}", session.output);
     assert_eq!(node.inspect("box")["State"]["Status"], "running");
     let command = node.ctl_command(&["attach", "box"]);

@@ -68,10 +68,12 @@ fn nginx_answers_on_its_address_and_on_a_published_port() {
 fn udp_ports_and_ports_of_the_agents_choice() {
     let node = Node::with_busybox("network-udp");
     let port = node.slot.port(0);
-    node.detached(
-        &["--network", "bridge", "--name", "echo", "-p", &format!("127.0.0.1:{port}:5000/udp")],
-        "nc -u -l -p 5000 -e cat",
-    );
+    // Debian's busybox has no server for UDP; its base system has perl.
+    let publish = format!("127.0.0.1:{port}:5000/udp");
+    let echo = "socket(S, PF_INET, SOCK_DGRAM, 0) or die; bind(S, sockaddr_in(5000, INADDR_ANY)) or die;
+        while (my $from = recv(S, my $text, 100, 0)) { send(S, $text, 0, $from) }";
+    let nginx = image("nginx");
+    node.ok(&["run", "-d", "--name", "echo", "-p", &publish, "--entrypoint", "perl", &nginx, "-MSocket", "-e", echo]);
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
     socket.set_read_timeout(Some(Duration::from_millis(300))).expect("timeout");
     let answer = eventually("the echo comes back", || {
@@ -116,8 +118,8 @@ fn containers_talk_and_hairpin_works() {
     let server = address(&node, "server");
     let script = format!("for i in $(seq 50); do wget -q -O - http://{server}/ && break; sleep 0.1; done");
     assert_eq!(node.sh(&["--network", "bridge"], &script), "hello from busybox");
-    // A container reaches a published port through the host's address, even its own.
-    let through_host = format!("wget -q -T 5 -O - http://{}:{port}/", node.slot.gateway());
+    // wget -T kills Debian's static busybox. A container reaches a published port through the host's address, even its own.
+    let through_host = format!("timeout 5 wget -q -O - http://{}:{port}/", node.slot.gateway());
     assert_eq!(node.sh(&["--network", "bridge"], &through_host), "hello from busybox");
     assert_eq!(node.ok(&["exec", "server", "sh", "-c", &through_host]), "hello from busybox");
     node.finish();

@@ -224,7 +224,7 @@ fn wrong_options_are_refused_together_and_by_name() {
         (vec!["--name", "!bad"], "name"),
         (vec!["--cap-add", "CAP_NOT_THERE"], "NOT_THERE"),
         (vec!["--sysctl", "kernel.hostname=x"], "kernel.hostname"),
-        (vec!["--ulimit", "nonsense=1"], "nonsense"),
+        (vec!["--ulimit", "nonsense=1"], "ulimit"),
         (vec!["--stop-signal", "SIGNONE"], "SIGNONE"),
         (vec!["-w", "relative"], "relative"),
     ] {

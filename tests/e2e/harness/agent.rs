@@ -443,10 +443,17 @@ impl Node {
         if remove.len() > 2 {
             self.ok(&remove);
         }
+        let ids = self.ok(&["images", "-q"]);
+        let mut remove = vec!["rmi", "-f"];
+        remove.extend(ids.split_whitespace().collect::<std::collections::BTreeSet<_>>());
+        if remove.len() > 2 {
+            self.ok(&remove);
+        }
         // Teardown goes on behind the answer; it must end. Idle connections to registries and callers close in their own time.
         leak::none_running(&self.slot, &self.dir, self.pid());
         if !self.killed_deliberately {
-            let allowed = self.fds_at_rest + 40;
+            // What an agent keeps ready from its first container on: a few network namespaces and sockets in them.
+            let allowed = self.fds_at_rest + 24;
             super::until(&format!("the agent's descriptors fall to {allowed} (have {})", self.fds()), || {
                 self.fds() <= allowed
             });

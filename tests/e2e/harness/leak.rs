@@ -28,7 +28,7 @@ pub fn none(slot: &Slot, dir: &Path) {
         found.extend(cgroups(slot, true));
         found.extend(ports_of(&slot.bridge()));
         found.extend(processes(slot, dir).into_iter().map(|(_, text)| text));
-        found.extend(nft_rules(&slot.table(), &slot.bridge()));
+        found.extend(nft_elements(&slot.table()));
         found
     });
 }
@@ -125,19 +125,15 @@ fn processes(slot: &Slot, dir: &Path) -> Vec<(u32, String)> {
     found
 }
 
-/// Rules and elements that containers had; the agent's empty table may stay for the next container.
-fn nft_rules(table: &str, bridge: &str) -> Vec<String> {
-    let Ok(output) = Command::new("nft").args(["list", "ruleset"]).output() else { return Vec::new() };
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+/// What containers had in the agent's table: its maps. Its chains are the same for all and stay for the next container.
+fn nft_elements(table: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for (at, line) in text.lines().enumerate() {
-        if line.trim_start().starts_with("table ") && line.contains(table) {
-            let body: Vec<&str> = text.lines().skip(at + 1).take_while(|l| *l != "}").collect();
-            found.extend(body.iter().filter(|l| l.contains("elements")).map(|l| format!("nft {table}: {}", l.trim())));
-        }
+    for family in ["ip", "inet"] {
+        let output = Command::new("nft").args(["list", "table", family, table]).output().expect("nft");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let elements = text.lines().filter(|line| line.contains("elements"));
+        found.extend(elements.map(|line| format!("nft {family} {table}: {}", line.trim())));
     }
-    found
-        .extend(text.lines().filter(|l| l.contains("dnat") && l.contains(bridge)).map(|l| format!("nft {}", l.trim())));
     found
 }
 
