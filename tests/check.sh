@@ -7,7 +7,7 @@ steps=${*:-setup lint unit e2e fuzz}
 failed= began=$SECONDS
 . tests/fixtures/env.sh
 
-# Names one test binary's tests at a time when nextest is not there: same tests, same environment.
+# The tests run without nextest, too: the same ones in the same environment, but a hanging one takes the rest along.
 nextest() { cargo nextest --version >/dev/null 2>&1; }
 
 setup() {
@@ -44,11 +44,15 @@ unsafe_code() {
   return $bad
 }
 
+# Both steps build the same: the whole workspace with the fail points.
+build="--workspace --features berth/failpoints --no-fail-fast"
+
 unit() {
+  # shellcheck disable=SC2086
   if nextest; then
-    cargo nextest run --workspace --no-fail-fast -E 'not binary(e2e)'
+    cargo nextest run $build -E 'not binary(e2e)'
   else
-    cargo test --workspace --lib --bins --no-fail-fast
+    timeout 1200 cargo test --workspace --exclude berth --no-fail-fast && timeout 600 cargo test -p berth --lib --bins --no-fail-fast
   fi
 }
 
@@ -56,17 +60,18 @@ e2e() {
   tests/fixtures/setup.sh && tests/fixtures/registry.sh start && tests/fixtures/images.sh || return 1
   export BERTH_TEST_IMAGES_READY=1
   local result=0
+  # shellcheck disable=SC2086
   if nextest; then
-    cargo nextest run -p berth --features failpoints --test e2e --no-fail-fast || result=1
+    cargo nextest run $build -E 'binary(e2e)' || result=1
   else
-    cargo test -p berth --features failpoints --test e2e --no-fail-fast -- --test-threads 2 || result=1
+    timeout 1500 cargo test $build --test e2e -- --test-threads 2 || result=1
   fi
   tests/fixtures/registry.sh stop
   return $result
 }
 
 fuzz() {
-  tests/fuzz.sh "${FUZZ_SECONDS:-15}"
+  tests/fuzz.sh "${FUZZ_SECONDS:-10}"
 }
 
 summary=
