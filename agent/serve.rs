@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +58,8 @@ struct Shared {
     by_address: Mutex<HashMap<IpAddr, usize>>,
     /// For the end of connections whose certificate is revoked.
     live: Mutex<Vec<(Weak<Peer>, CancellationToken)>>,
+    /// A connection was added to `live`.
+    joined: Notify,
 }
 
 impl Doors {
@@ -90,6 +92,7 @@ impl Doors {
             unix_connections: Arc::new(Semaphore::new(UNIX_CONNECTIONS)),
             by_address: Mutex::default(),
             live: Mutex::default(),
+            joined: Notify::new(),
             limits: limits.clone(),
         };
         Ok(Doors { tcp, unix, shared: Arc::new(shared) })
@@ -106,7 +109,7 @@ impl Doors {
         self,
         routes: Routes,
         audit: AuditLog,
-        reload: Arc<tokio::sync::Notify>,
+        reload: Arc<Notify>,
         stopping: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
         let limits = self.shared.limits.clone();
@@ -190,28 +193,43 @@ async fn until(stopping: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-/// Looks at the certificates' files now and then, and when SIGHUP asks for it.
-async fn watch_files(shared: Arc<Shared>, reload: Arc<tokio::sync::Notify>) {
-    let Some(store) = shared.store.clone() else { return std::future::pending().await };
-    let mut clock = tokio::time::interval(LOOK_EVERY);
-    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Looks at the certificates' files now and then while somebody is connected, and when SIGHUP asks for it. Without connections every
+/// handshake looks, and nothing ticks.
+async fn watch_files(shared: Arc<Shared>, reload: Arc<Notify>) {
+    if shared.store.is_none() {
+        return std::future::pending().await;
+    }
     loop {
         let forced = tokio::select! {
-            _ = clock.tick() => false,
+            () = tokio::time::sleep(LOOK_EVERY), if shared.has_live() => false,
+            () = shared.joined.notified() => continue,
             () = reload.notified() => true,
         };
-        match store.reload(forced) {
-            Ok(Reload::Unchanged) => {}
-            Ok(Reload::Swapped) => {
-                tracing::info!("the certificates were read again");
-                shared.cut_revoked();
-            }
-            Err(e) => tracing::error!("the certificates' files have changed and are not used: {e}"),
-        }
+        shared.look(forced);
     }
 }
 
 impl Shared {
+    /// Takes the certificates' files up when they have changed (or when `forced`).
+    fn look(&self, forced: bool) {
+        let Some(store) = &self.store else { return };
+        match store.reload(forced) {
+            Ok(Reload::Unchanged) => {}
+            Ok(Reload::Swapped) => {
+                tracing::info!("the certificates were read again");
+                self.cut_revoked();
+            }
+            Err(e) => tracing::error!("the certificates' files have changed and are not used: {e}"),
+        }
+    }
+
+    /// Whether somebody is connected over TLS.
+    fn has_live(&self) -> bool {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.retain(|(peer, _)| peer.strong_count() > 0);
+        !live.is_empty()
+    }
+
     /// Remembers a connection, so that it can be ended.
     fn register(&self, peer: &Arc<Peer>) -> CancellationToken {
         let cut = CancellationToken::new();
@@ -220,6 +238,7 @@ impl Shared {
             live.retain(|(peer, _)| peer.strong_count() > 0);
         }
         live.push((Arc::downgrade(peer), cut.clone()));
+        self.joined.notify_one();
         cut
     }
 
@@ -303,6 +322,7 @@ async fn accept_tls(listener: TcpListener, shared: Arc<Shared>, arrivals: mpsc::
 async fn handshake(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>) -> Result<Connection, String> {
     let Some(store) = &shared.store else { return Err("there are no certificates".into()) };
     stream.set_nodelay(true).map_err(|e| format!("TCP_NODELAY: {e}"))?;
+    shared.look(false);
     let accepted = TlsAcceptor::from(store.config()).accept(stream).into_fallible().await;
     let stream = match accepted {
         Ok(stream) => stream,
