@@ -15,6 +15,20 @@ const WATCH_QUEUE: usize = 1024;
 /// given twice.
 pub(crate) const CRASH_GAP: u64 = 1 << 16;
 
+/// Bytes of labels in one event. Thousands of events are kept, and callers may give a container megabytes of labels.
+const LABEL_BYTES: usize = 4 << 10;
+/// Bytes of any other attribute: the command of an exec may be as long as a message.
+const ATTRIBUTE_BYTES: usize = 1 << 10;
+
+/// At most [`ATTRIBUTE_BYTES`]; what is cut ends with an ellipsis.
+fn cut(value: &str) -> String {
+    if value.len() <= ATTRIBUTE_BYTES {
+        return value.to_owned();
+    }
+    let end = value.floor_char_boundary(ATTRIBUTE_BYTES - '…'.len_utf8());
+    format!("{}…", &value[..end])
+}
+
 pub(crate) struct Events {
     ring: Mutex<Ring>,
     live: broadcast::Sender<Arc<Event>>,
@@ -66,12 +80,19 @@ impl Events {
 
     /// An event of a container, with its name, image and labels.
     pub fn add_container(&self, record: &ContainerRecord, action: &str, more: &[(&str, String)]) -> store::Write {
-        let mut attributes: BTreeMap<String, String> =
-            record.spec.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut room = LABEL_BYTES;
+        let mut attributes = BTreeMap::new();
+        for (key, value) in &record.spec.labels {
+            // Whole or not at all: half a value would be another one.
+            if let Some(left) = room.checked_sub(key.len() + value.len()) {
+                room = left;
+                attributes.insert(key.clone(), value.clone());
+            }
+        }
         attributes.insert("name".to_owned(), record.name.clone());
         attributes.insert("image".to_owned(), record.spec.image.clone());
         for (key, value) in more {
-            attributes.insert((*key).to_owned(), value.clone());
+            attributes.insert((*key).to_owned(), cut(value));
         }
         self.add(EventKind::Container, action, record.id.as_str(), attributes)
     }
@@ -137,6 +158,25 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attributes_are_bounded() {
+        assert_eq!(cut("sh -c true"), "sh -c true");
+        for long in ["x".repeat(5000), "ä".repeat(5000)] {
+            let short = cut(&long);
+            assert!(short.len() <= ATTRIBUTE_BYTES && short.len() > ATTRIBUTE_BYTES - 4 && short.ends_with('…'));
+        }
+        let mut record = crate::testing::container_record(1);
+        record.spec.labels = (0..100).map(|n| (format!("label-{n:02}"), "v".repeat(1000))).collect();
+        let crate::store::Write::Event(event) =
+            Events::new(Vec::new(), 0, 10).add_container(&record, "exec_start", &[("command", "c".repeat(1 << 20))])
+        else {
+            panic!("no event")
+        };
+        let bytes: usize = event.attributes.iter().map(|(k, v)| k.len() + v.len()).sum();
+        assert!(bytes < 6 << 10 && event.attributes["label-00"].len() == 1000, "{bytes}");
+        assert_eq!(event.attributes["name"], record.name);
+    }
 
     fn add(events: &Events, action: &str) {
         events.add(EventKind::Node, action, "node", BTreeMap::new());
