@@ -25,7 +25,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use std::{fs, io};
+
+/// How long the trash is left alone when something comes into it.
+const TOGETHER: Duration = Duration::from_millis(100);
 
 /// What new layers become.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -198,6 +202,9 @@ impl LayerStore {
             let trash = Arc::clone(&trash);
             let run = move || {
                 while woken.recv().is_ok() {
+                    // What is removed together is renamed before the disk is busy with giving space back.
+                    let until = Instant::now() + TOGETHER;
+                    while woken.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
                     if let Err(error) = trash.empty() {
                         tracing::warn!(%error, "removed layers still take space");
                     }
