@@ -51,11 +51,23 @@ pub async fn uninstall(config: Config, yes: bool, purge: bool) -> anyhow::Result
 }
 
 fn remove(folder: &Path) -> anyhow::Result<()> {
-    if !folder.exists() {
-        return Ok(());
+    let removing = || format!("removing {}", folder.display());
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e).with_context(removing),
+    };
+    for entry in entries {
+        berth_rootfs::remove_tree(&entry.with_context(removing)?.path()).with_context(removing)?;
     }
-    berth_rootfs::remove_tree(folder).with_context(|| format!("removing {}", folder.display()))?;
-    println!("{} removed", folder.display());
+    match std::fs::remove_dir(folder) {
+        Ok(()) => println!("{} removed", folder.display()),
+        // A disk of its own.
+        Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
+            println!("{} is empty; it stays, as something is mounted on it", folder.display());
+        }
+        Err(e) => return Err(e).with_context(removing),
+    }
     Ok(())
 }
 
