@@ -28,9 +28,9 @@ pub fn error(status: &Status, host: &str, tls: bool, deadline: Option<Duration>)
         Error::new(sentence(status.message()))
     };
     if let Some(bad) = details.bad_request() {
-        let lines = bad.field_violations.iter().map(|v| format!("{}: {}", v.field, v.description));
         // A single one is the message already.
-        error.details.extend(lines.filter(|line| !error.message.contains(line.trim_end_matches('.'))));
+        let new = bad.field_violations.iter().filter(|v| !error.message.contains(v.description.trim_end_matches('.')));
+        error.details = new.map(|v| format!("{}: {}", v.field, v.description)).collect();
     }
     if let Some(hint) = hint(reason, status.code(), tls) {
         error.hint = Some(hint.to_owned());
@@ -63,7 +63,12 @@ fn transport_words(status: &Status) -> String {
         words = cause.to_string();
         source = cause.source();
     }
-    if words.is_empty() { "no reason given".into() } else { words }
+    match words.as_str() {
+        "" => "no reason given".into(),
+        // rustls adds the address of its manual.
+        w if w.contains("close_notify") => "it was closed without a word".into(),
+        _ => words,
+    }
 }
 
 fn sentence(message: &str) -> String {
@@ -136,6 +141,10 @@ mod tests {
         let e = with(Code::InvalidArgument, "2 fields are wrong.", details);
         assert_eq!(e.message, "2 fields are wrong");
         assert_eq!(e.details, ["config.name: too short", "config.env[1]: no '='"]);
+        let mut details = reason("INVALID");
+        details.add_bad_request_violation("config.user", "no user \"x\"");
+        let e = with(Code::InvalidArgument, "user: no user \"x\"", details);
+        assert_eq!((e.message.as_str(), e.details), ("user: no user \"x\"", Vec::new()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! The root is entered before anything is mounted in it, so that absolute links and `..` of a hostile image end at its own root by
 //! themselves; targets named by the user are resolved by openat2(2) on top of that.
+#![expect(clippy::disallowed_methods, reason = "one thread, whose working folder is nobody else's")]
 
 use crate::tree;
 use berth_model::wire::Step;
@@ -214,7 +215,7 @@ fn flags_of(bits: u64) -> MountFlags {
         (1 << 24, MountFlags::STRICTATIME),
     ] {
         if bits & bit != 0 {
-            flags = flags | flag;
+            flags |= flag;
         }
     }
     flags
