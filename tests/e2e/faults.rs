@@ -122,6 +122,7 @@ mod points {
             assert!(matches!(state.as_str(), "created" | "running" | "exited"), "{name}: {state}");
             node.ok(&["start", "box"]);
             assert_eq!(node.ok(&["exec", "box", "echo", "in"]), "in", "{name}");
+            node.until_trapped("box", "trap 'exit 3' TERM;");
             node.ok(&["stop", "box"]);
             assert_eq!(node.ok(&["wait", "box"]), "3", "{name}");
         });

@@ -367,7 +367,32 @@ impl Node {
         }
         arguments.extend(options);
         arguments.extend([busybox.as_str(), "sh", "-c", script]);
-        self.ok(&arguments)
+        let id = self.ok(&arguments);
+        if !options.contains(&"--init") {
+            self.until_trapped(&id, script);
+        }
+        id
+    }
+
+    /// A shell has just been started when `run -d` ends: its traps come a little later, and process 1 does not feel a signal that it does
+    /// not catch. Looks into the kernel's masks (proc_pid_status(5)) until every signal that the script names is there.
+    #[track_caller]
+    pub fn until_trapped(&self, container: &str, script: &str) {
+        let named = |(name, _): &&(&str, u32)| script.contains(&format!("' {name};"));
+        let signals = [("HUP", 1), ("INT", 2), ("USR1", 10), ("USR2", 12), ("TERM", 15)];
+        let wanted = signals.iter().filter(named).fold(0u64, |mask, (_, number)| mask | 1 << (number - 1));
+        if wanted == 0 {
+            return;
+        }
+        let pid = self.inspect(container)["State"]["Pid"].as_u64().expect("pid");
+        super::until(&format!("the traps of {script:?} are set"), || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let mask = |field: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(field));
+                line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+            };
+            (mask("SigCgt:") | mask("SigIgn:")) & wanted == wanted
+        });
     }
 
     pub fn inspect(&self, container: &str) -> serde_json::Value {
