@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use berth_network::Networks;
 use berth_node::{Node, Requester};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Removes containers, their cgroups and networks, the bridge and the firewall's table; with `purge` images, logs and
 /// the store as well.
@@ -71,15 +72,30 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The parent of the containers' cgroups, empty by now, in every hierarchy.
+/// A cgroup whose last process has just been killed is busy until the kernel has let go of that process.
+const CGROUP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The parent of the containers' cgroups, without processes by now, in every hierarchy.
 fn remove_cgroup(parent: &str) -> anyhow::Result<()> {
     let root = Path::new("/sys/fs/cgroup");
     let mut roots = vec![root.to_path_buf()];
     roots.extend(std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()));
     for root in roots {
         let group = root.join(parent);
-        // rmdir(2) takes only empty ones, and leaves those that are somebody else's.
-        match std::fs::remove_dir(&group) {
+        let begun = Instant::now();
+        let removed = loop {
+            // Those of containers that were removed a moment ago, and that nobody waited for. rmdir(2) takes only empty ones.
+            for child in std::fs::read_dir(&group).into_iter().flatten().flatten() {
+                _ = std::fs::remove_dir(child.path());
+            }
+            match std::fs::remove_dir(&group) {
+                Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy && begun.elapsed() < CGROUP_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                removed => break removed,
+            }
+        };
+        match removed {
             Ok(()) => println!("{} removed", group.display()),
             Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
             Err(e) => return Err(e).with_context(|| format!("removing {}", group.display())),
