@@ -380,6 +380,21 @@ async fn several_readers_lose_nothing() {
     spawned.shim.release().await;
 }
 
+/// The workload has ended long ago when the reader comes back: in its socket, in the shim and in the pipe there is something left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_reader_loses_nothing_of_an_ended_workload() {
+    for last in [20_000, 25_000, 30_000, 35_000, 40_000] {
+        let lab = Lab::new();
+        let spawned = lab.start(&sh(&format!("seq 1 {last}")), Some(AttachOptions::default())).unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let wanted: String = (1..=last).map(|n| format!("{n}\n")).collect();
+        let got = collect(spawned.attachment.unwrap()).await.0;
+        assert!(got == wanted, "{last}: {} bytes of {}", got.len(), wanted.len());
+        assert_eq!(log_lines(&lab.dir).len(), last);
+        spawned.shim.release().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_agent_finds_its_container() {
     let lab = Lab::new();

@@ -160,7 +160,8 @@ impl Relay {
             let (mut polls, sources) = self.interests();
             let now = process::monotonic_ms();
             let ready = process::poll(&mut polls, self.timeout(now))?;
-            if ready == 0 && self.dirty {
+            // Not while a reader has yet to take what is in them.
+            if ready == 0 && self.dirty && self.clients.iter().all(|c| c.owes == [false; 2]) {
                 self.forget();
             }
             let now = process::monotonic_ms();
@@ -478,8 +479,13 @@ impl Relay {
         };
         if now >= self.exited_at.max(self.last_output) + QUIET_MS {
             for i in 0..2 {
-                // Somebody outside of the container holds it open; a reader that owes is still served.
-                if self.outputs[i].fd.is_some() && !self.clients.iter().any(|c| c.owes[i]) {
+                // A reader that owes is still served, and what waited in the pipe behind it comes now.
+                if self.outputs[i].fd.is_none() || self.clients.iter().any(|c| c.owes[i]) {
+                    continue;
+                }
+                self.read_output(i, now);
+                // Somebody outside of the container holds it open.
+                if self.last_output < now {
                     self.end_output(i);
                 }
             }
