@@ -114,7 +114,10 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
         }
     }
     steps.extend(sysctls(spec));
-    steps.push(Step::Workdir { path: bytes(effective.workdir.clone()), create: true });
+    // Entering the root has led to `/` already.
+    if effective.workdir != "/" {
+        steps.push(Step::Workdir { path: bytes(effective.workdir.clone()), create: true });
+    }
     if !spec.privileged {
         steps.push(Step::ReadOnlyPaths { paths: mounts::READ_ONLY.map(bytes).to_vec() });
         steps.push(Step::Mask { paths: mounts::MASKED.map(bytes).to_vec() });
