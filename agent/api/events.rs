@@ -82,6 +82,7 @@ mod tests {
     use std::sync::Arc;
     use tokio_stream::StreamExt;
 
+    #[allow(clippy::result_large_err, reason = "what the stream under test carries")]
     fn event(cursor: u64, time: i64) -> Result<EventItem, NodeError> {
         Ok(EventItem::Event(Arc::new(Event {
             cursor,
