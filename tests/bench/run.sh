@@ -13,6 +13,7 @@ case ,$sections, in *,pull,*) [ -z "${BIG:-}" ] || images="$images big big-zstd"
 # shellcheck disable=SC2086
 tests/fixtures/images.sh $images
 cc -O2 -o "$BERTH_TEST_DIR/floor" tests/bench/floor.c
+cc -O2 -o "$BERTH_TEST_DIR/clock" tests/bench/clock.c
 result=0
 python3 tests/bench/bench.py --sections "$sections" --runs "${RUNS:-20}" ${BIG:+--big} ${BENCH_PEERS:+--peers "$BENCH_PEERS"} || result=$?
 tests/fixtures/registry.sh stop

@@ -17,9 +17,9 @@ use std::path::PathBuf;
 
 /// Bytes written at once.
 const PIECE: usize = 1 << 20;
-/// What comes behind these bytes of a tar goes past the page cache: no copy, no memory taken from others, nothing left to sync at the commit.
-/// Smaller layers are mostly read soon, and stay in the cache.
-const CACHED: u64 = 8 << 20;
+/// What comes behind these bytes of a tar goes past the page cache, which a huge layer would sweep empty for everybody. Up to here it stays
+/// there: a container that starts behind its pull reads it at once. (Pulls of 1.1 GB in eight layers took the same time either way.)
+const CACHED: u64 = 256 << 20;
 /// What `O_DIRECT` asks of addresses in memory, at most.
 const ALIGN: usize = 4096;
 
