@@ -38,8 +38,7 @@ impl Activity {
                 }
             }
             match tokio::task::spawn_blocking(berth_sys::memory::give_back).await {
-                Ok(Ok(bytes)) => tracing::debug!(bytes, "quiet: memory was given back"),
-                Ok(Err(e)) => tracing::debug!("giving memory back: {e}"),
+                Ok(some) => tracing::debug!(some, "quiet: memory was given back"),
                 Err(e) => tracing::debug!("giving memory back: {e}"),
             }
         }
