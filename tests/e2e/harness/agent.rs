@@ -215,6 +215,7 @@ impl Node {
         self.child = Some(command.spawn().expect("berthd"));
     }
 
+    #[cfg(feature = "failpoints")]
     pub fn set_env(&mut self, name: &str, value: Option<&str>) {
         self.environment.retain(|(n, _)| n != name);
         self.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
