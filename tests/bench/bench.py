@@ -194,6 +194,8 @@ class Crun:
         self.root, self.bundle = f'{WORK}/crun', f'{WORK}/bundle'
         if not self.available:
             return
+        # What a run that was cut short left behind would be "already there".
+        shutil.rmtree(self.root, ignore_errors=True)
         shutil.rmtree(self.bundle, ignore_errors=True)
         os.makedirs(self.bundle + '/rootfs')
         unpack_busybox(self.bundle + '/rootfs')
