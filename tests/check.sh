@@ -47,7 +47,14 @@ unsafe_code() {
 # Both steps build the same: the whole workspace with the fail points.
 build="--workspace --features berth/failpoints --no-fail-fast"
 
+# Some unit tests pull from the real registry too. It is stopped at the end of all steps.
+registry() {
+  tests/fixtures/setup.sh && tests/fixtures/registry.sh start && tests/fixtures/images.sh && export BERTH_TEST_IMAGES_READY=1
+}
+trap 'tests/fixtures/registry.sh stop >/dev/null 2>&1' EXIT
+
 unit() {
+  registry || return 1
   # shellcheck disable=SC2086
   if nextest; then
     cargo nextest run $build -E 'not binary(e2e)'
@@ -57,8 +64,7 @@ unit() {
 }
 
 e2e() {
-  tests/fixtures/setup.sh && tests/fixtures/registry.sh start && tests/fixtures/images.sh || return 1
-  export BERTH_TEST_IMAGES_READY=1
+  registry || return 1
   local result=0
   # shellcheck disable=SC2086
   if nextest; then
@@ -66,7 +72,6 @@ e2e() {
   else
     timeout 1500 cargo test $build --test e2e -- --test-threads 2 || result=1
   fi
-  tests/fixtures/registry.sh stop
   return $result
 }
 
