@@ -105,9 +105,9 @@ fn a_container_cannot_find_the_host() {
         assert!(!point.contains(&data), "{line}");
     }
     assert_eq!(node.sh(&[], "ls -di / /.. | awk '{print $1}' | sort -u | wc -l"), "1");
-    assert_ne!(node.sh_output(&[], "chroot /proc/1/root/.. ls /work 2>&1; ls /proc/1/root/../var/lib/berth").code, 0);
-    // No descriptor of the agent or the shim came along.
-    assert_eq!(node.sh(&[], "ls /proc/1/fd | tr '\\n' ' '"), "0 1 2");
+    assert_ne!(node.sh_output(&[], &format!("ls /proc/1/root/..{data}")).code, 0);
+    // No descriptor of the agent or the shim came along. (A pipeline would show the shell's own pipe for a moment.)
+    assert_eq!(node.sh(&[], "ls /proc/1/fd; true"), "0\n1\n2");
     node.finish();
 }
 
