@@ -29,7 +29,6 @@ mod reaper;
 mod recover;
 mod remove;
 mod requests;
-mod signal;
 mod start;
 mod stop;
 mod store;
@@ -265,7 +264,7 @@ impl Node {
     /// # Errors
     /// `NotRunning`; `Invalid`: no such signal.
     pub async fn kill(&self, who: &Requester, container: &str, signal: Option<&str>) -> Result<ContainerId, NodeError> {
-        let number = stop::parse_signal(signal)?.unwrap_or(signal::SIGKILL);
+        let number = stop::parse_signal(signal)?.unwrap_or(berth_runtime::signal::SIGKILL);
         let found = self.find(container)?;
         let Some(ticket) = self.begin(who, "Kill", &(container, number)).await? else { return Ok(found.id.clone()) };
         let (inner, container) = (self.inner().clone(), found.clone());

@@ -90,7 +90,7 @@ fn revert(auto_remove: bool) -> Action {
 
 fn rebooted() -> ExitStatus {
     ExitStatus {
-        code: 128 + crate::signal::SIGKILL,
+        code: 128 + berth_runtime::signal::SIGKILL,
         signal: None,
         oom_killed: false,
         reason: Some("the host was rebooted while it ran".to_owned()),

@@ -2,10 +2,10 @@
 
 use crate::container::{Container, Life};
 use crate::node::Inner;
-use crate::signal::{self, SIGKILL};
 use crate::store::Durability;
 use crate::{NodeError, fail};
 use berth_model::{ContainerId, ExitStatus, Phase};
+use berth_runtime::signal::{self, SIGKILL};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;

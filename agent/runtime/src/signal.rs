@@ -38,22 +38,30 @@ const NAMES: [(&str, i32); 34] = [
     ("RTMIN", 34),
 ];
 
-/// `TERM`, `SIGTERM`, `term` or `15`; `RTMIN+n`, `RTMAX-n` (glibc's RTMIN is 34, RTMAX 64).
+pub const SIGKILL: i32 = 9;
+/// As glibc counts: the kernel's 32 and 33 belong to its threads.
+const RTMIN: i32 = 34;
+const RTMAX: i32 = 64;
+
+/// `TERM`, `SIGTERM`, `term` or `15`; `RTMIN+2`, `RTMAX-1`. `None`: no signal.
 pub fn parse(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
-        return Some(number).filter(|n| (1..=64).contains(n));
+        return (1..=RTMAX).contains(&number).then_some(number);
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if let Some((_, number)) = NAMES.iter().find(|(n, _)| *n == name) {
-        return Some(*number);
-    }
-    let real_time = match name.strip_prefix("RTMIN+") {
-        Some(n) => 34 + n.parse::<i32>().ok()?,
-        None if name == "RTMAX" => 64,
-        None => 64 - name.strip_prefix("RTMAX-")?.parse::<i32>().ok()?,
+    let real_time = |base: i32, offset: &str, sign: i32| {
+        let offset = if offset.is_empty() { 0 } else { offset[1..].parse::<u8>().ok()?.into() };
+        let number = base + sign * offset;
+        (RTMIN..=RTMAX).contains(&number).then_some(number)
     };
-    Some(real_time).filter(|n| (34..=64).contains(n))
+    if let Some(offset) = name.strip_prefix("RTMIN").filter(|o| o.is_empty() || o.starts_with('+')) {
+        return real_time(RTMIN, offset, 1);
+    }
+    if let Some(offset) = name.strip_prefix("RTMAX").filter(|o| o.is_empty() || o.starts_with('-')) {
+        return real_time(RTMAX, offset, -1);
+    }
+    NAMES.iter().find(|(n, _)| *n == name).map(|(_, number)| *number)
 }
 
 /// `SIGTERM` for 15; real-time signals as `SIGRTMIN+n`. A number that is no signal stays one.
@@ -84,7 +92,7 @@ mod tests {
         {
             assert_eq!(parse(text), Some(number), "{text}");
         }
-        for bad in ["", "0", "65", "-1", "SIG", "NOPE", "RTMIN+31", "RTMAX-x"] {
+        for bad in ["", "0", "65", "-1", "SIG", "NOPE", "RTMIN+31", "RTMIN+", "RTMINx", "RTMAX-x", "RTMIN+2147483647"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }
