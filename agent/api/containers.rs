@@ -8,8 +8,8 @@ use crate::{auth, status};
 use berth::role::Role;
 use berth::v1::{self, containers_server, create_container_response::Kind};
 use berth_model::spec::LogConfig;
-use berth_model::{ContainerSpec, Phase, Platform};
-use berth_node::{CreateRequest, Created, LogQuery, Node, PullPolicy, Requester};
+use berth_model::{ContainerId, ContainerSpec, Phase, Platform};
+use berth_node::{CreateRequest, Created, LogCursor, LogQuery, Node, PullPolicy, Requester};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -260,6 +260,7 @@ impl containers_server::Containers for Containers {
         let request = request.into_inner();
         let mut f = Fields::default();
         f.name("container", &request.container);
+        let after = some(request.after_cursor).and_then(|c| f.take("after_cursor", c.parse()));
         let query = LogQuery {
             follow: request.follow,
             tail: request.tail,
@@ -267,9 +268,11 @@ impl containers_server::Containers for Containers {
             until: f.time("until", request.until),
             stdout: request.stdout,
             stderr: request.stderr,
+            after,
         };
         f.done()?;
-        let mut source = self.node.logs(&request.container, query).await.map_err(status::from_node)?;
+        let container = self.node.container(&request.container).map_err(status::from_node)?.view.record.id.clone();
+        let mut source = self.node.logs(container.as_str(), query).await.map_err(status::from_node)?;
         let (answers, stream) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
             loop {
@@ -279,7 +282,7 @@ impl containers_server::Containers for Containers {
                 };
                 let sent = match entries {
                     None => return,
-                    Some(Ok(entries)) => send_entries(&answers, entries).await,
+                    Some(Ok(entries)) => send_entries(&answers, &container, entries).await,
                     Some(Err(e)) => {
                         let _ = answers.send(Err(status::from_node(e))).await;
                         return;
@@ -323,6 +326,7 @@ impl containers_server::Containers for Containers {
 
 async fn send_entries(
     answers: &mpsc::Sender<Result<v1::LogsResponse, Status>>,
+    container: &ContainerId,
     entries: Vec<berth_node::LogEntry>,
 ) -> Result<(), ()> {
     let mut message = v1::LogsResponse::default();
@@ -335,6 +339,8 @@ async fn send_entries(
             stream: stream as i32,
             line: entry.line.into(),
             partial: entry.partial,
+            cursor: LogCursor::new(container, entry.position).to_string(),
+            lost_bytes: entry.lost_bytes,
         });
         if bytes >= LOG_MESSAGE_BYTES {
             answers.send(Ok(std::mem::take(&mut message))).await.map_err(drop)?;

@@ -60,6 +60,7 @@ pub async fn logs(fleet: &Fleet, args: Logs) -> Result<u8> {
         until: args.until.map(wire_time),
         stdout: true,
         stderr: true,
+        ..v1::LogsRequest::default()
     };
     let (labels, json) = (fleet.clone(), args.output == "json");
     let call = move |c: Connection| {
@@ -153,6 +154,7 @@ mod tests {
             stream: v1::Stream::Stdout.into(),
             line: line.into(),
             partial,
+            ..v1::LogEntry::default()
         };
         let mut out = Vec::new();
         for e in [entry("a", true), entry("b", true), entry("c", false), entry("", false)] {

@@ -12,7 +12,7 @@ pub mod plan;
 
 pub use codec::WireError;
 use codec::{Reader, Writer};
-pub use plan::{Fds, LogLimits, Plan, Step};
+pub use plan::{Fds, LogPlan, Plan, Step};
 
 /// Changes whenever a message changes its form: an agent never talks to a shim of another version than its own by mistake. Shims that
 /// outlive an upgrade keep theirs, so messages behind the plan may only grow at their end.

@@ -39,6 +39,7 @@ mod view;
 
 pub use error::NodeError;
 pub use exec::NodeExec;
+pub use logs::{BadLogCursor, LogCursor, LogPosition};
 pub use view::*;
 
 use crate::container::Container;
@@ -322,12 +323,15 @@ impl Node {
     }
 
     /// What the container wrote, in batches, oldest first. A follower's stream ends with the container.
+    ///
+    /// # Errors
+    /// `Invalid`: a cursor of another container, or a tail beside a cursor.
     pub async fn logs(
         &self,
         container: &str,
         query: LogQuery,
     ) -> Result<mpsc::Receiver<Result<Vec<LogEntry>, NodeError>>, NodeError> {
-        Ok(logs::read(self.inner(), self.find(container)?, query))
+        logs::read(self.inner(), self.find(container)?, query)
     }
 
     /// Joins the streams of a running container, from now on.

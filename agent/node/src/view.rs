@@ -1,6 +1,7 @@
 //! What callers ask with, and what they are shown.
 
 use crate::NodeError;
+use crate::logs::{LogCursor, LogPosition};
 use berth_image::{Auth, Progress};
 use berth_model::event::Event;
 use berth_model::image::ImageRecord;
@@ -118,6 +119,8 @@ pub struct LogQuery {
     /// Neither this nor `stderr`: both.
     pub stdout: bool,
     pub stderr: bool,
+    /// Only what comes behind this entry.
+    pub after: Option<LogCursor>,
 }
 
 /// One line of a container's output, or a part of one.
@@ -129,6 +132,10 @@ pub struct LogEntry {
     pub line: Vec<u8>,
     /// The line goes on in the next entry of the same stream.
     pub partial: bool,
+    /// Behind it.
+    pub position: LogPosition,
+    /// Not 0: no line of the container's; so many bytes are missing here, because they were dropped before they were read.
+    pub lost_bytes: u64,
 }
 
 /// What a watcher of events is sent.

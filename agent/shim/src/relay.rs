@@ -102,8 +102,8 @@ impl Relay {
         };
         let listener = take(plan.fds.listener, &fds)?;
         let run = take(plan.fds.run, &fds)?;
-        let log = match (plan.log, take(plan.fds.log, &fds)?) {
-            (Some(limits), Some(dir)) => Some(Log::new(dir, limits)),
+        let log = match (&plan.log, take(plan.fds.log, &fds)?) {
+            (Some(plan), Some(dir)) => Some(Log::new(dir, plan)),
             _ => None,
         };
         let mut clients = Vec::new();
@@ -232,7 +232,10 @@ impl Relay {
             at(client.owes_since + CUT_OFF_MS);
         }
         if self.exited.is_some() && self.outputs.iter().any(|o| o.fd.is_some()) {
-            at(self.exited_at.max(self.last_output) + QUIET_MS);
+            // What a reader owes is not waited for by the clock: its socket tells.
+            if (0..2).any(|i| self.outputs[i].fd.is_some() && !self.clients.iter().any(|c| c.owes[i])) {
+                at(self.exited_at.max(self.last_output) + QUIET_MS);
+            }
             if !self.told {
                 at(self.exited_at + TELL_MS);
             }
@@ -538,6 +541,9 @@ impl Relay {
     fn forget(&mut self) {
         for output in self.outputs.iter_mut().filter(|o| o.stored == o.filled) {
             process::forget_pages(&mut output.buffer[..]);
+        }
+        if let Some(log) = &self.log {
+            log.forget();
         }
         self.dirty = false;
     }

@@ -22,7 +22,7 @@ pub struct Plan<'a> {
     /// Rows and columns of the terminal at the start.
     pub size: Option<(u16, u16)>,
     /// None: output is not stored.
-    pub log: Option<LogLimits>,
+    pub log: Option<LogPlan<'a>>,
     /// Process 1 is an init that forwards signals and reaps; the command is its child.
     pub init: bool,
     pub args: Vec<Bytes<'a>>,
@@ -47,13 +47,17 @@ pub struct Fds {
     pub cgroup: Option<u8>,
 }
 
-/// Bounds of the stored output.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LogLimits {
+/// How output is stored, and its bounds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogPlan<'a> {
     /// Bytes of one file before it is rotated.
     pub max_file_bytes: u64,
     /// Files kept, the current one counted; at least 1.
     pub max_files: u32,
+    /// What the files' names begin with.
+    pub name: Bytes<'a>,
+    /// Docker's JSON lines with these attributes (a JSON object's text, or empty) instead of the CRI's format.
+    pub json: Option<Bytes<'a>>,
 }
 
 /// One act of the new process. Paths are absolute inside the container unless said otherwise.
@@ -192,9 +196,11 @@ impl<'a> Plan<'a> {
             w.u16(rows);
             w.u16(columns);
         });
-        w.option(self.log, |w, l| {
+        w.option(self.log.as_ref(), |w, l| {
             w.u64(l.max_file_bytes);
             w.u32(l.max_files);
+            w.bytes(&l.name);
+            w.option(l.json.as_ref(), |w, attrs| w.bytes(attrs));
         });
         w.bool(self.init);
         w.list(&self.args, |w, a| w.bytes(a));
@@ -220,7 +226,10 @@ impl<'a> Plan<'a> {
             stdin: r.bool()?,
             stdin_once: r.bool()?,
             size: r.option(|r| Ok((r.u16()?, r.u16()?)))?,
-            log: r.option(|r| Ok(LogLimits { max_file_bytes: r.u64()?, max_files: r.u32()? }))?,
+            log: r.option(|r| {
+                let (max_file_bytes, max_files) = (r.u64()?, r.u32()?);
+                Ok(LogPlan { max_file_bytes, max_files, name: text(r)?, json: r.option(text)? })
+            })?,
             init: r.bool()?,
             args: r.list(text)?,
             env: r.list(text)?,
@@ -428,7 +437,12 @@ mod tests {
             stdin: false,
             stdin_once: true,
             size: Some((24, 80)),
-            log: Some(LogLimits { max_file_bytes: 1, max_files: 2 }),
+            log: Some(LogPlan {
+                max_file_bytes: 1,
+                max_files: 2,
+                name: b"log".as_slice().into(),
+                json: Some(b"{}".as_slice().into()),
+            }),
             init: true,
             args: vec![bytes("/bin/sh"), bytes("")],
             env: vec![bytes("A=b")],

@@ -12,7 +12,7 @@ use crate::host::{Host, HostDevice};
 use crate::{Effective, PlanInput, RuntimeError, user};
 use berth_model::network::NetworkMode;
 use berth_model::spec::{ContainerSpec, ExecSpec};
-use berth_model::wire::{self, LogLimits, Step};
+use berth_model::wire::{self, LogPlan, Step};
 use berth_sys::{cap, process};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -141,9 +141,11 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
             stdin: spec.open_stdin,
             stdin_once: spec.stdin_once,
             size: None,
-            log: Some(LogLimits {
+            log: Some(LogPlan {
                 max_file_bytes: spec.log.max_file_bytes.max(1),
                 max_files: spec.log.max_files.max(1),
+                name: bytes("log"),
+                json: None,
             }),
             init: spec.init,
             args: effective.args.iter().cloned().map(bytes).collect(),
