@@ -150,6 +150,9 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::Running(name) => {
             Draft::new(Code::FailedPrecondition, "CONTAINER_RUNNING", message).resource("container", &name)
         }
+        NodeError::Paused(name) => {
+            Draft::new(Code::FailedPrecondition, "CONTAINER_PAUSED", message).resource("container", &name)
+        }
         NodeError::StillRunning(name) => {
             Draft::new(Code::FailedPrecondition, "CONTAINER_STILL_RUNNING", message).resource("container", &name)
         }
@@ -316,6 +319,7 @@ fn from_runtime(error: &RuntimeError, message: String) -> Draft {
             let metadata = [("command", command.clone()), ("exit_code", "126".into()), ("errno", errno(source))];
             Draft::with(Code::FailedPrecondition, "COMMAND_NOT_EXECUTABLE", message, metadata)
         }
+        E::Freeze { .. } => Draft::new(Code::FailedPrecondition, "FREEZE_FAILED", message),
         E::NotRunning => Draft::new(Code::FailedPrecondition, "CONTAINER_NOT_RUNNING", message),
         E::Spec { field, message: why } => {
             let mut draft = Draft::new(Code::InvalidArgument, "INVALID_FIELDS", message);

@@ -61,10 +61,20 @@ pub enum Command {
     Start(cmd::act::Start),
     /// Stop containers: the stop signal, then a kill
     Stop(cmd::act::Stop),
+    /// Stop containers and start them again
+    Restart(cmd::act::Restart),
+    /// Freeze all processes of containers
+    Pause(cmd::act::Pause),
+    /// Let the processes of paused containers go on
+    Unpause(cmd::act::Unpause),
+    /// Give a container another name
+    Rename(cmd::act::Rename),
     /// Send a signal to containers
     Kill(cmd::act::Kill),
     /// Remove containers
     Rm(cmd::act::Rm),
+    /// List the published ports of a container
+    Port(cmd::port::Port),
     /// List containers
     Ps(cmd::ps::Ps),
     /// Show everything about containers and images
@@ -139,6 +149,11 @@ async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u
         Command::Create(a) => cmd::run::create(fleet, *a).await,
         Command::Start(a) => cmd::act::start(fleet, a).await,
         Command::Stop(a) => cmd::act::stop(fleet, a).await,
+        Command::Restart(a) => cmd::act::restart(fleet, a).await,
+        Command::Pause(a) => cmd::act::pause(fleet, a).await,
+        Command::Unpause(a) => cmd::act::unpause(fleet, a).await,
+        Command::Rename(a) => cmd::act::rename(fleet, a).await,
+        Command::Port(a) => cmd::port::port(fleet, a).await,
         Command::Kill(a) => cmd::act::kill(fleet, a).await,
         Command::Rm(a) => cmd::act::rm(fleet, a).await,
         Command::Wait(a) => cmd::act::wait(fleet, a).await,

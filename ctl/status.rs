@@ -84,6 +84,10 @@ fn hint(reason: &str, code: Code, tls: bool) -> Option<&'static str> {
         "NAME_IN_USE" => "choose another --name, or remove the other container with berthctl rm",
         "CONTAINER_RUNNING" => "stop it first, or use rm -f",
         "CONTAINER_NOT_RUNNING" => "berthctl start starts it",
+        "CONTAINER_PAUSED" => "berthctl unpause lets it go on",
+        "FREEZE_FAILED" => {
+            "one of its processes waits in the kernel, often for a disk or a network file system; try again"
+        }
         "CONTAINER_BUSY" => "it has too many requests at once; try again",
         "IMAGE_IN_USE" => "remove the containers first (berthctl ps -a --filter ancestor=IMAGE), or use rmi -f",
         "REGISTRY_DENIED" => "does the image exist, and does the host have credentials for the registry?",

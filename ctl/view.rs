@@ -27,18 +27,24 @@ pub const fn state_word(state: ContainerState) -> &'static str {
         ContainerState::Created => "created",
         ContainerState::Starting => "starting",
         ContainerState::Running => "running",
+        ContainerState::Paused => "paused",
         ContainerState::Exited => "exited",
         ContainerState::Removing => "removing",
+    }
+}
+
+fn up(c: &v1::ContainerSummary, now: Timestamp) -> String {
+    match time(c.started.as_ref()) {
+        Some(t) => format!("Up {}", human_duration(now.as_second() - t.as_second())),
+        None => "Up".into(),
     }
 }
 
 /// `Up 5 minutes`, `Exited (0) 3 seconds ago`.
 fn status(c: &v1::ContainerSummary, now: Timestamp) -> String {
     match c.state() {
-        ContainerState::Running => match time(c.started.as_ref()) {
-            Some(t) => format!("Up {}", human_duration(now.as_second() - t.as_second())),
-            None => "Up".into(),
-        },
+        ContainerState::Running => up(c, now),
+        ContainerState::Paused => format!("{} (Paused)", up(c, now)),
         ContainerState::Exited => {
             let exit = c.exit.clone().unwrap_or_default();
             format!("Exited ({}) {}", exit.code, ago(time(exit.finished.as_ref()), now))
@@ -53,6 +59,14 @@ fn status(c: &v1::ContainerSummary, now: Timestamp) -> String {
 
 fn protocol(p: v1::Protocol) -> &'static str {
     if p == v1::Protocol::Udp { "udp" } else { "tcp" }
+}
+
+/// One mapping of `port`: `80/tcp` and `0.0.0.0:8080`.
+pub fn port(p: &v1::PortMapping) -> Value {
+    json!({
+        "ContainerPort": format!("{}/{}", p.container_port, protocol(p.protocol())),
+        "HostAddress": format!("{}:{}", bracketed(&p.host_ip), p.host_port),
+    })
 }
 
 fn bracketed(ip: &str) -> String {
@@ -313,7 +327,9 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
         "Args": s.command.get(1..).unwrap_or_default(),
         "State": {
             "Status": state_word(s.state()),
-            "Running": s.state() == ContainerState::Running,
+            // Docker: what is paused runs too.
+            "Running": matches!(s.state(), ContainerState::Running | ContainerState::Paused),
+            "Paused": s.state() == ContainerState::Paused,
             "Pid": s.pid,
             "ExitCode": exit.code,
             "Signal": exit.signal,

@@ -195,6 +195,55 @@ impl containers_server::Containers for Containers {
         }))
     }
 
+    async fn restart(
+        &self,
+        request: Request<v1::RestartContainerRequest>,
+    ) -> Result<Response<v1::RestartContainerResponse>, Status> {
+        let (r, who) = self.change(request, |r, f| {
+            f.signal("signal", &r.signal);
+            (r.container.clone(), r.request_id.clone())
+        })?;
+        let node = self.node.clone();
+        let signal = some(r.signal);
+        let id =
+            finish(async move { node.restart(&who, &r.container, r.timeout_seconds, signal.as_deref()).await }).await?;
+        let warnings = start_warnings(&self.node, id.as_str(), &[]);
+        Ok(Response::new(v1::RestartContainerResponse { id: id.to_string(), warnings }))
+    }
+
+    async fn pause(
+        &self,
+        request: Request<v1::PauseContainerRequest>,
+    ) -> Result<Response<v1::PauseContainerResponse>, Status> {
+        let (r, who) = self.change(request, |r, _| (r.container.clone(), r.request_id.clone()))?;
+        let node = self.node.clone();
+        let (id, already_paused) = finish(async move { node.pause(&who, &r.container).await }).await?;
+        Ok(Response::new(v1::PauseContainerResponse { id: id.to_string(), already_paused }))
+    }
+
+    async fn unpause(
+        &self,
+        request: Request<v1::UnpauseContainerRequest>,
+    ) -> Result<Response<v1::UnpauseContainerResponse>, Status> {
+        let (r, who) = self.change(request, |r, _| (r.container.clone(), r.request_id.clone()))?;
+        let node = self.node.clone();
+        let (id, already_running) = finish(async move { node.unpause(&who, &r.container).await }).await?;
+        Ok(Response::new(v1::UnpauseContainerResponse { id: id.to_string(), already_running }))
+    }
+
+    async fn rename(
+        &self,
+        request: Request<v1::RenameContainerRequest>,
+    ) -> Result<Response<v1::RenameContainerResponse>, Status> {
+        let (r, who) = self.change(request, |r, f| {
+            f.take("name", berth_model::id::check_name(&r.name));
+            (r.container.clone(), r.request_id.clone())
+        })?;
+        let node = self.node.clone();
+        let id = finish(async move { node.rename(&who, &r.container, &r.name).await }).await?;
+        Ok(Response::new(v1::RenameContainerResponse { id: id.to_string() }))
+    }
+
     async fn kill(
         &self,
         request: Request<v1::KillContainerRequest>,

@@ -2,7 +2,7 @@
 
 use berth::v1;
 use berth_model::image::{ImageConfig, ImageRecord};
-use berth_model::{ExitStatus, Phase, Platform, Timestamp};
+use berth_model::{ContainerRecord, ExitStatus, Phase, Platform, Timestamp};
 use berth_node::{ContainerDetail, ContainerView, ImageView, PullOutcome};
 
 pub fn time(time: Timestamp) -> prost_types::Timestamp {
@@ -28,8 +28,9 @@ pub fn platform(platform: &Platform) -> v1::Platform {
     }
 }
 
-pub fn state(phase: Phase) -> v1::ContainerState {
-    match phase {
+pub fn state(record: &ContainerRecord) -> v1::ContainerState {
+    match record.phase {
+        Phase::Running if record.paused => v1::ContainerState::Paused,
         Phase::Creating => v1::ContainerState::Creating,
         Phase::Created => v1::ContainerState::Created,
         Phase::Starting => v1::ContainerState::Starting,
@@ -49,7 +50,7 @@ pub fn container(view: &ContainerView) -> v1::ContainerSummary {
         image_id: record.image_id.to_string(),
         command: view.effective.args.clone(),
         created: Some(time(record.created)),
-        state: state(record.phase) as i32,
+        state: state(record) as i32,
         started: record.started.map(time),
         exit: record.exit.as_ref().map(exit),
         ports: network.map_or(&record.spec.ports, |n| &n.ports).iter().map(super::spec::encode_port).collect(),

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 const MAX_FILTERS: usize = 256;
 const CONTAINER_KEYS: &str = "id, name, label, status, ancestor, exited";
+/// The state that is no phase: a running container whose processes are frozen.
+const PAUSED: &str = "paused";
 const EVENT_KEYS: &str = "type, event, container, image, label";
 
 /// Filters of `Containers.List`.
@@ -24,8 +26,8 @@ impl ContainerFilter {
             match one.key.as_str() {
                 "id" | "name" | "label" | "ancestor" => {}
                 "status" => {
-                    let known = phase(&one.value).is_some();
-                    f.check(known, at, "must be creating, created, starting, running, exited or removing");
+                    let known = one.value == PAUSED || phase(&one.value).is_some();
+                    f.check(known, at, "must be creating, created, starting, running, paused, exited or removing");
                 }
                 "exited" => f.check(one.value.parse::<i32>().is_ok(), at, "must be an exit code"),
                 key => f.unknown_filter(n, key, CONTAINER_KEYS),
@@ -46,7 +48,7 @@ impl ContainerFilter {
                 "id" => c.id.as_str().starts_with(value.as_str()),
                 "name" => c.name.contains(value.trim_start_matches('/')),
                 "label" => label(value, |key| c.spec.labels.get(key)),
-                "status" => phase(value) == Some(c.phase),
+                "status" => c.status() == value,
                 "ancestor" => ancestor(value, c),
                 "exited" => c.phase == Phase::Exited && c.exit.as_ref().is_some_and(|e| value.parse() == Ok(e.code)),
                 _ => false,
@@ -182,6 +184,7 @@ mod tests {
             request: None,
             starts: 1,
             warnings: Vec::new(),
+            paused: false,
         }
     }
 
@@ -231,7 +234,7 @@ mod tests {
     fn unknown_filters_are_refused() {
         let mut f = Fields::default();
         let one = |k: &str, v: &str| v1::ListFilter { key: k.into(), value: v.into() };
-        ContainerFilter::decode(&mut f, vec![one("volume", "x"), one("status", "paused"), one("exited", "x")]);
+        ContainerFilter::decode(&mut f, vec![one("volume", "x"), one("status", "frozen"), one("exited", "x")]);
         let fields: Vec<&str> = f.errors().iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(fields, ["filters[0].key", "filters[1].value", "filters[2].value"]);
     }

@@ -1,4 +1,4 @@
-//! `start`, `stop`, `kill`, `rm` and `wait`: one request a container, and its name when it is done.
+//! `start`, `stop`, `restart`, `pause`, `unpause`, `rename`, `kill`, `rm` and `wait`: one request a container, and its name when it is done.
 
 use super::for_names;
 use crate::complete;
@@ -33,6 +33,42 @@ pub struct Stop {
     /// Containers
     #[arg(required = true, value_name = "CONTAINER", add = ArgValueCompleter::new(complete::running))]
     containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Restart {
+    /// Seconds before the kill; 0: at once [default: the container's own, else 10]
+    #[arg(short, long, value_name = "SECONDS")]
+    time: Option<u32>,
+    /// Signal instead of the container's own
+    #[arg(short, long)]
+    signal: Option<String>,
+    /// Containers, running or not
+    #[arg(required = true, value_name = "CONTAINER", add = ArgValueCompleter::new(complete::containers))]
+    containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Pause {
+    /// Containers
+    #[arg(required = true, value_name = "CONTAINER", add = ArgValueCompleter::new(complete::running))]
+    containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Unpause {
+    /// Containers
+    #[arg(required = true, value_name = "CONTAINER", add = ArgValueCompleter::new(complete::running))]
+    containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Rename {
+    /// Container
+    #[arg(add = ArgValueCompleter::new(complete::containers))]
+    container: String,
+    /// Its new name
+    name: String,
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +126,60 @@ pub async fn stop(fleet: &Fleet, args: Stop) -> Result<u8> {
             };
             c.retry(async || c.containers().stop(c.request(request.clone(), Some(limit))).await).await?;
             Ok(vec![container])
+        }
+    })
+    .await
+}
+
+pub async fn restart(fleet: &Fleet, args: Restart) -> Result<u8> {
+    let limit = args.time.map_or(OWN_STOP_TIMEOUT, |t| Duration::from_secs(t.into()) + 2 * UNARY_TIMEOUT);
+    let labels = fleet.clone();
+    for_names(fleet, args.containers, move |c, container| {
+        let signal = args.signal.clone().unwrap_or_default();
+        let sink = Sink::new(labels.label(&c.label));
+        async move {
+            let request = v1::RestartContainerRequest {
+                request_id: request_id()?,
+                container: container.clone(),
+                timeout_seconds: args.time,
+                signal,
+            };
+            let started =
+                c.retry(async || c.containers().restart(c.request(request.clone(), Some(limit))).await).await?;
+            super::warn(&sink, &started.get_ref().warnings);
+            Ok(vec![container])
+        }
+    })
+    .await
+}
+
+pub async fn pause(fleet: &Fleet, args: Pause) -> Result<u8> {
+    for_names(fleet, args.containers, async |c, container| {
+        let request = v1::PauseContainerRequest { request_id: request_id()?, container: container.clone() };
+        c.retry(async || c.containers().pause(c.request(request.clone(), Some(UNARY_TIMEOUT))).await).await?;
+        Ok(vec![container])
+    })
+    .await
+}
+
+pub async fn unpause(fleet: &Fleet, args: Unpause) -> Result<u8> {
+    for_names(fleet, args.containers, async |c, container| {
+        let request = v1::UnpauseContainerRequest { request_id: request_id()?, container: container.clone() };
+        c.retry(async || c.containers().unpause(c.request(request.clone(), Some(UNARY_TIMEOUT))).await).await?;
+        Ok(vec![container])
+    })
+    .await
+}
+
+pub async fn rename(fleet: &Fleet, args: Rename) -> Result<u8> {
+    let name = args.name;
+    for_names(fleet, vec![args.container], move |c, container| {
+        let name = name.clone();
+        async move {
+            let request = v1::RenameContainerRequest { request_id: request_id()?, container, name: name.clone() };
+            c.retry(async || c.containers().rename(c.request(request.clone(), Some(UNARY_TIMEOUT))).await).await?;
+            // Docker says nothing; with several hosts it must be seen which of them have done it.
+            Ok(vec![name])
         }
     })
     .await

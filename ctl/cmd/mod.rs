@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod logs;
 pub mod man;
 pub mod pki;
+pub mod port;
 pub mod ps;
 pub mod pull;
 pub mod run;

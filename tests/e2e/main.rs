@@ -23,3 +23,4 @@ mod sandbox;
 mod smoke;
 mod survive;
 mod tls;
+mod verbs;

@@ -68,6 +68,19 @@ pub struct ContainerRecord {
     /// What the last start could not give in full, a sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Its processes are frozen. Only while it runs; the truth is in its cgroup, and read from there by a new agent.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+impl ContainerRecord {
+    /// Docker's word for its state: that of the phase, or `paused`.
+    pub const fn status(&self) -> &'static str {
+        match self.phase {
+            Phase::Running if self.paused => "paused",
+            phase => phase.name(),
+        }
+    }
 }
 
 /// How to find the processes again. A pid alone proves nothing: the start time goes with it, and the boot.

@@ -43,6 +43,8 @@ pub(crate) struct Container {
     gate: Arc<tokio::sync::Mutex<Owned>>,
     queued: AtomicU32,
     life: watch::Sender<Life>,
+    /// Operations under way that start it again behind its end.
+    kept: AtomicU32,
     /// Held by the reaper while it takes apart what the last run left: a start waits for it.
     teardown: Arc<tokio::sync::Mutex<()>>,
 }
@@ -68,6 +70,7 @@ impl Container {
             gate: Arc::default(),
             queued: AtomicU32::new(0),
             life: watch::Sender::new(life),
+            kept: AtomicU32::new(0),
             teardown: Arc::default(),
         })
     }
@@ -118,9 +121,28 @@ impl Container {
         self.life.subscribe()
     }
 
+    /// As long as what this gives lives, the container's end does not remove it, whatever was asked for.
+    pub fn keep(self: &Arc<Self>) -> Kept {
+        self.kept.fetch_add(1, Ordering::SeqCst);
+        Kept(self.clone())
+    }
+
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::SeqCst) > 0
+    }
+
     /// Held from a run's end until nothing of it is left.
     pub async fn teardown(&self) -> OwnedMutexGuard<()> {
         self.teardown.clone().lock_owned().await
+    }
+}
+
+/// See [`Container::keep`].
+pub(crate) struct Kept(Arc<Container>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.kept.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -196,6 +218,12 @@ impl Containers {
         };
         index.by_name.insert(name.clone(), id.clone());
         Ok(NameReservation { containers: self.clone(), name, kept: false })
+    }
+
+    /// The container that reserved the name has it now, and its old one is free.
+    pub fn rename(&self, mut reservation: NameReservation, old: &str) {
+        reservation.kept = true;
+        self.0.write().expect("index").by_name.remove(old);
     }
 
     /// Adds a container under the name that was reserved for it.

@@ -173,6 +173,7 @@ async fn record(
         request: (!who.request_id.is_empty()).then(|| (who.caller.clone(), who.request_id.clone())),
         starts: 0,
         warnings: Vec::new(),
+        paused: false,
         spec,
     };
     let container = Container::new(record, image.record().clone(), effective);

@@ -15,6 +15,9 @@ pub enum NodeError {
     NameInUse { name: String, by: ContainerId },
     #[error("container {0} is not running")]
     NotRunning(String),
+    /// Nothing can run in it until it goes on.
+    #[error("container {0} is paused: unpause it first")]
+    Paused(String),
     #[error("container {0} is running: stop it first, or use force")]
     Running(String),
     /// Its processes outlived SIGKILL (a dead mount, a process in D state): nothing more can be done from here.

@@ -66,6 +66,9 @@ pub(crate) async fn exec(
         Begin::Answered(_) => return Err(NodeError::RequestIdReused),
     };
     let shim = container.running_shim()?;
+    if container.record().paused {
+        return Err(NodeError::Paused(container.record().name.clone()));
+    }
     let exec_id = crate::create::new_id()?.to_string();
     let (inner_, container_) = (inner.clone(), container.clone());
     let id = exec_id.clone();

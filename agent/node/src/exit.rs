@@ -75,7 +75,7 @@ pub(crate) async fn finish(inner: &Arc<Inner>, container: &Arc<Container>, statu
         tracing::warn!(error = %e, "fail point");
     }
     let mut gate = container.enter_first().await;
-    let auto_remove = container.record().spec.auto_remove;
+    let auto_remove = container.record().spec.auto_remove && !container.is_kept();
     let network = container.record().network.clone();
     let code = status.code.to_string();
     let record = gate.change(|r| {
@@ -84,6 +84,7 @@ pub(crate) async fn finish(inner: &Arc<Inner>, container: &Arc<Container>, statu
         r.exit = Some(status.clone());
         r.process = None;
         r.network = None;
+        r.paused = false;
     });
     gate.set_shim(None);
     // Free before the waiters know: who runs it again under the same name must not find it taken.

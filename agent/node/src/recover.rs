@@ -9,7 +9,7 @@ use crate::node::Inner;
 use crate::reaper::{self, Job};
 use crate::requests::Requests;
 use crate::store::{Durability, Loaded, Store, Write};
-use crate::{NodeConfig, NodeError};
+use crate::{NodeConfig, NodeError, pause};
 use berth_image::Images;
 use berth_model::event::EventKind;
 use berth_model::image::ImageRecord;
@@ -380,6 +380,12 @@ async fn adopt(inner: &Arc<Inner>, container: Arc<Container>, shim: Option<Shim>
         if let Err(e) = inner.store.submit(writes, Durability::Quick).await {
             tracing::error!(container = %container.id, error = %e, "a start could not be written down");
         }
+    }
+    let frozen = inner.runtime.is_frozen(&container.id);
+    if frozen != container.record().paused
+        && let Err(e) = pause::tell(inner, &mut gate, frozen).await
+    {
+        tracing::error!(container = %container.id, error = %e, "its state could not be written down");
     }
     drop(gate);
     exit::watch(inner, container, shim);

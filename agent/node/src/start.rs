@@ -107,6 +107,7 @@ pub(crate) async fn start(
         r.finished = None;
         r.network = network;
         r.warnings = warnings;
+        r.paused = false;
         r.process = Some(ProcessRecord { pid, start_time, shim_pid, shim_start_time, boot_id });
     });
     gate.owned.root = Some(launched.root);
@@ -157,6 +158,10 @@ fn launch(
         let dir = inner.container_dir(id);
         // What an auto-removed container writes is thrown away: no sync for it.
         let layer = if auto_remove { make_folder(&dir)? } else { WritableLayer::open(&dir)? };
+        if auto_remove && record.starts > 1 {
+            // A restart. After a boot there is none: what removes itself is removed then.
+            layer.trust_volatile()?;
+        }
         let root = inner.layers.store.mount(&record.layers, &layer, MountOptions { volatile: auto_remove })?;
         fail::point("start.after_mount")?;
         Ok(root)

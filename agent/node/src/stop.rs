@@ -3,7 +3,7 @@
 use crate::container::{Container, Life};
 use crate::node::Inner;
 use crate::store::Durability;
-use crate::{NodeError, fail};
+use crate::{NodeError, fail, pause};
 use berth_model::{ContainerId, ExitStatus, Phase};
 use berth_runtime::signal::{self, SIGKILL};
 use std::sync::Arc;
@@ -48,7 +48,10 @@ pub(crate) async fn stop(
         let event = inner.events.add_container(&record, "kill", &[("signal", number.to_string())]);
         let _ = inner.store.submit(vec![event], Durability::Quick).await?;
         match shim.signal(number) {
-            Ok(()) => ended = wait_for(&mut life, Duration::from_secs(grace.into())).await,
+            Ok(()) => {
+                pause::thaw(inner, container).await?;
+                ended = wait_for(&mut life, Duration::from_secs(grace.into())).await;
+            }
             // It ends just now, or it cannot be signalled: the kill decides.
             Err(e) => tracing::debug!(container = %container.id, error = %e, "sending the stop signal"),
         }
@@ -104,6 +107,7 @@ pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, number:
         inner.blocking(move || Ok(runtime.kill_all(&id, KILL)?)).await?;
     } else {
         shim.signal(number)?;
+        pause::thaw(inner, container).await?;
     }
     let event = inner.events.add_container(&record, "kill", &[("signal", number.to_string())]);
     let _ = inner.store.submit(vec![event], Durability::Quick).await?;

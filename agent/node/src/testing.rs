@@ -50,6 +50,7 @@ pub fn container_record(n: u8) -> ContainerRecord {
         request: None,
         starts: 0,
         warnings: Vec::new(),
+        paused: false,
     }
 }
 

@@ -338,6 +338,21 @@ pub struct WritableLayer {
 }
 
 impl WritableLayer {
+    /// Lets a layer that was mounted as volatile be mounted once more. For callers that know that the host has run all the time since:
+    /// what was written is in the page cache at least (Documentation/filesystems/overlayfs.rst, "Volatile mount").
+    pub fn trust_volatile(&self) -> Result<(), RootfsError> {
+        let mark = self.work.join("work/incompat/volatile");
+        for removed in [fs::remove_file(mark.join("dirty")), fs::remove_dir(&mark)] {
+            match removed {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(e).act(|| format!("removing the mark {}", mark.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Makes `dir/upper` and `dir/work` (and `dir` when it is missing). What is there already stays.
     pub fn create(dir: &Path) -> Result<Self, RootfsError> {
         let layer = WritableLayer { upper: dir.join("upper"), work: dir.join("work") };

@@ -21,6 +21,9 @@ pub enum RuntimeError {
     Spec { field: String, message: String },
     #[error("{act} {path}: {source}")]
     Cgroup { act: &'static str, path: PathBuf, source: io::Error },
+    /// Some process did not come to where it can stand still; all go on.
+    #[error("the processes of the container did not freeze within {waited_ms} ms; they go on")]
+    Freeze { waited_ms: u128 },
     #[error("the shim is gone")]
     ShimGone,
     /// The shim takes no answer or gives none that can be read.

@@ -257,6 +257,24 @@ impl Runtime {
         cgroup::kill_all(&*self.inner.cgroups, id, timeout)
     }
 
+    /// Freezes every process of the container. Blocking, at most 5 s; when it fails all go on.
+    ///
+    /// # Errors
+    /// `Freeze`; `Cgroup`: this host has no freezer.
+    pub fn freeze(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.inner.cgroups.freeze(id)
+    }
+
+    /// Lets them go on; running already is fine.
+    pub fn thaw(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.inner.cgroups.thaw(id)
+    }
+
+    /// Do they stand still? Reads one small file.
+    pub fn is_frozen(&self, id: &ContainerId) -> bool {
+        self.inner.cgroups.is_frozen(id)
+    }
+
     /// Did the kernel's OOM killer strike in this container's cgroup?
     pub fn oom_killed(&self, id: &ContainerId) -> bool {
         self.inner.cgroups.oom_killed(id)

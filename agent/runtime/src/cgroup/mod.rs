@@ -50,6 +50,10 @@ pub(crate) trait Cgroups: Send + Sync {
     fn oom_killed(&self, id: &ContainerId) -> bool;
     /// Starts the end of every process in the group, and keeps new ones from coming where the kernel can.
     fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// Freezes every process of the group; when that does not come about in time, thaws it again.
+    fn freeze(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    fn thaw(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    fn is_frozen(&self, id: &ContainerId) -> bool;
     /// Abilities of the kernel that are used when they are there.
     fn features(&self) -> Vec<(&'static str, bool)>;
     /// What this host cannot do.
@@ -209,6 +213,25 @@ pub(crate) fn list(cgroups: &dyn Cgroups) -> Vec<ContainerId> {
     ids.sort();
     ids.dedup();
     ids
+}
+
+/// From the order to freeze until every process stands still; longer means that the kernel holds one (D state).
+const FREEZE: Duration = Duration::from_secs(5);
+
+/// Asks again and again until everything is frozen.
+fn wait_frozen(mut frozen: impl FnMut() -> Result<bool, RuntimeError>) -> Result<(), RuntimeError> {
+    let start = Instant::now();
+    let mut pause = Duration::from_micros(500);
+    loop {
+        if frozen()? {
+            return Ok(());
+        }
+        if start.elapsed() >= FREEZE {
+            return Err(RuntimeError::Freeze { waited_ms: start.elapsed().as_millis() });
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
 }
 
 /// Makes a folder; there already is fine.

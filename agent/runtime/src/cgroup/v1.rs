@@ -61,7 +61,54 @@ impl V1 {
         make(&path)?;
         Ok(Some(path))
     }
+
+    /// The container's group of a controller that no start needs, with every process of the container in it.
+    ///
+    /// Those that are born meanwhile are in their parents' group: what is missed in one round is found in the next.
+    fn gather(&self, controller: &str, id: &ContainerId) -> Result<PathBuf, RuntimeError> {
+        const ROUNDS: u32 = 100;
+        let missing = |path: PathBuf, kind| RuntimeError::Cgroup {
+            act: "gathering the container's processes in",
+            path,
+            source: io::Error::from(kind),
+        };
+        let Some(group) = self.group(controller, id)? else {
+            return Err(missing(format!("the {controller} cgroup").into(), io::ErrorKind::NotFound));
+        };
+        if controller == "cpuset" {
+            inherit_cpuset(&group)?;
+        }
+        for _ in 0..ROUNDS {
+            let inside = processes(&group);
+            let others = self.paths(id).into_iter().filter(|p| *p != group);
+            let mut outside: Vec<u32> = others.flat_map(|p| processes(&p)).filter(|p| !inside.contains(p)).collect();
+            outside.sort_unstable();
+            outside.dedup();
+            if outside.is_empty() {
+                return Ok(group);
+            }
+            for pid in outside {
+                match write_existing(&group.join("cgroup.procs"), &pid.to_string()) {
+                    // ESRCH: it has ended.
+                    Err(e) if e.raw_os_error() == Some(3) => {}
+                    done => done.map_err(|source| RuntimeError::Cgroup {
+                        act: "moving a process to",
+                        path: group.clone(),
+                        source,
+                    })?,
+                }
+            }
+        }
+        Err(missing(group, io::ErrorKind::TimedOut))
+    }
+
+    fn freezer_state(&self, id: &ContainerId) -> Option<PathBuf> {
+        self.parent_in("freezer").map(|p| p.join(id.as_str()).join(FREEZER_STATE))
+    }
 }
+
+/// Where the freezer of v1 says and is told what it does (freezer-subsystem.rst): FROZEN, FREEZING or THAWED.
+const FREEZER_STATE: &str = "freezer.state";
 
 /// A cpuset group is empty and takes no process until both lists are filled (cpusets.rst).
 fn inherit_cpuset(group: &Path) -> Result<(), RuntimeError> {
@@ -151,8 +198,10 @@ impl Cgroups for V1 {
     }
 
     fn parents(&self) -> Vec<PathBuf> {
-        let mut parents: Vec<PathBuf> =
-            ["memory", "pids", "devices", "cpu", "cpuset"].iter().filter_map(|c| self.parent_in(c)).collect();
+        let mut parents: Vec<PathBuf> = ["memory", "pids", "devices", "cpu", "cpuset", "freezer"]
+            .iter()
+            .filter_map(|c| self.parent_in(c))
+            .collect();
         parents.sort();
         parents.dedup();
         parents
@@ -175,7 +224,37 @@ impl Cgroups for V1 {
                 kill_in(&path, pid);
             }
         }
-        Ok(())
+        // What is frozen dies when it thaws, and executes nothing before.
+        self.thaw(id)
+    }
+
+    fn freeze(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        // Made for the first pause: a start has no use for it.
+        let state = self.gather("freezer", id)?.join(FREEZER_STATE);
+        let frozen = super::wait_frozen(|| {
+            // Written again each time: a process may have come in meanwhile.
+            put(state.clone(), "FROZEN")?;
+            self.gather("freezer", id)?;
+            Ok(fs::read_to_string(&state).is_ok_and(|s| s.trim() == "FROZEN"))
+        });
+        if frozen.is_err() {
+            put(state, "THAWED")?;
+        }
+        frozen
+    }
+
+    fn thaw(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let Some(state) = self.freezer_state(id) else { return Ok(()) };
+        match write_existing(&state, "THAWED") {
+            // It was never frozen.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(|source| RuntimeError::Cgroup { act: "thawing", path: state, source }),
+        }
+    }
+
+    fn is_frozen(&self, id: &ContainerId) -> bool {
+        let text = self.freezer_state(id).and_then(|state| fs::read_to_string(state).ok());
+        text.is_some_and(|t| t.trim() != "THAWED")
     }
 
     fn features(&self) -> Vec<(&'static str, bool)> {

@@ -8,6 +8,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 const CGROUP_KILL: &str = "cgroup.kill";
+/// Linux 5.2. What it is told is done when `cgroup.events` says so.
+const FREEZE: &str = "cgroup.freeze";
 const WANTED: [&str; 4] = ["memory", "pids", "cpu", "cpuset"];
 
 pub(crate) struct V2 {
@@ -155,6 +157,30 @@ impl Cgroups for V2 {
             }
         }
         Ok(())
+    }
+
+    fn freeze(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let group = self.parent.join(id.as_str());
+        put(group.join(FREEZE), "1")?;
+        let frozen = super::wait_frozen(|| {
+            let path = group.join("cgroup.events");
+            let events =
+                fs::read_to_string(&path).map_err(|source| RuntimeError::Cgroup { act: "reading", path, source })?;
+            Ok(events.lines().any(|l| l == "frozen 1"))
+        });
+        if frozen.is_err() {
+            put(group.join(FREEZE), "0")?;
+        }
+        frozen
+    }
+
+    fn thaw(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        put(self.parent.join(id.as_str()).join(FREEZE), "0")
+    }
+
+    fn is_frozen(&self, id: &ContainerId) -> bool {
+        let file = self.parent.join(id.as_str()).join(FREEZE);
+        fs::read_to_string(file).is_ok_and(|t| t.trim() == "1")
     }
 
     fn features(&self) -> Vec<(&'static str, bool)> {

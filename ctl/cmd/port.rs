@@ -1,0 +1,139 @@
+//! `port`: where the ports of a running container are on the host.
+
+use crate::complete;
+use crate::connect::{Connection, UNARY_TIMEOUT};
+use crate::error::{Error, Result};
+use crate::fanout::Fleet;
+use crate::output::{Format, Listing, Shape, Show, Sink};
+use crate::view;
+use berth::v1::{self, ContainerState, Protocol};
+use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
+
+const SHAPE: Shape =
+    Shape { columns: &[("CONTAINER PORT", "ContainerPort"), ("HOST ADDRESS", "HostAddress")], name: "HostAddress" };
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  berthctl port web\n  berthctl port web 80/tcp")]
+pub struct Port {
+    /// Container
+    #[arg(add = ArgValueCompleter::new(complete::running))]
+    container: String,
+    /// Only this port of the container, and only its address on the host
+    #[arg(value_name = "PORT[/PROTOCOL]", value_parser = parse_port)]
+    port: Option<Wanted>,
+    #[command(flatten)]
+    show: Show,
+}
+
+/// A port of a container.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    port: u16,
+    protocol: Protocol,
+}
+
+fn parse_port(text: &str) -> Result<Wanted, String> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return Err("the protocol must be tcp or udp".into()),
+    };
+    match port.parse() {
+        Ok(port) if port > 0 => Ok(Wanted { port, protocol }),
+        _ => Err("write a port of 1 to 65535 with tcp or udp, such as 80/tcp".into()),
+    }
+}
+
+pub async fn port(fleet: &Fleet, args: Port) -> Result<u8> {
+    let format = args.show.format()?;
+    let (container, wanted) = (args.container, args.port);
+    let call = move |c: Connection| {
+        let container = container.clone();
+        async move {
+            let request = v1::InspectContainerRequest { container: container.clone() };
+            let found = c
+                .retry(async || c.containers().inspect(c.request(request.clone(), Some(UNARY_TIMEOUT))).await)
+                .await?
+                .into_inner();
+            mappings(&found.summary.unwrap_or_default(), wanted).ok_or_else(|| not_published(&container, wanted))
+        }
+    };
+    if format != Format::Table {
+        let mut list = Listing::new(SHAPE, format, fleet.labelled.then(|| fleet.width()));
+        let code = fleet
+            .each(call, |host, found: Vec<v1::PortMapping>| list.add(host, found.iter().map(view::port).collect()))
+            .await?;
+        list.finish()?;
+        return Ok(code);
+    }
+    fleet
+        .each(call, |host, found| {
+            let sink = Sink::new(fleet.label(host));
+            found.iter().try_for_each(|mapping| sink.line(&line(mapping, wanted.is_some())))
+        })
+        .await
+}
+
+/// Docker's line: `80/tcp -> 0.0.0.0:8080`, or only the address.
+fn line(mapping: &v1::PortMapping, address_only: bool) -> String {
+    let value = view::port(mapping);
+    let text = |field: &str| value[field].as_str().unwrap_or_default().to_owned();
+    if address_only { text("HostAddress") } else { format!("{} -> {}", text("ContainerPort"), text("HostAddress")) }
+}
+
+/// `None`: the wanted port is not published. One that does not run has no ports on the host.
+fn mappings(summary: &v1::ContainerSummary, wanted: Option<Wanted>) -> Option<Vec<v1::PortMapping>> {
+    let runs = matches!(summary.state(), ContainerState::Running | ContainerState::Paused);
+    let mut found: Vec<v1::PortMapping> = summary.ports.iter().filter(|_| runs).cloned().collect();
+    found.sort_by_key(|p| (p.container_port, p.protocol, p.host_ip.clone(), p.host_port));
+    let Some(wanted) = wanted else { return Some(found) };
+    let udp = wanted.protocol == Protocol::Udp;
+    found.retain(|p| p.container_port == u32::from(wanted.port) && (p.protocol() == Protocol::Udp) == udp);
+    (!found.is_empty()).then_some(found)
+}
+
+fn not_published(container: &str, wanted: Option<Wanted>) -> Error {
+    let port = wanted
+        .map_or(String::new(), |w| format!(" {}/{}", w.port, if w.protocol == Protocol::Udp { "udp" } else { "tcp" }));
+    Error::new(format!("{container} publishes no port{port}")).hint("berthctl port CONTAINER lists those that it has")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_picked_by_number_and_protocol() {
+        let mapping = |port, protocol: Protocol, host| v1::PortMapping {
+            host_ip: String::new(),
+            host_port: host,
+            container_port: port,
+            protocol: protocol.into(),
+        };
+        let mut summary = v1::ContainerSummary {
+            state: ContainerState::Running.into(),
+            ports: vec![
+                mapping(80, Protocol::Unspecified, 8080),
+                mapping(53, Protocol::Udp, 5353),
+                mapping(53, Protocol::Tcp, 5354),
+            ],
+            ..Default::default()
+        };
+        let of = |s: &v1::ContainerSummary, text: Option<&str>| {
+            let wanted = text.map(|t| parse_port(t).expect("good"));
+            mappings(s, wanted).map(|m| m.iter().map(|p| line(p, wanted.is_some())).collect::<Vec<_>>())
+        };
+        let all = ["53/tcp -> 0.0.0.0:5354", "53/udp -> 0.0.0.0:5353", "80/tcp -> 0.0.0.0:8080"];
+        assert_eq!(of(&summary, None), Some(all.map(str::to_owned).to_vec()));
+        assert_eq!(of(&summary, Some("80")), Some(vec!["0.0.0.0:8080".to_owned()]));
+        assert_eq!(of(&summary, Some("53/UDP")), Some(vec!["0.0.0.0:5353".to_owned()]));
+        assert_eq!(of(&summary, Some("80/udp")), None);
+        summary.state = ContainerState::Exited.into();
+        assert_eq!(of(&summary, None), Some(Vec::new()));
+        for bad in ["0", "80/sctp", "x", "70000", ""] {
+            parse_port(bad).expect_err(bad);
+        }
+    }
+}
