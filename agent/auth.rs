@@ -42,6 +42,10 @@ const fn long_change(path: &'static str) -> Rule {
     Rule { path, least: Role::Operator, mutates: true, duration: Duration::Endless }
 }
 
+const fn admin_change(path: &'static str) -> Rule {
+    Rule { path, least: Role::Admin, mutates: true, duration: Duration::Bounded }
+}
+
 /// Sorted by path: it is searched by halves.
 ///
 /// Some options of these calls need more than the call: see [`beyond_operator`].
@@ -68,8 +72,11 @@ pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Images/Pull"),
     change("/berth.v1.Images/Remove"),
     change("/berth.v1.Images/Tag"),
+    admin_change("/berth.v1.Node/ConfirmUpgrade"),
     follow("/berth.v1.Node/Events"),
     look("/berth.v1.Node/Info"),
+    admin_change("/berth.v1.Node/UpgradeAgent"),
+    look("/berth.v1.Node/UpgradeStatus"),
     look("/berth.v1.Node/Version"),
     look("/grpc.health.v1.Health/Check"),
     follow("/grpc.health.v1.Health/Watch"),

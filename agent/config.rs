@@ -58,6 +58,7 @@ pub struct Config {
     pub limits: Limits,
     pub audit: Audit,
     pub log: Log,
+    pub upgrade: Upgrade,
 }
 
 impl Default for Config {
@@ -75,6 +76,7 @@ impl Default for Config {
             limits: Limits::default(),
             audit: Audit::default(),
             log: Log::default(),
+            upgrade: Upgrade::default(),
         }
     }
 }
@@ -249,6 +251,14 @@ impl Default for Log {
     fn default() -> Self {
         Log { level: "info".into(), json: false }
     }
+}
+
+/// Programs that the agent may replace itself by.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upgrade {
+    /// PEM file with the public keys of releases, Ed25519 or ECDSA P-256. Unset: the agent is not upgraded over the network.
+    pub public_key: Option<PathBuf>,
 }
 
 /// The four files of TLS, resolved.
@@ -484,6 +494,7 @@ mod tests {
             (r#"crl: Some("/etc/berth/pki/crl.pem")"#, "crl: None"),
             (r#"docker_config: Some("/etc/berth/docker.json")"#, "docker_config: None"),
             (r#"file: Some("/var/lib/berth/audit.log")"#, "file: None"),
+            (r#"public_key: Some("/etc/berth/pki/release.pub")"#, "public_key: None"),
         ] {
             assert!(config.contains(set), "{set} in {config}");
             config = config.replace(set, unset);

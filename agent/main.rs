@@ -14,14 +14,17 @@ mod serve;
 mod status;
 mod tls;
 mod uninstall;
+mod upgrade;
+mod version;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The agent: pulls images and runs containers on this host, for callers over mutual TLS.
 #[derive(Parser)]
-#[command(name = "berthd", version = berth::VERSION)]
+#[command(name = "berthd", version = version::version())]
 struct Args {
     /// Configuration file [default: /etc/berth/berthd.toml, if it is there]
     #[arg(long, short, global = true, value_name = "FILE")]
@@ -29,6 +32,9 @@ struct Args {
     /// Check the configuration and the certificates, and do nothing else
     #[arg(long)]
     check_config: bool,
+    /// Check the configuration, and print as JSON what an upgrade has to know of this program
+    #[arg(long, hide = true)]
+    self_check: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -44,6 +50,12 @@ enum Command {
         #[arg(long)]
         purge: bool,
     },
+    /// Put the program before back, if an upgrade to this one was not confirmed: for the service manager, before it starts the agent
+    #[command(hide = true)]
+    UpgradeGuard,
+    /// Wait beside a new agent, and put the old one back when it fails
+    #[command(hide = true)]
+    UpgradeWatch(upgrade::watch::Watch),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +78,18 @@ fn start(args: &Args) -> anyhow::Result<()> {
     if args.check_config {
         return run::check(&config);
     }
+    if args.self_check {
+        println!("{}", serde_json::to_string(&upgrade::SelfCheck::own())?);
+        return run::works(&config);
+    }
+    match &args.command {
+        Some(Command::UpgradeGuard) => return upgrade::guard(&config.data_root),
+        Some(Command::UpgradeWatch(watch)) => {
+            return upgrade::watch::run(watch, args.config.as_deref(), &config.data_root);
+        }
+        None | Some(Command::Uninstall { .. }) => {}
+    }
+    let place = upgrade::Place::of_this_process(args.config.as_deref(), &config.data_root)?;
     // Work is waiting for the kernel or for others; more threads cost memory and bring nothing.
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -74,10 +98,18 @@ fn start(args: &Args) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let done = match &args.command {
-        None => runtime.block_on(run::run(config)),
-        Some(Command::Uninstall { yes, purge }) => runtime.block_on(uninstall::uninstall(config, *yes, *purge)),
+        Some(Command::Uninstall { yes, purge }) => {
+            runtime.block_on(uninstall::uninstall(config, *yes, *purge)).map(|()| run::End::Stop)
+        }
+        _ => runtime.block_on(run::run(config, place.clone())),
     };
     // What still blocks (a disk that hangs) must not keep the agent from ending; its work is taken up at the next start.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-    done
+    match done? {
+        run::End::Stop => Ok(()),
+        run::End::Successor => {
+            berth_node::fail::point("upgrade.before_execve")?;
+            Err(place.become_it()).with_context(|| format!("becoming {}", place.program.display()))
+        }
+    }
 }

@@ -5,6 +5,8 @@ use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
 use crate::serve::Doors;
 use crate::tls::TlsStore;
+use crate::upgrade::{self, Place, Upgrades};
+use crate::version::version;
 use anyhow::{Context, bail};
 use berth_node::Node;
 use sd_notify::NotifyState;
@@ -17,9 +19,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Runs until SIGTERM or SIGINT. Containers go on.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// How the agent's life ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    Stop,
+    /// Another program is in its place: this process goes on as that.
+    Successor,
+}
+
+/// Runs until SIGTERM or SIGINT, or until an upgrade. Containers go on.
+pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
+    #[cfg(feature = "failpoints")]
+    break_as_told();
     let _lock = lock(&config.data_root)?;
+    let upgrades =
+        Upgrades::open(place, config.upgrade.public_key.clone()).context("looking for an upgrade under way")?;
+    upgrade::reap_inherited().context("taking over children")?;
     let tcp = config.tcp();
     let store = match &tcp {
         Some((_, files)) => Some(Arc::new(TlsStore::open(files.clone())?)),
@@ -38,16 +53,26 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if doors.names().is_empty() {
         bail!("nothing to listen on: listen.unix is empty, and there are no certificates or listen.tcp is empty");
     }
-    tracing::info!(version = berth::VERSION, listening = doors.names().join(" "), "ready");
+    tracing::info!(version = version(), listening = doors.names().join(" "), "ready");
     let stopping = CancellationToken::new();
     let reload = Arc::new(Notify::new());
-    let (routes, health) = api::routes(&node, &config).await?;
+    let (routes, health) = api::routes(&node, &config, &upgrades).await?;
     let serving = tokio::spawn(doors.serve(routes, audit.clone(), reload.clone(), stopping.clone()));
     notify(&[NotifyState::Ready]);
-    signals(&reload).await?;
+    upgrades.serving().context("writing down that the new agent serves")?;
+    let end = tokio::select! {
+        ended = signals(&reload) => ended.map(|()| End::Stop)?,
+        () = upgrades.successor() => End::Successor,
+    };
 
-    tracing::info!("stopping; containers go on");
-    notify(&[NotifyState::Stopping]);
+    if end == End::Stop {
+        tracing::info!("stopping; containers go on");
+        notify(&[NotifyState::Stopping]);
+    } else {
+        // "Stopping" would make systemd wait for this pid to end. It hears READY=1 again from the successor.
+        let now = NotifyState::monotonic_usec_now().ok();
+        notify(&[Some(NotifyState::Reloading), now].into_iter().flatten().collect::<Vec<_>>());
+    }
     api::not_serving(&health).await;
     stopping.cancel();
     match tokio::time::timeout(config.limits.drain(), serving).await {
@@ -58,6 +83,31 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("work under way did not end; it is taken up at the next start");
     }
     audit.close(Duration::from_secs(5));
+    Ok(end)
+}
+
+/// What a test wants to be wrong with this program.
+#[cfg(feature = "failpoints")]
+fn break_as_told() {
+    match crate::version::trait_of("fail") {
+        Some("crash") => std::process::abort(),
+        Some("exit") => std::process::exit(3),
+        Some("hang") => loop {
+            std::thread::park();
+        },
+        _ => {}
+    }
+}
+
+/// Whether this program could serve here, without a word: for the self-check of an upgrade.
+pub fn works(config: &Config) -> anyhow::Result<()> {
+    if let Some((_, files)) = config.tcp() {
+        TlsStore::open(files)?;
+    }
+    #[cfg(feature = "failpoints")]
+    if crate::version::trait_of("fail") == Some("self-check") {
+        bail!("broken as told");
+    }
     Ok(())
 }
 

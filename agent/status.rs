@@ -4,6 +4,7 @@
 //! `berth.dev`, and BadRequest, ResourceInfo or RetryInfo where they help. The reasons stand in the comments of
 //! `proto/berth/v1`: callers may depend on them.
 
+use crate::upgrade::UpgradeError;
 use berth_image::ImageError;
 use berth_network::NetworkError;
 use berth_node::NodeError;
@@ -179,6 +180,26 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::Store { .. } => hidden(message, "STORE_FAILED"),
         NodeError::Io { source, .. } => from_io(&source, message),
         NodeError::Stopping => return stopping(),
+    };
+    draft.done()
+}
+
+/// An upgrade of the agent that there will not be.
+pub fn from_upgrade(error: UpgradeError) -> Status {
+    let message = error.to_string();
+    let draft = match error {
+        UpgradeError::NoKey(_) => Draft::new(Code::FailedPrecondition, "UPGRADE_NO_KEY", message),
+        UpgradeError::Signature => Draft::new(Code::InvalidArgument, "UPGRADE_SIGNATURE", message),
+        UpgradeError::Damaged(_) => Draft::new(Code::DataLoss, "UPGRADE_DAMAGED", message),
+        UpgradeError::Architecture(_) => Draft::new(Code::FailedPrecondition, "UPGRADE_ARCHITECTURE", message),
+        UpgradeError::Downgrade { from, to } => {
+            Draft::with(Code::FailedPrecondition, "UPGRADE_DOWNGRADE", message, [("from", from), ("to", to)])
+        }
+        UpgradeError::SelfCheck(_) => Draft::new(Code::FailedPrecondition, "UPGRADE_SELF_CHECK", message),
+        UpgradeError::Schema(_) => Draft::new(Code::FailedPrecondition, "UPGRADE_SCHEMA", message),
+        UpgradeError::UnderWay => Draft::new(Code::Aborted, "UPGRADE_UNDER_WAY", message),
+        UpgradeError::NotPending(_) => Draft::new(Code::FailedPrecondition, "UPGRADE_NOT_PENDING", message),
+        UpgradeError::Io { source, .. } => from_io(&source, message),
     };
     draft.done()
 }

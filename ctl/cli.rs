@@ -101,6 +101,8 @@ pub enum Command {
     Info(cmd::info::Info),
     /// Show the versions of berthctl and the agent
     Version(cmd::info::Version),
+    /// Upgrade agents
+    Agent(cmd::agent::Agent),
     /// Make certificates for agents and callers
     Pki(cmd::pki::Pki),
     /// Name hosts and groups of them
@@ -118,6 +120,7 @@ pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Pki(a) => cmd::pki::run(a, &folder.join("pki")).map(|()| 0),
         Command::Context(a) => cmd::context::run(a, &path).map(|()| 0),
+        Command::Agent(cmd::agent::Agent { command: cmd::agent::Command::Sign(a) }) => cmd::agent::sign(&a).map(|()| 0),
         Command::Completion(a) => cmd::man::completion(&a).map(|()| 0),
         Command::Man(a) => cmd::man::man(&a).map(|()| 0),
         command => {
@@ -169,6 +172,7 @@ async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u
         Command::Events(a) => cmd::events::events(fleet, a).await,
         Command::Info(a) => cmd::info::info(fleet, a).await,
         Command::Version(a) => cmd::info::version(fleet, a).await,
+        Command::Agent(a) => cmd::agent::run(fleet, a).await,
         Command::Pki(_) | Command::Context(_) | Command::Completion(_) | Command::Man(_) => Ok(0),
     }
 }

@@ -54,10 +54,36 @@ impl Fleet {
             return Ok(0);
         }
         let local = LocalSet::new();
-        local.run_until(self.all(Rc::new(call), &mut show)).await
+        local.run_until(self.all(Rc::new(call), usize::MAX, &mut show)).await
     }
 
-    async fn all<T, C, Fut>(&self, call: Rc<C>, show: &mut impl FnMut(&str, T) -> Result<()>) -> Result<u8>
+    /// As [`Fleet::each`], `parallel` hosts at once; when more than `max_failures` have failed, the hosts behind them are left alone, and
+    /// count as failed.
+    pub async fn rolling<T, C, Fut>(
+        &self,
+        parallel: usize,
+        max_failures: usize,
+        call: C,
+        mut show: impl FnMut(&str, T) -> Result<()>,
+    ) -> Result<u8>
+    where
+        T: 'static,
+        C: Fn(Connection) -> Fut + 'static,
+        Fut: Future<Output = Result<T>> + 'static,
+    {
+        if self.hosts.len() == 1 && !self.labelled {
+            return self.each(call, show).await;
+        }
+        let fleet = Fleet { parallel, ..self.clone() };
+        LocalSet::new().run_until(fleet.all(Rc::new(call), max_failures, &mut show)).await
+    }
+
+    async fn all<T, C, Fut>(
+        &self,
+        call: Rc<C>,
+        max_failures: usize,
+        show: &mut impl FnMut(&str, T) -> Result<()>,
+    ) -> Result<u8>
     where
         T: 'static,
         C: Fn(Connection) -> Fut + 'static,
@@ -67,6 +93,10 @@ impl Fleet {
         let mut running = JoinSet::new();
         let mut failed: Vec<(String, Error)> = Vec::new();
         loop {
+            if failed.len() > max_failures {
+                let why = format!("left as it is: {} hosts have failed", failed.len());
+                failed.extend(waiting.drain(..).map(|host| (host.label, Error::new(why.clone()))));
+            }
             while running.len() < self.parallel.max(1)
                 && let Some(host) = waiting.pop_front()
             {

@@ -1,6 +1,7 @@
 //! The wire types, clients and servers of `berth.v1`, generated from `proto/berth/v1`, and the roles of its callers.
 #![forbid(unsafe_code)]
 
+pub mod release;
 pub mod role;
 
 /// Version 1 of berth's API.

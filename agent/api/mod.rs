@@ -10,10 +10,12 @@ mod node;
 mod progress;
 mod session;
 mod spec;
+mod upgrade;
 
 use crate::config::Config;
 use crate::gate::Call;
 use crate::status;
+use crate::upgrade::Upgrades;
 use berth::v1::containers_server::ContainersServer;
 use berth::v1::images_server::ImagesServer;
 use berth::v1::node_server::NodeServer;
@@ -31,12 +33,13 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 const QUEUE: usize = 16;
 
 /// Everything that is served, with health already `SERVING`.
-pub async fn routes(node: &Node, config: &Config) -> anyhow::Result<(Routes, HealthReporter)> {
+pub async fn routes(node: &Node, config: &Config, upgrades: &Upgrades) -> anyhow::Result<(Routes, HealthReporter)> {
     let limit = config.limits.message_bytes;
     let images = ImagesServer::new(images::Images { node: node.clone() }).max_decoding_message_size(limit);
     let containers = ContainersServer::new(containers::Containers { node: node.clone(), log: config.container_log() })
         .max_decoding_message_size(limit);
-    let about = NodeServer::new(node::About { node: node.clone() }).max_decoding_message_size(limit);
+    let about = NodeServer::new(node::About { node: node.clone(), upgrades: upgrades.clone() })
+        .max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ImagesServer<images::Images>>().await;
     health.set_serving::<ContainersServer<containers::Containers>>().await;

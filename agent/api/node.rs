@@ -1,15 +1,18 @@
 //! `berth.v1.Node`.
 
 use super::decode::Fields;
-use super::{Answers, call, encode, events};
+use super::{Answers, call, encode, events, upgrade};
 use crate::status;
+use crate::upgrade::Upgrades;
+use crate::version::version;
 use berth::role::Role;
 use berth::v1::{self, node_server};
 use berth_node::Node;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 pub struct About {
     pub node: Node,
+    pub upgrades: Upgrades,
 }
 
 #[tonic::async_trait]
@@ -40,7 +43,7 @@ impl node_server::Node for About {
             features: info.features.into_iter().collect(),
             warnings: info.warnings,
             started: Some(encode::time(info.started)),
-            agent_version: berth::VERSION.into(),
+            agent_version: version().into(),
             boot_id: info.boot_id,
             caller: call.caller(),
             caller_role: call.role().map_or("none", Role::name).into(),
@@ -53,7 +56,7 @@ impl node_server::Node for About {
     async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::VersionResponse>, Status> {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Ok(Response::new(v1::VersionResponse {
-            version: berth::VERSION.into(),
+            version: version().into(),
             api_versions: vec!["berth.v1".into()],
             git_commit: option_env!("BERTH_GIT_COMMIT").unwrap_or_default().into(),
             rustc: option_env!("BERTH_RUSTC").unwrap_or_default().into(),
@@ -72,5 +75,28 @@ impl node_server::Node for About {
         f.done()?;
         let source = self.node.events(request.cursor, since).map_err(status::from_node)?;
         Ok(Response::new(events::stream(source, until, filter)))
+    }
+
+    async fn upgrade_agent(
+        &self,
+        request: Request<Streaming<v1::UpgradeAgentRequest>>,
+    ) -> Result<Response<v1::UpgradeAgentResponse>, Status> {
+        let call = call(&request)?;
+        upgrade::take(&self.upgrades, &call, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn confirm_upgrade(
+        &self,
+        request: Request<v1::ConfirmUpgradeRequest>,
+    ) -> Result<Response<v1::ConfirmUpgradeResponse>, Status> {
+        let call = call(&request)?;
+        upgrade::confirm(&self.upgrades, &call, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn upgrade_status(
+        &self,
+        _: Request<v1::UpgradeStatusRequest>,
+    ) -> Result<Response<v1::UpgradeStatusResponse>, Status> {
+        upgrade::last(&self.upgrades).await.map(Response::new)
     }
 }

@@ -1,6 +1,7 @@
 //! One file per verb, or per family of verbs that differ in a word.
 
 pub mod act;
+pub mod agent;
 pub mod context;
 pub mod events;
 pub mod exec;

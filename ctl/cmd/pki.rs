@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::output::print;
 use crate::pki::authority::{AGENT_DAYS, Authority, CA_DAYS, CLIENT_DAYS, CRL_DAYS, Issued};
 use crate::pki::read::Certificate;
-use crate::pki::{Algorithm, Name, Purpose, Role, files};
+use crate::pki::{Algorithm, Name, Purpose, Role, files, release};
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 
@@ -28,6 +28,8 @@ pub enum Command {
     Revoke(Revoke),
     /// Sign the revocation list anew, before the old one ends
     Crl(Crl),
+    /// Make the key that programs for agents are signed with
+    ReleaseKey(ReleaseKey),
     /// Show what was issued, or what a certificate says
     Show(Show),
 }
@@ -112,6 +114,16 @@ pub struct Crl {
 }
 
 #[derive(Debug, Args)]
+pub struct ReleaseKey {
+    /// Kind of the key
+    #[arg(long, value_enum, default_value_t = Algorithm::EcdsaP256)]
+    algorithm: Algorithm,
+    /// Put a key that is there aside
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Show {
     /// Certificate files, or names that were issued here; none: a list of all
     #[arg(value_name = "FILE|NAME")]
@@ -139,6 +151,15 @@ pub fn run(pki: Pki, default_dir: &Path) -> Result<()> {
             let path = Authority::open(&dir)?.sign_crl(a.days)?;
             print(format!("{}\n", path.display()))?;
             eprintln!("Copy it to every agent; berthd reads it again by itself.");
+            Ok(())
+        }
+        Command::ReleaseKey(a) => {
+            let (key, public) = release::create(&dir, a.algorithm, a.force)?;
+            print(format!("{}\n", public.display()))?;
+            eprintln!("Keep {} secret: who has it can replace every agent.", key.display());
+            eprintln!("Copy {} to every agent, and name it in its configuration:", public.display());
+            eprintln!("  [upgrade]\n  public_key = \"/etc/berth/pki/release.pub\"");
+            eprintln!("Next:\n  berthctl agent sign berthd --key {}", key.display());
             Ok(())
         }
         Command::Show(a) => show(&dir, &a),

@@ -72,7 +72,7 @@ fn serial() -> Result<Vec<u8>> {
     Ok(bytes.to_vec())
 }
 
-fn generate(algorithm: Algorithm) -> Result<KeyPair> {
+pub(super) fn generate(algorithm: Algorithm) -> Result<KeyPair> {
     let kind = match algorithm {
         Algorithm::EcdsaP256 => &rcgen::PKCS_ECDSA_P256_SHA256,
         Algorithm::Ed25519 => &rcgen::PKCS_ED25519,

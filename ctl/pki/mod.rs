@@ -7,6 +7,7 @@ pub mod authority;
 pub mod files;
 pub mod index;
 pub mod read;
+pub mod release;
 
 use crate::error::{Error, Result};
 use std::fmt;

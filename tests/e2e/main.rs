@@ -23,4 +23,6 @@ mod sandbox;
 mod smoke;
 mod survive;
 mod tls;
+#[cfg(feature = "failpoints")]
+mod upgrade;
 mod verbs;

@@ -32,6 +32,16 @@ pub const NAMES: &[&str] = &[
     "remove.after_tree",
     "image.after_remove_record",
     "image.after_remove_layers",
+    "upgrade.after_check",
+    "upgrade.after_journal",
+    "upgrade.after_watcher",
+    "upgrade.after_previous",
+    "upgrade.after_swap",
+    "upgrade.after_trial",
+    "upgrade.before_execve",
+    "upgrade.before_serving",
+    "upgrade.before_confirm",
+    "upgrade.after_confirm",
 ];
 
 /// A place where a test may cut in.
@@ -40,7 +50,7 @@ pub const NAMES: &[&str] = &[
 /// Only what `BERTH_FAILPOINTS` asks for here: never without the feature `failpoints`.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
-pub(crate) fn point(_name: &'static str) -> Result<(), NodeError> {
+pub fn point(_name: &'static str) -> Result<(), NodeError> {
     Ok(())
 }
 
@@ -49,7 +59,7 @@ pub(crate) fn point(_name: &'static str) -> Result<(), NodeError> {
 /// # Errors
 /// Only what `BERTH_FAILPOINTS` asks for here.
 #[cfg(feature = "failpoints")]
-pub(crate) fn point(name: &'static str) -> Result<(), NodeError> {
+pub fn point(name: &'static str) -> Result<(), NodeError> {
     use std::collections::HashMap;
     use std::sync::OnceLock;
     static ACTIONS: OnceLock<HashMap<String, Action>> = OnceLock::new();

@@ -43,6 +43,7 @@ mod view;
 pub use error::NodeError;
 pub use exec::NodeExec;
 pub use logs::{BadLogCursor, LogCursor, LogPosition};
+pub use store::Schema;
 pub use view::*;
 
 use crate::container::Container;

@@ -18,6 +18,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 /// Version of the schema; a database with a higher one is left alone.
+///
+/// Fields of records come with a default and need no new version. A table or column that older agents could not live with does: the release that
+/// first *reads* the new version comes before the one that writes it, so that an agent that was upgraded always has a way back. The upgrade
+/// checks that (`agent/upgrade`), by what [`Schema::own`] says of both programs.
 const VERSION: i64 = 1;
 /// Requests that wait for the writer: some hundred milliseconds of the fastest work there is, 100 KB.
 const QUEUE: usize = 1024;
@@ -40,6 +44,28 @@ const SCHEMA: &str = "
         result TEXT NOT NULL, time INTEGER NOT NULL, PRIMARY KEY (caller, id)) WITHOUT ROWID;
     CREATE TABLE doomed (layer TEXT PRIMARY KEY, time INTEGER NOT NULL) WITHOUT ROWID;
 ";
+
+/// Which databases an agent can live with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Schema {
+    /// What it makes of a new or older database.
+    pub writes: i64,
+    /// The oldest and the newest that it can open.
+    pub oldest: i64,
+    pub newest: i64,
+}
+
+impl Schema {
+    /// Of this program.
+    pub const fn own() -> Schema {
+        Schema { writes: VERSION, oldest: VERSION, newest: VERSION }
+    }
+
+    /// Whether a database that another program has written can be opened.
+    pub const fn reads(&self, version: i64) -> bool {
+        self.oldest <= version && version <= self.newest
+    }
+}
 
 /// Why the database could not be opened or written.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -28,9 +28,17 @@ pub struct Builder {
     limits: String,
     tmpfs_mib: Option<u32>,
     pki: Option<PathBuf>,
+    own_program: bool,
 }
 
 impl Builder {
+    /// The agent runs from a copy of the program, which may be replaced.
+    #[cfg(feature = "failpoints")]
+    pub fn own_program(mut self) -> Self {
+        self.own_program = true;
+        self
+    }
+
     /// `layer_store` and other keys of `[images]`.
     pub fn images(mut self, line: &str) -> Self {
         writeln!(self.images, "{line}").expect("string");
@@ -66,6 +74,11 @@ impl Builder {
     }
 
     pub fn start(self) -> Node {
+        self.start_with(|_| {})
+    }
+
+    /// `prepare` gets the node's folder before the agent starts. `PKI` in tables is the folder of its certificates.
+    pub fn start_with(self, prepare: impl FnOnce(&Path)) -> Node {
         let slot = Slot::take();
         let dir = test_dir().join("run").join(format!("{}-{}", self.name, slot.number));
         leak::clean(&slot, &dir);
@@ -96,7 +109,14 @@ impl Builder {
             environment: Vec::new(),
             checked: false,
             killed_deliberately: false,
+            program: super::binary("berthd", env!("CARGO_BIN_EXE_berthd")),
         };
+        if self.own_program {
+            fs::create_dir_all(node.dir.join("bin")).expect("bin");
+            copy(&node.program, &node.dir.join("bin/berthd"));
+            node.program = node.dir.join("bin/berthd");
+        }
+        prepare(&node.dir);
         let d = node.dir.display();
         let config = format!(
             "data_root = \"{d}/data\"\nrun_root = \"{d}/run\"\n\
@@ -123,6 +143,7 @@ impl Builder {
                 format!("{}[registries.\"{}\"]\nplain_http = true\n", self.tables, super::registry())
             },
         );
+        let config = config.replace("\"PKI/", &format!("\"{d}/pki/"));
         fs::write(node.dir.join("berthd.toml"), config).expect("berthd.toml");
         node.write_ctl_config();
         node.spawn();
@@ -145,6 +166,7 @@ pub struct Node {
     environment: Vec<(String, String)>,
     checked: bool,
     killed_deliberately: bool,
+    program: PathBuf,
 }
 
 impl Node {
@@ -156,6 +178,7 @@ impl Node {
             limits: String::new(),
             tmpfs_mib: None,
             pki: None,
+            own_program: false,
         }
     }
 
@@ -208,7 +231,7 @@ impl Node {
     pub fn spawn_without_waiting(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.dir.join("agent.log")).expect("agent.log");
-        let mut command = Command::new(super::binary("berthd", env!("CARGO_BIN_EXE_berthd")));
+        let mut command = Command::new(&self.program);
         command.arg("--config").arg(self.dir.join("berthd.toml")).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("dup")).stderr(log);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -223,6 +246,34 @@ impl Node {
 
     fn answers(&self) -> bool {
         self.ctl(&["version"]).code == 0
+    }
+
+    /// The file that the agent is started from.
+    #[cfg(feature = "failpoints")]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The agent has ended as it was meant to.
+    #[cfg(feature = "failpoints")]
+    pub fn forget_agent(&mut self) {
+        assert!(self.agent_has_ended(), "it runs");
+        self.child = None;
+        self.killed_deliberately = true;
+    }
+
+    /// As a service manager: starts an agent, which may find another one in its place. True: it answers.
+    #[cfg(feature = "failpoints")]
+    pub fn try_spawn(&mut self) -> bool {
+        self.spawn_without_waiting();
+        let ended = eventually("the agent answers or has ended", || {
+            let ended = self.agent_has_ended();
+            (ended || self.answers()).then_some(ended)
+        });
+        if ended {
+            self.child = None;
+        }
+        !ended
     }
 
     /// SIGKILL: what the promise is about.
