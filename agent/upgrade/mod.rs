@@ -368,6 +368,11 @@ fn found(place: &Place) -> std::io::Result<Option<Journal>> {
     let held = journal::hold(&place.data_root)?;
     let journal = match held.read() {
         Ok(Some(journal)) if journal.is_open() => journal,
+        Ok(Some(journal)) if journal.phase == Phase::RolledBack && is_taken_back(&journal)? => {
+            tracing::warn!("this program was taken back while it was started: going on as the one before");
+            drop(held);
+            return Err(place.become_it());
+        }
         Ok(_) => return Ok(None),
         Err(e) => {
             tracing::error!(error = %e, "what became of the last upgrade is not known");
@@ -384,6 +389,13 @@ fn found(place: &Place) -> std::io::Result<Option<Journal>> {
     let reason = Some("the agent ended before the new program was started".to_owned());
     held.write(&Journal { phase: Phase::RolledBack, reason, ..journal })?;
     Ok(None)
+}
+
+/// This is the program that was taken back, started in the moment before; another one is in its place now.
+fn is_taken_back(journal: &Journal) -> std::io::Result<bool> {
+    Ok(journal.to_version == version()
+        && exchange::own_digest()? == journal.to_sha256
+        && exchange::digest(&journal.program)? != journal.to_sha256)
 }
 
 /// `berthd.previous upgrade-guard`, before a service manager starts the agent: a start in the middle of a trial means that the new program
