@@ -67,6 +67,8 @@ pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Containers/Stop"),
     change("/berth.v1.Containers/Unpause"),
     follow("/berth.v1.Containers/Wait"),
+    long_change("/berth.v1.Files/CopyFrom"),
+    long_change("/berth.v1.Files/CopyTo"),
     look("/berth.v1.Images/Inspect"),
     look("/berth.v1.Images/List"),
     long_change("/berth.v1.Images/Pull"),

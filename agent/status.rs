@@ -173,6 +173,16 @@ pub fn from_node(error: NodeError) -> Status {
             Draft::with(Code::OutOfRange, "CURSOR_IN_FUTURE", message, [("newest", newest.to_string())])
         }
         NodeError::RequestIdReused => Draft::new(Code::AlreadyExists, "REQUEST_ID_REUSED", message),
+        NodeError::PathNotFound(path) => Draft::new(Code::NotFound, "PATH_NOT_FOUND", message).resource("path", &path),
+        NodeError::BadDestination(_) => Draft::new(Code::FailedPrecondition, "BAD_DESTINATION", message),
+        NodeError::BadArchive(_) => Draft::new(Code::InvalidArgument, "BAD_ARCHIVE", message),
+        NodeError::RootReadOnly(name) => {
+            Draft::new(Code::FailedPrecondition, "ROOT_READ_ONLY", message).resource("container", &name)
+        }
+        NodeError::EndedMeanwhile(name) => {
+            Draft::new(Code::FailedPrecondition, "CONTAINER_ENDED", message).resource("container", &name)
+        }
+        NodeError::CallerGone => Draft::new(Code::Cancelled, "CALLER_GONE", message),
         NodeError::Image(inner) => from_image(&inner, message),
         NodeError::Rootfs(inner) => from_rootfs(&inner, message),
         NodeError::Network(inner) => from_network(&inner, message),

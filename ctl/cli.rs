@@ -85,6 +85,8 @@ pub enum Command {
     Exec(cmd::exec::Exec),
     /// Attach to a running container
     Attach(cmd::exec::Attach),
+    /// Copy files between a container and this machine
+    Cp(cmd::cp::Cp),
     /// Wait until containers end, and print their exit codes
     Wait(cmd::act::Wait),
     /// Pull images
@@ -159,6 +161,7 @@ async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u
         Command::Port(a) => cmd::port::port(fleet, a).await,
         Command::Kill(a) => cmd::act::kill(fleet, a).await,
         Command::Rm(a) => cmd::act::rm(fleet, a).await,
+        Command::Cp(a) => cmd::cp::cp(fleet, a).await,
         Command::Wait(a) => cmd::act::wait(fleet, a).await,
         Command::Ps(a) => cmd::ps::ps(fleet, a).await,
         Command::Inspect(a) => cmd::inspect::inspect(fleet, a).await,

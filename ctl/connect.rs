@@ -9,6 +9,7 @@ use crate::error::{Error, Result, io_words};
 use crate::pki::files;
 use crate::status;
 use berth::v1::containers_client::ContainersClient;
+use berth::v1::files_client::FilesClient;
 use berth::v1::images_client::ImagesClient;
 use berth::v1::node_client::NodeClient;
 use hyper_util::rt::TokioIo;
@@ -95,6 +96,10 @@ impl Connection {
 
     pub fn containers(&self) -> ContainersClient<Channel> {
         ContainersClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub fn files(&self) -> FilesClient<Channel> {
+        FilesClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub fn images(&self) -> ImagesClient<Channel> {

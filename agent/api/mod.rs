@@ -4,6 +4,7 @@ mod containers;
 mod decode;
 mod encode;
 mod events;
+mod files;
 mod filter;
 mod images;
 mod node;
@@ -17,6 +18,7 @@ use crate::gate::Call;
 use crate::status;
 use crate::upgrade::Upgrades;
 use berth::v1::containers_server::ContainersServer;
+use berth::v1::files_server::FilesServer;
 use berth::v1::images_server::ImagesServer;
 use berth::v1::node_server::NodeServer;
 use berth_node::{Node, NodeError};
@@ -40,9 +42,11 @@ pub async fn routes(node: &Node, config: &Config, upgrades: &Upgrades) -> anyhow
         .max_decoding_message_size(limit);
     let about = NodeServer::new(node::About { node: node.clone(), upgrades: upgrades.clone() })
         .max_decoding_message_size(limit);
+    let files = FilesServer::new(files::Files { node: node.clone() }).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ImagesServer<images::Images>>().await;
     health.set_serving::<ContainersServer<containers::Containers>>().await;
+    health.set_serving::<FilesServer<files::Files>>().await;
     health.set_serving::<NodeServer<node::About>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(berth::FILE_DESCRIPTOR_SET)
@@ -50,6 +54,7 @@ pub async fn routes(node: &Node, config: &Config, upgrades: &Upgrades) -> anyhow
         .build_v1()?;
     let routes = Routes::new(containers)
         .add_service(images)
+        .add_service(files)
         .add_service(about)
         .add_service(health_service)
         .add_service(reflection);
@@ -61,6 +66,7 @@ pub async fn not_serving(health: &HealthReporter) {
     health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     health.set_not_serving::<ImagesServer<images::Images>>().await;
     health.set_not_serving::<ContainersServer<containers::Containers>>().await;
+    health.set_not_serving::<FilesServer<files::Files>>().await;
     health.set_not_serving::<NodeServer<node::About>>().await;
 }
 

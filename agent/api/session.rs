@@ -253,7 +253,7 @@ pub async fn exec(
 }
 
 /// What makes a process inside this container as good as root on the host: an operator may not go there.
-fn reach(spec: &berth_model::ContainerSpec) -> Vec<String> {
+pub fn reach(spec: &berth_model::ContainerSpec) -> Vec<String> {
     let needs = auth::beyond_operator(spec);
     if needs.is_empty() { needs } else { vec![format!("going into a container with {}", needs.join(", "))] }
 }

@@ -3,6 +3,7 @@
 pub mod act;
 pub mod agent;
 pub mod context;
+pub mod cp;
 pub mod events;
 pub mod exec;
 pub mod images;

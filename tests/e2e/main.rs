@@ -6,6 +6,7 @@
 mod harness;
 
 mod attach;
+mod cp;
 mod ctl;
 mod exec;
 mod faults;

@@ -38,6 +38,8 @@ const CHANGING: &[&str] = &[
     "/berth.v1.Containers/Start",
     "/berth.v1.Containers/Stop",
     "/berth.v1.Containers/Unpause",
+    "/berth.v1.Files/CopyFrom",
+    "/berth.v1.Files/CopyTo",
     "/berth.v1.Images/Pull",
     "/berth.v1.Images/Remove",
     "/berth.v1.Images/Tag",

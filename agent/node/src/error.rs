@@ -39,6 +39,22 @@ pub enum NodeError {
     WatchTooSlow,
     #[error("request id was used before for something else")]
     RequestIdReused,
+    /// A path of a container.
+    #[error("no such file or folder in the container: {0}")]
+    PathNotFound(String),
+    /// What is to be copied and what is there do not go together.
+    #[error("cannot copy to {0}")]
+    BadDestination(String),
+    /// A caller's tar.
+    #[error("the archive is refused: {0}")]
+    BadArchive(String),
+    #[error("the root of container {0}, or what is mounted there, is read-only")]
+    RootReadOnly(String),
+    #[error("container {0} ended meanwhile")]
+    EndedMeanwhile(String),
+    /// Nobody sends what is still missing.
+    #[error("the caller went away in the middle")]
+    CallerGone,
     #[error(transparent)]
     Image(#[from] berth_image::ImageError),
     #[error(transparent)]

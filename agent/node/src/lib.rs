@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod container;
+mod copy;
 mod create;
 mod error;
 mod events;
@@ -32,6 +33,7 @@ mod remove;
 mod rename;
 mod requests;
 mod restart;
+mod root;
 mod start;
 mod stop;
 mod store;
@@ -40,6 +42,7 @@ mod streams;
 mod testing;
 mod view;
 
+pub use copy::Pieces;
 pub use error::NodeError;
 pub use exec::NodeExec;
 pub use logs::{BadLogCursor, LogCursor, LogPosition};
@@ -377,6 +380,35 @@ impl Node {
     /// streams of the first are its caller's.
     pub async fn exec(&self, who: &Requester, container: &str, spec: ExecSpec) -> Result<NodeExec, NodeError> {
         exec::exec(self.inner(), who, &self.find(container)?, spec).await
+    }
+
+    /// Writes a tar into a container, running or not, by the rules of `docker cp`. An empty piece ends the tar: without it, it
+    /// broke off. A repeated request id is `RequestIdReused`: the pieces of the first are gone.
+    ///
+    /// # Errors
+    /// `PathNotFound`, `BadDestination`, `BadArchive`, `RootReadOnly`, `EndedMeanwhile`, and the one that came as a piece.
+    pub async fn copy_into(
+        &self,
+        who: &Requester,
+        container: &str,
+        request: CopyInto,
+        pieces: Pieces,
+    ) -> Result<berth_tar::Extracted, NodeError> {
+        let found = self.find(container)?;
+        let content = (container, &request.path, request.source as u8, &request.name, request.keep_owner);
+        let Some(ticket) = self.begin(who, "CopyTo", &content).await? else { return Err(NodeError::RequestIdReused) };
+        let (inner, id) = (self.inner().clone(), found.id.clone());
+        let done = self.inner().to_its_end(async move { copy::into(&inner, found, request, pieces).await }).await?;
+        self.answered(ticket, id.as_str()).await;
+        Ok(done)
+    }
+
+    /// Reads a file or a folder of a container, running or not. `follow`: what a link at the end of the path names.
+    ///
+    /// # Errors
+    /// `PathNotFound`; in the pieces `EndedMeanwhile`, `Io`.
+    pub async fn copy_out(&self, container: &str, path: Vec<u8>, follow: bool) -> Result<CopiedOut, NodeError> {
+        copy::out(self.inner(), self.find(container)?, path, follow).await
     }
 
     /// Entries behind `cursor`, then live ones. Bounded: a reader that falls behind gets an Err and the end. Cursor 0: only what comes

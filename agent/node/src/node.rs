@@ -16,7 +16,7 @@ use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,6 +35,8 @@ pub(crate) struct Inner {
     pub networks: Networks,
     pub runtime: Runtime,
     pub reaper: mpsc::Sender<Job>,
+    /// Copies, exports and the like at once: each has a thread for as long as its caller takes.
+    pub copies: Arc<Semaphore>,
     /// Work that runs to its end when the node is closed.
     pub tasks: TaskTracker,
     /// Tasks that wait for something that may never come; they end with `stop`.

@@ -35,6 +35,9 @@ const LEFTOVERS: Duration = Duration::from_secs(5);
 /// Layers and downloads that nobody took up are looked for so often.
 const SWEEP: Duration = Duration::from_secs(6 * 3600);
 
+/// Copies at once; more wait. Each has a thread (the runtime has 512) and some hundred KB.
+const COPIES: usize = 64;
+
 /// What is found of a container when the node is opened.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Findings {
@@ -136,6 +139,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         networks,
         runtime,
         reaper,
+        copies: Arc::new(tokio::sync::Semaphore::new(COPIES)),
         tasks: TaskTracker::new(),
         watchers: TaskTracker::new(),
         stop: CancellationToken::new(),

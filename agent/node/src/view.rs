@@ -73,6 +73,43 @@ pub struct ImageView {
     pub containers: u32,
 }
 
+/// What a copy is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopySource {
+    /// Anything but a folder.
+    File,
+    /// A folder, under its name.
+    Folder,
+    /// What is in a folder.
+    Contents,
+    /// A tar with names of its own.
+    Archive,
+}
+
+/// A copy into a container.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CopyInto {
+    /// Where to, in the container.
+    pub path: Vec<u8>,
+    pub source: CopySource,
+    /// First part of every name in the tar, for files and folders.
+    pub name: Vec<u8>,
+    /// Owners as in the tar; else root's.
+    pub keep_owner: bool,
+}
+
+/// What is copied out of a container.
+#[derive(Debug)]
+pub struct CopiedOut {
+    pub source: CopySource,
+    /// First part of every name in the tar.
+    pub name: Vec<u8>,
+    pub stat: berth_sys::fs::Stat,
+    /// Of a symbolic link.
+    pub link_target: Vec<u8>,
+    pub pieces: crate::Pieces,
+}
+
 /// What the removal of an image took away.
 #[derive(Clone, Debug, Default)]
 pub struct RemovedImage {

@@ -12,16 +12,18 @@
 //! are shared mounts; an idmapped clone of one can be put in their place).
 #![forbid(unsafe_code)]
 
+mod changes;
 mod erofs;
 mod error;
 mod overlay;
 mod remove;
 mod store;
-pub mod tar;
+pub use berth_tar as tar;
 pub mod tree;
 mod unpack;
 mod writer;
 
+pub use changes::{Change, ChangeKind, Upper};
 pub use erofs::{IndexError, write_index};
 pub use error::RootfsError;
 pub use overlay::{MAX_LAYERS, MountOptions, RootMount, WritableLayer};

@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -188,6 +188,19 @@ impl LayerStore {
         upper: &WritableLayer,
         options: MountOptions,
     ) -> Result<RootMount, RootfsError> {
+        self.join(layers, None, Above::Writable(upper, options))
+    }
+
+    /// Layers as they lie below, read-only, with the writes of a container on top where `top` (its upper folder) is there: what is mounted
+    /// inside a running container is not in the way. While it runs, what it writes meanwhile may be seen or not.
+    ///
+    /// # Errors
+    /// As [`LayerStore::mount`].
+    pub fn view(&self, layers: &[Digest], top: Option<&Path>) -> Result<RootMount, RootfsError> {
+        self.join(layers, top, Above::Nothing)
+    }
+
+    fn join(&self, layers: &[Digest], top: Option<&Path>, above: Above<'_>) -> Result<RootMount, RootfsError> {
         // A layer that is there twice counts only where it is uppermost: whatever it has, it has there too.
         let mut seen = HashSet::with_capacity(layers.len());
         let top_first: Vec<&Digest> = layers.iter().rev().filter(|d| seen.insert(*d)).collect();
@@ -195,21 +208,27 @@ impl LayerStore {
             return Err(RootfsError::TooManyLayers(top_first.len()));
         }
         let lowers = self.lowers();
+        let folder = |path: &Path| -> Result<Arc<Lower>, RootfsError> {
+            let fd = sysfs::open(path, Open::DIRECTORY, 0).act(|| format!("opening {}", path.display()))?;
+            Ok(Arc::new(Lower { fd, attached: None, opaque: false }))
+        };
         loop {
             let way = lowers.way();
-            let mut stack: Vec<Arc<Lower>> = if top_first.is_empty() {
-                let fd = sysfs::open(&lowers.empty, Open::DIRECTORY, 0)
-                    .act(|| format!("opening {}", lowers.empty.display()))?;
-                vec![Arc::new(Lower { fd, attached: None, opaque: false })]
-            } else {
-                top_first.iter().map(|d| lowers.lower(self, d)).collect::<Result<_, _>>()?
-            };
+            let mut stack: Vec<Arc<Lower>> = top.map(folder).transpose()?.into_iter().collect();
+            for diff_id in &top_first {
+                stack.push(lowers.lower(self, diff_id)?);
+            }
             if let Some(bottom) = stack.iter().position(|l| l.opaque) {
                 stack.truncate(bottom + 1);
             }
+            // Without an upper folder overlayfs wants two at least.
+            let least = if matches!(above, Above::Nothing) { 2 } else { 1 };
+            while stack.len() < least {
+                stack.push(folder(&lowers.empty)?);
+            }
             let mounted = match way {
-                Way::Descriptors | Way::Paths => by_context(&stack, upper, options, way),
-                Way::Classic => by_mount(&stack, upper, options, lowers),
+                Way::Descriptors | Way::Paths => by_context(&stack, above, way),
+                Way::Classic => by_mount(&stack, above, lowers),
             };
             match mounted {
                 Ok(fd) => {
@@ -224,6 +243,23 @@ impl LayerStore {
                 }
                 Err(Failure::OldKernel(e) | Failure::Other(e)) => return Err(e),
             }
+        }
+    }
+}
+
+/// What lies over the layers.
+#[derive(Clone, Copy)]
+enum Above<'a> {
+    Writable(&'a WritableLayer, MountOptions),
+    /// The mount is read-only.
+    Nothing,
+}
+
+impl Above<'_> {
+    fn doing(self, layers: usize) -> String {
+        match self {
+            Above::Writable(upper, _) => format!("mounting an overlay of {layers} layers on {}", upper.upper.display()),
+            Above::Nothing => format!("mounting {layers} layers to be read"),
         }
     }
 }
@@ -244,13 +280,8 @@ fn fd_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn by_context(
-    stack: &[Arc<Lower>],
-    upper: &WritableLayer,
-    options: MountOptions,
-    way: Way,
-) -> Result<OwnedFd, Failure> {
-    let act = || format!("mounting an overlay of {} layers on {}", stack.len(), upper.upper.display());
+fn by_context(stack: &[Arc<Lower>], above: Above<'_>, way: Way) -> Result<OwnedFd, Failure> {
+    let act = || above.doing(stack.len());
     let context = FsContext::open("overlay").act(act)?;
     let explain = |e: io::Error| {
         let said = context.messages();
@@ -271,18 +302,26 @@ fn by_context(
         };
         given.map_err(explain)?;
     }
-    for (key, path) in [("upperdir", &upper.upper), ("workdir", &upper.work)] {
-        give_path(&context, key, path).map_err(explain)?;
+    if let Above::Writable(upper, _) = above {
+        for (key, path) in [("upperdir", &upper.upper), ("workdir", &upper.work)] {
+            give_path(&context, key, path).map_err(explain)?;
+        }
     }
     // What a distribution may have set otherwise, and what makes an upper layer unreadable for others.
     for (key, value) in [("metacopy", "off"), ("index", "off"), ("xino", "auto")] {
         context.set_string(key, value).map_err(explain)?;
     }
-    if options.volatile {
-        context.set_flag("volatile").map_err(explain)?;
-    }
+    let attributes = match above {
+        Above::Writable(_, options) => {
+            if options.volatile {
+                context.set_flag("volatile").map_err(explain)?;
+            }
+            MountAttr::NONE
+        }
+        Above::Nothing => MountAttr::RDONLY,
+    };
     context.create().map_err(explain)?;
-    context.mount(MountAttr::NONE).map_err(explain)
+    context.mount(attributes).map_err(explain)
 }
 
 /// errno of a descriptor that cannot be used.
@@ -300,32 +339,29 @@ fn give_path(context: &FsContext, key: &str, path: &Path) -> io::Result<()> {
 }
 
 /// Before Linux 6.5. The names of descriptors keep the option string, one page, short enough for about 200 layers.
-fn by_mount(
-    stack: &[Arc<Lower>],
-    upper: &WritableLayer,
-    options: MountOptions,
-    lowers: &Lowers,
-) -> Result<OwnedFd, Failure> {
-    let act = || format!("mounting an overlay of {} layers on {}", stack.len(), upper.upper.display());
+fn by_mount(stack: &[Arc<Lower>], above: Above<'_>, lowers: &Lowers) -> Result<OwnedFd, Failure> {
+    let act = || above.doing(stack.len());
     let open = |path: &Path| sysfs::open(path, Open::PATH | Open::DIRECTORY, 0).act(act);
-    let (upper_fd, work_fd) = (open(&upper.upper)?, open(&upper.work)?);
     let lower: Vec<String> = stack.iter().map(|l| fd_path(&l.fd)).collect();
-    let mut data = format!(
-        "lowerdir={},upperdir={},workdir={},metacopy=off,index=off,xino=auto",
-        lower.join(":"),
-        fd_path(&upper_fd),
-        fd_path(&work_fd)
-    );
-    if options.volatile {
-        data.push_str(",volatile");
+    let mut data = format!("lowerdir={},metacopy=off,index=off,xino=auto", lower.join(":"));
+    let (mut upper_fds, mut flags) = (None, MountFlags::RDONLY);
+    if let Above::Writable(upper, options) = above {
+        let (upper_fd, work_fd) = (open(&upper.upper)?, open(&upper.work)?);
+        data.push_str(&format!(",upperdir={},workdir={}", fd_path(&upper_fd), fd_path(&work_fd)));
+        if options.volatile {
+            data.push_str(",volatile");
+        }
+        upper_fds = Some((upper_fd, work_fd));
+        flags = MountFlags::NONE;
     }
     let folder = lowers.folder()?;
     let taken = (|| {
-        sysmount::mount(OsStr::new("berth"), &folder, "overlay", MountFlags::NONE, &data)?;
+        sysmount::mount(OsStr::new("berth"), &folder, "overlay", flags, &data)?;
         let taken = sysmount::open_tree(None, &folder, true, false);
         sysmount::umount(&folder, true)?;
         taken
     })();
+    drop(upper_fds);
     let _ = fs::remove_dir(&folder);
     Ok(taken.act(act)?)
 }
@@ -413,6 +449,11 @@ impl RootMount {
     /// For the shim: a duplicate of the detached mount's fd.
     pub fn fd(&self) -> Result<OwnedFd, RootfsError> {
         self.fd.try_clone().act(|| "duplicating the root's mount".into())
+    }
+
+    /// Of the detached mount, to look around in.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// A regular file inside the root (symlinks resolved inside it, never out: RESOLVE_IN_ROOT), at most `max` bytes. None: not there.

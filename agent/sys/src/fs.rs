@@ -323,6 +323,44 @@ pub fn llistxattrat(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> io::Result<
     Ok(names.filter_map(|s| CString::new(s).ok()).collect())
 }
 
+/// The value of an extended attribute of an open file; `None`: not there.
+pub fn fgetxattr(fd: BorrowedFd<'_>, key: &CStr) -> io::Result<Option<Vec<u8>>> {
+    // The largest value that Linux takes (XATTR_SIZE_MAX).
+    let mut value = vec![0; 65536];
+    match rustix::fs::fgetxattr(fd, key, &mut value) {
+        Ok(n) => {
+            value.truncate(n);
+            Ok(Some(value))
+        }
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The names of the extended attributes of an open file, in the kernel's order.
+pub fn flistxattr(fd: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    // The longest list that Linux gives (XATTR_LIST_MAX).
+    let mut list = vec![0u8; 65536];
+    let n = match rustix::fs::flistxattr(fd, &mut list) {
+        Ok(n) => n,
+        Err(rustix::io::Errno::OPNOTSUPP) => 0,
+        Err(e) => return Err(e.into()),
+    };
+    let names = list[..n].split(|b| *b == 0).filter(|s| !s.is_empty());
+    Ok(names.filter_map(|s| CString::new(s).ok()).collect())
+}
+
+/// Where the next data, or the next hole, begins at or behind `offset` (lseek(2), SEEK_DATA and SEEK_HOLE, Linux 3.1). `None`: there is
+/// nothing more. Moves the file's position.
+pub fn seek_data(fd: BorrowedFd<'_>, offset: u64, hole: bool) -> io::Result<Option<u64>> {
+    let from = if hole { rustix::fs::SeekFrom::Hole(offset) } else { rustix::fs::SeekFrom::Data(offset) };
+    match rustix::fs::seek(fd, from) {
+        Ok(at) => Ok(Some(at)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
 pub fn fremovexattr(fd: BorrowedFd<'_>, key: &CStr) -> io::Result<()> {
     Ok(rustix::fs::fremovexattr(fd, key)?)
 }
@@ -421,6 +459,11 @@ pub fn open_unnamed(dir: BorrowedFd<'_>, mode: u32) -> io::Result<OwnedFd> {
 /// The errno of `error`, when the disk (or the quota) is full: ENOSPC, EDQUOT.
 pub fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+/// A symbolic link was where none is followed, or too many were: ELOOP.
+pub fn is_link_loop(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ELOOP)
 }
 
 #[cfg(test)]

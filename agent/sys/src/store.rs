@@ -3,7 +3,7 @@
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// Space of the file system that a path is on, in bytes.
@@ -85,6 +85,22 @@ pub fn random(buffer: &mut [u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Opens the root folder of the process that began at `start_time` (field 22 of proc_pid_stat(5)) as that process sees it, with its
+/// mounts. `O_PATH`: a place to start from. `None`: there is no such process (any more).
+pub fn open_process_root(pid: u32, start_time: u64) -> io::Result<Option<OwnedFd>> {
+    let gone = |e: rustix::io::Errno| match e {
+        rustix::io::Errno::NOENT | rustix::io::Errno::SRCH => Ok(None),
+        e => Err(io::Error::from(e)),
+    };
+    let path = format!("/proc/{pid}/root");
+    let root = match rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(e) => return gone(e),
+    };
+    // Asked behind the opening: had the pid become another process's before, it would show now.
+    Ok((process_start_time(pid)? == Some(start_time)).then_some(root))
 }
 
 /// Reads a regular file below the root folder of a process (`/proc/PID/root`), at most `max` bytes. Links are resolved inside that

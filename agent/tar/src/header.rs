@@ -1,6 +1,6 @@
 //! The 512-byte header block.
 
-use super::Problem;
+use crate::Problem;
 
 /// Everything in a tar comes in blocks of so many bytes.
 pub const BLOCK: usize = 512;

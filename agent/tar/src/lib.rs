@@ -3,12 +3,26 @@
 //! Bytes are pushed in, entries come out to a [`Sink`] with the place of their data in the stream; the data itself is never copied.
 //! Where tars are ambiguous the reading is that of Go's archive/tar, which Docker and containerd use: an image means the same here.
 //! The stream ends at two zero blocks; what follows is not looked at.
+//!
+//! The way back is [`Writer`], whose tars this parser and Go's read the same. [`Packer`] makes a tar of a folder, [`Extractor`] a folder
+//! of a tar: both walk by descriptors, name by name, so that nobody who changes the folder meanwhile leads them out of it. [`place`]
+//! knows where a copy goes (the rules of `docker cp`).
+#![forbid(unsafe_code)]
 
+mod encode;
+mod extract;
 mod header;
+mod pack;
 mod pax;
+mod place;
 mod sparse;
 
+pub use encode::Writer;
+pub use extract::{ExtractError, Extracted, Extractor, Owner, Rules, Top};
 pub use header::{BLOCK, Kind};
+pub use pack::{Packer, Packing};
+pub use pax::MAX_XATTRS;
+pub use place::{Found, Place, PlaceError, Source, place};
 pub use sparse::Segment;
 
 use header::Header;

@@ -1,7 +1,7 @@
 //! Sparse files: old GNU headers, and GNU's three PAX forms (tar manual, "Storing Sparse Files").
 
-use super::Problem;
-use super::header::{BLOCK, size_field};
+use crate::Problem;
+use crate::header::{BLOCK, size_field};
 
 /// Pieces of all sparse files of a layer together: 16 MiB of memory.
 pub const MAX_SEGMENTS: u64 = 1 << 20;

@@ -1,8 +1,8 @@
 //! PAX records: `LENGTH KEY=VALUE\n` (POSIX pax, "pax Extended Header").
 
-use super::header::Header;
-use super::sparse::{self, Segment};
-use super::{Problem, show};
+use crate::header::Header;
+use crate::sparse::{self, Segment};
+use crate::{Problem, show};
 
 /// Bytes of all attributes of one entry, names and values: what fits in one EROFS inode with room to spare.
 pub const MAX_XATTRS: usize = 200 << 10;

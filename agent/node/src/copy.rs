@@ -1,0 +1,331 @@
+//! Copies between a container and its callers, as tars, by the rules of `docker cp`.
+//!
+//! Every path of the container is resolved inside its root and held by descriptors from then on, so that processes of the container that
+//! swap folders for links meanwhile lead nobody out of it.
+
+use crate::NodeError;
+use crate::container::Container;
+use crate::node::Inner;
+use crate::root::Root;
+use crate::store::Durability;
+use crate::view::{CopiedOut, CopyInto, CopySource};
+use berth_sys::fs::{self as sysfs, Kind, Open, Resolve, Stat};
+use berth_tar::{ExtractError, Extracted, Extractor, Found, Owner, Packer, Packing, Place, Rules, Source, Top, place};
+use bytes::{Bytes, BytesMut};
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Bytes of one piece of a tar.
+const PIECE: usize = 128 << 10;
+/// Pieces that wait for a caller.
+const QUEUE: usize = 4;
+/// A caller that takes nothing for so long has forgotten the copy, and a stopped container waits for its end.
+const STUCK: Duration = Duration::from_secs(600);
+/// Links at the end of a destination: as many as the kernel follows.
+const MAX_LINKS: u32 = 40;
+
+/// Pieces of a tar; an error is the last one. On their way into a container an empty one says that the tar is whole.
+pub type Pieces = mpsc::Receiver<Result<Bytes, NodeError>>;
+
+/// Where a copy is written.
+struct Target {
+    base: OwnedFd,
+    top: Top,
+    follow: Option<(OwnedFd, Vec<u8>)>,
+}
+
+/// What is read.
+struct Object {
+    fd: OwnedFd,
+    stat: Stat,
+    source: CopySource,
+    name: Vec<u8>,
+    link_target: Vec<u8>,
+}
+
+/// Writes a tar into a container, to its end or until the pieces end.
+pub(crate) async fn into(
+    inner: &Arc<Inner>,
+    container: Arc<Container>,
+    request: CopyInto,
+    mut pieces: Pieces,
+) -> Result<Extracted, NodeError> {
+    let _permit = inner.copies.acquire().await.map_err(|_| NodeError::Stopping)?;
+    let root = Root::open(inner, &container).await?;
+    let name = container.record().name.clone();
+    let done = inner
+        .blocking(move || {
+            if root.read_only() {
+                return Err(NodeError::RootReadOnly(name));
+            }
+            let target = target(root.fd(), &request)?;
+            let owner = if request.keep_owner { Owner::Kept } else { Owner::Fixed(0, 0) };
+            let rules = Rules { owner, top: target.top, skip_devices: false, follow: target.follow };
+            let mut extractor = Extractor::new(target.base, rules);
+            loop {
+                let piece = pieces.blocking_recv().ok_or(NodeError::CallerGone)??;
+                if piece.is_empty() {
+                    break;
+                }
+                if !root.lives() {
+                    return Err(NodeError::EndedMeanwhile(name));
+                }
+                extractor.push(&piece).map_err(|e| extract_error(e, &name))?;
+            }
+            extractor.finish().map_err(|e| extract_error(e, &name))
+        })
+        .await?;
+    let event = inner.events.add_container(&container.record(), "extract-to-dir", &[]);
+    let _ = inner.store.submit(vec![event], Durability::Quick).await?;
+    Ok(done)
+}
+
+/// Reads a file or a folder of a container.
+pub(crate) async fn out(
+    inner: &Arc<Inner>,
+    container: Arc<Container>,
+    path: Vec<u8>,
+    follow: bool,
+) -> Result<CopiedOut, NodeError> {
+    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let root = Root::open(inner, &container).await?;
+    let event = inner.events.add_container(&container.record(), "archive-path", &[]);
+    let _ = inner.store.submit(vec![event], Durability::Quick).await?;
+    let name = container.record().name.clone();
+    let (sender, pieces) = mpsc::channel(QUEUE);
+    let (first, found) = oneshot::channel();
+    inner.tasks.spawn_blocking(move || {
+        let _permit = permit;
+        let object = match object(root.fd(), &path, follow) {
+            Ok(object) => object,
+            Err(e) => return drop(first.send(Err(e))),
+        };
+        let told = first.send(Ok((object.source, object.name.clone(), object.stat, object.link_target.clone())));
+        if told.is_err() {
+            return;
+        }
+        let check = || root.check();
+        let mut packer = Packer::new(Outlet::new(sender.clone()), Packing::default(), &check);
+        let packed = packer.add(object.fd.as_fd(), &object.name).and_then(|()| packer.finish()).and_then(Outlet::end);
+        let ended = !root.lives();
+        // Before its reader knows that all is there: a stopped container is free again.
+        drop((object, root));
+        if let Err(e) = packed {
+            let error = match ended {
+                true => NodeError::EndedMeanwhile(name),
+                false => NodeError::Io { act: "reading the container's files".to_owned(), source: e },
+            };
+            give_up(&sender, error);
+        }
+    });
+    let (source, name, stat, link_target) = found.await.map_err(|_| NodeError::Stopping)??;
+    Ok(CopiedOut { source, name, stat, link_target, pieces })
+}
+
+/// The last thing that a reader hears.
+pub(crate) fn give_up(sender: &mpsc::Sender<Result<Bytes, NodeError>>, error: NodeError) {
+    // Err: nobody reads any more.
+    let _ = sender.blocking_send(Err(error));
+}
+
+/// A stream into a channel, in pieces of one size.
+pub(crate) struct Outlet {
+    sender: mpsc::Sender<Result<Bytes, NodeError>>,
+    piece: BytesMut,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Outlet {
+    /// Only on a thread that may block.
+    pub fn new(sender: mpsc::Sender<Result<Bytes, NodeError>>) -> Self {
+        Outlet { sender, piece: BytesMut::with_capacity(PIECE), runtime: tokio::runtime::Handle::current() }
+    }
+
+    pub fn end(mut self) -> io::Result<()> {
+        self.send()
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let piece = std::mem::replace(&mut self.piece, BytesMut::with_capacity(PIECE)).freeze();
+        if piece.is_empty() {
+            return Ok(());
+        }
+        match self.runtime.block_on(self.sender.send_timeout(Ok(piece), STUCK)) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(io::ErrorKind::TimedOut.into()),
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+impl Write for Outlet {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(PIECE - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..n]);
+        if self.piece.len() >= PIECE {
+            self.send()?;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn extract_error(e: ExtractError, container: &str) -> NodeError {
+    match e {
+        ExtractError::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            NodeError::RootReadOnly(container.to_owned())
+        }
+        ExtractError::Io { source, entry } if source.raw_os_error().is_none() => {
+            NodeError::BadDestination(format!("{entry}: {source}"))
+        }
+        ExtractError::Io { entry, source } => NodeError::Io { act: format!("writing {entry:?}"), source },
+        ExtractError::Tar(_) | ExtractError::Refused { .. } => NodeError::BadArchive(e.to_string()),
+    }
+}
+
+fn shown(path: &[u8]) -> String {
+    berth_tar::show(path)
+}
+
+/// The path without what only says that it is a folder, and whether something said so.
+fn trimmed(path: &[u8]) -> (&[u8], bool) {
+    let mut left = path;
+    loop {
+        left = match left {
+            [rest @ .., b'/'] | [rest @ .., b'/', b'.'] => rest,
+            b"." => b"",
+            _ => return (left, left.len() != path.len() || left.is_empty()),
+        };
+    }
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn in_root(root: BorrowedFd<'_>, path: &[u8], flags: Open) -> Result<OwnedFd, NodeError> {
+    let how = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
+    let below = if path.is_empty() { &b"."[..] } else { path };
+    sysfs::openat2(root, OsStr::from_bytes(below), Open::PATH | flags, 0, how).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => NodeError::PathNotFound(shown(path)),
+        _ => NodeError::Io { act: format!("opening {:?} in the container", shown(path)), source: e },
+    })
+}
+
+/// Where `request` goes, by Docker's rules.
+fn target(root: BorrowedFd<'_>, request: &CopyInto) -> Result<Target, NodeError> {
+    let again = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(NodeError::io("duplicating a descriptor"));
+    let (path, wants_folder) = trimmed(&request.path);
+    let source = match request.source {
+        CopySource::File => Source::File,
+        CopySource::Folder => Source::Folder,
+        CopySource::Contents => Source::Contents,
+        CopySource::Archive => {
+            let base = in_root(root, path, Open::DIRECTORY)?;
+            return Ok(Target { base, top: Top::AsIs, follow: Some((again(root)?, path.to_vec())) });
+        }
+    };
+    let from = if source == Source::Contents { b".".to_vec() } else { request.name.clone() };
+    let (folder, name, found) = end_of(root, path)?;
+    let bad = |e: berth_tar::PlaceError| match e {
+        berth_tar::PlaceError::NoFolder => NodeError::PathNotFound(shown(&request.path)),
+        e => NodeError::BadDestination(format!("{}: {e}", shown(&request.path))),
+    };
+    let (base, to) = match place(source, found, wants_folder).map_err(bad)? {
+        Place::As => (folder, name),
+        Place::Into if name.is_empty() => (folder, from.clone()),
+        Place::Into => {
+            let flags = Open::PATH | Open::DIRECTORY | Open::NOFOLLOW;
+            let base = sysfs::openat(folder.as_fd(), OsStr::from_bytes(&name), flags, 0);
+            (base.map_err(NodeError::io(format!("opening {:?}", shown(&request.path))))?, from.clone())
+        }
+    };
+    Ok(Target { base, top: Top::Renamed { from, to }, follow: None })
+}
+
+/// The folder and the name that a path ends in when links at its end are followed, and what is there. No name: the folder itself.
+fn end_of(root: BorrowedFd<'_>, path: &[u8]) -> Result<(OwnedFd, Vec<u8>, Found), NodeError> {
+    let mut path = path.to_vec();
+    for _ in 0..MAX_LINKS {
+        let (above, name) = split(&path);
+        if matches!(name, b"" | b"." | b"..") {
+            return Ok((in_root(root, &path, Open::DIRECTORY)?, Vec::new(), Found::Folder));
+        }
+        let folder = in_root(root, above, Open::DIRECTORY)?;
+        let found = match sysfs::lstatat(folder.as_fd(), OsStr::from_bytes(name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Missing,
+            Err(e) => return Err(NodeError::Io { act: format!("looking at {:?}", shown(&path)), source: e }),
+            Ok(stat) if stat.kind == Kind::Symlink => {
+                let link = sysfs::readlinkat(folder.as_fd(), OsStr::from_bytes(name));
+                let link = link.map_err(NodeError::io(format!("reading the link {:?}", shown(&path))))?;
+                let (link, _) = trimmed(link.as_bytes());
+                path = if link.starts_with(b"/") { link.to_vec() } else { [above, b"/", link].concat() };
+                continue;
+            }
+            Ok(stat) if stat.kind == Kind::Directory => Found::Folder,
+            Ok(_) => Found::File,
+        };
+        return Ok((folder, name.to_vec(), found));
+    }
+    Err(NodeError::BadDestination(format!("{}: too many levels of symbolic links", shown(&path))))
+}
+
+/// What `path` names.
+fn object(root: BorrowedFd<'_>, path: &[u8], follow: bool) -> Result<Object, NodeError> {
+    let (clean, wants_folder) = trimmed(path);
+    let (_, name) = split(clean);
+    let contents = path.ends_with(b"/.") || path == b"." || matches!(name, b"" | b"." | b"..");
+    let flags = if follow || wants_folder || contents { Open::NONE } else { Open::NOFOLLOW };
+    let fd = in_root(root, clean, flags)?;
+    let looked = |e| NodeError::Io { act: format!("looking at {:?}", shown(path)), source: e };
+    let stat = sysfs::fstat(fd.as_fd()).map_err(looked)?;
+    if stat.kind != Kind::Directory && (wants_folder || contents) {
+        return Err(NodeError::PathNotFound(format!("{} (it is no folder)", shown(path))));
+    }
+    let link_target = match stat.kind {
+        Kind::Symlink => sysfs::readlinkat(fd.as_fd(), "").map_err(looked)?.as_bytes().to_vec(),
+        _ => Vec::new(),
+    };
+    let (source, name) = match stat.kind {
+        Kind::Directory if contents => (CopySource::Contents, b".".to_vec()),
+        Kind::Directory => (CopySource::Folder, name.to_vec()),
+        Kind::Socket | Kind::Unknown => {
+            return Err(NodeError::BadDestination(format!("{}: a socket cannot be copied", shown(path))));
+        }
+        _ => (CopySource::File, name.to_vec()),
+    };
+    Ok(Object { fd, stat, source, name, link_target })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailing_slashes_and_dots() {
+        for (path, want) in [
+            ("/a/b", ("/a/b", false)),
+            ("/a/b/", ("/a/b", true)),
+            ("/a/b/.", ("/a/b", true)),
+            ("/a/b/././/", ("/a/b", true)),
+            ("/a/..", ("/a/..", false)),
+            ("/", ("", true)),
+            (".", ("", true)),
+            ("", ("", true)),
+            ("a.", ("a.", false)),
+        ] {
+            assert_eq!(trimmed(path.as_bytes()), (want.0.as_bytes(), want.1), "{path}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A container's root for the agent's own hands: as its processes see it while it runs, mounted for the purpose while it does not.
+
+use crate::NodeError;
+use crate::container::{Container, Gate, Life};
+use crate::create::make_folder;
+use crate::node::Inner;
+use berth_model::Phase;
+use berth_rootfs::{MountOptions, RootMount, WritableLayer};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use tokio::sync::{OwnedMutexGuard, watch};
+
+/// A container may end between the look at its phase and the opening of its root.
+const ROUNDS: u32 = 3;
+
+/// An open root.
+pub(crate) struct Root {
+    fd: OwnedFd,
+    hold: Hold,
+}
+
+enum Hold {
+    /// Its end ends the use: nothing else may keep its files while the next run begins.
+    Running(watch::Receiver<Life>),
+    /// It cannot be started or removed meanwhile. In the order of their drops: the mount goes first.
+    Stopped { _mount: RootMount, _teardown: OwnedMutexGuard<()>, _gate: Box<Gate>, read_only: bool },
+}
+
+impl Root {
+    pub async fn open(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Root, NodeError> {
+        for _ in 0..ROUNDS {
+            if let Ok(shim) = container.running_shim() {
+                let life = container.life();
+                let (pid, start_time) = shim.pid();
+                let opened = inner.blocking(move || {
+                    berth_sys::store::open_process_root(pid, start_time)
+                        .map_err(NodeError::io(format!("opening the root of process {pid}")))
+                });
+                if let Some(fd) = opened.await? {
+                    return Ok(Root { fd, hold: Hold::Running(life) });
+                }
+                // It has ended, and whoever waits for that is about to write it down.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            }
+            let gate = container.enter().await?;
+            match container.phase() {
+                Phase::Created | Phase::Exited => return Root::mount(inner, gate).await,
+                Phase::Running => {}
+                Phase::Creating | Phase::Starting | Phase::Removing => {
+                    return Err(NodeError::ContainerNotFound(container.record().name.clone()));
+                }
+            }
+        }
+        Err(NodeError::Busy(container.record().name.clone()))
+    }
+
+    async fn mount(inner: &Arc<Inner>, gate: Gate) -> Result<Root, NodeError> {
+        let container = gate.container.clone();
+        let teardown = container.teardown().await;
+        let record = container.record();
+        let read_only = record.spec.read_only_root;
+        let inner_ = inner.clone();
+        let (mount, fd) = inner
+            .blocking(move || {
+                let dir = inner_.container_dir(&record.id);
+                let layer = if record.spec.auto_remove { make_folder(&dir)? } else { WritableLayer::open(&dir)? };
+                let mount = inner_.layers.store.mount(&record.layers, &layer, MountOptions::default())?;
+                let fd = mount.fd()?;
+                Ok((mount, fd))
+            })
+            .await?;
+        let hold = Hold::Stopped { _mount: mount, _teardown: teardown, _gate: Box::new(gate), read_only };
+        Ok(Root { fd, hold })
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// What was asked to be read-only stays so while nothing runs that would notice.
+    pub fn read_only(&self) -> bool {
+        matches!(self.hold, Hold::Stopped { read_only: true, .. })
+    }
+
+    /// Whether the run whose root this is goes on.
+    pub fn lives(&self) -> bool {
+        match &self.hold {
+            Hold::Running(life) => *life.borrow() == Life::Open,
+            Hold::Stopped { .. } => true,
+        }
+    }
+
+    /// For work in pieces: an error once the run has ended.
+    pub fn check(&self) -> io::Result<()> {
+        if self.lives() { Ok(()) } else { Err(io::Error::other("the container ended meanwhile")) }
+    }
+}

@@ -1,0 +1,248 @@
+//! `berthctl cp`: Docker's rules, and links that lead nobody out.
+
+use crate::harness::{Node, image, test_dir};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::Stdio;
+
+const SLEEP: &str = "while :; do sleep 1; done";
+
+/// What a container says about a file of its own.
+fn cat(node: &Node, container: &str, path: &str) -> String {
+    node.ok(&["exec", container, "cat", path])
+}
+
+#[test]
+fn dockers_rules_into_a_container() {
+    let node = Node::with_busybox("cp-into");
+    let here = node.scratch();
+    let at = |name: &str| here.join(name).display().to_string();
+    fs::create_dir_all(here.join("dir/sub")).expect("mkdir");
+    fs::write(here.join("dir/sub/deep"), "deep").expect("deep");
+    fs::write(here.join("file"), "contents").expect("file");
+    std::os::unix::fs::chown(here.join("file"), Some(77), Some(88)).expect("chown");
+    fs::set_permissions(here.join("file"), fs::Permissions::from_mode(0o4640)).expect("chmod");
+    symlink("file", here.join("link")).expect("symlink");
+    node.detached(&["--name", "on", "--tmpfs", "/tmpfs"], SLEEP);
+    node.ok(&["create", "--name", "off", "--network", "none", &image("busybox"), "sh", "-c", SLEEP]);
+    for name in ["on", "off"] {
+        let to = |path: &str| format!("{name}:{path}");
+        node.ok(&["cp", &at("file"), &to("/new")]);
+        node.ok(&["cp", &at("file"), &to("/tmp")]);
+        node.ok(&["cp", &at("file"), &to("tmp/other")]);
+        node.ok(&["cp", "-a", &at("file"), &to("/kept")]);
+        node.ok(&["cp", &at("dir"), &to("/made")]);
+        node.ok(&["cp", &at("dir"), &to("/tmp")]);
+        node.ok(&["cp", &format!("{}/.", at("dir")), &to("/tmp")]);
+        node.ok(&["cp", &at("link"), &to("/as-link")]);
+        node.ok(&["cp", "-L", &at("link"), &to("/as-file")]);
+        node.ok(&["cp", &at("file"), &to("/etc/hosts")]);
+        for (source, path, words) in [
+            ("file", "/none/", "no such file"),
+            ("file", "/none/deeper", "no such file"),
+            ("dir", "/new", "onto a file"),
+            ("file", "/new/", "no folder"),
+            ("missing", "/x", "No such file"),
+        ] {
+            let error = node.fails(1, &["cp", &at(source), &to(path)]);
+            assert!(error.contains(words), "{source} {path}: {error}");
+        }
+    }
+    node.fails(125, &["cp", "on:/a", "off:/b"]);
+    node.fails(125, &["cp", &at("file"), &at("other")]);
+    node.ok(&["cp", &at("file"), "on:/tmpfs/seen"]);
+    assert_eq!(cat(&node, "on", "/tmpfs/seen"), "contents");
+    assert_eq!(cat(&node, "on", "/etc/hosts"), "contents");
+    node.ok(&["start", "off"]);
+    for name in ["on", "off"] {
+        for path in ["/new", "/tmp/file", "/tmp/other", "/as-file", "/kept"] {
+            assert_eq!(cat(&node, name, path), "contents", "{name} {path}");
+        }
+        for path in ["/made/sub/deep", "/tmp/dir/sub/deep", "/tmp/sub/deep"] {
+            assert_eq!(cat(&node, name, path), "deep", "{name} {path}");
+        }
+        assert_eq!(node.ok(&["exec", name, "readlink", "/as-link"]), "file");
+        let stat = |path: &str| node.ok(&["exec", name, "stat", "-c", "%u:%g %a", path]);
+        assert_eq!((stat("/new"), stat("/kept")), ("0:0 640".into(), "77:88 4640".into()));
+    }
+    node.finish();
+}
+
+#[test]
+fn dockers_rules_out_of_a_container() {
+    let node = Node::with_busybox("cp-out");
+    let here = node.scratch();
+    let at = |name: &str| here.join(name).display().to_string();
+    let script = "mkdir -p /d/sub /d/empty; echo deep >/d/sub/deep; ln /d/sub/deep /d/hard; ln -s /etc/passwd /link; \
+        echo owned >/owned; chown 77:88 /owned; chmod 4755 /owned; mkfifo /d/fifo; touch /done; while :; do sleep 1; done";
+    node.detached(&["--name", "box"], script);
+    crate::harness::until("the files are there", || node.ctl(&["exec", "box", "test", "-e", "/done"]).code == 0);
+    for state in ["running", "stopped"] {
+        fs::create_dir(here.join("in")).expect("mkdir");
+        node.ok(&["cp", "box:/owned", &at("as")]);
+        node.ok(&["cp", "box:/owned", &at("in")]);
+        node.ok(&["cp", "-a", "box:/owned", &at("kept")]);
+        node.ok(&["cp", "box:/d", &at("new")]);
+        node.ok(&["cp", "box:/d", &at("in")]);
+        node.ok(&["cp", "box:/d/sub/.", &at("in")]);
+        node.ok(&["cp", "box:/link", &at("link")]);
+        node.ok(&["cp", "-L", "box:/link", &at("passwd")]);
+        let read = |name: &str| fs::read_to_string(here.join(name)).unwrap_or_else(|e| panic!("{state} {name}: {e}"));
+        assert_eq!(
+            (read("as"), read("in/owned"), read("kept")),
+            ("owned\n".into(), "owned\n".into(), "owned\n".into())
+        );
+        for name in ["new/sub/deep", "in/d/sub/deep", "in/deep", "new/hard"] {
+            assert_eq!(read(name), "deep\n", "{state} {name}");
+        }
+        let meta = |name: &str| fs::symlink_metadata(here.join(name)).expect(name);
+        assert_eq!(meta("new/hard").ino(), meta("new/sub/deep").ino());
+        assert!(meta("new/empty").is_dir() && meta("link").is_symlink() && read("passwd").contains("root:"));
+        assert_eq!((meta("as").uid(), meta("as").mode() & 0o7777), (0, 0o755), "set-id bits stay behind");
+        assert_eq!((meta("kept").uid(), meta("kept").gid(), meta("kept").mode() & 0o7777), (77, 88, 0o4755));
+        for (path, to, words) in [
+            ("box:/none", "x", "no such file"),
+            ("box:/owned/", "x", "no such file"),
+            ("box:/owned", "none/", "does not exist"),
+            ("box:/owned", "none/x", "none"),
+            ("box:/d", "as", "onto a file"),
+        ] {
+            let error = node.fails(1, &["cp", path, &at(to)]);
+            assert!(error.contains(words), "{path} {to}: {error}");
+        }
+        for name in fs::read_dir(&here).expect("scratch").flatten() {
+            let path = name.path();
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("rm");
+        }
+        node.ok(&["stop", "-t", "0", "box"]);
+    }
+    node.finish();
+}
+
+#[test]
+fn tars_on_standard_streams() {
+    let node = Node::with_busybox("cp-stream");
+    let here = node.scratch();
+    node.detached(&["--name", "box"], SLEEP);
+    let tar = here.join("a.tar");
+    let sh = |line: &str| {
+        let status = std::process::Command::new("sh").arg("-c").arg(line).current_dir(&here).status().expect("sh");
+        assert!(status.success(), "{line}");
+    };
+    sh("mkdir -p x/y && echo hello >x/y/z && tar cf a.tar x");
+    let mut command = node.ctl_command(&["cp", "-", "box:/tmp"]);
+    assert!(command.stdin(fs::File::open(&tar).expect("tar")).status().expect("ctl").success());
+    assert_eq!(cat(&node, "box", "/tmp/x/y/z"), "hello");
+    let mut command = node.ctl_command(&["cp", "box:/tmp/x", "-"]);
+    assert!(command.stdout(fs::File::create(here.join("b.tar")).expect("tar")).status().expect("ctl").success());
+    sh("mkdir out && tar xf b.tar -C out && cmp out/x/y/z x/y/z");
+    // Half a tar is no tar.
+    let bytes = fs::read(&tar).expect("tar");
+    fs::write(here.join("cut.tar"), &bytes[..1300]).expect("cut");
+    let mut command = node.ctl_command(&["cp", "-", "box:/tmp"]);
+    let cut = command.stdin(fs::File::open(here.join("cut.tar")).expect("tar")).stderr(Stdio::piped()).output();
+    let cut = cut.expect("ctl");
+    assert!(!cut.status.success() && String::from_utf8_lossy(&cut.stderr).contains("archive is refused"), "{cut:?}");
+    // Links on the way are the container's own, and lead nowhere else.
+    node.ok(&["exec", "box", "ln", "-s", "/opt/real", "/via"]);
+    node.ok(&["exec", "box", "mkdir", "-p", "/opt/real"]);
+    sh("mkdir via && echo through >via/f && tar cf c.tar via/f");
+    let mut command = node.ctl_command(&["cp", "-", "box:/"]);
+    assert!(command.stdin(fs::File::open(here.join("c.tar")).expect("tar")).status().expect("ctl").success());
+    assert_eq!(cat(&node, "box", "/opt/real/f"), "through");
+    node.finish();
+}
+
+/// Folders that become links to the host, and back, all the time: no byte of the host comes out, none is changed.
+#[test]
+fn swapped_links_lead_nobody_out() {
+    let node = Node::with_busybox("cp-hostile");
+    let here = node.scratch();
+    let victim = test_dir().join("cp-victim");
+    let _ = fs::remove_dir_all(&victim);
+    fs::create_dir_all(victim.join("sub")).expect("victim");
+    fs::write(victim.join("secret"), "the host's").expect("secret");
+    fs::write(victim.join("sub/secret"), "the host's").expect("secret");
+    let v = victim.display();
+    let script = format!(
+        "mkdir -p /w/real/sub; echo mine >/w/real/secret; echo mine >/w/real/sub/secret; cd /w; ln -s {v} evil; \
+         ln -s ../../../../../../..{v} evil2; touch /ready; \
+         while :; do mv real x && mv evil real && mv real evil && mv x real; \
+         mv real/sub real/s2; ln -s {v}/sub real/sub; rm real/sub; mv real/s2 real/sub; done"
+    );
+    node.detached(&["--name", "box"], &script);
+    crate::harness::until("it swaps", || node.ctl(&["exec", "box", "test", "-e", "/ready"]).code == 0);
+    fs::create_dir_all(here.join("up/sub")).expect("mkdir");
+    fs::write(here.join("up/secret"), "changed").expect("up");
+    fs::write(here.join("up/sub/secret"), "changed").expect("up");
+    let up = here.join("up/.").display().to_string();
+    for n in 0..40 {
+        let out = here.join(format!("out{n}"));
+        // Some of these find a link, a missing folder or a moved one, and fail: what counts is where they lead.
+        node.ctl(&["cp", "-q", "box:/w/real/.", &out.display().to_string()]);
+        node.ctl(&["cp", "-q", "-L", "box:/w/real", &here.join(format!("l{n}")).display().to_string()]);
+        node.ctl(&["cp", "-q", &up, "box:/w/real"]);
+        node.ctl(&["cp", "-q", &up, "box:/w/evil"]);
+        node.ctl(&["cp", "-q", &up, "box:/w/evil2"]);
+    }
+    let found = std::process::Command::new("grep").args(["-rl", "the host's"]).arg(&here).output().expect("grep");
+    assert!(found.stdout.is_empty(), "{found:?}");
+    assert_eq!(fs::read_to_string(victim.join("secret")).expect("secret"), "the host's");
+    assert_eq!(fs::read_to_string(victim.join("sub/secret")).expect("secret"), "the host's");
+    fs::remove_dir_all(&victim).expect("rm");
+    node.finish();
+}
+
+#[test]
+fn read_only_roots_and_roles() {
+    let node = Node::with_busybox("cp-roles");
+    let file = node.scratch().join("file");
+    fs::write(&file, "x").expect("file");
+    let file = file.display().to_string();
+    node.detached(&["--name", "ro", "--read-only", "--tmpfs", "/rw"], SLEEP);
+    assert!(node.fails(1, &["cp", &file, "ro:/new"]).contains("read-only"));
+    node.ok(&["cp", &file, "ro:/rw/new"]);
+    node.ok(&["stop", "-t", "0", "ro"]);
+    assert!(node.fails(1, &["cp", &file, "ro:/new"]).contains("read-only"));
+    node.detached(&["--name", "plain"], SLEEP);
+    node.detached(&["--name", "root", "--privileged"], SLEEP);
+    let (operator, viewer) = (node.pki.identity("operator"), node.pki.identity("viewer"));
+    assert_eq!(node.ctl_as(&operator, &["cp", &file, "plain:/new"]).code, 0);
+    assert_eq!(node.ctl_as(&operator, &["cp", "plain:/etc/passwd", &file]).code, 0);
+    for arguments in [["cp", "root:/etc/passwd", &file], ["cp", &file, "root:/new"]] {
+        let output = node.ctl_as(&operator, &arguments);
+        assert!(output.code == 1 && output.stderr.contains("admin"), "{output:?}");
+    }
+    for arguments in [["cp", "plain:/etc/passwd", &file], ["cp", &file, "plain:/new"]] {
+        let output = node.ctl_as(&viewer, &arguments);
+        assert!(output.code == 1 && output.stderr.contains("operator"), "{output:?}");
+    }
+    node.finish();
+}
+
+/// Gigabytes go through; the agent does not grow with them.
+#[test]
+fn large_files_stream() {
+    let node = Node::with_busybox("cp-large");
+    let here = node.scratch();
+    node.detached(&["--name", "box"], SLEEP);
+    let file = fs::File::create(here.join("big")).expect("big");
+    let pattern: Vec<u8> = (0..1u32 << 18).flat_map(u32::to_le_bytes).collect();
+    for n in 0..200u64 {
+        std::os::unix::fs::FileExt::write_all_at(&file, &pattern, n << 20).expect("write");
+    }
+    // And a hole of 8 GiB behind, with a byte at its end.
+    std::os::unix::fs::FileExt::write_all_at(&file, b"!", 8 << 30).expect("write");
+    node.ok(&["cp", &here.join("big").display().to_string(), "box:/big"]);
+    assert_eq!(node.ok(&["exec", "box", "stat", "-c", "%s", "/big"]), ((8u64 << 30) + 1).to_string());
+    node.ok(&["cp", "box:/big", &here.join("back").display().to_string()]);
+    let back = fs::metadata(here.join("back")).expect("back");
+    assert!(back.len() == (8 << 30) + 1 && back.blocks() * 512 < 300 << 20, "{} {}", back.len(), back.blocks());
+    let mut compare = std::process::Command::new("cmp");
+    compare.args(["-n", "209715200"]).arg(here.join("big")).arg(here.join("back"));
+    assert!(compare.status().expect("cmp").success());
+    let status = fs::read_to_string(format!("/proc/{}/status", node.pid())).expect("status");
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("VmHWM").trim().trim_end_matches(" kB");
+    assert!(peak.parse::<u64>().expect("kB") < 200 << 10, "peak of {peak} kB");
+    node.finish();
+}
