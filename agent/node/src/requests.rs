@@ -158,8 +158,10 @@ impl Drop for Ticket {
 }
 
 /// The calls whose answers are kept.
-const RPCS: &[&str] =
-    &["Create", "Pull", "Start", "Stop", "Kill", "Remove", "Exec", "Restart", "Pause", "Unpause", "Rename", "CopyTo", "Commit"];
+const RPCS: &[&str] = &[
+    "Create", "Pull", "Start", "Stop", "Kill", "Remove", "Exec", "Restart", "Pause", "Unpause", "Rename", "CopyTo",
+    "Commit",
+];
 
 /// FNV-1a over JSON: the same over restarts and versions of the compiler. It tells mistakes, not attacks.
 pub(crate) fn fingerprint(value: &impl serde::Serialize) -> u64 {
