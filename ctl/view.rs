@@ -30,6 +30,7 @@ pub const fn state_word(state: ContainerState) -> &'static str {
         ContainerState::Paused => "paused",
         ContainerState::Exited => "exited",
         ContainerState::Removing => "removing",
+        ContainerState::Restarting => "restarting",
     }
 }
 
@@ -47,7 +48,18 @@ fn status(c: &v1::ContainerSummary, now: Timestamp) -> String {
         ContainerState::Paused => format!("{} (Paused)", up(c, now)),
         ContainerState::Exited => {
             let exit = c.exit.clone().unwrap_or_default();
-            format!("Exited ({}) {}", exit.code, ago(time(exit.finished.as_ref()), now))
+            let cause = match exit.cause.as_str() {
+                "oom" => " (out of memory)",
+                "unhealthy" => " (unhealthy)",
+                "host-rebooted" => " (host rebooted)",
+                "shim-killed" => " (shim killed)",
+                _ => "",
+            };
+            format!("Exited ({}) {}{cause}", exit.code, ago(time(exit.finished.as_ref()), now))
+        }
+        ContainerState::Restarting => {
+            let exit = c.exit.clone().unwrap_or_default();
+            format!("Restarting ({}) {}", exit.code, ago(time(exit.finished.as_ref()), now))
         }
         ContainerState::Removing => "Removal In Progress".into(),
         ContainerState::Created => "Created".into(),
@@ -138,6 +150,8 @@ pub fn container(c: &v1::ContainerSummary, now: Timestamp, truncate: bool) -> Va
         "IPAddress": c.ip_address,
         "Pid": c.pid,
         "ExitCode": c.exit.as_ref().map_or(0, |e| e.code),
+        "Reason": c.exit.as_ref().map(|e| &e.sentence),
+        "RestartCount": c.restart_count,
     })
 }
 
@@ -260,10 +274,12 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
         v1::NetworkMode::None => "none",
         v1::NetworkMode::Host => "host",
     };
+    let (restart, retries) = crate::spec::supervise::restart_words(c.restart.as_ref());
     let host = |on: bool| if on { "host" } else { "" };
     let mut value = json!({
         "NetworkMode": network_mode,
         "AutoRemove": c.auto_remove,
+        "RestartPolicy": {"Name": restart, "MaximumRetryCount": retries},
         "Privileged": c.privileged,
         "ReadonlyRootfs": c.read_only_root,
         "PublishAllPorts": c.publish_all,
@@ -327,20 +343,34 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
         "Args": s.command.get(1..).unwrap_or_default(),
         "State": {
             "Status": state_word(s.state()),
-            // Docker: what is paused runs too.
-            "Running": matches!(s.state(), ContainerState::Running | ContainerState::Paused),
+            // Docker: what is paused or about to be started again runs too.
+            "Running": matches!(
+                s.state(),
+                ContainerState::Running | ContainerState::Paused | ContainerState::Restarting
+            ),
             "Paused": s.state() == ContainerState::Paused,
+            "Restarting": s.state() == ContainerState::Restarting,
+            "NextStart": s.next_start.as_ref().map(|t| rfc3339(Some(t))),
+            "StoppedByCaller": r.stopped_by_caller,
             "Pid": s.pid,
             "ExitCode": exit.code,
             "Signal": exit.signal,
             "OOMKilled": exit.oom_killed,
-            "Reason": exit.reason,
+            "Reason": if exit.sentence.is_empty() { &exit.reason } else { &exit.sentence },
+            "Cause": exit.cause,
+            "EndedBy": exit.by,
+            "OOMCgroup": exit.oom_cgroup,
+            "OOMLimit": exit.oom_limit_bytes,
             "Error": r.error,
+            "StartFailure": r.start_failure.as_ref().map(|f| json!({
+                "Step": f.step, "Errno": f.errno, "ExitCode": f.exit_code, "Time": rfc3339(f.time.as_ref()),
+            })),
             "StartedAt": rfc3339(s.started.as_ref()),
             "FinishedAt": rfc3339(exit.finished.as_ref()),
             "StartCount": r.start_count,
             "ShimPid": r.shim_pid,
         },
+        "RestartCount": s.restart_count,
         "Image": s.image_id,
         "Warnings": r.warnings,
         "LogPath": r.log_path,

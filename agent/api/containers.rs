@@ -286,7 +286,9 @@ impl containers_server::Containers for Containers {
         let all = request.all || request.limit > 0 || filter.wants_all();
         let limit = if request.limit == 0 { usize::MAX } else { usize::try_from(request.limit).unwrap_or(usize::MAX) };
         let views = self.node.containers();
-        let fitting = views.iter().filter(|v| (all || v.record.phase == Phase::Running) && filter.fits(&v.record));
+        let fitting = views.iter().filter(|v| {
+            (all || v.record.phase == Phase::Running || v.record.is_restarting()) && filter.fits(&v.record)
+        });
         let answers = fitting.take(limit).map(|v| v1::ListContainersResponse { container: Some(encode::container(v)) });
         Ok(Response::new(list(answers.collect())))
     }

@@ -2,6 +2,7 @@
 
 use berth::v1;
 use berth_model::image::{ImageConfig, ImageRecord};
+use berth_model::supervision::ExitCause;
 use berth_model::{ContainerRecord, ExitStatus, Phase, Platform, Timestamp};
 use berth_node::{ContainerDetail, ContainerView, ImageView, PullOutcome};
 
@@ -11,12 +12,24 @@ pub fn time(time: Timestamp) -> prost_types::Timestamp {
 }
 
 pub fn exit(exit: &ExitStatus) -> v1::ExitStatus {
+    let oom = match &exit.cause {
+        ExitCause::OutOfMemory { cgroup, limit_bytes } => (cgroup.clone(), limit_bytes.unwrap_or_default()),
+        _ => Default::default(),
+    };
     v1::ExitStatus {
         code: exit.code,
         signal: exit.signal.unwrap_or_default(),
         oom_killed: exit.oom_killed,
         reason: exit.reason.clone().unwrap_or_default(),
         finished: Some(time(exit.finished)),
+        cause: exit.cause.name().into(),
+        by: match &exit.cause {
+            ExitCause::Stopped { by, .. } | ExitCause::Killed { by, .. } | ExitCause::Shutdown { by } => by.clone(),
+            _ => String::new(),
+        },
+        oom_cgroup: oom.0,
+        oom_limit_bytes: oom.1,
+        sentence: exit.sentence.clone(),
     }
 }
 
@@ -31,6 +44,7 @@ pub fn platform(platform: &Platform) -> v1::Platform {
 pub fn state(record: &ContainerRecord) -> v1::ContainerState {
     match record.phase {
         Phase::Running if record.paused => v1::ContainerState::Paused,
+        Phase::Exited if record.is_restarting() => v1::ContainerState::Restarting,
         Phase::Creating => v1::ContainerState::Creating,
         Phase::Created => v1::ContainerState::Created,
         Phase::Starting => v1::ContainerState::Starting,
@@ -57,6 +71,8 @@ pub fn container(view: &ContainerView) -> v1::ContainerSummary {
         labels: record.spec.labels.clone().into_iter().collect(),
         ip_address: network.map(|n| n.address.to_string()).unwrap_or_default(),
         pid: record.process.as_ref().filter(|_| record.phase == Phase::Running).map_or(0, |p| p.pid),
+        restart_count: record.supervision.restarts,
+        next_start: record.supervision.next.map(time),
     }
 }
 
@@ -86,6 +102,13 @@ pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerRespons
         effective_user: effective.user.clone(),
         effective_stop_signal: berth_runtime::signal::name(effective.stop_signal),
         warnings: record.warnings.clone(),
+        start_failure: record.supervision.failure.as_ref().map(|f| v1::StartFailure {
+            step: f.step.clone(),
+            errno: f.errno.unwrap_or_default(),
+            exit_code: f.exit_code,
+            time: Some(time(f.time)),
+        }),
+        stopped_by_caller: record.supervision.stopped,
     }
 }
 

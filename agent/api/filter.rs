@@ -10,6 +10,8 @@ const MAX_FILTERS: usize = 256;
 const CONTAINER_KEYS: &str = "id, name, label, status, ancestor, exited";
 /// The state that is no phase: a running container whose processes are frozen.
 const PAUSED: &str = "paused";
+/// Not a phase of its own: it has ended, and is started again soon.
+const RESTARTING: &str = "restarting";
 const EVENT_KEYS: &str = "type, event, container, image, label";
 
 /// Filters of `Containers.List`.
@@ -26,8 +28,12 @@ impl ContainerFilter {
             match one.key.as_str() {
                 "id" | "name" | "label" | "ancestor" => {}
                 "status" => {
-                    let known = one.value == PAUSED || phase(&one.value).is_some();
-                    f.check(known, at, "must be creating, created, starting, running, paused, exited or removing");
+                    let known = [PAUSED, RESTARTING].contains(&one.value.as_str()) || phase(&one.value).is_some();
+                    f.check(
+                        known,
+                        at,
+                        "must be creating, created, starting, running, paused, restarting, exited or removing",
+                    );
                 }
                 "exited" => f.check(one.value.parse::<i32>().is_ok(), at, "must be an exit code"),
                 key => f.unknown_filter(n, key, CONTAINER_KEYS),
@@ -185,6 +191,7 @@ mod tests {
             starts: 1,
             warnings: Vec::new(),
             paused: false,
+            supervision: Default::default(),
         }
     }
 

@@ -11,6 +11,7 @@ mod node;
 mod progress;
 mod session;
 mod spec;
+mod supervise;
 mod upgrade;
 
 use crate::config::Config;

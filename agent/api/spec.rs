@@ -142,6 +142,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig) -> C
         resources: resources(f, config.resources.unwrap_or_default()),
         devices: devices(f, config.devices),
         log: log_config(f, config.log, log),
+        restart: super::supervise::restart(f, config.restart, config.auto_remove),
         network,
         ports,
         image: config.image,
@@ -528,6 +529,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
         oom_score_adj: spec.oom_score_adj,
         shm_bytes: spec.shm_bytes.unwrap_or_default(),
         log: Some(v1::LogConfig { max_file_bytes: spec.log.max_file_bytes, max_files: spec.log.max_files }),
+        restart: super::supervise::encode_restart(spec.restart),
     }
 }
 

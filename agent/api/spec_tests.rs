@@ -1,9 +1,14 @@
 use super::*;
+use berth::v1::restart_policy::Mode;
 
 fn errors(config: v1::ContainerConfig) -> Vec<String> {
     let mut f = Fields::under("config.");
     decode(&mut f, config, &LogConfig::default());
     f.errors().iter().map(|(field, _)| field.clone()).collect()
+}
+
+fn policy(mode: Mode, max_retries: u32) -> Option<v1::RestartPolicy> {
+    Some(v1::RestartPolicy { mode: mode.into(), max_retries })
 }
 
 fn plain() -> v1::ContainerConfig {
@@ -88,10 +93,11 @@ fn full() -> v1::ContainerConfig {
         host_uts: false,
         stop_signal: "SIGQUIT".into(),
         stop_timeout_seconds: Some(0),
-        auto_remove: true,
         oom_score_adj: Some(-5),
         shm_bytes: 1 << 20,
         log: Some(v1::LogConfig { max_file_bytes: 8192, max_files: 2 }),
+        restart: policy(Mode::OnFailure, 3),
+        ..Default::default()
     }
 }
 
@@ -191,6 +197,12 @@ fn each_wrong_field_is_named() {
         (v1::ContainerConfig { cap_add: vec!["NET".into()], ..plain() }, "cap_add[0]"),
         (v1::ContainerConfig { cap_drop: vec!["".into()], ..plain() }, "cap_drop[0]"),
         (v1::ContainerConfig { seccomp: "none".into(), ..plain() }, "seccomp"),
+        (v1::ContainerConfig { restart: policy(Mode::Always, 2), ..plain() }, "restart.max_retries"),
+        (
+            v1::ContainerConfig { restart: Some(v1::RestartPolicy { mode: 9, max_retries: 0 }), ..plain() },
+            "restart.mode",
+        ),
+        (v1::ContainerConfig { restart: policy(Mode::Always, 0), auto_remove: true, ..plain() }, "restart"),
         (v1::ContainerConfig { stop_signal: "SIGFOO".into(), ..plain() }, "stop_signal"),
         (v1::ContainerConfig { oom_score_adj: Some(1001), ..plain() }, "oom_score_adj"),
         (

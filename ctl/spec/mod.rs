@@ -3,6 +3,7 @@
 pub mod mount;
 pub mod pairs;
 pub mod port;
+pub mod supervise;
 
 use crate::complete;
 use crate::error::{Error, Result};
@@ -40,6 +41,9 @@ pub struct Create {
     /// Remove the container when it has ended
     #[arg(long)]
     pub rm: bool,
+    /// Start it again when it ends: no, always, on-failure[:MAX] or unless-stopped [default: no]
+    #[arg(long, value_name = "POLICY", conflicts_with = "rm")]
+    pub restart: Option<String>,
     /// Environment variable; KEY alone takes the value from here
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
@@ -275,6 +279,7 @@ impl Create {
             oom_score_adj: self.oom_score_adj,
             shm_bytes: self.shm_size.unwrap_or(0),
             log: pairs::log(&self.log_opt)?,
+            restart: self.restart.as_deref().map(supervise::restart).transpose()?,
         })
     }
 

@@ -70,6 +70,8 @@ fn every_flag_arrives() {
         "--security-opt",
         "seccomp=unconfined",
         "--init",
+        "--restart",
+        "on-failure:3",
         "-m",
         "512m",
         "--memory-swap",

@@ -34,6 +34,7 @@ fn web() -> v1::ContainerSummary {
         labels: [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())].into(),
         ip_address: "10.0.0.2".into(),
         pid: 42,
+        ..Default::default()
     }
 }
 
@@ -45,6 +46,8 @@ fn ps_rows() {
     exited.exit =
         Some(v1::ExitStatus { code: 137, signal: 9, finished: at(now().as_second() - 3), ..Default::default() });
     assert_eq!(container(&exited, now(), true)["Status"], "Exited (137) 3 seconds ago");
+    exited.state = ContainerState::Restarting.into();
+    assert_eq!(container(&exited, now(), true)["Status"], "Restarting (137) 3 seconds ago");
     assert_eq!(container(&exited, now(), false)["Command"], "\"/docker-entrypoint.sh nginx -g daemon off;\"");
 }
 

@@ -18,6 +18,7 @@ mod logs;
 mod network;
 mod registry_faults;
 mod resources;
+mod restart;
 mod roles;
 mod run;
 mod sandbox;

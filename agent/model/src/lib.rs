@@ -13,6 +13,7 @@ pub mod platform;
 pub mod reference;
 pub mod spec;
 pub mod state;
+pub mod supervision;
 pub mod time;
 pub mod wire;
 

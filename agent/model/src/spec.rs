@@ -1,6 +1,7 @@
 //! What a caller asks for when a container is created: parsed, checked, and kept as it is.
 
 use crate::network::{NetworkMode, PortMapping};
+use crate::supervision::RestartPolicy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -69,6 +70,7 @@ pub struct ContainerSpec {
     /// Bytes of /dev/shm; `None`: 64 MiB.
     pub shm_bytes: Option<u64>,
     pub log: LogConfig,
+    pub restart: RestartPolicy,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

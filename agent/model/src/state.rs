@@ -1,6 +1,7 @@
 //! The life of a container.
 
 use crate::network::NetworkAttachment;
+use crate::supervision::{ExitCause, Supervision};
 use crate::{ContainerId, ContainerSpec, Digest, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -71,15 +72,23 @@ pub struct ContainerRecord {
     /// Its processes are frozen. Only while it runs; the truth is in its cgroup, and read from there by a new agent.
     #[serde(default)]
     pub paused: bool,
+    #[serde(default)]
+    pub supervision: Supervision,
 }
 
 impl ContainerRecord {
-    /// Docker's word for its state: that of the phase, or `paused`.
+    /// Docker's word for its state: that of the phase, `paused` or `restarting`.
     pub const fn status(&self) -> &'static str {
         match self.phase {
             Phase::Running if self.paused => "paused",
+            Phase::Exited if self.is_restarting() => "restarting",
             phase => phase.name(),
         }
+    }
+
+    /// It has ended and is started again at the time that its supervision says.
+    pub const fn is_restarting(&self) -> bool {
+        matches!(self.phase, Phase::Exited) && self.supervision.next.is_some()
     }
 }
 
@@ -107,4 +116,9 @@ pub struct ExitStatus {
     /// What happened, where it is not the workload's own exit (shim gone, host rebooted, …).
     pub reason: Option<String>,
     pub finished: Timestamp,
+    #[serde(default)]
+    pub cause: ExitCause,
+    /// The cause in words: `stopped by alice (SIGTERM), exit code 143`.
+    #[serde(default)]
+    pub sentence: String,
 }

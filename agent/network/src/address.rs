@@ -43,6 +43,18 @@ impl Addresses {
         (candidate <= high).then_some(candidate)
     }
 
+    pub fn is_free(&self, address: Ipv4Addr) -> bool {
+        !self.taken.contains(&address.to_bits())
+    }
+
+    /// Takes this very address if it is free: for a container that had it a moment ago.
+    pub fn take_again(&mut self, address: Ipv4Addr) -> bool {
+        let next = self.next;
+        let taken = self.restore(address);
+        self.next = next;
+        taken
+    }
+
     /// Takes this very address: after a restart of the agent. False when it lies outside or is taken.
     pub fn restore(&mut self, address: Ipv4Addr) -> bool {
         let bits = address.to_bits();

@@ -93,6 +93,20 @@ struct State {
     leaving: HashSet<String>,
 }
 
+/// `wanted` with the host ports of `last` where the choice was the agent's.
+fn like(wanted: &[PortMapping], last: &[PortMapping]) -> Vec<PortMapping> {
+    let same = |a: &PortMapping, b: &PortMapping| {
+        (a.host_ip, a.container_port, a.protocol) == (b.host_ip, b.container_port, b.protocol)
+    };
+    let mut left: Vec<&PortMapping> = last.iter().collect();
+    let mut find = |p: &PortMapping| left.iter().position(|l| same(p, l)).map(|at| left.remove(at).host_port);
+    let fill = |p: &PortMapping| match p.host_port {
+        0 => PortMapping { host_port: find(p).unwrap_or(0), ..p.clone() },
+        _ => p.clone(),
+    };
+    wanted.iter().map(fill).collect()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -127,10 +141,20 @@ impl Networks {
 
     /// Makes a netns with lo up, a veth to the bridge, address, route, port rules. Undone whole when a step fails.
     pub fn attach(&self, id: &ContainerId, ports: &[PortMapping]) -> Result<Attached, NetworkError> {
+        self.attach_again(id, ports, None)
+    }
+
+    /// `attach`, with what the container had before as `last`: the same address and the same chosen ports, as far as they are still free.
+    pub fn attach_again(
+        &self,
+        id: &ContainerId,
+        ports: &[PortMapping],
+        last: Option<&NetworkAttachment>,
+    ) -> Result<Attached, NetworkError> {
         let inner = &self.inner;
         let bridge = inner.ready()?;
         let mut namespace = inner.namespaces.take()?;
-        let mut attachment = self.reserve(id, ports)?;
+        let mut attachment = self.reserve(id, ports, last)?;
         let attached = inner
             .make_link(bridge, &mut attachment, id, namespace.fd.as_fd())
             .and_then(|()| namespace.links.address_container(inner.address(&attachment), attachment.gateway))
@@ -149,13 +173,28 @@ impl Networks {
     }
 
     /// Takes address, ports and a name for the link: what needs no kernel object.
-    fn reserve(&self, id: &ContainerId, ports: &[PortMapping]) -> Result<NetworkAttachment, NetworkError> {
+    fn reserve(
+        &self,
+        id: &ContainerId,
+        ports: &[PortMapping],
+        last: Option<&NetworkAttachment>,
+    ) -> Result<NetworkAttachment, NetworkError> {
         let inner = &self.inner;
         let mut state = inner.lock_state();
         if let Some(old) = state.attached.get(id) {
             return Err(NetworkError::AlreadyAttached(old.address));
         }
-        let address = match state.addresses.take() {
+        if let Some(last) = last.filter(|l| inner.subnet.contains(l.address)) {
+            // The links of an end a moment ago are still on their way out, and the address with them.
+            if !state.addresses.is_free(last.address) {
+                drop(state);
+                inner.sweep.finish();
+                state = inner.lock_state();
+            }
+        }
+        let again = last.map(|l| l.address).filter(|a| state.addresses.take_again(*a));
+        let taken = again.map_or_else(|| state.addresses.take(), Ok);
+        let address = match taken {
             Err(NetworkError::NoAddressLeft(_)) => {
                 drop(state);
                 inner.sweep.finish();
@@ -164,7 +203,9 @@ impl Networks {
             }
             other => other?,
         };
-        let ports = match state.ports.take(id, ports) {
+        let chosen = last.map(|l| like(ports, &l.ports));
+        let again = chosen.and_then(|chosen| state.ports.take(id, &chosen).ok());
+        let ports = match again.map_or_else(|| state.ports.take(id, ports), Ok) {
             Ok(ports) => ports,
             Err(error) => {
                 state.addresses.give_back(address);

@@ -174,6 +174,7 @@ async fn record(
         starts: 0,
         warnings: Vec::new(),
         paused: false,
+        supervision: Default::default(),
         spec,
     };
     let container = Container::new(record, image.record().clone(), effective);

@@ -1,10 +1,11 @@
 //! The end of a container: what its shim says, written down before the shim may go.
 
 use crate::container::{Container, Gate, Life};
-use crate::fail;
 use crate::node::Inner;
 use crate::reaper::Job;
 use crate::store::Durability;
+use crate::{cause, fail, policy};
+use berth_model::supervision::ExitCause;
 use berth_model::{ExitStatus, Phase, Timestamp};
 use berth_runtime::signal::SIGKILL;
 use berth_runtime::{RuntimeError, Shim};
@@ -49,14 +50,24 @@ async fn decide(inner: &Arc<Inner>, container: &Container, outcome: Result<ExitS
                     tracing::warn!(container = %id, error = %e, "killing what a dead shim left");
                 }
             }
-            (left, inner.runtime.oom_killed(&id))
+            (left, inner.runtime.oom_killed(&id), cause::memory(&inner, &id))
         });
-        if let Ok((left, oom)) = looked.await {
+        if let Ok((left, oom, memory)) = looked.await {
             status = left.unwrap_or(status);
             status.oom_killed |= oom;
+            return cause::complete(&container.record(), status, memory);
         }
     }
-    status
+    cause::complete(&container.record(), status, None)
+}
+
+/// The same for an end that was found by a new agent: whose OOM kill is told by what is left of its cgroup.
+pub(crate) async fn after_absence(inner: &Arc<Inner>, container: &Container, mut status: ExitStatus) -> ExitStatus {
+    let (inner, id) = (inner.clone(), container.id.clone());
+    let looked = tokio::task::spawn_blocking(move || (inner.runtime.oom_killed(&id), cause::memory(&inner, &id)));
+    let (oom, memory) = looked.await.unwrap_or_default();
+    status.oom_killed |= oom;
+    cause::complete(&container.record(), status, memory)
 }
 
 pub(crate) fn killed_shim() -> ExitStatus {
@@ -66,6 +77,8 @@ pub(crate) fn killed_shim() -> ExitStatus {
         oom_killed: false,
         reason: Some("the shim was killed, and the container with it".to_owned()),
         finished: Timestamp::now(),
+        cause: ExitCause::ShimKilled,
+        ..ExitStatus::default()
     }
 }
 
@@ -78,7 +91,10 @@ pub(crate) async fn finish(inner: &Arc<Inner>, container: &Arc<Container>, statu
     let auto_remove = container.record().spec.auto_remove && !container.is_kept();
     let network = container.record().network.clone();
     let code = status.code.to_string();
+    let outcome = policy::decide(&container.record(), &status);
     let record = gate.change(|r| {
+        policy::note(r, outcome);
+        r.supervision.network = network.clone().filter(|_| r.supervision.next.is_some());
         r.phase = if auto_remove { Phase::Removing } else { Phase::Exited };
         r.finished = Some(status.finished);
         r.exit = Some(status.clone());
@@ -97,13 +113,11 @@ pub(crate) async fn finish(inner: &Arc<Inner>, container: &Arc<Container>, statu
     if status.oom_killed {
         writes.push(inner.events.add_container(&record, "oom", &[]));
     }
-    let mut more = vec![("exit_code", code)];
+    let mut more = vec![("exit_code", code), ("cause", status.cause.name().to_owned())];
     if let Some(signal) = status.signal {
         more.push(("signal", signal.to_string()));
     }
-    if let Some(reason) = &status.reason {
-        more.push(("reason", reason.clone()));
-    }
+    more.push(("reason", status.sentence.clone()));
     writes.push(inner.events.add_container(&record, "die", &more));
     if auto_remove {
         writes.push(inner.events.add_container(&record, "destroy", &[]));
@@ -136,4 +150,5 @@ pub(crate) async fn finish(inner: &Arc<Inner>, container: &Arc<Container>, statu
         tracing::warn!(error = %e, "fail point");
     }
     inner.reap(Job { container: container.clone(), root, network, remove: auto_remove, teardown }).await;
+    policy::arm(inner, container);
 }

@@ -7,11 +7,14 @@
 //! - An operation that has begun runs to its end, whether its caller stays or not; only pulls go with their callers.
 //! - `create.rs`, `start.rs`, `exit.rs`, `stop.rs`, `remove.rs` are a container's life in this order; what nobody waits for is done by
 //!   the reaper (`reaper.rs`), and found again by `recover.rs` when the agent dies before.
+//! - `policy.rs` decides at each end whether it is the last one; `timers.rs` is the one clock for what is due later.
 //! - Channels in: none. Channels out: streams of containers, logs and events, each bounded.
 //!
 //! What it does not do: no gRPC, no TLS, no authorisation (the agent's API above), no system calls (sys below).
 #![forbid(unsafe_code)]
 
+mod boot;
+mod cause;
 mod container;
 mod copy;
 mod create;
@@ -27,6 +30,7 @@ mod logs;
 mod names;
 mod node;
 mod pause;
+mod policy;
 mod reaper;
 mod recover;
 mod remove;
@@ -40,6 +44,7 @@ mod store;
 mod streams;
 #[cfg(test)]
 mod testing;
+mod timers;
 mod view;
 
 pub use copy::Pieces;
@@ -258,8 +263,11 @@ impl Node {
             return Ok((None, found.record().exit.clone()));
         };
         let (inner, container) = (self.inner().clone(), found.clone());
-        let stopped =
-            self.inner().to_its_end(async move { stop::stop(&inner, &container, timeout_secs, signal).await }).await?;
+        let by = who.caller.clone();
+        let stopped = self
+            .inner()
+            .to_its_end(async move { stop::stop(&inner, &container, timeout_secs, signal, &by).await })
+            .await?;
         self.answered(ticket, found.id.as_str()).await;
         Ok(match stopped {
             stop::Stopped::Now(status) => (Some(found.id.clone()), Some(status)),
@@ -276,7 +284,8 @@ impl Node {
         let found = self.find(container)?;
         let Some(ticket) = self.begin(who, "Kill", &(container, number)).await? else { return Ok(found.id.clone()) };
         let (inner, container) = (self.inner().clone(), found.clone());
-        self.inner().to_its_end(async move { stop::kill(&inner, &container, number).await }).await?;
+        let by = who.caller.clone();
+        self.inner().to_its_end(async move { stop::kill(&inner, &container, number, &by).await }).await?;
         self.answered(ticket, found.id.as_str()).await;
         Ok(found.id.clone())
     }
@@ -304,8 +313,8 @@ impl Node {
             Err(NodeError::ContainerNotFound(_)) => return Ok(None),
             found => found?,
         };
-        let inner = self.inner().clone();
-        let id = self.inner().to_its_end(async move { remove::remove(&inner, &found, force).await }).await?;
+        let (inner, by) = (self.inner().clone(), who.caller.clone());
+        let id = self.inner().to_its_end(async move { remove::remove(&inner, &found, force, &by).await }).await?;
         self.answered(ticket, id.as_str()).await;
         Ok(Some(id))
     }

@@ -7,6 +7,7 @@ use crate::layers::Layers;
 use crate::reaper::Job;
 use crate::requests::Requests;
 use crate::store::Store;
+use crate::timers::Timers;
 use crate::{NodeConfig, NodeError};
 use berth_image::Images;
 use berth_model::{ContainerId, Platform, Timestamp};
@@ -19,6 +20,9 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// A start waits for the kernel more than it works; more of them at once take no less time in all, and hold up what people ask for.
+pub(crate) const RESTARTS_AT_ONCE: usize = 8;
 
 pub(crate) struct Inner {
     pub config: NodeConfig,
@@ -37,6 +41,9 @@ pub(crate) struct Inner {
     pub reaper: mpsc::Sender<Job>,
     /// Copies, exports and the like at once: each has a thread for as long as its caller takes.
     pub copies: Arc<Semaphore>,
+    pub timers: Timers,
+    /// Starts by policy, side by side.
+    pub restarts: Arc<Semaphore>,
     /// Work that runs to its end when the node is closed.
     pub tasks: TaskTracker,
     /// Tasks that wait for something that may never come; they end with `stop`.

@@ -1,20 +1,23 @@
 //! Opens a node: finds every container again, ends what is half done, removes what has no owner.
 
+use crate::boot;
 use crate::container::{Container, Containers};
 use crate::events::Events;
 use crate::exit::{self, killed_shim};
 use crate::images::{self, ImageIndex};
 use crate::layers::Layers;
-use crate::node::Inner;
+use crate::node::{Inner, RESTARTS_AT_ONCE};
 use crate::reaper::{self, Job};
 use crate::requests::Requests;
 use crate::store::{Durability, Loaded, Store, Write};
+use crate::timers::{self, Timers};
 use crate::{NodeConfig, NodeError, pause};
 use berth_image::Images;
 use berth_model::event::EventKind;
 use berth_model::image::ImageRecord;
 use berth_model::network::{NetworkAttachment, NetworkMode};
 use berth_model::state::ProcessRecord;
+use berth_model::supervision::ExitCause;
 use berth_model::{ContainerId, ContainerRecord, ExitStatus, Phase, Platform, Timestamp};
 use berth_network::Networks;
 use berth_rootfs::LayerStore;
@@ -98,6 +101,8 @@ fn rebooted() -> ExitStatus {
         oom_killed: false,
         reason: Some("the host was rebooted while it ran".to_owned()),
         finished: Timestamp::now(),
+        cause: ExitCause::HostRebooted,
+        ..ExitStatus::default()
     }
 }
 
@@ -140,6 +145,8 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         runtime,
         reaper,
         copies: Arc::new(tokio::sync::Semaphore::new(COPIES)),
+        timers: Timers::default(),
+        restarts: Arc::new(tokio::sync::Semaphore::new(RESTARTS_AT_ONCE)),
         tasks: TaskTracker::new(),
         watchers: TaskTracker::new(),
         stop: CancellationToken::new(),
@@ -154,6 +161,9 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     let event = inner.events.add(EventKind::Node, "start", "node", BTreeMap::new());
     let _ = inner.store.submit(vec![event], Durability::Quick).await?;
     background(&inner, known).await?;
+    // Not before: all that runs has its address by now, and what is due keeps to the order of the boot.
+    boot::begin(&inner, loaded.same_boot).await;
+    inner.watchers.spawn(timers::run(inner.clone()));
     tracing::info!(
         containers = inner.containers.all().len(),
         images = inner.images.count(),
@@ -329,6 +339,7 @@ async fn act(inner: &Arc<Inner>, found: Found) {
         Action::Keep => {}
         Action::Adopt => adopt(inner, container, shim).await,
         Action::End(status) => {
+            let status = exit::after_absence(inner, &container, status).await;
             kill_leftovers(inner, &id, None).await;
             exit::finish(inner, &container, status, None).await;
         }
@@ -378,6 +389,7 @@ async fn adopt(inner: &Arc<Inner>, container: Arc<Container>, shim: Option<Shim>
             r.exit = None;
             r.finished = None;
             r.process = Some(ProcessRecord { pid, start_time, shim_pid, shim_start_time, boot_id });
+            r.supervision.has_started();
         });
         gate.set_life(crate::container::Life::Open);
         let writes = vec![Write::PutContainer(record.clone()), inner.events.add_container(&record, "start", &[])];

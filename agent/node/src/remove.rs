@@ -4,8 +4,11 @@ use crate::container::{Container, Gate, Life};
 use crate::node::Inner;
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
+use crate::timers::Kind;
 use crate::{NodeError, fail, stop};
+use berth_model::supervision::EndingKind;
 use berth_model::{ContainerId, Phase};
+use berth_runtime::signal::SIGKILL;
 use std::sync::Arc;
 
 /// Times that a container may be started again between its kill and its removal before this is called busy.
@@ -16,10 +19,14 @@ pub(crate) async fn remove(
     inner: &Arc<Inner>,
     container: &Arc<Container>,
     force: bool,
+    by: &str,
 ) -> Result<ContainerId, NodeError> {
     for _ in 0..ROUNDS {
-        let gate = container.enter().await?;
+        let mut gate = container.enter().await?;
+        let restarting = container.record().is_restarting();
         match container.phase() {
+            // As Docker: it counts as running.
+            Phase::Exited if restarting && !force => return Err(NodeError::Running(container.record().name.clone())),
             Phase::Created | Phase::Exited => {
                 decided(inner, gate).await?;
                 return Ok(container.id.clone());
@@ -28,6 +35,9 @@ pub(crate) async fn remove(
             Phase::Creating | Phase::Starting | Phase::Running => {
                 if !force {
                     return Err(NodeError::Running(container.record().name.clone()));
+                }
+                if container.phase() == Phase::Running {
+                    stop::note(inner, &mut gate, by, EndingKind::Kill, SIGKILL).await?;
                 }
                 // Without the gate: the end of the run needs it.
                 drop(gate);
@@ -53,6 +63,7 @@ pub(crate) async fn decided(inner: &Arc<Inner>, mut gate: Gate) -> Result<(), No
         return Err(e.into());
     }
     fail::point("remove.after_record")?;
+    inner.timers.clear(&container.id, Kind::Restart);
     inner.containers.take_out(&container);
     if record.exit.is_none() {
         gate.set_life(Life::Gone);

@@ -26,7 +26,8 @@ impl Node {
             return Ok(found.id.clone());
         };
         let (inner, container) = (self.inner().clone(), found.clone());
-        self.inner().to_its_end(async move { restart(&inner, &container, timeout_secs, signal).await }).await?;
+        let by = who.caller.clone();
+        self.inner().to_its_end(async move { restart(&inner, &container, timeout_secs, signal, &by).await }).await?;
         self.answered(ticket, found.id.as_str()).await;
         Ok(found.id.clone())
     }
@@ -37,9 +38,10 @@ async fn restart(
     container: &Arc<Container>,
     timeout_secs: Option<u32>,
     signal: Option<i32>,
+    by: &str,
 ) -> Result<(), NodeError> {
     let kept = container.keep();
-    stop::stop(inner, container, timeout_secs, signal).await?;
+    stop::stop(inner, container, timeout_secs, signal, by).await?;
     let gate = match container.enter().await {
         Ok(gate) => gate,
         Err(e) => {

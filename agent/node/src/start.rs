@@ -5,9 +5,11 @@ use crate::create::make_folder;
 use crate::node::Inner;
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
-use crate::{NodeError, exit, fail, remove};
+use crate::timers::Kind;
+use crate::{NodeError, cause, exit, fail, remove};
 use berth_model::network::{NetworkAttachment, NetworkMode, PortMapping, Protocol};
 use berth_model::state::ProcessRecord;
+use berth_model::supervision::Supervision;
 use berth_model::{ContainerRecord, Phase, Timestamp};
 use berth_rootfs::{MountOptions, RootMount, WritableLayer};
 use berth_runtime::{AttachOptions, Attachment, PlanInput, Shim, SpawnRequest};
@@ -44,12 +46,27 @@ struct Launched {
     times: Times,
 }
 
-/// Starts `container`, whose gate the caller has, unless it runs.
+/// Starts `container` for a person, whose gate the caller has, unless it runs: what its supervision has counted begins anew.
 pub(crate) async fn start(
     inner: &Arc<Inner>,
     mut gate: Gate,
     attach: Option<AttachOptions>,
 ) -> Result<Started, NodeError> {
+    if matches!(gate.container.phase(), Phase::Created | Phase::Exited) {
+        inner.timers.clear(&gate.container.id, Kind::Restart);
+        gate.change(|r| {
+            r.supervision = Supervision { network: r.supervision.network.take(), ..Supervision::default() }
+        });
+    }
+    run(inner, gate, attach).await
+}
+
+/// Starts it as its supervision wants it.
+pub(crate) async fn start_again(inner: &Arc<Inner>, gate: Gate) -> Result<Started, NodeError> {
+    run(inner, gate, None).await
+}
+
+async fn run(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>) -> Result<Started, NodeError> {
     let container = gate.container.clone();
     let before = container.record();
     match before.phase {
@@ -72,6 +89,7 @@ pub(crate) async fn start(
     let record = gate.change(|r| {
         r.phase = Phase::Starting;
         r.started = Some(Timestamp::now());
+        r.supervision.ending = None;
         r.error = None;
         r.network = None;
         r.starts += 1;
@@ -109,6 +127,7 @@ pub(crate) async fn start(
         r.warnings = warnings;
         r.paused = false;
         r.process = Some(ProcessRecord { pid, start_time, shim_pid, shim_start_time, boot_id });
+        r.supervision.has_started();
     });
     gate.owned.root = Some(launched.root);
     gate.set_shim(Some(launched.shim.clone()));
@@ -144,8 +163,9 @@ fn launch(
     let network = (record.spec.network == NetworkMode::Bridge).then(|| {
         let (send, receive) = std::sync::mpsc::sync_channel(1);
         let (networks, id, ports) = (inner.networks.clone(), id.clone(), ports(container, &record));
+        let last = record.supervision.network.clone();
         inner.tasks.spawn_blocking(move || {
-            let attached = networks.attach(&id, &ports);
+            let attached = networks.attach_again(&id, &ports, last.as_ref());
             // Err: the start failed before it looked here.
             if let Err(std::sync::mpsc::SendError(Ok(unused))) = send.send(attached) {
                 undo_network(&networks, &id, &unused.attachment);
@@ -293,11 +313,18 @@ async fn abandon(inner: &Arc<Inner>, launched: Launched, why: NodeError) -> Node
 /// The record as it was, with the reason; an auto-removed container goes.
 async fn failed(inner: &Arc<Inner>, mut gate: Gate, before: &ContainerRecord, error: &NodeError) {
     let reason = error.to_string();
+    let failure = cause::failure(error);
+    let mut more = vec![("step", failure.step.clone()), ("exit_code", failure.exit_code.to_string())];
+    more.extend(failure.errno.map(|n| ("errno", n.to_string())));
+    more.push(("reason", reason.clone()));
     let record = gate.change(|r| {
         *r = before.clone();
         r.error = Some(reason.clone());
+        r.supervision.failure = Some(failure);
     });
+    let event = inner.events.add_container(&record, "start_failed", &more);
     if before.spec.auto_remove {
+        let _ = inner.store.submit(vec![event], Durability::Quick).await;
         if let Err(e) = remove::decided(inner, gate).await {
             tracing::warn!(container = %record.id, error = %e, "removing a container that failed to start");
         }
@@ -305,7 +332,7 @@ async fn failed(inner: &Arc<Inner>, mut gate: Gate, before: &ContainerRecord, er
     }
     let teardown = Some(gate.container.teardown().await);
     let container = gate.container.clone();
-    if let Err(e) = inner.store.submit(vec![Write::PutContainer(record.clone())], Durability::Quick).await {
+    if let Err(e) = inner.store.submit(vec![Write::PutContainer(record.clone()), event], Durability::Quick).await {
         tracing::error!(container = %record.id, error = %e, "a failed start could not be written down");
     }
     drop(gate);

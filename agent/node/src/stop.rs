@@ -1,10 +1,11 @@
 //! Stop, kill and wait.
 
-use crate::container::{Container, Life};
+use crate::container::{Container, Gate, Life};
 use crate::node::Inner;
-use crate::store::Durability;
-use crate::{NodeError, fail, pause};
-use berth_model::{ContainerId, ExitStatus, Phase};
+use crate::store::{Durability, Write};
+use crate::{NodeError, fail, pause, policy};
+use berth_model::supervision::{Ending, EndingKind};
+use berth_model::{ContainerId, ExitStatus, Phase, Timestamp};
 use berth_runtime::signal::{self, SIGKILL};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,18 +32,39 @@ pub(crate) async fn stop(
     container: &Arc<Container>,
     timeout_secs: Option<u32>,
     signal: Option<i32>,
+    by: &str,
 ) -> Result<Stopped, NodeError> {
-    if container.phase() == Phase::Starting {
-        // It is decided soon whether there is something to stop.
-        drop(container.enter().await?);
-    }
+    stop_for(inner, container, timeout_secs, signal, by, EndingKind::Stop).await
+}
+
+/// `stop`, for the reason `kind`.
+pub(crate) async fn stop_for(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    timeout_secs: Option<u32>,
+    signal: Option<i32>,
+    by: &str,
+    kind: EndingKind,
+) -> Result<Stopped, NodeError> {
+    // While it is being started, it is decided soon whether there is something to stop.
+    let mut gate = container.enter().await?;
     let mut life = container.life();
     let Ok(shim) = container.running_shim() else {
-        return Ok(Stopped::Before(container.record().exit.clone()));
+        let planned = policy::cancel(inner, &mut gate);
+        let exit = container.record().exit.clone();
+        if planned || kind == EndingKind::Stop && container.phase() == Phase::Exited {
+            not_again(inner, &mut gate, planned, kind).await?;
+        }
+        return Ok(match exit.clone().filter(|_| planned) {
+            Some(status) => Stopped::Now(status),
+            None => Stopped::Before(exit),
+        });
     };
     let record = container.record();
     let grace = timeout_secs.or(record.spec.stop_timeout_secs).unwrap_or(GRACE_SECS);
     let number = signal.unwrap_or(container.effective.stop_signal);
+    note(inner, &mut gate, by, kind, if grace > 0 { number } else { SIGKILL }).await?;
+    drop(gate);
     let mut ended = None;
     if grace > 0 {
         let event = inner.events.add_container(&record, "kill", &[("signal", number.to_string())]);
@@ -68,6 +90,39 @@ pub(crate) async fn stop(
     let event = inner.events.add_container(&record, "stop", &[]);
     let _ = inner.store.submit(vec![event], Durability::Quick).await?;
     Ok(Stopped::Now(status))
+}
+
+/// Writes down who wants the run to end, before it does.
+pub(crate) async fn note(
+    inner: &Arc<Inner>,
+    gate: &mut Gate,
+    by: &str,
+    kind: EndingKind,
+    signal: i32,
+) -> Result<(), NodeError> {
+    let ending = Ending { by: by.to_owned(), kind, signal, time: Timestamp::now() };
+    let before = gate.container.record();
+    // A signal on the way does not make a stop undone.
+    if kind == EndingKind::Signal && before.supervision.ending.as_ref().is_some_and(|e| e.kind != kind) {
+        return Ok(());
+    }
+    let record = gate.change(|r| r.supervision.ending = Some(ending));
+    let _ = inner.store.submit(vec![Write::PutContainer(record)], Durability::Quick).await?;
+    Ok(())
+}
+
+/// Writes down that one that has ended is not to be started again. `planned`: it was about to.
+async fn not_again(inner: &Arc<Inner>, gate: &mut Gate, planned: bool, kind: EndingKind) -> Result<(), NodeError> {
+    let before = gate.container.record();
+    let record = gate.change(|r| r.supervision.stopped |= kind != EndingKind::Shutdown);
+    if planned || record.supervision.stopped != before.supervision.stopped {
+        let mut writes = vec![Write::PutContainer(record.clone())];
+        if planned {
+            writes.push(inner.events.add_container(&record, "stop", &[]));
+        }
+        inner.store.write(writes, Durability::Durable).await?;
+    }
+    Ok(())
 }
 
 /// SIGKILL to every process of the container; gives its status.
@@ -96,12 +151,26 @@ async fn wait_for(life: &mut watch::Receiver<Life>, time: Duration) -> Option<Ex
 }
 
 /// Sends a signal; SIGKILL goes to the whole cgroup.
-pub(crate) async fn kill(inner: &Arc<Inner>, container: &Arc<Container>, number: i32) -> Result<(), NodeError> {
-    if container.phase() == Phase::Starting {
-        drop(container.enter().await?);
+///
+/// As Docker counts: what ends a container (SIGKILL, its own stop signal; any signal where it has none of its own) is a stop, and no
+/// policy starts it again.
+pub(crate) async fn kill(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    number: i32,
+    by: &str,
+) -> Result<(), NodeError> {
+    let mut gate = container.enter().await?;
+    if container.record().is_restarting() {
+        policy::cancel(inner, &mut gate);
+        return not_again(inner, &mut gate, true, EndingKind::Kill).await;
     }
     let shim = container.running_shim()?;
     let record = container.record();
+    let own = record.spec.stop_signal.is_some() || container.image.config.stop_signal.is_some();
+    let ends = number == SIGKILL || number == container.effective.stop_signal || !own;
+    note(inner, &mut gate, by, if ends { EndingKind::Kill } else { EndingKind::Signal }, number).await?;
+    drop(gate);
     if number == SIGKILL {
         let (runtime, id) = (inner.runtime.clone(), container.id.clone());
         inner.blocking(move || Ok(runtime.kill_all(&id, KILL)?)).await?;

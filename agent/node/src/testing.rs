@@ -51,6 +51,7 @@ pub fn container_record(n: u8) -> ContainerRecord {
         starts: 0,
         warnings: Vec::new(),
         paused: false,
+        supervision: Default::default(),
     }
 }
 

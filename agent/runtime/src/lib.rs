@@ -280,6 +280,11 @@ impl Runtime {
         self.inner.cgroups.oom_killed(id)
     }
 
+    /// The cgroup that counts the container's memory, and its limit in bytes. None: there is none.
+    pub fn memory_limit(&self, id: &ContainerId) -> Option<(PathBuf, Option<u64>)> {
+        self.inner.cgroups.memory_limit(id)
+    }
+
     /// Removes the container's cgroups; gone already is fine.
     pub fn remove_cgroups(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         cgroup::remove(&*self.inner.cgroups, id)

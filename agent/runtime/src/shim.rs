@@ -208,8 +208,8 @@ fn status(exited: Exited, oom_killed: bool) -> ExitStatus {
         code: exited.code,
         signal: Some(exited.signal).filter(|s| *s != 0),
         oom_killed,
-        reason: None,
         finished: Timestamp(exited.time),
+        ..ExitStatus::default()
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) trait Cgroups: Send + Sync {
     /// Folders that hold containers' groups.
     fn parents(&self) -> Vec<PathBuf>;
     fn oom_killed(&self, id: &ContainerId) -> bool;
+    /// The folder that counts memory, and its limit in bytes (None: no limit).
+    fn memory_limit(&self, id: &ContainerId) -> Option<(PathBuf, Option<u64>)>;
     /// Starts the end of every process in the group, and keeps new ones from coming where the kernel can.
     fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// Freezes every process of the group; when that does not come about in time, thaws it again.

@@ -214,6 +214,14 @@ impl Cgroups for V1 {
         text.lines().filter_map(|l| l.strip_prefix("oom_kill ")).any(|n| n.trim() != "0")
     }
 
+    fn memory_limit(&self, id: &ContainerId) -> Option<(PathBuf, Option<u64>)> {
+        let group = self.parent_in("memory")?.join(id.as_str());
+        let text = fs::read_to_string(group.join("memory.limit_in_bytes")).ok()?;
+        // No limit is the largest number of whole pages (memory.txt, 9223372036854771712 with pages of 4 KiB).
+        let limit = text.trim().parse::<u64>().ok().filter(|n| *n < i64::MAX as u64 - (1 << 20));
+        Some((group, limit))
+    }
+
     fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         // Nothing forks any more, so that the loop comes to an end; a host that counts no pids has to live with a race.
         if let Some(parent) = self.parent_in("pids") {

@@ -142,6 +142,13 @@ impl Cgroups for V2 {
         text.lines().filter_map(|l| l.strip_prefix("oom_kill ")).any(|n| n.trim() != "0")
     }
 
+    fn memory_limit(&self, id: &ContainerId) -> Option<(PathBuf, Option<u64>)> {
+        let group = self.parent.join(id.as_str());
+        let text = fs::read_to_string(group.join("memory.max")).ok()?;
+        // "max" is no number.
+        Some((group, text.trim().parse().ok()))
+    }
+
     fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let group = self.parent.join(id.as_str());
         // Linux 5.14: every process at once, forks included.

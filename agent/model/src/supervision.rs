@@ -1,0 +1,161 @@
+//! What keeps a container going, and why a run of it ended: restart policy, health, dependencies, endings and their causes.
+
+use crate::{Timestamp, network::NetworkAttachment};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// When a container is started again after its end; Docker's `--restart`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartPolicy {
+    #[default]
+    No,
+    /// Also when the agent comes up, whoever stopped it before.
+    Always,
+    OnFailure {
+        /// Restarts in a row; 0: without limit.
+        max: u32,
+    },
+    /// As `Always`, but what a person has stopped stays stopped, over restarts of agent and host too.
+    UnlessStopped,
+}
+
+impl fmt::Display for RestartPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RestartPolicy::No => f.write_str("no"),
+            RestartPolicy::Always => f.write_str("always"),
+            RestartPolicy::OnFailure { max: 0 } => f.write_str("on-failure"),
+            RestartPolicy::OnFailure { max } => write!(f, "on-failure:{max}"),
+            RestartPolicy::UnlessStopped => f.write_str("unless-stopped"),
+        }
+    }
+}
+
+/// Who wants a run to end, and what follows: written down before the signal is sent, so that the end is told as what it is even when
+/// the agent dies in between.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ending {
+    /// The caller's name; empty: the agent itself.
+    pub by: String,
+    pub kind: EndingKind,
+    /// The signal that was sent first.
+    pub signal: i32,
+    pub time: Timestamp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndingKind {
+    /// A person wants it stopped: it is not started again.
+    Stop,
+    /// A person sent the signal that ends it: as `Stop`.
+    Kill,
+    /// A person sent another signal, which may end it or not; the policy decides.
+    Signal,
+    /// All containers of the host are stopped; what should run comes back with the agent.
+    Shutdown,
+    /// The health check failed, and the container asks to be stopped then.
+    UnhealthyStop,
+    /// The health check failed, and the container asks to be killed then; the policy decides.
+    UnhealthyKill,
+    /// The health check failed, and the container asks to be started anew then.
+    UnhealthyRestart,
+}
+
+/// Why a run ended.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitCause {
+    /// By itself, with its code; or nobody knows better (records of older agents).
+    #[default]
+    Exited,
+    /// By a signal that no caller sent.
+    Signalled,
+    /// A caller's stop.
+    Stopped {
+        by: String,
+        signal: i32,
+    },
+    /// A caller's signal.
+    Killed {
+        by: String,
+        signal: i32,
+    },
+    /// The kernel killed for want of memory.
+    OutOfMemory {
+        /// Folder of the container's memory cgroup.
+        cgroup: String,
+        /// Its limit; `None`: it had none, the host was out of memory.
+        limit_bytes: Option<u64>,
+    },
+    /// The agent ended it, as its health check failed.
+    Unhealthy,
+    /// All containers of the host were stopped; by whom, empty: with the agent.
+    Shutdown {
+        by: String,
+    },
+    HostRebooted,
+    ShimKilled,
+}
+
+impl ExitCause {
+    /// One word for machines.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            ExitCause::Exited => "exited",
+            ExitCause::Signalled => "signalled",
+            ExitCause::Stopped { .. } => "stopped",
+            ExitCause::Killed { .. } => "killed",
+            ExitCause::OutOfMemory { .. } => "oom",
+            ExitCause::Unhealthy => "unhealthy",
+            ExitCause::Shutdown { .. } => "shutdown",
+            ExitCause::HostRebooted => "host-rebooted",
+            ExitCause::ShimKilled => "shim-killed",
+        }
+    }
+}
+
+/// Why a start failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StartFailure {
+    /// The act with its input: `mounting proc on /proc`.
+    pub step: String,
+    /// The kernel's error number, where it was the kernel's word.
+    pub errno: Option<i32>,
+    /// As Docker's `run`: 125, 126 (not executable) or 127 (not found).
+    pub exit_code: i32,
+    pub time: Timestamp,
+}
+
+/// What the agent remembers of a container to keep it going.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Supervision {
+    /// Starts by the policy since a person started it last.
+    pub restarts: u32,
+    /// When it is started again; `None`: it is not.
+    pub next: Option<Timestamp>,
+    /// The pause before `next`, in milliseconds; the one behind it is twice as long.
+    pub pause_ms: u64,
+    /// Failed starts by the policy since it ran last.
+    pub failed_starts: u32,
+    /// A person stopped it and nobody has started it since.
+    pub stopped: bool,
+    /// Who wants the present run to end, or ended the last one.
+    pub ending: Option<Ending>,
+    /// Why the last start failed.
+    pub failure: Option<StartFailure>,
+    /// What the last run had: a restart asks for the same address and ports.
+    pub network: Option<NetworkAttachment>,
+}
+
+impl Supervision {
+    /// A start has succeeded: nothing is pending any more.
+    pub fn has_started(&mut self) {
+        self.next = None;
+        self.failed_starts = 0;
+        self.failure = None;
+        self.network = None;
+    }
+}
