@@ -12,6 +12,12 @@ fn restarts(node: &Node, container: &str) -> u64 {
     node.inspect(container)["RestartCount"].as_u64().expect("count")
 }
 
+/// Both at one moment.
+fn is(node: &Node, container: &str, status: &str, restarts: u64) -> bool {
+    let found = node.inspect(container);
+    found["State"]["Status"] == status && found["RestartCount"] == restarts
+}
+
 fn shown(node: &Node, container: &str) -> String {
     node.ok(&["ps", "-a", "--filter", &format!("name={container}"), "--format", "{{.Status}}"])
 }
@@ -43,7 +49,7 @@ fn end(gate: &Path, code: i32) {
 fn failures_are_counted_and_come_to_an_end() {
     let node = Node::with_busybox("restart-count");
     node.detached(&["--name", "box", "--restart", "on-failure:3"], "echo run; exit 7");
-    until("all restarts are used up", || status(&node, "box") == "exited" && restarts(&node, "box") == 3);
+    until("all restarts are used up", || is(&node, "box", "exited", 3));
     let inspect = node.inspect("box");
     assert_eq!((inspect["State"]["ExitCode"].as_i64(), inspect["State"]["StartCount"].as_i64()), (Some(7), Some(4)));
     assert_eq!(inspect["HostConfig"]["RestartPolicy"]["Name"], "on-failure");
@@ -52,7 +58,7 @@ fn failures_are_counted_and_come_to_an_end() {
     assert_eq!(node.ok(&["logs", "box"]), "run\nrun\nrun\nrun");
     // A good end is no failure, and a start by hand counts anew.
     node.ok(&["start", "box"]);
-    until("it is tried again", || status(&node, "box") == "exited" && restarts(&node, "box") == 3);
+    until("it is tried again", || is(&node, "box", "exited", 3));
     node.detached(&["--name", "good", "--restart", "on-failure"], "exit 0");
     node.ok(&["wait", "good"]);
     assert_eq!((status(&node, "good").as_str(), restarts(&node, "good")), ("exited", 0));
@@ -95,7 +101,7 @@ fn a_kill_counts_as_a_stop_and_a_crash_does_not() {
     crate::harness::agent::signal(u32::try_from(pid(&node, "crashed")).expect("pid"), "KILL");
     node.ok(&["kill", "-s", "USR1", "signalled"]);
     for name in ["crashed", "signalled"] {
-        until("it runs again", || status(&node, name) == "running" && restarts(&node, name) == 1);
+        until("it runs again", || is(&node, name, "running", 1));
     }
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(status(&node, "killed"), "exited");
@@ -114,14 +120,14 @@ fn restarts_survive_the_agent() {
     let gate = until_told(&node, "alone", &["--restart", "on-failure"]);
     // Its pause is under way when the agent dies.
     node.detached(&["--name", "pausing", "--restart", "on-failure:6"], "exit 5");
-    until("it pauses", || status(&node, "pausing") == "restarting" && restarts(&node, "pausing") == 6);
+    until("it pauses", || is(&node, "pausing", "restarting", 6));
     let process = pid(&node, "alone");
     node.kill_agent();
     end(&gate, 3);
     until("it has ended", || !Path::new(&format!("/proc/{process}")).exists());
     std::thread::sleep(std::time::Duration::from_millis(200));
     node.spawn();
-    until("it is started again", || status(&node, "alone") == "running" && restarts(&node, "alone") == 1);
+    until("it is started again", || is(&node, "alone", "running", 1));
     until("the pause has come to its end", || {
         status(&node, "pausing") == "exited" && node.inspect("pausing")["State"]["StartCount"] == 7
     });
@@ -136,7 +142,7 @@ fn address_and_chosen_ports_stay() {
     assert!(before["IPAddress"].as_str().is_some_and(|a| !a.is_empty()), "{before}");
     for round in 1..=2 {
         end(&gate, round);
-        until("it runs again", || status(&node, "box") == "running" && restarts(&node, "box") == round as u64);
+        until("it runs again", || is(&node, "box", "running", round as u64));
         let now = node.inspect("box")["NetworkSettings"].clone();
         assert_eq!((&now["IPAddress"], &now["Ports"]), (&before["IPAddress"], &before["Ports"]), "round {round}");
     }
