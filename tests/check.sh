@@ -18,7 +18,12 @@ lint() {
   cargo fmt --all --check &&
     cargo clippy --quiet --workspace --all-targets -- -D warnings &&
     cargo clippy --quiet -p berth --features failpoints --all-targets -- -D warnings &&
-    providers && unsafe_code
+    providers && unsafe_code && licences
+}
+
+# What deny.toml allows, where cargo-deny is installed; the advisories need a network, and are for those who release.
+licences() {
+  ! cargo deny --version >/dev/null 2>&1 || cargo deny --log-level error check licenses bans sources
 }
 
 # One crypto provider; nothing that links OpenSSL.
