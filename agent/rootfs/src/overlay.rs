@@ -357,7 +357,9 @@ fn by_mount(stack: &[Arc<Lower>], above: Above<'_>, lowers: &Lowers) -> Result<O
     let folder = lowers.folder()?;
     let taken = (|| {
         sysmount::mount(OsStr::new("berth"), &folder, "overlay", flags, &data)?;
-        let taken = sysmount::open_tree(None, &folder, true, false);
+        // Below a shared mount (systemd makes / one) it is born shared, and its copy with it: pivot_root(2) refuses such a root.
+        let taken = sysmount::set_propagation(&folder, sysmount::Propagation::Private, false)
+            .and_then(|()| sysmount::open_tree(None, &folder, true, false));
         sysmount::umount(&folder, true)?;
         taken
     })();
