@@ -3,6 +3,8 @@
 # The machine's own root is the VM's, through virtiofs, read-only below an overlay in memory: programs and test images are all there,
 # and nothing that happens inside stays, except what is written to /vmshare ($BERTH_TEST_DIR/vm/share). There is no network but loopback.
 # Environment: VM_KERNEL=6.1 (Debian 12's cloud kernel) or 6.12 (Debian 13's); VM_CPUS=2 VM_MEMORY=3072 (MiB) VM_SECONDS=900, VM_KVM=1.
+# VM_SYSTEMD=1: a fresh Debian of the kernel's release instead of the machine's own root, with systemd as its first process; the command
+# is a service there, and finds in /vmshare what it needs.
 set -eu
 . "$(dirname "$0")/fixtures/env.sh"
 home=$BERTH_TEST_DIR/vm share=$BERTH_TEST_DIR/vm/share
@@ -55,11 +57,44 @@ I
   chmod +x "$tree/init"; (cd "$tree"; find . | cpio -o -H newc --quiet | gzip -1) > "$initrd.part"; mv "$initrd.part" "$initrd"; rm -rf "$tree"
 fi
 
+release=bookworm; [ "$kernel" = 6.1 ] || release=trixie
+below=/
+if [ -n "${VM_SYSTEMD:-}" ]; then
+  below=$home/systemd-$release
+  if [ ! -e "$below/ready" ]; then
+    rm -rf "$below"
+    mmdebstrap --quiet --mode=root --variant=minbase \
+      --include=systemd-sysv,dbus,kmod,iproute2,curl,jq,procps,docker-registry,ca-certificates "$release" "$below"
+    rm -f "$below/etc/systemd/system/multi-user.target.wants/docker-registry.service"
+    mkdir -p "$below/vmshare" "$below/lib/modules"; cp -a "$root/lib/modules/$version" "$below/lib/modules/"; touch "$below/ready"
+  fi
+fi
+
 rm -f "$share/status"
+if [ -n "${VM_SYSTEMD:-}" ]; then
+cat > "$share/start" <<S
+cat > /etc/systemd/system/vm.service <<U
+[Unit]
+After=basic.target
+[Service]
+Type=oneshot
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS1
+Environment="PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME=/root TERM=dumb
+ExecStart=/bin/bash -c '$(printf '%q ' "$@"); echo \$? > /vmshare/status; sync; echo o > /proc/sysrq-trigger; sleep 60'
+U
+mkdir -p /etc/systemd/system/multi-user.target.wants; ln -sf ../vm.service /etc/systemd/system/multi-user.target.wants/vm.service
+systemctl mask --quiet systemd-firstboot.service getty.target serial-getty@ttyS0.service apt-daily.timer apt-daily-upgrade.timer || true
+ln -sf /usr/lib/systemd/system/multi-user.target /etc/systemd/system/default.target
+echo vm > /etc/hostname; : > /etc/fstab
+exec /lib/systemd/systemd
+S
+else
 cat > "$share/start" <<S
 mount -t sysfs sysfs /sys; mountpoint -q /proc || mount -t proc proc /proc; mountpoint -q /dev || mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm; mount -t devpts -o ptmxmode=666 devpts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount --make-rshared /
 for c in cpuset cpu io memory pids; do echo +\$c > /sys/fs/cgroup/cgroup.subtree_control; done
 mkdir -p /lib/modules/$version; mount --bind $(readlink -f "$root/lib/modules/$version" || true) /lib/modules/$version
 # Upper folders of containers cannot stand on an overlay: the tests' own folders are memory.
@@ -70,6 +105,7 @@ cd $(printf %q "$PWD")
 setsid -w $(printf '%q ' "$@") </dev/null >/dev/ttyS1 2>&1
 echo \$? > /vmshare/status; sync; echo o > /proc/sysrq-trigger; sleep 60
 S
+fi
 
 work=$(mktemp -d); servers=()
 trap '[ ${#servers[@]} = 0 ] || kill "${servers[@]}" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -77,7 +113,7 @@ serve() { # TAG FOLDER
   /usr/lib/qemu/virtiofsd --socket-path="$work/$1" -o source="$2",cache=always,sandbox=chroot,xattr --thread-pool-size=0 >"$work/$1.log" 2>&1 &
   servers+=($!)
 }
-serve root /; serve share "$share"
+serve root "$below"; serve share "$share"
 for _ in $(seq 200); do [ -S "$work/root" ] && [ -S "$work/share" ] && break; sleep .02; done
 # cx16=off: emulated cmpxchg16b of Debian 12's qemu makes kernel 6.12 panic. KVM only when asked for: nested ones often hang.
 model=max,cx16=off accel=tcg,thread=multi

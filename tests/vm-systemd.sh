@@ -1,0 +1,81 @@
+#!/bin/bash
+# vm-systemd.sh FOLDER : inside the VM of vm.sh with VM_SYSTEMD=1: the Debian package of FOLDER on a fresh Debian, its unit under a real
+# systemd. Containers live through restart, crash, hang, stop and start of the agent; purge leaves nothing. FOLDER: berth.deb, registry/.
+set -u
+from=$1
+image=127.0.0.1:5055/busybox
+checks=0 failed=0
+
+check() { # WHAT FOUND WANTED
+  checks=$((checks + 1))
+  if [ "$2" = "$3" ]; then echo "ok: $1"; else failed=$((failed + 1)); echo "FAILED: $1: '$2' instead of '$3'"; fi
+}
+field() { berthctl inspect "$1" | jq -r ".[0] | $2"; }
+main_pid() { systemctl show -P MainPID berthd; }
+answers() { for _ in $(seq 300); do berthctl version >/dev/null 2>&1 && return 0; sleep .2; done; return 1; }
+same() { # WHAT: the container of before, untouched
+  check "$1: the agent answers" "$(answers && echo yes)" yes
+  check "$1: the same process" "$(field web .State.Pid)" "$web"
+  check "$1: it was started once" "$(field web .State.StartCount)" 1
+  check "$1: it runs" "$(berthctl exec web echo here)" here
+}
+
+docker-registry serve "$from/registry/config.yml" >/run/registry.log 2>&1 &
+for _ in $(seq 100); do curl -sf 127.0.0.1:5055/v2/ >/dev/null && break; sleep .2; done
+
+dpkg -i "$from/berth.deb" >/run/dpkg.log 2>&1 || { cat /run/dpkg.log; exit 1; }
+pki=/root/pki
+berthctl pki --dir $pki init --name test >/dev/null
+berthctl pki --dir $pki issue agent vm --san 127.0.0.1 >/dev/null
+install -m 600 $pki/ca.pem /etc/berth/pki/ca.pem
+install -m 600 $pki/agents/vm.pem /etc/berth/pki/agent.pem
+install -m 600 $pki/agents/vm.key /etc/berth/pki/agent.key
+printf '\n[registries."127.0.0.1:5055"]\nplain_http = true\n' >> /etc/berth/berthd.toml
+# Upper folders of containers cannot stand on an overlay, which is this root.
+mount -t tmpfs -o size=70% data /var/lib/berth
+systemctl restart berthd || { systemctl status berthd --no-pager; journalctl -u berthd --no-pager | tail -20; exit 1; }
+check "the unit is active when the agent serves" "$(systemctl is-active berthd) $(berthctl version >/dev/null 2>&1 && echo serves)" "active serves"
+check "enabled at boot" "$(systemctl is-enabled berthd)" enabled
+
+berthctl run -d --name web --network none "$image" sh -c 'i=0; while :; do i=$((i+1)); echo line $i; sleep .2; done' >/dev/null
+web=$(field web .State.Pid) first=$(main_pid)
+check "a container runs" "$(berthctl exec web echo here)" here
+check "its cgroup is not the agent's" "$(grep -c "$(cut -d: -f3 "/proc/$first/cgroup")/*$" "/proc/$web/cgroup")" 0
+
+systemctl restart berthd; same "restart"
+check "restart: a new agent" "$([ "$(main_pid)" != "$first" ] && echo yes)" yes
+
+second=$(main_pid); systemctl kill --kill-whom=main -s KILL berthd; sleep 3; same "killed"
+check "killed: systemd started another" "$([ "$(main_pid)" != "$second" ] && systemctl is-active berthd)" active
+
+systemctl reload berthd; same "reload"
+
+mkdir -p /run/systemd/system/berthd.service.d
+printf '[Service]\nWatchdogSec=8\n' > /run/systemd/system/berthd.service.d/watchdog.conf
+systemctl daemon-reload; systemctl restart berthd; same "shorter watchdog"
+hung=$(main_pid); sleep 20
+check "the watchdog leaves a live agent alone" "$(main_pid)" "$hung"
+kill -STOP "$hung"; for _ in $(seq 120); do now=$(main_pid); [ "$now" != "$hung" ] && [ "$now" != 0 ] && break; sleep .5; done
+same "hung"
+check "hung: systemd replaced it" "$([ "$(main_pid)" != "$hung" ] && systemctl show -P NRestarts berthd | grep -c '[1-9]')" 1
+
+systemctl stop berthd
+check "stopped: the container goes on" "$(test -d "/proc/$web" && systemctl is-active berthd)" inactive
+check "stopped: the unit does not wait for it" "$(systemctl show -P Result berthd)" success
+systemctl start berthd; same "started again"
+lines=$(berthctl logs web | sed 's/line //')
+check "no line of its log is lost or doubled" "$(awk 'NR != $1 { bad = 1 } END { print bad + 0, (NR > 50) }' <<<"$lines")" "0 1"
+
+dpkg -i "$from/berth.deb" >/run/dpkg.log 2>&1; same "package installed over itself"
+
+dpkg -P berth >/run/dpkg.log 2>&1; status=$?
+check "purged" $status 0
+check "no process is left" "$(pgrep -fc '^(/usr/bin/berthd|berth-shim)')$(test -d "/proc/$web" && echo container)" 0
+check "no file is left" "$(ls -A /var/lib/berth; ls -d /run/berth /etc/berth /usr/bin/berthd 2>/dev/null)" ""
+umount /var/lib/berth && rmdir /var/lib/berth
+check "no mount is left" "$(grep -c berth /proc/self/mountinfo)" 0
+check "no link is left" "$(ip -br link | grep -cE 'berth|veth')" 0
+check "no unit is left" "$(systemctl list-units --all --plain --no-legend 'berth*' | grep -vc not-found)" 0
+
+echo "vm-systemd on $(uname -r), systemd $(systemctl --version | sed -n '1s/systemd \([0-9]*\).*/\1/p'): $checks checks, $failed failed"
+[ $failed = 0 ]
