@@ -183,6 +183,7 @@ pub fn from_node(error: NodeError) -> Status {
             Draft::new(Code::FailedPrecondition, "CONTAINER_ENDED", message).resource("container", &name)
         }
         NodeError::CallerGone => Draft::new(Code::Cancelled, "CALLER_GONE", message),
+        NodeError::SessionLost => Draft::new(Code::FailedPrecondition, "SESSION_LOST", message),
         NodeError::Image(inner) => from_image(&inner, message),
         NodeError::Rootfs(inner) => from_rootfs(&inner, message),
         NodeError::Network(inner) => from_network(&inner, message),

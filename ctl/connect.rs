@@ -5,7 +5,7 @@
 //! stream notes it when it is read, and [`Connection::error`] tells it instead of "transport error".
 
 use crate::config::{Endpoint, Host, TlsFiles};
-use crate::error::{Error, Result, io_words};
+use crate::error::{Error, FAILED_ITSELF, Result, io_words};
 use crate::pki::files;
 use crate::status;
 use berth::v1::containers_client::ContainersClient;
@@ -19,7 +19,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::Channel;
@@ -29,10 +29,13 @@ use tonic::{Request, Status};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For calls that answer once and at once.
 pub const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Tries of a mutation that no answer came to; its request id makes them one.
-const TRIES: u32 = 3;
-/// Before the second try; four times as long before the third. An agent restarts in less than both together.
-const FIRST_PAUSE: Duration = Duration::from_millis(150);
+/// An interrupted call is tried again for so long; its request id, cursor or session makes the tries one.
+const RESUME: Duration = Duration::from_secs(30);
+/// The caller is told when it takes longer than this.
+const TELL: Duration = Duration::from_secs(2);
+/// Before the second try; longer before each further one. An agent restarts in less than the first few together.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 /// Flow-control windows: one stream of output fills a gigabit at 8 ms of round trip.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -78,7 +81,11 @@ impl Connection {
             async move {
                 let io = match made {
                     Some(io) => io,
-                    None => dialer.dial().await?,
+                    // An agent that comes back answers; a host that does not must not hold the next try up.
+                    None => match tokio::time::timeout(CONNECT_TIMEOUT, dialer.dial()).await {
+                        Ok(io) => io?,
+                        Err(_) => return Err(Error::new(format!("no answer from {}", dialer.shown))),
+                    },
                 };
                 Ok::<_, Error>(TokioIo::new(io))
             }
@@ -125,18 +132,13 @@ impl Connection {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
-        let mut pause = FIRST_PAUSE;
-        for _ in 1..TRIES {
+        let mut patience = Patience::default();
+        loop {
             match call().await {
                 Ok(answer) => return Ok(answer),
-                Err(status) if self.worth_repeating(&status) => {
-                    tokio::time::sleep(pause).await;
-                    pause *= 4;
-                }
-                Err(status) => return Err(self.error(&status)),
+                Err(status) => patience.wait(self, &status).await?,
             }
         }
-        call().await.map_err(|s| self.error(&s))
     }
 
     /// The connection broke or the agent is on its way out; a refused certificate or a registry that is away does not mend in a second.
@@ -155,6 +157,56 @@ impl Connection {
         }
         status::error(status, &self.label, self.tls, self.deadline)
     }
+}
+
+/// How long a call was in vain.
+#[derive(Debug, Default)]
+pub struct Patience {
+    since: Option<Instant>,
+    pause: Duration,
+    told: bool,
+}
+
+impl Patience {
+    /// It works again.
+    pub fn rest(&mut self) {
+        if self.told {
+            talk("going on");
+        }
+        *self = Patience::default();
+    }
+
+    /// Waits a moment before the next try.
+    ///
+    /// # Errors
+    /// What the status says, when another try does not help, or there were enough.
+    pub async fn wait(&mut self, connection: &Connection, status: &Status) -> Result<()> {
+        if !connection.worth_repeating(status) {
+            return Err(connection.error(status));
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let limit = connection.deadline.unwrap_or(RESUME).min(RESUME);
+        if since.elapsed() >= limit {
+            let mut error = connection.error(status);
+            error.message = format!("{} (tried again for {} s)", error.message, limit.as_secs());
+            error.exit = Some(FAILED_ITSELF);
+            return Err(error);
+        }
+        if !self.told && since.elapsed() >= TELL {
+            let left = limit.saturating_sub(since.elapsed()).as_secs();
+            talk(&format!("{} does not answer; trying for {left} s more", connection.label));
+            self.told = true;
+        }
+        self.pause = if self.pause.is_zero() { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
+        tokio::time::sleep(self.pause).await;
+        Ok(())
+    }
+}
+
+/// To stderr, which may be a terminal that is raw just now.
+fn talk(text: &str) {
+    let end = if crate::term::stderr_is_terminal() { "\r\n" } else { "\n" };
+    anstream::eprint!("{text}{end}");
 }
 
 /// Makes connections to one host.

@@ -12,6 +12,7 @@ mod connect;
 mod credentials;
 mod error;
 mod fanout;
+mod feed;
 mod local;
 mod output;
 mod pki;

@@ -1,17 +1,24 @@
 //! One process's standard streams over one bidirectional call: what `run`, `exec` and `attach` share.
 //!
-//! Frames to the agent come from three places (standard input, signals, the window's size) and go through one bounded queue; frames from
-//! the agent are written out in the order they come. The terminal is raw from the moment the process runs.
+//! Frames to the agent come from standard input, signals and the window's size, and go through one bounded queue; frames from the agent
+//! are written out in the order they come. The terminal is raw from the moment the process runs.
+//!
+//! The stream is a session: what is written out is confirmed, what is read in is kept until it is accepted, and a stream that breaks is
+//! asked for again, for half a minute, and goes on where it was. An agent that knows no sessions gets what it always got.
 
-use crate::connect::Connection;
+use crate::connect::{Connection, Patience};
 use crate::error::{Error, FAILED_ITSELF, Result};
+use crate::feed::Feed;
 use crate::output::{Sink, To};
 use crate::term::{self, DetachKeys, Raw};
 use berth::v1;
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::io::Read;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 /// Bytes read from standard input at once.
@@ -20,6 +27,11 @@ const STDIN_CHUNK: usize = 64 << 10;
 const QUEUE: usize = 4;
 /// So many interrupts in a row end the attachment, for a workload that ignores them.
 const IMPATIENT: u32 = 3;
+/// So much output is confirmed at once; less, when nothing more comes for a moment.
+const CONFIRM_BYTES: u64 = 64 << 10;
+const CONFIRM_AFTER: Duration = Duration::from_millis(200);
+/// The agent takes a farewell within this; it is courtesy.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A frame to the agent.
 #[derive(Debug)]
@@ -28,13 +40,17 @@ pub enum Input {
     Eof,
     Resize(v1::TerminalSize),
     Signal(&'static str),
+    Taken([u64; 2]),
+    Leave { hang_up: bool },
 }
 
 /// A frame from the agent.
 #[derive(Debug)]
 pub enum Output {
-    /// The process runs.
-    Started,
+    /// The process runs; whether it has a terminal, where only the agent knows.
+    Started(Option<bool>),
+    Session(v1::SessionBegun),
+    StdinTaken(u64),
     Stdout(Bytes),
     Stderr(Bytes),
     Exit(v1::ExitStatus),
@@ -46,10 +62,14 @@ pub enum Output {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub stdin: bool,
+    /// Which outputs are shown.
+    pub shown: [bool; 2],
     /// The process has a terminal, and ours is at both ends of it.
     pub tty: bool,
     pub sig_proxy: bool,
     pub detach_keys: DetachKeys,
+    /// It is only started: the stream ends behind that.
+    pub detach: bool,
 }
 
 /// How an attachment ended.
@@ -77,6 +97,8 @@ macro_rules! frame {
                     Input::Eof => Kind::Eof(v1::StdinEof {}),
                     Input::Resize(size) => Kind::Resize(size),
                     Input::Signal(name) => Kind::Signal(name.into()),
+                    Input::Taken([stdout, stderr]) => Kind::Taken(v1::OutputTaken { stdout, stderr }),
+                    Input::Leave { hang_up } => Kind::Leave(v1::Leave { hang_up }),
                 };
                 v1::$request { kind: Some(kind) }
             }
@@ -110,70 +132,255 @@ enum Local {
     Die(u8),
 }
 
-/// Carries frames both ways until the process ends. `first` has come already; `read` says what a frame from the agent is.
+/// One stream to the agent.
+struct Link<F, R> {
+    sender: mpsc::Sender<F>,
+    frames: Streaming<R>,
+    /// It can be resumed.
+    session: bool,
+    /// Input may be sent.
+    open: bool,
+}
+
+/// What is said at the end, and what it ends with.
+struct Farewell {
+    hang_up: bool,
+    /// Input that was read before goes before it.
+    behind_input: bool,
+    said: bool,
+    end: Result<End>,
+    until: Instant,
+}
+
+impl Farewell {
+    fn new(hang_up: bool, behind_input: bool, end: Result<End>) -> Farewell {
+        Farewell { hang_up, behind_input, said: false, end, until: Instant::now() + FAREWELL }
+    }
+}
+
+/// Output that was written out, and what of it the agent has been told.
+#[derive(Default)]
+struct Written {
+    bytes: [u64; 2],
+    confirmed: [u64; 2],
+    /// When the rest is confirmed.
+    at: Option<Instant>,
+}
+
+impl Written {
+    fn more(&mut self, to: To, n: usize) {
+        self.bytes[to as usize] += n as u64;
+        self.at.get_or_insert_with(|| Instant::now() + CONFIRM_AFTER);
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.at.is_some_and(|at| now >= at)
+            || self.bytes.iter().zip(self.confirmed).any(|(b, c)| b - c >= CONFIRM_BYTES)
+    }
+
+    fn confirm(&mut self) -> Input {
+        (self.confirmed, self.at) = (self.bytes, None);
+        Input::Taken(self.bytes)
+    }
+}
+
+/// Carries frames both ways until the process ends, over as many streams as it takes. `dial` begins a stream, or goes on with one; `read`
+/// says what a frame from the agent is.
 pub async fn run<F: Frame, R>(
     connection: &Connection,
     options: &Options,
-    sender: mpsc::Sender<F>,
-    frames: &mut Streaming<R>,
-    first: Option<R>,
+    mut dial: impl AsyncFnMut(Option<v1::Resume>) -> Result<(mpsc::Sender<F>, Streaming<R>), Status>,
     sink: &mut Sink,
     mut read: impl FnMut(R) -> Result<Output>,
 ) -> Result<End> {
-    let (local_sender, mut local) = mpsc::channel::<Local>(1);
-    let mut raw: Option<Raw> = None;
+    let mut options = options.clone();
+    let (urge, mut urgent) = mpsc::channel::<Local>(1);
+    let (inputs, mut input) = mpsc::channel::<Input>(QUEUE);
     // Held until the process runs: signals during a pull end berthctl as they always do.
-    let mut idle = Some(sender);
-    let mut first = Some(first);
-    let end = loop {
+    let mut idle = Some((inputs, urge));
+    let mut raw: Option<Raw> = None;
+    let mut link: Option<Link<F, R>> = None;
+    let mut patience = Patience::default();
+    let (mut asked, mut started, mut resumable) = (false, false, false);
+    let (mut written, mut feed, mut others) = (Written::default(), Feed::default(), VecDeque::new());
+    let mut farewell: Option<Farewell> = None;
+    let ended = loop {
+        let Some(now) = &mut link else {
+            let [stdout, stderr] = written.bytes;
+            let resume = asked.then_some(v1::Resume { started, stdout, stderr });
+            asked = true;
+            let dialed = async {
+                match dial(resume).await {
+                    Ok(made) => Ok(Some(made)),
+                    Err(status) => patience.wait(connection, &status).await.map(|()| None),
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(local) = urgent.recv() => match local {
+                    Local::Detach => break Ok(End::Detached),
+                    Local::Die(code) => break Err(Error::silent(code)),
+                },
+                dialed = dialed => match dialed {
+                    Ok(None) => {}
+                    Ok(Some((sender, frames))) => {
+                        link = Some(Link { sender, frames, session: false, open: false });
+                        if let Some(size) = term::size().filter(|_| started && options.tty) {
+                            others.push_back(Input::Resize(size));
+                        }
+                    }
+                    Err(e) => break Err(failed(e)),
+                },
+            }
+            continue;
+        };
+        let says_farewell = farewell.as_ref().is_some_and(|f| !f.said && (!f.behind_input || feed.all_sent()));
+        let confirms = now.session && written.is_due(Instant::now());
+        let sends = now.open && (!others.is_empty() || feed.is_ready() || confirms || says_farewell);
+        // What is due already waits for room, not for a time.
+        let confirm_at = written.at.filter(|_| now.session && !confirms);
+        let until = [farewell.as_ref().map(|f| f.until), confirm_at].into_iter().flatten().min();
         let frame = tokio::select! {
             biased;
-            frame = async { Ok(first.take().flatten()) }, if first.is_some() => frame,
-            Some(local) = local.recv() => match local {
-                Local::Detach => break End::Detached,
-                Local::Die(code) => {
-                    drop(raw.take());
-                    return Err(Error::silent(code));
+            permit = now.sender.reserve(), if sends => {
+                // Closed: the reading side tells why.
+                let Ok(permit) = permit else { now.open = false; continue };
+                let next = match others.pop_front() {
+                    Some(next) => next,
+                    None if confirms => written.confirm(),
+                    None if feed.is_ready() => match feed.next() {
+                        Some(next) => next,
+                        None => continue,
+                    },
+                    None => {
+                        let hang_up = farewell.as_mut().is_some_and(|f| { f.said = true; f.hang_up });
+                        Input::Leave { hang_up }
+                    }
+                };
+                permit.send(F::input(next));
+                if !now.session && !resumable {
+                    feed.forget_sent();
                 }
-            },
-            frame = frames.message() => frame,
+                continue;
+            }
+            Some(local) = urgent.recv(), if farewell.is_none() => {
+                // What was typed before the keys came before them.
+                while let Ok(typed) = input.try_recv() {
+                    take(typed, &mut feed, &mut others);
+                }
+                farewell = Some(match local {
+                    Local::Detach => Farewell::new(false, true, Ok(End::Detached)),
+                    Local::Die(code) => Farewell::new(raw.is_some(), false, Err(Error::silent(code))),
+                });
+                drop(raw.take());
+                continue;
+            }
+            Some(typed) = input.recv(), if farewell.is_none() && feed.has_room() && others.len() < QUEUE => {
+                take(typed, &mut feed, &mut others);
+                continue;
+            }
+            () = until_some(until) => {
+                if let Some(f) = farewell.take_if(|f| Instant::now() >= f.until) {
+                    break f.end;
+                }
+                continue;
+            }
+            frame = now.frames.message() => frame,
         };
         let frame = match frame {
             Ok(Some(frame)) => frame,
-            Ok(None) => break End::Closed,
+            Ok(None) => break farewell.map_or(Ok(End::Closed), |f| f.end),
+            Err(_) if farewell.is_some() => break farewell.map_or(Ok(End::Closed), |f| f.end),
             Err(status) => {
-                drop(raw.take());
-                return Err(lost(connection, &status));
+                if started && options.detach {
+                    break Ok(End::Closed);
+                }
+                if started && !resumable {
+                    break Err(failed(connection.error(&status)));
+                }
+                if let Err(e) = patience.wait(connection, &status).await {
+                    break Err(failed(e));
+                }
+                link = None;
+                continue;
             }
         };
+        patience.rest();
         match read(frame)? {
-            Output::Started => {
-                if let Some(sender) = idle.take() {
+            Output::Started(tty) => {
+                options.tty = tty.map_or(options.tty, |tty| tty && !sink.labelled());
+                options.sig_proxy &= !options.tty;
+                // A stream that goes on sends nothing before it knows from where.
+                now.open = !resumable;
+                started = true;
+                if options.detach {
+                    farewell = Some(Farewell::new(false, false, Ok(End::Closed)));
+                } else if let Some((inputs, urge)) = idle.take() {
                     if options.tty && options.stdin && term::stdin_is_terminal() {
                         raw = Some(Raw::enter()?);
                     }
-                    start(options, raw.is_some(), sender, local_sender.clone())?;
+                    start(&options, raw.is_some(), inputs, urge)?;
                 }
             }
-            Output::Stdout(bytes) => sink.write(To::Stdout, &bytes)?,
-            Output::Stderr(bytes) => sink.write(To::Stderr, &bytes)?,
-            Output::Exit(status) => break End::Exit(status),
+            Output::Session(begun) => {
+                if resumable {
+                    feed.go_on_at(begun.stdin_taken);
+                }
+                feed.window = begun.stdin_window.max(1);
+                (now.session, now.open, resumable) = (true, true, true);
+            }
+            Output::StdinTaken(position) => feed.accepted(position),
+            Output::Stdout(bytes) => {
+                if options.shown[0] {
+                    sink.write(To::Stdout, &bytes)?;
+                }
+                written.more(To::Stdout, bytes.len());
+            }
+            Output::Stderr(bytes) => {
+                if options.shown[1] {
+                    sink.write(To::Stderr, &bytes)?;
+                }
+                written.more(To::Stderr, bytes.len());
+            }
+            Output::Exit(status) => {
+                drop(raw.take());
+                if !now.session {
+                    break Ok(End::Exit(status));
+                }
+                farewell = Some(Farewell::new(false, false, Ok(End::Exit(status))));
+            }
             Output::Other => {}
         }
     };
     drop(raw);
+    let end = ended?;
     sink.finish()?;
     Ok(end)
 }
 
-fn lost(connection: &Connection, status: &Status) -> Error {
-    let mut error = connection.error(status);
+fn take(typed: Input, feed: &mut Feed, others: &mut VecDeque<Input>) {
+    match typed {
+        Input::Stdin(bytes) => feed.push(bytes),
+        Input::Eof => feed.push(Bytes::new()),
+        other => others.push_back(other),
+    }
+}
+
+async fn until_some(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A failure of ours must not look like the workload's.
+fn failed(mut error: Error) -> Error {
     error.exit = error.exit.or(Some(FAILED_ITSELF));
     error
 }
 
 /// Starts what feeds the queue.
-fn start<F: Frame>(options: &Options, raw: bool, sender: mpsc::Sender<F>, local: mpsc::Sender<Local>) -> Result<()> {
+fn start(options: &Options, raw: bool, sender: mpsc::Sender<Input>, local: mpsc::Sender<Local>) -> Result<()> {
     let signals = |e| Error::io("catching signals", &e);
     if options.stdin {
         let (sender, local) = (sender.clone(), local.clone());
@@ -190,7 +397,7 @@ fn start<F: Frame>(options: &Options, raw: bool, sender: mpsc::Sender<F>, local:
         tokio::spawn(async move {
             while changed.recv().await.is_some() {
                 let Some(size) = term::size() else { continue };
-                if sender.send(F::input(Input::Resize(size))).await.is_err() {
+                if sender.send(Input::Resize(size)).await.is_err() {
                     return;
                 }
             }
@@ -217,7 +424,7 @@ fn start<F: Frame>(options: &Options, raw: bool, sender: mpsc::Sender<F>, local:
                     times += 1;
                     let number = u8::try_from(kind.as_raw_value()).unwrap_or(0);
                     let ends = matches!(name, "SIGINT" | "SIGTERM") && times >= IMPATIENT;
-                    if ends || sender.send(F::input(Input::Signal(name))).await.is_err() {
+                    if ends || sender.send(Input::Signal(name)).await.is_err() {
                         _ = local.send(Local::Die(128 + number)).await;
                         return;
                     }
@@ -228,20 +435,20 @@ fn start<F: Frame>(options: &Options, raw: bool, sender: mpsc::Sender<F>, local:
     Ok(())
 }
 
-fn pump_stdin<F: Frame>(mut keys: DetachKeys, sender: &mpsc::Sender<F>, local: &mpsc::Sender<Local>) {
+fn pump_stdin(mut keys: DetachKeys, sender: &mpsc::Sender<Input>, local: &mpsc::Sender<Local>) {
     let mut buffer = vec![0u8; STDIN_CHUNK];
     let mut stdin = std::io::stdin().lock();
     loop {
         let n = match stdin.read(&mut buffer) {
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
             Ok(0) | Err(_) => {
-                _ = sender.blocking_send(F::input(Input::Eof));
+                _ = sender.blocking_send(Input::Eof);
                 return;
             }
             Ok(n) => n,
         };
         let (through, detached) = keys.feed(&buffer[..n]);
-        if !through.is_empty() && sender.blocking_send(F::input(Input::Stdin(through.into()))).is_err() {
+        if !through.is_empty() && sender.blocking_send(Input::Stdin(through.into())).is_err() {
             return;
         }
         if detached {

@@ -31,6 +31,8 @@ pub struct Creation {
     pub auth: Option<berth_image::Auth>,
     pub platform: Option<Platform>,
     pub who: Requester,
+    /// It was sent before.
+    pub again: bool,
 }
 
 impl Creation {
@@ -69,7 +71,7 @@ impl Creation {
         };
         call.admin_only_about(&auth::beyond_operator(&spec), &object, &request.request_id)?;
         let who = call.about(&object, &request.request_id);
-        Ok(Creation { spec, pull, auth, platform, who })
+        Ok(Creation { spec, pull, auth, platform, who, again: false })
     }
 
     /// Creates the container, sending progress to the caller. `None`: the caller has gone.
@@ -86,6 +88,7 @@ impl Creation {
             auth: self.auth,
             platform: self.platform,
             progress: feed.writer(),
+            again: self.again,
         };
         let done = feed.relay(node.create(&self.who, request), answers, wrap).await?;
         Some(done.map_err(status::from_node))

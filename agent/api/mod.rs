@@ -81,8 +81,15 @@ fn call<T>(request: &Request<T>) -> Result<Arc<Call>, Status> {
 async fn finish<T: Send + 'static>(
     work: impl Future<Output = Result<T, NodeError>> + Send + 'static,
 ) -> Result<T, Status> {
+    finish_node(work).await?.map_err(status::from_node)
+}
+
+/// As [`finish`], with the node's own error.
+async fn finish_node<T: Send + 'static>(
+    work: impl Future<Output = Result<T, NodeError>> + Send + 'static,
+) -> Result<Result<T, NodeError>, Status> {
     match tokio::spawn(work).await {
-        Ok(done) => done.map_err(status::from_node),
+        Ok(done) => Ok(done),
         Err(e) => Err(status::internal(format!("the operation ended without an answer: {e}"))),
     }
 }

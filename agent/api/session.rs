@@ -2,8 +2,11 @@
 //!
 //! Two tasks to a session. One takes the caller's frames and writes them to the process: while the process does not
 //! read, no frame is taken, and HTTP/2 holds the caller back. The other sends what the process writes: while the
-//! caller does not read, nothing is taken from the process. When the caller goes away, the session ends and the
+//! caller does not read, nothing is taken from the process. When the caller goes away, the stream ends and the
 //! container goes on.
+//!
+//! A stream with a session id outlives its connection and this agent: the shim keeps what the caller has not confirmed, and the caller
+//! sends its request again, with how much it has. It leaves with a word of its own.
 
 use super::containers::{Creation, created, start_warnings};
 use super::decode::{Fields, some};
@@ -12,13 +15,14 @@ use crate::gate::Call;
 use crate::{auth, status};
 use berth::v1;
 use berth_model::spec::{ExecSpec, LogConfig};
+use berth_model::wire::INPUT_WINDOW;
 use berth_model::{ContainerId, ExitStatus};
-use berth_node::{Node, NodeError, NodeExec, Requester, Streams};
+use berth_node::{Node, NodeError, NodeExec, Requester, ResumedSession, SessionRequest, Streams};
 use berth_runtime::{AttachInput, Output};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
@@ -28,6 +32,10 @@ const FIRST_FRAME: Duration = Duration::from_secs(30);
 const QUIET_AFTER_EXIT: Duration = Duration::from_secs(1);
 /// Bytes of one frame: as much as a pipe holds.
 const FRAME: usize = 64 << 10;
+/// A caller of a session that has its end says so within this.
+const FAREWELL: Duration = Duration::from_secs(30);
+/// The end that a shim tells is known to the node within this, where the node still knows of the container.
+const KNOWN: Duration = Duration::from_secs(5);
 
 /// What callers send once a session runs.
 enum Frame {
@@ -35,6 +43,8 @@ enum Frame {
     Eof,
     Resize(v1::TerminalSize),
     Signal(String),
+    Taken([u64; 2]),
+    Leave(bool),
 }
 
 /// What sessions send, in the words of their own message types.
@@ -42,6 +52,8 @@ trait Answer: Sized + Send + 'static {
     fn stdout(bytes: Bytes) -> Self;
     fn stderr(bytes: Bytes) -> Self;
     fn exit(exit: v1::ExitStatus) -> Self;
+    fn begun(begun: v1::SessionBegun) -> Self;
+    fn fed(position: u64) -> Self;
 }
 
 /// What sessions receive.
@@ -63,6 +75,8 @@ macro_rules! session_messages {
                     Kind::Eof(_) => Ok(Frame::Eof),
                     Kind::Resize(size) => Ok(Frame::Resize(size)),
                     Kind::Signal(signal) => Ok(Frame::Signal(signal)),
+                    Kind::Taken(taken) => Ok(Frame::Taken([taken.stdout, taken.stderr])),
+                    Kind::Leave(leave) => Ok(Frame::Leave(leave.hang_up)),
                 })
             }
         }
@@ -78,6 +92,14 @@ macro_rules! session_messages {
             fn exit(exit: v1::ExitStatus) -> Self {
                 use $response_kind as Kind;
                 v1::$response { kind: Some(Kind::Exit(exit)) }
+            }
+            fn begun(begun: v1::SessionBegun) -> Self {
+                use $response_kind as Kind;
+                v1::$response { kind: Some(Kind::Session(begun)) }
+            }
+            fn fed(position: u64) -> Self {
+                use $response_kind as Kind;
+                v1::$response { kind: Some(Kind::StdinTaken(position)) }
             }
         }
     };
@@ -99,6 +121,51 @@ async fn first<R: Asks>(requests: &mut Streaming<R>) -> Result<R::Start, Status>
     }
 }
 
+/// What a stream's start says about its session.
+struct Asked {
+    /// Name of the session on this node; None: the stream ends with its connection.
+    name: Option<String>,
+    resume: Option<v1::Resume>,
+}
+
+impl Asked {
+    fn decode(call: &Call, f: &mut Fields, id: &str, resume: Option<v1::Resume>) -> Asked {
+        f.check(id.len() <= 64, "session_id", "must be at most 64 characters");
+        Asked { name: (!id.is_empty()).then(|| session_name(&call.caller(), id)), resume }
+    }
+
+    fn again(&self) -> bool {
+        self.resume.is_some()
+    }
+
+    /// The session, when the caller was here before and it is there.
+    async fn find(&self, node: &Node) -> Result<Option<ResumedSession>, Status> {
+        let (Some(name), Some(resume)) = (&self.name, &self.resume) else { return Ok(None) };
+        let found = node.resume(name, [resume.stdout, resume.stderr]).await.map_err(status::from_node)?;
+        if found.is_none() && resume.started {
+            return Err(status::from_node(NodeError::SessionLost));
+        }
+        Ok(found)
+    }
+
+    fn request(&self, needs: &[String]) -> Option<SessionRequest> {
+        Some(SessionRequest { name: self.name.clone()?, needs: needs.to_vec() })
+    }
+}
+
+/// Nobody else comes to the same name, and nobody learns from it who may come back.
+fn session_name(caller: &str, id: &str) -> String {
+    use std::fmt::Write;
+    let mut text = (caller.len() as u64).to_le_bytes().to_vec();
+    text.extend_from_slice(caller.as_bytes());
+    text.extend_from_slice(id.as_bytes());
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
+    digest.as_ref().iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
 /// `Containers.Run`
 pub async fn run(
     node: Node,
@@ -106,7 +173,6 @@ pub async fn run(
     mut requests: Streaming<v1::RunRequest>,
     log: &LogConfig,
 ) -> Result<Response<Answers<v1::RunResponse>>, Status> {
-    use v1::run_response::Kind;
     let start = first(&mut requests).await?;
     let mut f = Fields::under("start.");
     let size = f.size("size", start.size);
@@ -114,56 +180,136 @@ pub async fn run(
     let wants_stdin = start.attach_stdin;
     let open_stdin = start.create.as_ref().and_then(|c| c.config.as_ref()).is_some_and(|c| c.open_stdin);
     f.check(!wants_stdin || open_stdin, "attach_stdin", "needs create.config.open_stdin");
+    let whole = start.session_id.is_empty() || (start.attach_stdout && start.attach_stderr);
+    f.check(whole, "session_id", "needs attach_stdout and attach_stderr");
+    let asked = Asked::decode(&call, &mut f, &start.session_id, start.resume);
     f.done()?;
-    let creation = Creation::decode(&call, start.create.unwrap_or_default(), log, "start.create.")?;
-    let auto_remove = creation.spec.auto_remove;
-    let who = creation.who.clone();
+    let mut creation = Creation::decode(&call, start.create.unwrap_or_default(), log, "start.create.")?;
+    creation.again = asked.again();
     let attached = wants_stdin || start.attach_stdout || start.attach_stderr;
     let shown = Shown { stdout: start.attach_stdout, stderr: start.attach_stderr };
     let (answers, stream) = mpsc::channel(QUEUE);
+    let running = Running { node, asked, who: creation.who.clone(), attached, shown, stdin: wants_stdin, size };
     tokio::spawn(async move {
+        let caller_left = running.run(creation, requests, &answers).await;
+        if let Err(status) = caller_left {
+            let _ = answers.send(Err(status)).await;
+        }
+    });
+    Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+}
+
+/// One `Containers.Run`.
+struct Running {
+    node: Node,
+    asked: Asked,
+    who: Requester,
+    attached: bool,
+    shown: Shown,
+    stdin: bool,
+    size: Option<(u16, u16)>,
+}
+
+impl Running {
+    async fn run(
+        self,
+        creation: Creation,
+        requests: Streaming<v1::RunRequest>,
+        answers: &Sender<v1::RunResponse>,
+    ) -> Result<(), Status> {
+        use v1::run_response::Kind;
+        let say = |kind| async { drop(answers.send(Ok(v1::RunResponse { kind: Some(kind) })).await) };
+        if let Some(found) = self.asked.find(&self.node).await? {
+            return self.go_on(found, requests, answers).await;
+        }
         let wrap = |p| Ok(v1::RunResponse { kind: Some(Kind::Progress(p)) });
-        let container = match creation.run(&node, &answers, wrap).await {
-            Some(Ok(container)) => container,
-            Some(Err(status)) => return drop(answers.send(Err(status)).await),
-            None => return,
-        };
+        let auto_remove = creation.spec.auto_remove;
+        let needs = auth::beyond_operator(&creation.spec);
+        let Some(container) = creation.run(&self.node, answers, wrap).await else { return Ok(()) };
+        let container = container?;
         let id = container.id.to_string();
-        let _ = answers.send(Ok(v1::RunResponse { kind: Some(Kind::Created(created(&container))) })).await;
+        if container.gone && self.attached {
+            return Err(status::from_node(NodeError::SessionLost));
+        }
+        say(Kind::Created(created(&container))).await;
+        if container.gone {
+            say(Kind::Started(v1::ContainerStarted::default())).await;
+            return Ok(());
+        }
         // Before the start: a container that removes itself may be gone before a later question is asked.
-        let ended = attached.then(|| Ended::of(&node, &container.id));
-        // A task of its own: a start that has begun goes on to its end, whoever hangs up.
-        // The request_id belongs to the creation; the start is idempotent without one.
-        let asker = Requester { caller: who.caller.clone(), request_id: String::new() };
-        let (starter, name) = (node.clone(), id.clone());
+        let ended = self.attached.then(|| Ended::of(&self.node, &container.id));
+        let session = self.asked.request(&needs);
+        let streams = match self.start(&id, auto_remove, session).await {
+            // Its start was under way when it was asked for again.
+            Err(NodeError::SessionLost) => match self.asked.find(&self.node).await? {
+                Some(found) => return self.go_on(found, requests, answers).await,
+                None => return Err(status::from_node(NodeError::SessionLost)),
+            },
+            started => started.map_err(status::from_node)?,
+        };
+        let begun = v1::ContainerStarted { warnings: start_warnings(&self.node, &id, &container.warnings) };
+        say(Kind::Started(begun)).await;
+        if let (Some(streams), Some(ended)) = (streams, ended) {
+            let target = Target::Container { node: self.node.clone(), who: self.who.clone(), id };
+            let about = About { node: self.node, target, shown: self.shown, stdin: self.stdin, name: self.asked.name };
+            session_of(requests, streams, about, ended, answers.clone()).await;
+        }
+        Ok(())
+    }
+
+    /// A task of its own: a start that has begun goes on to its end, whoever hangs up.
+    /// The request_id belongs to the creation; the start is idempotent without one.
+    async fn start(
+        &self,
+        id: &str,
+        auto_remove: bool,
+        session: Option<SessionRequest>,
+    ) -> Result<Option<Streams>, NodeError> {
+        let asker = Requester { caller: self.who.caller.clone(), request_id: String::new() };
+        let (starter, name, again) = (self.node.clone(), id.to_owned(), self.asked.again());
+        let (attached, stdin, size) = (self.attached, self.stdin, self.size);
         let started = tokio::spawn(async move {
             let started = if attached {
-                starter.start_attached(&asker, &name, wants_stdin, size).await.map(Some)
+                starter.start_attached(&asker, &name, stdin, size, session, again).await.map(Some)
+            } else if again {
+                starter.start_again(&asker, &name).await.map(|()| None)
             } else {
                 starter.start(&asker, &name).await.map(|_| None)
             };
-            if started.is_err() && auto_remove {
+            if started.as_ref().is_err_and(|e| !matches!(e, NodeError::SessionLost)) && auto_remove {
                 let done = starter.remove(&asker, &name, true).await;
                 if let Err(e) = done {
                     tracing::warn!(container = name, "removing a container that did not start: {e}");
                 }
             }
             started
+        });
+        started.await.unwrap_or_else(|e| {
+            tracing::error!("starting: {e}");
+            Err(NodeError::Stopping)
         })
-        .await;
-        let streams = match started {
-            Ok(Ok(streams)) => streams,
-            Ok(Err(e)) => return drop(answers.send(Err(status::from_node(e))).await),
-            Err(e) => return drop(answers.send(Err(status::internal(format!("starting: {e}")))).await),
-        };
-        let begun = v1::ContainerStarted { warnings: start_warnings(&node, &id, &container.warnings) };
-        let _ = answers.send(Ok(v1::RunResponse { kind: Some(Kind::Started(begun)) })).await;
-        if let (Some(streams), Some(ended)) = (streams, ended) {
-            let target = Target::Container { node, who, id };
-            session(requests, streams, target, ended, shown, wants_stdin, answers).await;
+    }
+
+    /// The session of an earlier try.
+    async fn go_on(
+        self,
+        found: ResumedSession,
+        requests: Streaming<v1::RunRequest>,
+        answers: &Sender<v1::RunResponse>,
+    ) -> Result<(), Status> {
+        use v1::run_response::Kind;
+        let made =
+            v1::ContainerCreated { id: found.container.to_string(), name: found.name.clone(), ..Default::default() };
+        for kind in [Kind::Created(made), Kind::Started(v1::ContainerStarted::default())] {
+            let _ = answers.send(Ok(v1::RunResponse { kind: Some(kind) })).await;
         }
-    });
-    Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        let ended = Ended::of(&self.node, &found.container);
+        let target =
+            Target::Container { node: self.node.clone(), who: self.who.clone(), id: found.container.to_string() };
+        let about = About { node: self.node, target, shown: self.shown, stdin: self.stdin, name: self.asked.name };
+        session_of(requests, found.streams, about, ended, answers.clone()).await;
+        Ok(())
+    }
 }
 
 /// `Containers.Attach`
@@ -176,21 +322,39 @@ pub async fn attach(
     let mut f = Fields::under("start.");
     f.name("container", &start.container);
     let size = f.size("size", start.size);
+    let asked = Asked::decode(&call, &mut f, &start.session_id, start.resume);
     f.done()?;
-    let detail = node.container(&start.container).map_err(status::from_node)?;
-    if start.stdin {
-        call.admin_only_about(&reach(&detail.view.record.spec), &start.container, "")?;
-    }
-    let who = call.about(&start.container, "");
-    let id = detail.view.record.id.clone();
+    let found = asked.find(&node).await?;
+    let (streams, id, who, tty) = match found {
+        Some(found) => {
+            call.admin_only_about(&found.needs, &start.container, "")?;
+            let who = call.about(&start.container, "");
+            let tty = found.streams.tty;
+            (found.streams, found.container, who, tty)
+        }
+        None => {
+            let detail = node.container(&start.container).map_err(status::from_node)?;
+            let needs = reach(&detail.view.record.spec);
+            if start.stdin {
+                call.admin_only_about(&needs, &start.container, "")?;
+            }
+            let who = call.about(&start.container, "");
+            let id = detail.view.record.id.clone();
+            let session = asked.request(if start.stdin { &needs } else { &[] });
+            let streams =
+                node.attach(&who, id.as_str(), start.stdin, size, session).await.map_err(status::from_node)?;
+            let tty = streams.tty;
+            (streams, id, who, tty)
+        }
+    };
     let ended = Ended::of(&node, &id);
-    let streams = node.attach(&who, id.as_str(), start.stdin, size).await.map_err(status::from_node)?;
     let (answers, stream) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
-        let begun = v1::attach_response::Kind::Started(v1::AttachStarted { tty: streams.tty });
+        let begun = v1::attach_response::Kind::Started(v1::AttachStarted { tty });
         let _ = answers.send(Ok(v1::AttachResponse { kind: Some(begun) })).await;
-        let target = Target::Container { node, who, id: id.to_string() };
-        session(requests, streams, target, ended, Shown::BOTH, start.stdin, answers).await;
+        let target = Target::Container { node: node.clone(), who, id: id.to_string() };
+        let about = About { node, target, shown: Shown::BOTH, stdin: start.stdin, name: asked.name };
+        session_of(requests, streams, about, ended, answers).await;
     });
     Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
 }
@@ -215,7 +379,14 @@ pub async fn exec(
     f.line("user", &start.user, 256);
     f.check(!(start.detach && start.attach_stdin), "detach", "does not go with attach_stdin");
     let size = f.size("size", start.size);
+    let asked = Asked::decode(&call, &mut f, &start.session_id, start.resume);
     f.done()?;
+    let (tty, stdin, detach) = (start.tty, start.attach_stdin, start.detach);
+    if let Some(found) = asked.find(&node).await? {
+        call.admin_only_about(&found.needs, &start.container, &start.request_id)?;
+        call.about(&start.container, &start.request_id);
+        return Ok(exec_goes_on(node, found, asked, requests, detach));
+    }
     let detail = node.container(&start.container).map_err(status::from_node)?;
     let mut needs = reach(&detail.view.record.spec);
     if start.privileged {
@@ -223,7 +394,6 @@ pub async fn exec(
     }
     call.admin_only_about(&needs, &start.container, &start.request_id)?;
     let who = call.about(&start.container, &start.request_id);
-    let (tty, stdin) = (start.tty, start.attach_stdin);
     let spec = ExecSpec {
         command: start.command,
         env: start.env,
@@ -236,20 +406,73 @@ pub async fn exec(
         size,
     };
     let id = detail.view.record.id.clone();
-    let mut exec = {
+    let session = asked.request(&needs);
+    let made = {
         let (node, id) = (node.clone(), id.clone());
-        super::finish(async move { node.exec(&who, id.as_str(), spec).await }).await?
+        super::finish_node(async move { node.exec(&who, id.as_str(), spec, session).await }).await?
+    };
+    let mut exec = match made {
+        // It was under way when it was asked for again.
+        Err(NodeError::RequestIdReused) if asked.again() => match asked.find(&node).await? {
+            Some(found) => return Ok(exec_goes_on(node, found, asked, requests, detach)),
+            None => return Err(status::from_node(NodeError::SessionLost)),
+        },
+        made => made.map_err(status::from_node)?,
     };
     let (answers, stream) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         let begun = v1::ExecStarted { exec_id: exec.exec_id.clone(), pid: exec.pid };
         let _ = answers.send(Ok(v1::ExecResponse { kind: Some(Kind::Started(begun)) })).await;
         let Some(streams) = exec.streams.take() else { return };
+        if detach {
+            return let_go(node, streams, asked, requests).await;
+        }
         let exec = Arc::new(exec);
         let target = Target::Exec { exec: exec.clone(), tty };
-        session(requests, streams, target, Ended::exec(exec), Shown::BOTH, stdin, answers).await;
+        let about = About { node, target, shown: Shown::BOTH, stdin, name: asked.name };
+        session_of(requests, streams, about, Ended::exec(exec), answers).await;
     });
     Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+}
+
+/// The exec of an earlier try.
+fn exec_goes_on(
+    node: Node,
+    found: ResumedSession,
+    asked: Asked,
+    requests: Streaming<v1::ExecRequest>,
+    detach: bool,
+) -> Response<Answers<v1::ExecResponse>> {
+    use v1::exec_response::Kind;
+    let (answers, stream) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        let exec_id = found.exec_id.unwrap_or_default();
+        let begun = v1::ExecStarted { exec_id, pid: found.process.0 };
+        let _ = answers.send(Ok(v1::ExecResponse { kind: Some(Kind::Started(begun)) })).await;
+        if detach {
+            return let_go(node, found.streams, asked, requests).await;
+        }
+        let target = Target::Process { process: found.process, tty: found.streams.tty };
+        let about = About { node, target, shown: Shown::BOTH, stdin: found.stdin, name: asked.name };
+        session_of(requests, found.streams, about, Ended::unknown(), answers).await;
+    });
+    Response::new(Box::pin(ReceiverStream::new(stream)))
+}
+
+/// A process without streams was only there to be found again, until its caller knows of it.
+async fn let_go(node: Node, streams: Streams, asked: Asked, mut requests: Streaming<v1::ExecRequest>) {
+    let knows = tokio::time::timeout(FAREWELL, requests.message()).await;
+    let left = match knows {
+        Ok(Ok(_)) => true,
+        Ok(Err(e)) => cancelled(&e),
+        Err(_) => false,
+    };
+    if left {
+        let _ = streams.input.leave(false).await;
+    }
+    if let Some(name) = asked.name {
+        node.session_ended(name, left);
+    }
 }
 
 /// What makes a process inside this container as good as root on the host: an operator may not go there.
@@ -271,8 +494,20 @@ impl Shown {
 
 /// Whom signals go to.
 enum Target {
-    Container { node: Node, who: Requester, id: String },
-    Exec { exec: Arc<NodeExec>, tty: bool },
+    Container {
+        node: Node,
+        who: Requester,
+        id: String,
+    },
+    Exec {
+        exec: Arc<NodeExec>,
+        tty: bool,
+    },
+    /// An exec that an earlier agent began.
+    Process {
+        process: (u32, u64),
+        tty: bool,
+    },
 }
 
 impl Target {
@@ -284,6 +519,7 @@ impl Target {
                 node.kill(&who, id, Some(signal)).await.map(drop)
             }
             Target::Exec { exec, .. } => exec.signal(signal),
+            Target::Process { process, .. } => ResumedSession::signal(*process, signal),
         }
     }
 }
@@ -301,6 +537,11 @@ impl Ended {
         Ended(tokio::spawn(async move { exec.wait().await }))
     }
 
+    /// Nobody here knows but its shim.
+    fn unknown() -> Ended {
+        Ended(tokio::spawn(std::future::pending()))
+    }
+
     async fn get(&mut self) -> Result<ExitStatus, Status> {
         match (&mut self.0).await {
             Ok(exit) => exit.map_err(status::from_node),
@@ -315,27 +556,95 @@ impl Drop for Ended {
     }
 }
 
-/// Carries frames both ways until the process has ended, or the caller has gone.
-async fn session<R: Asks, M: Answer>(
-    requests: Streaming<R>,
-    streams: Streams,
+/// What a stream is about.
+struct About {
+    node: Node,
     target: Target,
-    mut ended: Ended,
     shown: Shown,
     stdin: bool,
+    /// The session's.
+    name: Option<String>,
+}
+
+/// How a caller's half of a stream ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Parting {
+    /// With a word. true: the process is to know.
+    Left(bool),
+    /// It has said all that it will say, and listens.
+    Closed,
+    /// Its connection broke.
+    Broken,
+}
+
+/// Carries frames both ways until the process has ended, or the caller has gone.
+async fn session_of<R: Asks, M: Answer>(
+    requests: Streaming<R>,
+    streams: Streams,
+    about: About,
+    mut ended: Ended,
     answers: Sender<M>,
 ) {
-    let Streams { tty, output, input } = streams;
-    let target = Arc::new(target);
-    let reader = tokio::spawn(take_input(requests, input, target.clone(), stdin, tty, answers.clone()));
-    let there = send_output(output, &mut ended, shown, &answers).await;
+    let Streams { tty, output, input, session } = streams;
+    let target = Arc::new(about.target);
+    if let Some(fed) = session {
+        let begun = v1::SessionBegun { stdin_taken: fed, stdin_window: INPUT_WINDOW };
+        let _ = answers.send(Ok(M::begun(begun))).await;
+    }
+    let (tell, mut parted) = watch::channel(None);
+    let reader = {
+        let (input, target, answers) = (input.clone(), target.clone(), answers.clone());
+        tokio::spawn(async move {
+            let parting = take_input(requests, input, target, about.stdin, tty, answers).await;
+            tell.send_replace(Some(parting));
+        })
+    };
+    let sent = tokio::select! {
+        biased;
+        // What is under way to a caller who has left is not for it any more.
+        () = left(parted.clone()) => false,
+        sent = send_output(output, &mut ended, about.shown, session.is_some(), &answers) => sent,
+    };
+    if sent && session.is_some() {
+        // The caller says when it has the end.
+        let told = parted.wait_for(Option::is_some);
+        let _ = tokio::time::timeout(FAREWELL, told).await;
+    }
     reader.abort();
-    if !there && let Target::Exec { exec, tty: true } = &*target {
+    let parting = *parted.borrow();
+    let hang_up = match (parting, session) {
+        (Some(Parting::Left(hang_up)), _) => hang_up,
+        // Without a session a caller that is gone is gone, as a terminal that hangs up.
+        (_, None) => !sent,
+        _ => false,
+    };
+    if session.is_some() {
+        let over = matches!(parting, Some(Parting::Left(_))) || (sent && parting == Some(Parting::Closed));
+        if over {
+            let _ = input.leave(false).await;
+        }
+        if let Some(name) = about.name {
+            about.node.session_ended(name, over);
+        }
+    }
+    if hang_up && !sent && matches!(&*target, Target::Exec { tty: true, .. } | Target::Process { tty: true, .. }) {
         // As a terminal that hangs up; without one, the process is left alone.
-        if let Err(e) = exec.signal("SIGHUP") {
+        if let Err(e) = target.signal("SIGHUP").await {
             tracing::debug!("SIGHUP to a process whose terminal is gone: {e}");
         }
     }
+}
+
+/// When the caller has said that it goes.
+async fn left(mut parted: watch::Receiver<Option<Parting>>) {
+    if parted.wait_for(|p| matches!(p, Some(Parting::Left(_)))).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// The caller has ended the stream by itself, and its connection stands.
+fn cancelled(status: &Status) -> bool {
+    status.code() == tonic::Code::Cancelled
 }
 
 /// false: the caller has gone before the end.
@@ -343,11 +652,19 @@ async fn send_output<M: Answer>(
     mut output: mpsc::Receiver<Result<Output, NodeError>>,
     ended: &mut Ended,
     shown: Shown,
+    session: bool,
     answers: &Sender<M>,
 ) -> bool {
     let mut exit = None;
     loop {
-        let item = if exit.is_some() {
+        let item = if session {
+            // The shim says the end behind all output.
+            tokio::select! {
+                biased;
+                () = answers.closed() => return false,
+                item = output.recv() => item,
+            }
+        } else if exit.is_some() {
             match tokio::time::timeout(QUIET_AFTER_EXIT, output.recv()).await {
                 Ok(item) => item,
                 Err(_) => break,
@@ -368,6 +685,20 @@ async fn send_output<M: Answer>(
             None => break,
             Some(Ok(Output::Stdout(bytes))) if shown.stdout => (Bytes::from(bytes), M::stdout as fn(Bytes) -> M),
             Some(Ok(Output::Stderr(bytes))) if shown.stderr => (Bytes::from(bytes), M::stderr as fn(Bytes) -> M),
+            Some(Ok(Output::Fed(position))) => {
+                if answers.send(Ok(M::fed(position))).await.is_err() {
+                    return false;
+                }
+                continue;
+            }
+            Some(Ok(Output::Exited(status))) => {
+                // The agent knows more (who killed it, and why), where it knows of it.
+                exit = Some(match tokio::time::timeout(KNOWN, ended.get()).await {
+                    Ok(Ok(known)) => Ok(known),
+                    _ => Ok(status),
+                });
+                break;
+            }
             Some(Ok(_)) => continue,
             Some(Err(e)) => {
                 let _ = answers.send(Err(status::from_node(e))).await;
@@ -400,22 +731,25 @@ async fn take_input<R: Asks, M: Answer>(
     stdin: bool,
     tty: bool,
     answers: Sender<M>,
-) {
+) -> Parting {
     let mut open = stdin;
     let refuse = |message: &'static str| {
         let answers = answers.clone();
-        async move { drop(answers.send(Err(status::bad_stream(message))).await) }
+        async move {
+            let _ = answers.send(Err(status::bad_stream(message))).await;
+            Parting::Left(false)
+        }
     };
     loop {
         let frame = match requests.message().await {
             // The caller has gone: what it did not end stays open, for those who attach later.
-            Err(_) => return,
+            Err(e) => return if cancelled(&e) { Parting::Closed } else { Parting::Broken },
             // On a terminal an end must be asked for, by a frame: callers also leave by their detach keys.
             Ok(None) => {
                 if open && !tty {
                     let _ = input.close().await;
                 }
-                return;
+                return Parting::Closed;
             }
             Ok(Some(message)) => message.split(),
         };
@@ -433,6 +767,9 @@ async fn take_input<R: Asks, M: Answer>(
                     let _ = input.close().await;
                 }
             }
+            // Without a session nothing waits for it.
+            Some(Ok(Frame::Taken(counts))) => drop(input.taken(counts).await),
+            Some(Ok(Frame::Leave(hang_up))) => return Parting::Left(hang_up),
             Some(Ok(Frame::Resize(size))) => {
                 let (Ok(rows), Ok(columns)) = (u16::try_from(size.rows), u16::try_from(size.columns)) else {
                     return refuse("rows and columns must be at most 65535").await;
@@ -447,12 +784,16 @@ async fn take_input<R: Asks, M: Answer>(
                 f.check(!signal.is_empty(), "signal", "must not be empty");
                 f.signal("signal", &signal);
                 if let Err(status) = f.done() {
-                    return drop(answers.send(Err(status)).await);
+                    let _ = answers.send(Err(status)).await;
+                    return Parting::Left(false);
                 }
                 match target.signal(&signal).await {
                     // It ended while the signal was under way.
                     Ok(()) | Err(NodeError::NotRunning(_) | NodeError::ContainerNotFound(_)) => {}
-                    Err(e) => return drop(answers.send(Err(status::from_node(e))).await),
+                    Err(e) => {
+                        let _ = answers.send(Err(status::from_node(e))).await;
+                        return Parting::Left(false);
+                    }
                 }
             }
         }

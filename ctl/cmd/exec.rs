@@ -12,7 +12,6 @@ use crate::term::{self, DetachKeys};
 use berth::v1;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
-use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use tonic::Status;
@@ -108,10 +107,14 @@ pub async fn exec(fleet: &Fleet, args: Exec, default_keys: Option<&str>) -> Resu
         privileged: args.privileged,
         size: if args.tty && !args.detach { term::size() } else { None },
         request_id: String::new(),
+        session_id: String::new(),
+        resume: None,
     });
     // Docker's exec passes no signals on; an interrupt ends berthctl, and the agent then ends the process.
     let options = Rc::new(session::Options {
         stdin,
+        shown: [true; 2],
+        detach: args.detach,
         tty: args.tty,
         sig_proxy: false,
         detach_keys: keys(args.detach_keys.as_deref(), default_keys)?,
@@ -121,30 +124,27 @@ pub async fn exec(fleet: &Fleet, args: Exec, default_keys: Option<&str>) -> Resu
         let (start, options) = (start.clone(), options.clone());
         let mut sink = Sink::new(labels.label(&c.label));
         async move {
-            let start = v1::ExecStart { request_id: request_id()?, ..(*start).clone() };
-            let queue = RefCell::new(None);
-            let (mut frames, first) = c
-                .retry(async || {
-                    let first = v1::ExecRequest { kind: Some(v1::exec_request::Kind::Start(start.clone())) };
-                    let (sender, stream) = session::queue(first).map_err(|e| Status::internal(e.message))?;
-                    *queue.borrow_mut() = Some(sender);
-                    let mut frames = c.containers().exec(c.request(stream, None)).await?.into_inner();
-                    let first = frames.message().await?;
-                    Ok((frames, first))
-                })
-                .await?;
-            let sender = queue.take().ok_or_else(|| Error::new("the queue to the agent is closed"))?;
+            let start = v1::ExecStart { request_id: request_id()?, session_id: request_id()?, ..(*start).clone() };
+            let dial = async |resume| {
+                let start = v1::ExecStart { resume, ..start.clone() };
+                let first = v1::ExecRequest { kind: Some(v1::exec_request::Kind::Start(start)) };
+                let (sender, stream) = session::queue(first).map_err(|e| Status::internal(e.message))?;
+                let frames = c.containers().exec(c.request(stream, None)).await?.into_inner();
+                Ok((sender, frames))
+            };
             let read = |frame: v1::ExecResponse| {
                 use v1::exec_response::Kind;
                 Ok(match frame.kind {
-                    Some(Kind::Started(_)) => Output::Started,
+                    Some(Kind::Started(_)) => Output::Started(None),
                     Some(Kind::Stdout(bytes)) => Output::Stdout(bytes),
                     Some(Kind::Stderr(bytes)) => Output::Stderr(bytes),
                     Some(Kind::Exit(status)) => Output::Exit(status),
+                    Some(Kind::Session(begun)) => Output::Session(begun),
+                    Some(Kind::StdinTaken(position)) => Output::StdinTaken(position),
                     None => Output::Other,
                 })
             };
-            let end = session::run(&c, &options, sender, &mut frames, first, &mut sink, read).await?;
+            let end = session::run(&c, &options, dial, &mut sink, read).await?;
             if end == End::Closed && !detach {
                 return Err(Error::new(format!("{} ended the stream before the command ended", c.label)));
             }
@@ -162,38 +162,42 @@ pub async fn attach(fleet: &Fleet, args: Attach, default_keys: Option<&str>) -> 
         let (args, keys) = (args.clone(), keys.clone());
         let mut sink = Sink::new(labels.label(&c.label));
         async move {
-            let start = v1::AttachStart { container: args.container.clone(), stdin, size: term::size() };
-            let queue = RefCell::new(None);
-            let (mut frames, first) = c
-                .retry(async || {
-                    let first = v1::AttachRequest { kind: Some(v1::attach_request::Kind::Start(start.clone())) };
-                    let (sender, stream) = session::queue(first).map_err(|e| Status::internal(e.message))?;
-                    *queue.borrow_mut() = Some(sender);
-                    let mut frames = c.containers().attach(c.request(stream, None)).await?.into_inner();
-                    let first = frames.message().await?;
-                    Ok((frames, first))
-                })
-                .await?;
-            let sender = queue.take().ok_or_else(|| Error::new("the queue to the agent is closed"))?;
+            let start = v1::AttachStart {
+                container: args.container.clone(),
+                stdin,
+                size: term::size(),
+                session_id: request_id()?,
+                resume: None,
+            };
+            let dial = async |resume| {
+                let start = v1::AttachStart { resume, ..start.clone() };
+                let first = v1::AttachRequest { kind: Some(v1::attach_request::Kind::Start(start)) };
+                let (sender, stream) = session::queue(first).map_err(|e| Status::internal(e.message))?;
+                let frames = c.containers().attach(c.request(stream, None)).await?.into_inner();
+                Ok((sender, frames))
+            };
             use v1::attach_response::Kind;
-            // Whether the container has a terminal is known from the first answer.
-            let tty = matches!(&first, Some(v1::AttachResponse { kind: Some(Kind::Started(s)) }) if s.tty);
             let options = session::Options {
                 stdin,
-                tty: tty && !sink.labelled(),
-                sig_proxy: args.sig_proxy && !tty && !sink.labelled(),
+                shown: [true; 2],
+                detach: false,
+                // Known from the first answer.
+                tty: false,
+                sig_proxy: args.sig_proxy && !sink.labelled(),
                 detach_keys: keys,
             };
             let read = |frame: v1::AttachResponse| {
                 Ok(match frame.kind {
-                    Some(Kind::Started(_)) => Output::Started,
+                    Some(Kind::Started(started)) => Output::Started(Some(started.tty)),
                     Some(Kind::Stdout(bytes)) => Output::Stdout(bytes),
                     Some(Kind::Stderr(bytes)) => Output::Stderr(bytes),
                     Some(Kind::Exit(status)) => Output::Exit(status),
+                    Some(Kind::Session(begun)) => Output::Session(begun),
+                    Some(Kind::StdinTaken(position)) => Output::StdinTaken(position),
                     None => Output::Other,
                 })
             };
-            let end = session::run(&c, &options, sender, &mut frames, first, &mut sink, read).await?;
+            let end = session::run(&c, &options, dial, &mut sink, read).await?;
             if end == End::Closed {
                 return Err(Error::new(format!("{} ended the stream before the container ended", c.label)));
             }

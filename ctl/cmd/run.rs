@@ -10,11 +10,10 @@ use crate::spec::Create;
 use crate::term::{self, DetachKeys};
 use berth::v1::{self, run_response::Kind};
 use clap::Args;
-use std::cell::RefCell;
 use std::io::Write;
 use std::path::Path;
 use std::rc::Rc;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 #[derive(Debug, Args)]
 #[command(
@@ -140,6 +139,8 @@ fn plan(fleet: &Fleet, args: Run, default_keys: Option<&str>) -> Result<Plan> {
         cidfile: args.create.cidfile.clone(),
         options: session::Options {
             stdin: attach[0],
+            shown: [attach[1], attach[2]],
+            detach: args.detach,
             tty: args.create.tty,
             sig_proxy: args.sig_proxy && !args.create.tty && !fleet.labelled,
             detach_keys: DetachKeys::parse(keys)?,
@@ -154,27 +155,24 @@ async fn one(connection: Connection, plan: Rc<Plan>) -> Result<()> {
     let mut create = plan.create.clone();
     create.request_id = request_id()?;
     let [attach_stdin, attach_stdout, attach_stderr] = plan.attach;
+    let attached = attach_stdin || attach_stdout || attach_stderr;
     let start = v1::RunStart {
         create: Some(create),
         attach_stdin,
-        attach_stdout,
-        attach_stderr,
+        // A session has all of it; what is not asked for is not shown.
+        attach_stdout: attached,
+        attach_stderr: attached,
         size: if plan.options.tty && !plan.detach { term::size() } else { None },
+        session_id: if attached { request_id()? } else { String::new() },
+        resume: None,
     };
-    let queue: RefCell<Option<_>> = RefCell::new(None);
-    let (mut frames, first) = connection
-        .retry(async || {
-            let first = v1::RunRequest { kind: Some(v1::run_request::Kind::Start(start.clone())) };
-            let (sender, stream) = session::queue(first).map_err(|e| Status::internal(e.message))?;
-            *queue.borrow_mut() = Some(sender);
-            let mut frames: Streaming<v1::RunResponse> =
-                connection.containers().run(connection.request(stream, None)).await?.into_inner();
-            // Up to the first answer the whole call may be repeated: its request id makes it one.
-            let first = frames.message().await?;
-            Ok((frames, first))
-        })
-        .await?;
-    let sender = queue.take().ok_or_else(|| Error::new("the queue to the agent is closed"))?;
+    let dial = async |resume| {
+        let start = v1::RunStart { resume, ..start.clone() };
+        let first = v1::RunRequest { kind: Some(v1::run_request::Kind::Start(start)) };
+        let (sender, stream) = session::queue(first).map_err(|e| Status::internal(e.message))?;
+        let frames = connection.containers().run(connection.request(stream, None)).await?.into_inner();
+        Ok((sender, frames))
+    };
     let mut progress = Progress::new(&connection.label, sink.clone(), plan.quiet, false);
     let talk = sink.clone();
     let mut id = String::new();
@@ -185,24 +183,29 @@ async fn one(connection: Connection, plan: Rc<Plan>) -> Result<()> {
                 Output::Other
             }
             Some(Kind::Created(c)) => {
-                super::warn(&talk, &c.warnings);
-                if let Some(file) = &plan.cidfile {
-                    write_cidfile(file, &c.id)?;
+                // Once: a stream that goes on says it again.
+                if id.is_empty() {
+                    super::warn(&talk, &c.warnings);
+                    if let Some(file) = &plan.cidfile {
+                        write_cidfile(file, &c.id)?;
+                    }
+                    id = c.id;
                 }
-                id = c.id;
                 Output::Other
             }
             Some(Kind::Started(s)) => {
                 super::warn(&talk, &s.warnings);
-                Output::Started
+                Output::Started(None)
             }
             Some(Kind::Stdout(bytes)) => Output::Stdout(bytes),
             Some(Kind::Stderr(bytes)) => Output::Stderr(bytes),
             Some(Kind::Exit(status)) => Output::Exit(status),
+            Some(Kind::Session(begun)) => Output::Session(begun),
+            Some(Kind::StdinTaken(position)) => Output::StdinTaken(position),
             None => Output::Other,
         })
     };
-    let ended = session::run(&connection, &plan.options, sender, &mut frames, first, &mut sink, &mut read).await?;
+    let ended = session::run(&connection, &plan.options, dial, &mut sink, &mut read).await?;
     if plan.detach {
         return sink.line(&id);
     }

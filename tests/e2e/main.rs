@@ -19,6 +19,7 @@ mod network;
 mod registry_faults;
 mod resources;
 mod restart;
+mod resume;
 mod roles;
 mod run;
 mod sandbox;

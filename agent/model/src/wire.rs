@@ -50,7 +50,39 @@ pub enum Request<'a> {
     Stdin(Cow<'a, [u8]>),
     /// Standard input has ended.
     StdinEnd,
+    /// First message of a connection that wants the standard streams and may come back when it breaks. Shims of before know it not and
+    /// close the connection.
+    Session(Session<'a>),
+    /// So many bytes of stdout and stderr, counted from the session's begin, have reached who reads them: they need not be kept.
+    Taken([u64; 2]),
+    /// The session is over; true: its process gets SIGHUP, as from a terminal that hangs up.
+    Leave(bool),
+    /// On the control connection: nobody is to come back to this workload. Ends every session, and is a release.
+    Abandon,
 }
+
+/// Who joins, or comes back.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Session<'a> {
+    /// What it is found by again, at most [`MAX_SESSION`] bytes.
+    pub name: Cow<'a, [u8]>,
+    /// A new one; its listener is the descriptor beside the message. Otherwise one that was there before goes on.
+    pub fresh: bool,
+    /// It also feeds standard input.
+    pub feeds: bool,
+    /// It wants the outputs: one that does not is only there to be found again.
+    pub reads: bool,
+    /// Bytes of stdout and stderr that have reached it already.
+    pub taken: [u64; 2],
+    /// Anything that whoever comes back wants to know, at most [`MAX_SESSION`] bytes.
+    pub note: Cow<'a, [u8]>,
+}
+
+/// A session sends no more input than this beyond what it was told is fed: then nothing it says waits behind input that is not read.
+pub const INPUT_WINDOW: u64 = 256 << 10;
+
+/// Bytes of a session's name, and of its note.
+pub const MAX_SESSION: usize = 1 << 10;
 
 /// What a shim tells the agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,6 +96,22 @@ pub enum Response<'a> {
     OutputEnd,
     /// This reader took nothing for too long and is cut off.
     CutOff,
+    /// First answer to a session.
+    Welcome(Welcome<'a>),
+    /// So much of the session's standard input has been accepted, and more may come: bytes, and one more for its end.
+    Fed(u64),
+}
+
+/// Where a session goes on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Welcome<'a> {
+    /// So much of its standard input has been accepted: bytes, and one more for its end.
+    pub fed: u64,
+    /// Of the workload, in the host's pid namespace.
+    pub pid: u32,
+    pub start_time: u64,
+    /// As the session was made with.
+    pub note: Cow<'a, [u8]>,
 }
 
 /// The workload runs.
@@ -117,6 +165,10 @@ const TAG_ATTACH: u8 = 6;
 /// Public so that frames can be sent without copying their payload behind it.
 pub const TAG_STDIN: u8 = 7;
 const TAG_STDIN_END: u8 = 8;
+const TAG_SESSION: u8 = 9;
+const TAG_TAKEN: u8 = 10;
+const TAG_LEAVE: u8 = 11;
+const TAG_ABANDON: u8 = 12;
 const TAG_STARTED: u8 = 0x81;
 const TAG_FAILED: u8 = 0x82;
 const TAG_EXITED: u8 = 0x83;
@@ -126,6 +178,8 @@ pub const TAG_STDOUT: u8 = 0x84;
 pub const TAG_STDERR: u8 = 0x85;
 const TAG_OUTPUT_END: u8 = 0x86;
 const TAG_CUT_OFF: u8 = 0x87;
+const TAG_WELCOME: u8 = 0x88;
+const TAG_FED: u8 = 0x89;
 
 impl<'a> Request<'a> {
     pub fn encode(&self) -> Vec<u8> {
@@ -159,6 +213,27 @@ impl<'a> Request<'a> {
                 w.rest(bytes);
             }
             Request::StdinEnd => w.u8(TAG_STDIN_END),
+            Request::Session(s) => {
+                w.u8(TAG_SESSION);
+                w.u8(VERSION);
+                w.bytes(&s.name);
+                w.bool(s.fresh);
+                w.bool(s.feeds);
+                w.bool(s.reads);
+                w.u64(s.taken[0]);
+                w.u64(s.taken[1]);
+                w.rest(&s.note);
+            }
+            Request::Taken([stdout, stderr]) => {
+                w.u8(TAG_TAKEN);
+                w.u64(*stdout);
+                w.u64(*stderr);
+            }
+            Request::Leave(hang_up) => {
+                w.u8(TAG_LEAVE);
+                w.bool(*hang_up);
+            }
+            Request::Abandon => w.u8(TAG_ABANDON),
         }
         w.done()
     }
@@ -180,6 +255,20 @@ impl<'a> Request<'a> {
             }
             TAG_STDIN => Request::Stdin(r.rest().into()),
             TAG_STDIN_END => Request::StdinEnd,
+            TAG_SESSION => {
+                r.version()?;
+                Request::Session(Session {
+                    name: r.bytes()?.into(),
+                    fresh: r.bool()?,
+                    feeds: r.bool()?,
+                    reads: r.bool()?,
+                    taken: [r.u64()?, r.u64()?],
+                    note: r.rest().into(),
+                })
+            }
+            TAG_TAKEN => Request::Taken([r.u64()?, r.u64()?]),
+            TAG_LEAVE => Request::Leave(r.bool()?),
+            TAG_ABANDON => Request::Abandon,
             tag => return Err(WireError::Tag(tag)),
         };
         r.end()?;
@@ -225,6 +314,17 @@ impl<'a> Response<'a> {
             }
             Response::OutputEnd => w.u8(TAG_OUTPUT_END),
             Response::CutOff => w.u8(TAG_CUT_OFF),
+            Response::Welcome(welcome) => {
+                w.u8(TAG_WELCOME);
+                w.u64(welcome.fed);
+                w.u32(welcome.pid);
+                w.u64(welcome.start_time);
+                w.rest(&welcome.note);
+            }
+            Response::Fed(position) => {
+                w.u8(TAG_FED);
+                w.u64(*position);
+            }
         }
         w.done()
     }
@@ -254,6 +354,10 @@ impl<'a> Response<'a> {
             TAG_STDERR => Response::Stderr(r.rest().into()),
             TAG_OUTPUT_END => Response::OutputEnd,
             TAG_CUT_OFF => Response::CutOff,
+            TAG_WELCOME => {
+                Response::Welcome(Welcome { fed: r.u64()?, pid: r.u32()?, start_time: r.u64()?, note: r.rest().into() })
+            }
+            TAG_FED => Response::Fed(r.u64()?),
             tag => return Err(WireError::Tag(tag)),
         };
         r.end()?;
@@ -292,6 +396,17 @@ mod tests {
             Request::Stdin(Cow::Borrowed(b"")),
             Request::Stdin(Cow::Borrowed(&[0, 255])),
             Request::StdinEnd,
+            Request::Session(Session {
+                name: Cow::Borrowed(b"name"),
+                fresh: true,
+                feeds: false,
+                reads: true,
+                taken: [1, u64::MAX],
+                note: Cow::Borrowed(b"{}"),
+            }),
+            Request::Taken([5, 0]),
+            Request::Leave(true),
+            Request::Abandon,
         ] {
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
@@ -307,6 +422,8 @@ mod tests {
             Response::Stderr(Cow::Borrowed(b"")),
             Response::OutputEnd,
             Response::CutOff,
+            Response::Welcome(Welcome { fed: 3, pid: 4, start_time: 5, note: Cow::Borrowed(b"n") }),
+            Response::Fed(9),
         ] {
             assert_eq!(Response::decode(&response.encode()), Ok(response));
         }

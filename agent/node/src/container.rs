@@ -275,6 +275,27 @@ impl Containers {
         }
     }
 
+    /// How containers ended that an earlier agent saw off, from its events, oldest first.
+    pub fn remember_departed(&self, events: &[berth_model::event::Event]) {
+        let mut index = self.0.write().expect("index");
+        for event in events.iter().filter(|e| e.kind == berth_model::event::EventKind::Container && e.action == "die") {
+            let attribute = |key: &str| event.attributes.get(key).cloned();
+            let number = |key: &str| attribute(key).and_then(|text| text.parse().ok());
+            let (Ok(id), Some(code)) = (event.subject.parse(), number("exit_code")) else { continue };
+            let exit = ExitStatus {
+                code,
+                signal: number("signal"),
+                oom_killed: false,
+                reason: attribute("reason"),
+                finished: event.time,
+            };
+            if index.departed.len() >= DEPARTED_MAX {
+                index.departed.pop_front();
+            }
+            index.departed.push_back((id, attribute("name").unwrap_or_default(), exit));
+        }
+    }
+
     /// How a container ended that was removed a short while ago.
     pub fn departed(&self, name: &str) -> Option<(ContainerId, ExitStatus)> {
         let index = self.0.read().expect("index");

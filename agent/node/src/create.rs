@@ -28,7 +28,13 @@ pub(crate) async fn create(inner: &Arc<Inner>, who: &Requester, request: CreateR
                 Ok(c) => {
                     let record = c.record();
                     let warnings = inner.runtime.spec_warnings(&record.spec);
-                    return Ok(Created { id: c.id.clone(), name: record.name.clone(), warnings });
+                    return Ok(Created { id: c.id.clone(), name: record.name.clone(), warnings, gone: false });
+                }
+                // It has done what it was made for: once is enough.
+                Err(_) if request.again => {
+                    let id = id.parse().map_err(|_| NodeError::SessionLost)?;
+                    let name = request.spec.name.clone().unwrap_or_default();
+                    return Ok(Created { id, name, warnings: Vec::new(), gone: true });
                 }
                 // It was removed since: the request makes a new one.
                 Err(_) => inner.requests.forget(who),
@@ -182,7 +188,7 @@ async fn record(
     let mut writes = vec![Write::PutContainer(record.clone()), inner.events.add_container(&record, "create", &[])];
     // As far as they are known before the start, which may find more.
     let warnings = inner.runtime.spec_warnings(&record.spec);
-    let created = Created { id: id.clone(), name: record.name.clone(), warnings };
+    let created = Created { id: id.clone(), name: record.name.clone(), warnings, gone: false };
     // Visible before the request is answered: a repetition finds it.
     inner.containers.add(name, container.clone());
     drop(image);

@@ -55,6 +55,9 @@ pub enum NodeError {
     /// Nobody sends what is still missing.
     #[error("the caller went away in the middle")]
     CallerGone,
+    /// What a caller comes back to is no longer there, or never was.
+    #[error("the session is over: what it was about may have gone on")]
+    SessionLost,
     #[error(transparent)]
     Image(#[from] berth_image::ImageError),
     #[error(transparent)]

@@ -3,9 +3,10 @@
 use crate::container::Container;
 use crate::node::Inner;
 use crate::requests::{Begin, fingerprint};
+use crate::session::{self, Note};
 use crate::start::USERS_MAX;
 use crate::store::{Durability, Write};
-use crate::view::{Requester, Streams};
+use crate::view::{Requester, SessionRequest, Streams};
 use crate::{NodeError, stop, streams};
 use berth_model::ExitStatus;
 use berth_model::spec::ExecSpec;
@@ -54,6 +55,7 @@ pub(crate) async fn exec(
     who: &Requester,
     container: &Arc<Container>,
     spec: ExecSpec,
+    session: Option<SessionRequest>,
 ) -> Result<NodeExec, NodeError> {
     if spec.command.is_empty() {
         let message = "must not be empty".to_owned();
@@ -72,6 +74,20 @@ pub(crate) async fn exec(
     let exec_id = crate::create::new_id()?.to_string();
     let (inner_, container_) = (inner.clone(), container.clone());
     let id = exec_id.clone();
+    let new = match &session {
+        None => None,
+        Some(request) => {
+            let note = Note {
+                container: container.id.clone(),
+                name: container.record().name.clone(),
+                tty: spec.tty,
+                stdin: spec.stdin,
+                exec_id: Some(id.clone()),
+                needs: request.needs.clone(),
+            };
+            Some(session::new(inner, request, &note, !spec.detach)?)
+        }
+    };
     inner
         .to_its_end(async move {
             let record = container_.record();
@@ -83,7 +99,8 @@ pub(crate) async fn exec(
             };
             let (tty, inner__, container__, record_) = (spec.tty, inner_.clone(), container_.clone(), record.clone());
             let process = shim.pid();
-            let mut exec = inner_
+            let name = new.as_ref().map(|n| n.name.clone());
+            let made = inner_
                 .blocking(move || {
                     let (passwd, group) = users(process)?;
                     let exec = inner__.runtime.exec(ExecRequest {
@@ -94,10 +111,15 @@ pub(crate) async fn exec(
                         spec: &spec,
                         passwd: passwd.as_deref(),
                         group: group.as_deref(),
+                        session: new,
                     })?;
                     Ok(exec)
                 })
-                .await?;
+                .await;
+            if let (Err(_), Some(name)) = (&made, name) {
+                session::forget(&inner_, name, true);
+            }
+            let mut exec = made?;
             let streams = exec.attachment.take().map(|a| streams::pump(a, tty));
             let exec = Arc::new(exec);
             let mut writes: Vec<Write> = vec![tell("exec_create", &[]), tell("exec_start", &[])];

@@ -38,6 +38,7 @@ mod rename;
 mod requests;
 mod restart;
 mod root;
+mod session;
 mod start;
 mod stop;
 mod store;
@@ -51,6 +52,7 @@ pub use copy::Pieces;
 pub use error::NodeError;
 pub use exec::NodeExec;
 pub use logs::{BadLogCursor, LogCursor, LogPosition};
+pub use session::ResumedSession;
 pub use store::Schema;
 pub use view::*;
 
@@ -60,10 +62,10 @@ use crate::store::Durability;
 use berth_image::{Auth, ImagesConfig};
 use berth_model::event::EventKind;
 use berth_model::spec::ExecSpec;
-use berth_model::{ContainerId, ExitStatus, Platform, Reference, Timestamp};
+use berth_model::{ContainerId, ExitStatus, Phase, Platform, Reference, Timestamp};
 use berth_network::NetworkConfig;
 use berth_rootfs::Driver;
-use berth_runtime::{AttachOptions, Attachment, RuntimeConfig};
+use berth_runtime::{AttachOptions, Attachment, NewSession, RuntimeConfig};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -200,6 +202,28 @@ impl Node {
         create::create(self.inner(), who, request).await
     }
 
+    /// Starts a container that `create` gave, when the same request is sent once more: one that has run is not run again.
+    pub async fn start_again(&self, who: &Requester, container: &str) -> Result<(), NodeError> {
+        let (found, inner) = (self.find(container)?, self.inner().clone());
+        // Behind a start that is under way.
+        drop(found.enter().await?);
+        if has_run(&found) { Ok(()) } else { self.start_found(who, &inner, found).await }
+    }
+
+    async fn start_found(
+        &self,
+        _who: &Requester,
+        inner: &Arc<node::Inner>,
+        found: Arc<Container>,
+    ) -> Result<(), NodeError> {
+        let inner_ = inner.clone();
+        let started = inner.to_its_end(async move {
+            let gate = found.enter().await?;
+            start::start(&inner_, gate, None).await
+        });
+        started.await.map(drop)
+    }
+
     /// true: it ran already.
     pub async fn start(&self, who: &Requester, container: &str) -> Result<(ContainerId, bool), NodeError> {
         let inner = self.inner();
@@ -219,23 +243,39 @@ impl Node {
     }
 
     /// Starts a container that `create` gave with an attachment from its first byte on. One that runs is attached to.
+    ///
+    /// # Errors
+    /// `SessionLost`: it was asked for before (`again`), and has been started.
     pub async fn start_attached(
         &self,
         _who: &Requester,
         container: &str,
         stdin: bool,
         size: Option<(u16, u16)>,
+        session: Option<SessionRequest>,
+        again: bool,
     ) -> Result<Streams, NodeError> {
         let inner = self.inner();
         let (container, inner_) = (self.find(container)?, inner.clone());
         let tty = container.record().spec.tty;
         let name = container.record().name.clone();
+        let socket = session.as_ref().map(|s| s.name.clone());
+        let session = self.new_session(&container, session, stdin)?;
         let started = inner
             .to_its_end(async move {
                 let gate = container.enter().await?;
-                start::start(&inner_, gate, Some(AttachOptions { stdin, size })).await
+                if again && has_run(&container) {
+                    return Err(NodeError::SessionLost);
+                }
+                start::start(&inner_, gate, Some(AttachOptions { stdin, size, session })).await
             })
-            .await?;
+            .await;
+        if let (Err(e), Some(socket)) = (&started, socket)
+            && !matches!(e, NodeError::SessionLost)
+        {
+            session::forget(inner, socket, true);
+        }
+        let started = started?;
         let attachment: Attachment = started.attachment.ok_or(NodeError::NotRunning(name))?;
         Ok(streams::pump(attachment, tty))
     }
@@ -360,9 +400,11 @@ impl Node {
         container: &str,
         stdin: bool,
         size: Option<(u16, u16)>,
+        session: Option<SessionRequest>,
     ) -> Result<Streams, NodeError> {
         let container = self.find(container)?;
-        let attachment = container.running_shim()?.attach(AttachOptions { stdin, size }).await?;
+        let session = self.new_session(&container, session, stdin)?;
+        let attachment = container.running_shim()?.attach(AttachOptions { stdin, size, session }).await?;
         let record = container.record();
         let event = self.inner().events.add_container(&record, "attach", &[]);
         let _ = self.inner().store.submit(vec![event], Durability::Quick).await?;
@@ -387,8 +429,43 @@ impl Node {
     /// # Errors
     /// `NotRunning`; `Invalid`: no command; `Runtime`: the command cannot be run. A repeated request id is `RequestIdReused`: the
     /// streams of the first are its caller's.
-    pub async fn exec(&self, who: &Requester, container: &str, spec: ExecSpec) -> Result<NodeExec, NodeError> {
-        exec::exec(self.inner(), who, &self.find(container)?, spec).await
+    pub async fn exec(
+        &self,
+        who: &Requester,
+        container: &str,
+        spec: ExecSpec,
+        session: Option<SessionRequest>,
+    ) -> Result<NodeExec, NodeError> {
+        exec::exec(self.inner(), who, &self.find(container)?, spec, session).await
+    }
+
+    /// Goes on with a session whose caller has so many bytes of stdout and stderr. None: there is no such session, or it is over.
+    pub async fn resume(&self, name: &str, taken: [u64; 2]) -> Result<Option<ResumedSession>, NodeError> {
+        session::resume(self.inner(), name, taken).await
+    }
+
+    /// A session's caller has gone; `left`: with a word, and for good.
+    pub fn session_ended(&self, name: String, left: bool) {
+        session::forget(self.inner(), name, left);
+    }
+
+    fn new_session(
+        &self,
+        container: &Container,
+        request: Option<SessionRequest>,
+        stdin: bool,
+    ) -> Result<Option<NewSession>, NodeError> {
+        let Some(request) = request else { return Ok(None) };
+        let record = container.record();
+        let note = session::Note {
+            container: container.id.clone(),
+            name: record.name.clone(),
+            tty: record.spec.tty,
+            stdin,
+            exec_id: None,
+            needs: request.needs.clone(),
+        };
+        session::new(self.inner(), &request, &note, true).map(Some)
     }
 
     /// Writes a tar into a container, running or not, by the rules of `docker cp`. An empty piece ends the tar: without it, it
@@ -466,5 +543,15 @@ impl Node {
         {
             tracing::warn!(error = %e, "remembering a request");
         }
+    }
+}
+
+/// It was started, and nothing has undone that.
+fn has_run(container: &Container) -> bool {
+    let record = container.record();
+    match record.phase {
+        Phase::Creating | Phase::Created => false,
+        Phase::Starting | Phase::Running => true,
+        Phase::Exited | Phase::Removing => record.starts > 0,
     }
 }

@@ -11,7 +11,7 @@ use crate::reaper::{self, Job};
 use crate::requests::Requests;
 use crate::store::{Durability, Loaded, Store, Write};
 use crate::timers::{self, Timers};
-use crate::{NodeConfig, NodeError, pause};
+use crate::{NodeConfig, NodeError, pause, session};
 use berth_image::Images;
 use berth_model::event::EventKind;
 use berth_model::image::ImageRecord;
@@ -129,12 +129,14 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     // Those that are being removed, too: the reaper has them.
     let known = records.iter().map(|r| r.id.clone()).collect();
     let (reaper, jobs) = reaper::channel();
+    let seen_off = Containers::default();
+    seen_off.remember_departed(&loaded.events);
     let inner = Arc::new(Inner {
         started: Timestamp::now(),
         platform: host_platform(),
         events: Events::new(loaded.events, loaded.newest_cursor, config.event_history),
         requests: Requests::new(loaded.requests),
-        containers: Arc::new(Containers::default()),
+        containers: Arc::new(seen_off),
         images: ImageIndex::new(loaded.images, loaded.tags, loaded.doomed),
         config,
         boot_id,
@@ -153,6 +155,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         _lock: lock,
     });
     inner.watchers.spawn(reaper::run(inner.clone(), jobs));
+    inner.watchers.spawn(session::sweep(inner.clone()));
     let recovered = containers(&inner, records, loaded.same_boot).await;
     if let Err(e) = recovered {
         inner.stop.cancel();
@@ -176,6 +179,8 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
 }
 
 fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
+    private_folder(&config.run_root)?;
+    private_folder(&config.run_root.join("sessions"))?;
     for dir in [&config.data_root, &config.run_root] {
         private_folder(dir)?;
         private_folder(&dir.join("containers"))?;
@@ -358,7 +363,9 @@ async fn act(inner: &Arc<Inner>, found: Found) {
                 r.error = Some("the agent ended in the middle of the start".to_owned());
                 r.process = None;
                 r.network = None;
+                r.starts = r.starts.saturating_sub(1);
             });
+            abandon(shim.as_ref()).await;
             let teardown = Some(container.teardown().await);
             let written = inner.store.submit(vec![Write::PutContainer(record)], Durability::Quick).await;
             if let Err(e) = written {
@@ -369,6 +376,13 @@ async fn act(inner: &Arc<Inner>, found: Found) {
             inner.reap(Job { container, root: None, network, remove: false, teardown }).await;
         }
         Action::Remove => {
+            if matches!(container.phase(), Phase::Creating | Phase::Starting) {
+                // It did not run as far as anybody was told: the request that made it may make it again.
+                abandon(shim.as_ref()).await;
+                if let Some(write) = inner.requests.undone(container.record().request.as_ref()) {
+                    let _ = inner.store.submit(vec![write], Durability::Quick).await;
+                }
+            }
             kill_leftovers(inner, &id, shim).await;
             let network = container.record().network.clone();
             inner.reap(Job { container, root: None, network, remove: true, teardown: None }).await;
@@ -405,6 +419,13 @@ async fn adopt(inner: &Arc<Inner>, container: Arc<Container>, shim: Option<Shim>
     }
     drop(gate);
     exit::watch(inner, container, shim);
+}
+
+/// Nobody may come back to what is undone.
+async fn abandon(shim: Option<&Shim>) {
+    if let Some(shim) = shim {
+        shim.abandon().await;
+    }
 }
 
 /// Kills what is in the container's cgroup, and lets its shim go.

@@ -110,6 +110,15 @@ impl Requests {
     }
 }
 
+impl Requests {
+    /// Forgets the request that made a container which is gone without having run.
+    pub fn undone(&self, request: Option<&(String, String)>) -> Option<Write> {
+        let (caller, request_id) = request?.clone();
+        self.forget(&Requester { caller: caller.clone(), request_id: request_id.clone() });
+        Some(Write::ForgetRequest(caller, request_id))
+    }
+}
+
 impl Table {
     fn forget_old(&mut self, now: Timestamp) {
         let horizon = now.nanos() - REQUEST_SECS * 1_000_000_000;

@@ -325,6 +325,10 @@ async fn failed(inner: &Arc<Inner>, mut gate: Gate, before: &ContainerRecord, er
     let event = inner.events.add_container(&record, "start_failed", &more);
     if before.spec.auto_remove {
         let _ = inner.store.submit(vec![event], Durability::Quick).await;
+        // The same request may try again.
+        if let Some(write) = inner.requests.undone(before.request.as_ref()) {
+            let _ = inner.store.submit(vec![write], Durability::Quick).await;
+        }
         if let Err(e) = remove::decided(inner, gate).await {
             tracing::warn!(container = %record.id, error = %e, "removing a container that failed to start");
         }

@@ -123,6 +123,8 @@ pub(crate) enum Write {
     DeleteTag(Reference),
     Event(Arc<Event>),
     Request(RequestRow),
+    /// Caller and id.
+    ForgetRequest(String, String),
     /// The layer goes at this time, unless an image refers to it by then.
     Doom(Digest, Timestamp),
     Spare(Digest),
@@ -548,6 +550,7 @@ fn apply(c: &Connection, write: &Write) -> Result<(), StoreError> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             &[&r.caller, &r.id, &r.rpc, &(r.fingerprint as i64), &r.result, &r.time.nanos()],
         ),
+        Write::ForgetRequest(caller, id) => run("DELETE FROM requests WHERE caller = ?1 AND id = ?2", &[caller, id]),
         Write::Doom(layer, time) => {
             run("INSERT OR REPLACE INTO doomed (layer, time) VALUES (?1, ?2)", &[&layer.as_str(), &time.nanos()])
         }

@@ -11,6 +11,7 @@ const QUEUE: usize = 16;
 /// Moves output until it ends or the caller goes.
 pub(crate) fn pump(mut attachment: Attachment, tty: bool) -> Streams {
     let input = attachment.input();
+    let session = attachment.is_session().then_some(0);
     let (send, output) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         loop {
@@ -25,5 +26,5 @@ pub(crate) fn pump(mut attachment: Attachment, tty: bool) -> Streams {
             }
         }
     });
-    Streams { tty, output, input }
+    Streams { tty, output, input, session }
 }

@@ -52,6 +52,8 @@ pub struct CreateRequest {
     /// None: the node's own.
     pub platform: Option<Platform>,
     pub progress: ProgressFn,
+    /// It was sent before: what it made and what is gone since is not made again.
+    pub again: bool,
 }
 
 /// A container that was made.
@@ -61,6 +63,8 @@ pub struct Created {
     pub name: String,
     /// What was asked for and cannot be given in full on this host.
     pub warnings: Vec<String>,
+    /// It was made by this request before, has ended and is gone.
+    pub gone: bool,
 }
 
 /// An image with its names and users, for lists.
@@ -143,6 +147,17 @@ pub struct Streams {
     /// Output in order; closed behind the last byte. Err: this reader was cut off.
     pub output: mpsc::Receiver<Result<Output, NodeError>>,
     pub input: AttachInput,
+    /// It can be resumed; so much of its input has been accepted. None: it ends with its caller.
+    pub session: Option<u64>,
+}
+
+/// What a session is made from.
+#[derive(Clone, Debug)]
+pub struct SessionRequest {
+    /// Made from the caller and the caller's secret: lower-case hexadecimal, at most 64 characters.
+    pub name: String,
+    /// What of the container only an admin may reach.
+    pub needs: Vec<String>,
 }
 
 /// Which log entries are wanted.

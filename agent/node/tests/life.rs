@@ -190,7 +190,7 @@ async fn run_and_forget() {
     let mut s = spec("rm", &["/bin/cat"]);
     (s.auto_remove, s.open_stdin, s.stdin_once) = (true, true, true);
     let made = create(&node, s.clone()).await;
-    let mut streams = node.start_attached(&me(), made.id.as_str(), true, None).await.unwrap();
+    let mut streams = node.start_attached(&me(), made.id.as_str(), true, None, None, false).await.unwrap();
     streams.input.write(b"hello").await.unwrap();
     streams.input.close().await.unwrap();
     assert_eq!(output(&mut streams).await.0, "hello");
@@ -200,7 +200,7 @@ async fn run_and_forget() {
     assert_eq!(node.wait(made.id.as_str()).await.unwrap().1.code, 0);
     s.command = vec!["/no/such/program".to_owned()];
     let made = create(&node, s).await;
-    let failed = node.start_attached(&me(), made.id.as_str(), true, None).await.err().unwrap();
+    let failed = node.start_attached(&me(), made.id.as_str(), true, None, None, false).await.err().unwrap();
     assert!(matches!(&failed, NodeError::Runtime(berth_runtime::RuntimeError::CommandNotFound(_))), "{failed}");
     assert!(node.containers().is_empty(), "an auto-removed container whose start failed goes");
     bed.end(node).await;
@@ -428,7 +428,7 @@ async fn measure() {
             let begun = Instant::now();
             let made = create(&node, s).await;
             let created = begun.elapsed();
-            let mut streams = node.start_attached(&me(), made.id.as_str(), false, None).await.unwrap();
+            let mut streams = node.start_attached(&me(), made.id.as_str(), false, None, None, false).await.unwrap();
             let started = begun.elapsed();
             while streams.output.recv().await.is_some() {}
             let drained = begun.elapsed();

@@ -103,6 +103,7 @@ async fn main() {
             spec: &exec,
             passwd: None,
             group: None,
+            session: None,
         };
         let run = runtime.exec(request).expect("exec");
         run.wait().await.expect("end");

@@ -4,6 +4,7 @@ use crate::attach::Attachment;
 use crate::cgroup::{self, Cgroups};
 use crate::host::Host;
 use crate::plan::{self, NEWCGROUP, NEWNET};
+use crate::session::{self, NewSession};
 use crate::shim::{Exec, Shim, Watched, open_process, socket_path};
 use crate::{ExecRequest, RuntimeError, SpawnRequest, Spawned, user};
 use berth_model::ContainerId;
@@ -214,7 +215,7 @@ fn try_spawn(launcher: &Launcher, cgroups: &Arc<dyn Cgroups>, request: SpawnRequ
         let attachment = match attach {
             Some(options) => {
                 wire.size = options.size;
-                let (ours, theirs) = attachment(options.stdin)?;
+                let (ours, theirs) = attachment(options.stdin, options.session.as_ref())?;
                 wire.fds.attach = Some(places.add(theirs));
                 Some(ours)
             }
@@ -236,8 +237,12 @@ fn try_spawn(launcher: &Launcher, cgroups: &Arc<dyn Cgroups>, request: SpawnRequ
 }
 
 /// Both ends of an attachment; what it wants is already said on it.
-fn attachment(stdin: bool) -> Result<(Attachment, OwnedFd), RuntimeError> {
+fn attachment(stdin: bool, new: Option<&NewSession>) -> Result<(Attachment, OwnedFd), RuntimeError> {
     let (ours, theirs) = socket::seqpacket_pair().map_err(RuntimeError::io("making the attachment's socket"))?;
+    if let Some(new) = new {
+        session::begin(&ours, stdin, new)?;
+        return Ok((Attachment::of_session(ours)?, theirs));
+    }
     let hello = Request::Attach(stdin).encode();
     socket::send(ours.as_fd(), &[IoSlice::new(&hello)], &[], true).map_err(RuntimeError::io("attaching"))?;
     Ok((Attachment::new(ours)?, theirs))
@@ -285,8 +290,8 @@ pub(crate) fn exec(
     wire.steps = steps;
     wire.fds.cgroup = cgroup;
     let mut attached = None;
-    if !spec.detach {
-        let (ours, theirs) = attachment(spec.stdin)?;
+    if !spec.detach || request.session.is_some() {
+        let (ours, theirs) = attachment(spec.stdin, request.session.as_ref())?;
         wire.fds.attach = Some(places.add(theirs));
         attached = Some(ours);
     }

@@ -15,6 +15,7 @@ mod host;
 mod launch;
 mod plan;
 pub mod seccomp;
+mod session;
 mod shim;
 pub mod signal;
 mod user;
@@ -22,6 +23,7 @@ mod user;
 pub use attach::{AttachInput, Attachment, Output};
 pub use error::RuntimeError;
 pub use plan::Plan;
+pub use session::{NewSession, Resumed, forget, resume, sweep};
 pub use shim::{Exec, Shim};
 
 use berth_model::image::ImageConfig;
@@ -94,6 +96,8 @@ pub struct SpawnRequest {
 pub struct AttachOptions {
     pub stdin: bool,
     pub size: Option<(u16, u16)>,
+    /// It is to outlive the agent.
+    pub session: Option<NewSession>,
 }
 
 pub struct Spawned {
@@ -112,6 +116,8 @@ pub struct ExecRequest<'a> {
     pub spec: &'a ExecSpec,
     pub passwd: Option<&'a [u8]>,
     pub group: Option<&'a [u8]>,
+    /// Its streams are to outlive the agent.
+    pub session: Option<NewSession>,
 }
 
 /// Cheap to clone.

@@ -3,7 +3,7 @@
 use crate::attach::{Attachment, watched};
 use crate::cgroup::Cgroups;
 use crate::launch::end;
-use crate::{AttachOptions, ContainerPaths, RuntimeError};
+use crate::{AttachOptions, ContainerPaths, RuntimeError, session};
 use berth_model::wire::{Exited, Request, Response, Started};
 use berth_model::{ContainerId, ExitStatus, Timestamp};
 use berth_sys::fs::Open;
@@ -113,18 +113,37 @@ impl Shim {
     pub async fn attach(&self, options: AttachOptions) -> Result<Attachment, RuntimeError> {
         let run = self.inner.run.as_deref().ok_or(RuntimeError::NotRunning)?;
         let Some(socket) = connect(run)? else { return Err(RuntimeError::ShimGone) };
+        if let Some(new) = &options.session {
+            session::begin(&socket, options.stdin, new)?;
+            if let Some((socket, _)) = session::welcome(socket).await? {
+                return with_size(Attachment::of_session(socket)?, options.size).await;
+            }
+            // A shim of an older build: what it gives ends with this agent.
+            let _ = session::forget(&new.folder, &new.name);
+            let plain = AttachOptions { session: None, ..options };
+            return Box::pin(self.attach(plain)).await;
+        }
         let hello = Request::Attach(options.stdin).encode();
         socket::send(socket.as_fd(), &[IoSlice::new(&hello)], &[], true).map_err(RuntimeError::io("attaching"))?;
-        let attachment = Attachment::new(socket)?;
-        if let Some((rows, columns)) = options.size {
-            attachment.input().resize(rows, columns).await?;
-        }
-        Ok(attachment)
+        with_size(Attachment::new(socket)?, options.size).await
+    }
+
+    /// Nobody is to come back to what runs: its sessions end, and the shim may go with it.
+    pub async fn abandon(&self) {
+        // A shim that is gone, or of a build that knows no sessions, has nobody to forget.
+        let _ = self.tell(&Request::Abandon).await;
     }
 
     pub async fn resize(&self, rows: u16, columns: u16) -> Result<(), RuntimeError> {
         self.tell(&Request::Resize(rows, columns)).await
     }
+}
+
+async fn with_size(attachment: Attachment, size: Option<(u16, u16)>) -> Result<Attachment, RuntimeError> {
+    if let Some((rows, columns)) = size {
+        attachment.input().resize(rows, columns).await?;
+    }
+    Ok(attachment)
 }
 
 const ESRCH: i32 = 3;
@@ -203,7 +222,7 @@ async fn reap(child: &Child) -> io::Result<()> {
     Ok(())
 }
 
-fn status(exited: Exited, oom_killed: bool) -> ExitStatus {
+pub(crate) fn status(exited: Exited, oom_killed: bool) -> ExitStatus {
     ExitStatus {
         code: exited.code,
         signal: Some(exited.signal).filter(|s| *s != 0),

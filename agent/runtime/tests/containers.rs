@@ -211,7 +211,7 @@ async fn no_shim_becomes_a_zombie() {
     assert_eq!(of_execs.len(), 3, "{of_execs:?}");
     assert_eq!(within(exec.wait()).await.unwrap().code, 0);
     drop(exec);
-    let input = spawned.shim.attach(AttachOptions { stdin: true, size: None }).await.unwrap();
+    let input = spawned.shim.attach(AttachOptions { stdin: true, ..AttachOptions::default() }).await.unwrap();
     // Dropped while it runs: as when the task that watches it ends.
     drop(spawned);
     input.input().write(b"x\n").await.unwrap();
@@ -286,7 +286,7 @@ async fn a_terminal() {
     let lab = Lab::new();
     let spec =
         ContainerSpec { tty: true, open_stdin: true, ..sh("tty; stty size; read x; echo got $x; ls -l /dev/console") };
-    let attach = AttachOptions { stdin: true, size: Some((33, 99)) };
+    let attach = AttachOptions { stdin: true, size: Some((33, 99)), session: None };
     let spawned = lab.start(&spec, Some(attach)).unwrap();
     let attachment = spawned.attachment.unwrap();
     attachment.input().write(b"hello\n").await.unwrap();
@@ -300,7 +300,7 @@ async fn a_terminal() {
 async fn input_reaches_the_workload_and_ends() {
     let lab = Lab::new();
     let spec = ContainerSpec { open_stdin: true, stdin_once: true, ..sh("wc -c; echo done") };
-    let spawned = lab.start(&spec, Some(AttachOptions { stdin: true, size: None })).unwrap();
+    let spawned = lab.start(&spec, Some(AttachOptions { stdin: true, ..AttachOptions::default() })).unwrap();
     let attachment = spawned.attachment.unwrap();
     let input = attachment.input();
     within(input.write(&vec![b'x'; 1 << 20])).await.unwrap();
@@ -364,7 +364,7 @@ async fn execs() {
 async fn several_readers_lose_nothing() {
     let lab = Lab::new();
     let spec = ContainerSpec { open_stdin: true, ..sh("read x; seq 1 20000; exec sleep 0") };
-    let spawned = lab.start(&spec, Some(AttachOptions { stdin: true, size: None })).unwrap();
+    let spawned = lab.start(&spec, Some(AttachOptions { stdin: true, ..AttachOptions::default() })).unwrap();
     let first = spawned.attachment.unwrap();
     let second = spawned.shim.attach(AttachOptions::default()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -405,7 +405,7 @@ async fn a_new_agent_finds_its_container() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let shim = lab.runtime.reconnect(&lab.paths(), &lab.id).await.unwrap().expect("the shim is there");
     assert_eq!(shim.pid(), pid);
-    let attachment = shim.attach(AttachOptions { stdin: true, size: None }).await.unwrap();
+    let attachment = shim.attach(AttachOptions { stdin: true, ..AttachOptions::default() }).await.unwrap();
     attachment.input().write(b"again\n").await.unwrap();
     assert_eq!(collect(attachment).await.0, "again\n");
     assert_eq!(within(shim.wait()).await.unwrap().code, 5);

@@ -5,13 +5,15 @@
 //! cgroup limits, networks or stores, and has no other input than the agent's messages and the workload's output.
 //!
 //! `start` makes the process (`init` is what the new process does, one `step` after the other, until its execve), `relay` is the loop,
-//! `log` the stored output.
+//! `client` who reads and feeds, `ring` what readers have yet to take, `log` the stored output.
 #![forbid(unsafe_code)]
 
+mod client;
 mod command;
 mod init;
 mod log;
 mod relay;
+mod ring;
 mod start;
 mod step;
 mod tree;

@@ -1,28 +1,31 @@
 //! The loop: output to the log and to whoever is attached, input from them, the end to the agent.
 //!
-//! One chunk per output is in flight at most. It is stored first, then sent to every attached reader; the pipe is not read again before
-//! all of them have taken it. So nothing is lost, nothing grows, and a slow reader slows the workload down as a pipe does, but not for
-//! ever: one that takes nothing for 30 s is cut off.
+//! What is read is stored first, then sent to every attached reader; what one of them has yet to take is kept, up to a bound, and behind
+//! that the pipe is not read. So nothing is lost, nothing grows without end, and a slow reader slows the workload down as a pipe does, but
+//! not for ever: one that holds it back for 30 s is cut off.
 
+use crate::client::{CUT_OFF_MS, Client, RESUME_MS, Session, State, greet};
 use crate::log::{Log, Stream};
+use crate::ring::Ring;
 use crate::start::{Container, send};
-use berth_model::wire::{self, Exited, MAX_FRAME, Plan, Request, Response, Started};
+use berth_model::wire::{self, Exited, INPUT_WINDOW, MAX_FRAME, MAX_SESSION, Plan, Request, Response, Started};
 use berth_sys::fs::{self, Open};
 use berth_sys::process::{self, Ended, Poll};
 use berth_sys::{pty, socket};
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
 /// Attachments and control connections at a time; further ones are refused.
 const MAX_CLIENTS: usize = 16;
-/// A reader that takes nothing for so long is cut off.
-const CUT_OFF_MS: u64 = 30_000;
 /// After the end, outputs that somebody else still holds open are waited for so long without a byte.
 const QUIET_MS: u64 = 200;
 /// After the end, readers are waited for so long before the end is told; they still get all of it.
 const TELL_MS: u64 = 1_000;
+/// When the container has ended and been written down, readers that are still there keep its root for so long.
+const ROOT_MS: u64 = 2_000;
+const SIGHUP: i32 = 1;
 /// Without output for so long, the buffers' pages go back to the kernel.
 const FORGET_MS: i32 = 1_000;
 
@@ -40,16 +43,8 @@ struct Output {
     filled: usize,
     /// How many of them are in the log; behind them is a line that has no end yet.
     stored: usize,
-    /// Where the newest chunk begins: the bytes from here to `filled` go to the readers.
-    chunk: usize,
-}
-
-struct Client {
-    fd: OwnedFd,
-    feeds: bool,
-    /// Has yet to take the chunk of stdout, stderr.
-    owes: [bool; 2],
-    owes_since: u64,
+    /// What readers have yet to take.
+    ring: Ring,
 }
 
 /// What is where in the poll list.
@@ -62,6 +57,8 @@ enum Source {
     Listener,
     Stranger(usize),
     Client(usize),
+    /// The listener of a session.
+    Session(usize),
 }
 
 pub struct Relay {
@@ -75,6 +72,8 @@ pub struct Relay {
     pidfd: OwnedFd,
     outputs: [Output; 2],
     terminal: bool,
+    /// The workload is an exec: its terminal hangs up when nobody comes back to it.
+    exec: bool,
     stdin: Option<OwnedFd>,
     stdin_once: bool,
     /// Bytes that the workload has not taken yet, and how many of them it has.
@@ -106,14 +105,8 @@ impl Relay {
             (Some(plan), Some(dir)) => Some(Log::new(dir, plan)),
             _ => None,
         };
-        let mut clients = Vec::new();
-        if let Some(fd) = take(plan.fds.attach, &fds)? {
-            // It has said already what it wants: the agent sends that before the plan.
-            let mut buffer = [0; 16];
-            let n = socket::receive(fd.as_fd(), &mut buffer, &mut Vec::new(), false)?;
-            let feeds = matches!(Request::decode(&buffer[..n]), Ok(Request::Attach(true)));
-            clients.push(Client { fd, feeds, owes: [false; 2], owes_since: 0 });
-        }
+        // It has said already what it wants: the agent sends that before the plan.
+        let attached = take(plan.fds.attach, &fds)?;
         // Of the rest only the root's mount stays: its end, an overlay's sync, then comes behind the workload's.
         fds.truncate(usize::from(plan.fds.run.is_some()));
         let output = |stream, tag, fd, buffer: &'static Mutex<Buffer>| Output {
@@ -123,9 +116,9 @@ impl Relay {
             buffer: buffer.lock().unwrap_or_else(|e| e.into_inner()),
             filled: 0,
             stored: 0,
-            chunk: 0,
+            ring: Ring::default(),
         };
-        Ok(Relay {
+        let mut relay = Relay {
             fds,
             control: Some(control),
             listener,
@@ -139,20 +132,25 @@ impl Relay {
                 output(Stream::Stderr, wire::TAG_STDERR, container.stderr, &STDERR),
             ],
             terminal: container.terminal,
+            exec: plan.join_pid.is_some(),
             stdin: container.stdin,
             stdin_once: plan.stdin_once,
             input: Vec::new(),
             input_done: 0,
             input_ends: false,
-            clients,
-            strangers: Vec::new(),
+            clients: Vec::new(),
+            strangers: Vec::from_iter(attached),
             exited: None,
             exited_at: 0,
             last_output: 0,
             told: false,
             released: false,
             dirty: false,
-        })
+        };
+        if !relay.strangers.is_empty() {
+            relay.meet(0, process::monotonic_ms());
+        }
+        Ok(relay)
     }
 
     pub fn run(mut self) -> io::Result<()> {
@@ -160,8 +158,7 @@ impl Relay {
             let (mut polls, sources) = self.interests();
             let now = process::monotonic_ms();
             let ready = process::poll(&mut polls, self.timeout(now))?;
-            // Not while a reader has yet to take what is in them.
-            if ready == 0 && self.dirty && self.clients.iter().all(|c| c.owes == [false; 2]) {
+            if ready == 0 && self.dirty {
                 self.forget();
             }
             let now = process::monotonic_ms();
@@ -173,6 +170,9 @@ impl Relay {
             }
             self.cut_off_slow(now);
             self.settle(now);
+            if self.released && self.told && now >= self.exited_at + ROOT_MS {
+                self.fds.clear();
+            }
             if self.done() {
                 drop(self.fds);
                 return Ok(());
@@ -203,21 +203,47 @@ impl Relay {
             add(stdin, false, true, Source::Input);
         }
         for (i, output) in self.outputs.iter().enumerate() {
-            // A hang-up is reported even when nothing is asked for: leave the pipe out while a reader owes.
-            if let Some(fd) = output.fd.as_ref().filter(|_| !self.clients.iter().any(|c| c.owes[i])) {
+            // A hang-up is reported even when nothing is asked for: leave the pipe out while a reader holds it back.
+            if let Some(fd) = output.fd.as_ref().filter(|_| output.ring.has_room()) {
                 add(fd, true, false, Source::Output(i));
             }
         }
+        let state = self.state();
         for (i, client) in self.clients.iter().enumerate() {
-            // Input waits in the client's socket while the workload has not taken what came before.
-            add(&client.fd, self.input.is_empty(), self.owing(client), Source::Client(i));
+            if let Some(fd) = &client.fd {
+                // Input waits in a plain client's socket while the workload has not taken what came before. A session sends no more than
+                // its window, and what it says of the output must not wait.
+                add(fd, self.input.is_empty() || client.session.is_some(), client.is_owed(&state), Source::Client(i));
+            }
+            if let Some(session) = client.session.as_ref().filter(|_| self.strangers.len() < MAX_CLIENTS) {
+                add(&session.listener, true, false, Source::Session(i));
+            }
         }
         (polls, sources)
     }
 
-    /// Has something to take: a chunk, or the word that nothing follows.
-    fn owing(&self, client: &Client) -> bool {
-        client.owes != [false; 2] || self.outputs.iter().all(|o| o.fd.is_none())
+    fn state(&self) -> State<'_> {
+        State {
+            started: self.started,
+            rings: [&self.outputs[0].ring, &self.outputs[1].ring],
+            tags: [self.outputs[0].tag, self.outputs[1].tag],
+            ended: self.outputs.iter().all(|o| o.fd.is_none()),
+            exited: self.exited.filter(|_| self.told),
+            takes_input: self.input.len() - self.input_done <= INPUT_WINDOW as usize / 2,
+        }
+    }
+
+    /// A client with what it is sent, which it does not own.
+    fn client(&mut self, at: usize) -> (&mut Client, State<'_>) {
+        let state = State {
+            started: self.started,
+            rings: [&self.outputs[0].ring, &self.outputs[1].ring],
+            tags: [self.outputs[0].tag, self.outputs[1].tag],
+            ended: self.outputs.iter().all(|o| o.fd.is_none()),
+            exited: self.exited.filter(|_| self.told),
+            takes_input: self.input.len() - self.input_done <= INPUT_WINDOW as usize / 2,
+        };
+        (&mut self.clients[at], state)
     }
 
     fn room(&self) -> bool {
@@ -228,12 +254,18 @@ impl Relay {
     fn timeout(&self, now: u64) -> i32 {
         let mut until: Option<u64> = None;
         let mut at = |time: u64| until = Some(until.map_or(time, |u| u.min(time)));
-        for client in self.clients.iter().filter(|c| self.owing(c)) {
-            at(client.owes_since + CUT_OFF_MS);
+        let state = self.state();
+        for client in &self.clients {
+            if let Some(time) = self.deadline(client, &state) {
+                at(time);
+            }
+        }
+        if !self.fds.is_empty() && self.released && self.told {
+            at(self.exited_at + ROOT_MS);
         }
         if self.exited.is_some() && self.outputs.iter().any(|o| o.fd.is_some()) {
             // What a reader owes is not waited for by the clock: its socket tells.
-            if (0..2).any(|i| self.outputs[i].fd.is_some() && !self.clients.iter().any(|c| c.owes[i])) {
+            if self.outputs.iter().any(|o| o.fd.is_some() && o.ring.has_room()) {
                 at(self.exited_at.max(self.last_output) + QUIET_MS);
             }
             if !self.told {
@@ -247,6 +279,16 @@ impl Relay {
         }
     }
 
+    /// When a client has to be let go.
+    fn deadline(&self, client: &Client, state: &State<'_>) -> Option<u64> {
+        if let Some(away) = client.session.as_ref().and_then(|s| s.away) {
+            return Some(away + RESUME_MS);
+        }
+        let blocks = (0..2).any(|i| self.outputs[i].fd.is_some() && client.blocks(i, state.rings[i]));
+        let lags = client.session.is_none() && client.is_owed(state);
+        (blocks || lags).then_some(client.since + CUT_OFF_MS)
+    }
+
     fn act(&mut self, source: Source, poll: &Poll, now: u64) {
         match source {
             Source::Process => self.reap(now),
@@ -258,15 +300,25 @@ impl Relay {
                     self.strangers.push(fd);
                 }
             }
-            Source::Stranger(i) => self.meet(i),
+            Source::Session(i) => {
+                if let Some(Ok(fd)) = self.clients[i].session.as_ref().map(|s| socket::accept(s.listener.as_fd())) {
+                    self.strangers.push(fd);
+                }
+            }
+            Source::Stranger(i) => self.meet(i, now),
             Source::Client(i) => {
                 // One thing at a time: any of them may remove the client, and poll tells the others again.
-                if poll.writable() && self.owing(&self.clients[i]) {
+                let owed = self.clients[i].is_owed(&self.state());
+                if poll.writable() && owed && !poll.readable() {
                     self.deliver(i, now);
                 } else if poll.readable() {
-                    self.read_client(i);
+                    self.read_client(i, now);
+                    // Whoever sends all the time is served all the same.
+                    if owed && i < self.clients.len() {
+                        self.deliver(i, now);
+                    }
                 } else if poll.hung_up() {
-                    self.leave(i);
+                    self.lose(i, now);
                 }
             }
         }
@@ -286,11 +338,11 @@ impl Relay {
     fn read_output(&mut self, i: usize, now: u64) {
         let output = &mut self.outputs[i];
         let Some(fd) = &output.fd else { return };
-        // All readers have the last chunk, or this output would not have been polled: what is stored is done with.
+        // What is stored is done with: readers have it from the ring.
         output.buffer.copy_within(output.stored..output.filled, 0);
         output.filled -= output.stored;
-        (output.stored, output.chunk) = (0, output.filled);
-        let start = output.chunk;
+        output.stored = 0;
+        let start = output.filled;
         match process::read(fd.as_fd(), &mut output.buffer[start..start + MAX_FRAME]) {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             // A terminal whose last user has gone reads EIO, not the end.
@@ -299,13 +351,17 @@ impl Relay {
                 output.filled += n;
                 self.dirty = true;
                 self.last_output = now;
-                self.store(i);
                 for client in &mut self.clients {
-                    if client.owes == [false; 2] {
-                        client.owes_since = now;
+                    if client.has(i, &output.ring) == output.ring.end() {
+                        client.since = now;
                     }
-                    client.owes[i] = true;
                 }
+                if self.clients.iter().any(|c| c.reads) {
+                    output.ring.push(&output.buffer[start..start + n]);
+                } else {
+                    output.ring.skip(n);
+                }
+                self.store(i);
                 for at in (0..self.clients.len()).rev() {
                     self.deliver(at, now);
                 }
@@ -338,65 +394,101 @@ impl Relay {
         output.stored = output.filled;
         // From here on they have the last word to take.
         let now = process::monotonic_ms();
-        self.clients.iter_mut().filter(|c| c.owes == [false; 2]).for_each(|c| c.owes_since = now);
+        let ring = &output.ring;
+        self.clients.iter_mut().filter(|c| c.has(i, ring) == ring.end()).for_each(|c| c.since = now);
     }
 
-    /// Sends a client what it owes to take, as far as its socket goes.
+    /// Sends a client what there is for it, as far as its socket goes.
     fn deliver(&mut self, at: usize, now: u64) {
-        for i in 0..2 {
-            if !self.clients[at].owes[i] {
-                continue;
-            }
-            let (output, client) = (&self.outputs[i], &mut self.clients[at]);
-            let chunk = &output.buffer[output.chunk..output.filled];
-            let parts = [IoSlice::new(std::slice::from_ref(&output.tag)), IoSlice::new(chunk)];
-            match socket::send(client.fd.as_fd(), &parts, &[], false) {
-                Ok(()) => {
-                    client.owes[i] = false;
-                    client.owes_since = now;
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return self.leave(at),
-            }
+        let (client, state) = self.client(at);
+        let sent = client.deliver(&state, now);
+        let plain = client.session.is_none();
+        if sent.is_err() || (plain && self.clients[at].said_end) {
+            self.lose(at, now);
+        }
+        if plain {
+            self.drop_taken();
+        }
+    }
+
+    /// What everybody has need not be kept.
+    fn drop_taken(&mut self) {
+        for (i, output) in self.outputs.iter_mut().enumerate() {
+            let end = output.ring.end();
+            let had = self.clients.iter().map(|c| c.has(i, &output.ring)).min().unwrap_or(end);
+            output.ring.drop_before(had);
         }
     }
 
     fn cut_off_slow(&mut self, now: u64) {
         for at in (0..self.clients.len()).rev() {
-            let client = &self.clients[at];
-            if self.owing(client) && now >= client.owes_since + CUT_OFF_MS {
-                let _ = socket::send(client.fd.as_fd(), &[IoSlice::new(&Response::CutOff.encode())], &[], false);
-                self.leave(at);
+            let state = self.state();
+            if self.deadline(&self.clients[at], &state).is_some_and(|time| now >= time) {
+                self.clients[at].cut_off();
+                let away = self.clients[at].fd.is_none();
+                self.leave(at, away && self.exec && self.terminal);
             }
         }
     }
 
-    fn leave(&mut self, at: usize) {
+    /// A connection is gone: a session is waited for.
+    fn lose(&mut self, at: usize, now: u64) {
+        let client = &mut self.clients[at];
+        match &mut client.session {
+            None => self.leave(at, false),
+            Some(session) => {
+                session.away = Some(now);
+                client.fd = None;
+            }
+        }
+    }
+
+    fn leave(&mut self, at: usize, hang_up: bool) {
         let client = self.clients.swap_remove(at);
         // As Docker: a terminal stays open for those who attach later.
         if client.feeds && self.stdin_once && !self.terminal && !self.clients.iter().any(|c| c.feeds) {
             self.end_input();
         }
+        if hang_up && self.exited.is_none() {
+            let _ = process::pidfd_send_signal(self.pidfd.as_fd(), SIGHUP);
+        }
+        self.drop_taken();
     }
 
-    fn read_client(&mut self, at: usize) {
+    fn read_client(&mut self, at: usize, now: u64) {
+        let Some(fd) = &self.clients[at].fd else { return };
         let mut buffer = vec![0; MAX_FRAME + 16];
-        let n = match socket::receive(self.clients[at].fd.as_fd(), &mut buffer, &mut Vec::new(), false) {
+        let n = match socket::receive(fd.as_fd(), &mut buffer, &mut Vec::new(), false) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
             Ok(n) if n > 0 => n,
-            _ => return self.leave(at),
+            _ => return self.lose(at, now),
         };
         match Request::decode(&buffer[..n]) {
-            Ok(Request::Stdin(bytes)) if self.clients[at].feeds => {
-                if self.stdin.is_some() && !self.input_ends {
+            Ok(Request::Stdin(bytes)) => {
+                let client = &mut self.clients[at];
+                if let Some(session) = &mut client.session
+                    && !session.feed(bytes.len() as u64)
+                {
+                    return self.leave(at, false);
+                }
+                if client.feeds && self.stdin.is_some() && !self.input_ends {
                     self.input.extend_from_slice(&bytes);
                     self.feed();
                 }
             }
-            Ok(Request::StdinEnd) if self.clients[at].feeds => self.end_input(),
+            Ok(Request::StdinEnd) => {
+                let client = &mut self.clients[at];
+                if let Some(session) = &mut client.session {
+                    session.fed += 1;
+                }
+                if client.feeds {
+                    self.end_input();
+                }
+            }
             Ok(Request::Resize(rows, columns)) => self.resize(rows, columns),
-            Ok(Request::Stdin(_) | Request::StdinEnd) => {}
-            _ => self.leave(at),
+            Ok(Request::Taken(counts)) if self.clients[at].take(counts, now) => self.drop_taken(),
+            Ok(Request::Leave(hang_up)) => self.leave(at, hang_up),
+            _ => self.lose(at, now),
         }
     }
 
@@ -445,6 +537,14 @@ impl Relay {
         };
         match Request::decode(&buffer[..n]) {
             Ok(Request::Release) => self.released = true,
+            Ok(Request::Abandon) => {
+                self.released = true;
+                for at in
+                    (0..self.clients.len()).rev().filter(|at| self.clients[*at].session.is_some()).collect::<Vec<_>>()
+                {
+                    self.leave(at, false);
+                }
+            }
             Ok(Request::Resize(rows, columns)) => self.resize(rows, columns),
             // The agent is gone, or speaks another language: go on alone.
             _ => self.control = None,
@@ -452,38 +552,63 @@ impl Relay {
     }
 
     /// The first message of a new connection says what it is.
-    fn meet(&mut self, i: usize) {
+    fn meet(&mut self, i: usize, now: u64) {
         let fd = self.strangers.swap_remove(i);
-        let mut buffer = [0; 16];
-        match socket::receive(fd.as_fd(), &mut buffer, &mut Vec::new(), false) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.strangers.push(fd),
-            Ok(n) => match Request::decode(&buffer[..n]) {
-                Ok(Request::Control) => {
-                    let _ = send(fd.as_fd(), &Response::Started(self.started));
-                    if let Some(exited) = self.exited.filter(|_| self.told) {
-                        let _ = send(fd.as_fd(), &Response::Exited(exited));
-                    }
-                    self.control = Some(fd);
-                }
-                Ok(Request::Attach(feeds)) => {
-                    self.clients.push(Client { fd, feeds, owes: [false; 2], owes_since: 0 });
-                }
-                _ => {}
-            },
-            Err(_) => {}
+        let (mut buffer, mut beside) = (vec![0; 2 * MAX_SESSION + 64], Vec::new());
+        let n = match socket::receive(fd.as_fd(), &mut buffer, &mut beside, false) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return self.strangers.push(fd),
+            Ok(n) => n,
+            Err(_) => return,
+        };
+        match Request::decode(&buffer[..n]) {
+            Ok(Request::Control) => {
+                greet(&fd, self.started, self.exited.filter(|_| self.told));
+                self.control = Some(fd);
+            }
+            Ok(Request::Attach(feeds)) => {
+                let at = [self.outputs[0].ring.end(), self.outputs[1].ring.end()];
+                self.clients.push(Client::plain(fd, feeds, at, now));
+            }
+            Ok(Request::Session(session)) => self.join(fd, &session, beside.pop(), now),
+            _ => {}
         }
+    }
+
+    /// A session begins, or goes on. One that cannot is dropped, and its agent sees the connection close.
+    fn join(&mut self, fd: OwnedFd, wanted: &wire::Session<'_>, listener: Option<OwnedFd>, now: u64) {
+        let known = self.clients.iter().position(|c| c.session.as_ref().is_some_and(|s| s.name[..] == wanted.name[..]));
+        let at = match (known, listener) {
+            (Some(at), None) if !wanted.fresh => {
+                if !self.clients[at].come_back(fd, wanted.taken, now) {
+                    return;
+                }
+                at
+            }
+            (None, Some(listener)) if wanted.fresh => {
+                let sent = [self.outputs[0].ring.end(), self.outputs[1].ring.end()];
+                let session = Session::new(&wanted.name, &wanted.note, listener, sent);
+                let (feeds, reads) = (wanted.feeds, wanted.reads);
+                let client =
+                    Client { fd: Some(fd), feeds, reads, sent, since: now, said_end: false, session: Some(session) };
+                self.clients.push(client);
+                self.clients.len() - 1
+            }
+            _ => return,
+        };
+        self.drop_taken();
+        self.deliver(at, now);
     }
 
     /// What follows from what has happened: the ends of outputs, of attachments, of the container.
     fn settle(&mut self, now: u64) {
         let Some(exited) = self.exited else {
-            self.say_goodbye();
+            self.say_goodbye(now);
             return;
         };
         if now >= self.exited_at.max(self.last_output) + QUIET_MS {
             for i in 0..2 {
-                // A reader that owes is still served, and what waited in the pipe behind it comes now.
-                if self.outputs[i].fd.is_none() || self.clients.iter().any(|c| c.owes[i]) {
+                // A reader that holds it back is still served, and what waited in the pipe behind it comes now.
+                if self.outputs[i].fd.is_none() || !self.outputs[i].ring.has_room() {
                     continue;
                 }
                 self.read_output(i, now);
@@ -504,22 +629,19 @@ impl Relay {
             }
             self.told = true;
         }
-        self.say_goodbye();
+        self.say_goodbye(now);
     }
 
-    /// Readers that have everything are let go when no output is left.
-    fn say_goodbye(&mut self) {
+    /// Readers are told when no output is left, and how it ended; plain ones that have everything are let go.
+    fn say_goodbye(&mut self, now: u64) {
         if self.outputs.iter().any(|o| o.fd.is_some()) {
             return;
         }
-        let end = Response::OutputEnd.encode();
-        self.clients.retain(|client| {
-            if client.owes != [false; 2] {
-                return true;
+        for at in (0..self.clients.len()).rev() {
+            if self.clients[at].is_owed(&self.state()) {
+                self.deliver(at, now);
             }
-            let sent = socket::send(client.fd.as_fd(), &[IoSlice::new(&end)], &[], false);
-            sent.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
-        });
+        }
     }
 
     fn write_exit_file(&self, exited: &Exited) {
@@ -545,6 +667,7 @@ impl Relay {
         if let Some(log) = &self.log {
             log.forget();
         }
+        self.outputs.iter_mut().for_each(|o| o.ring.forget());
         self.dirty = false;
     }
 }

@@ -30,7 +30,8 @@ pub struct Streams {
 pub fn start(plan: &Plan<'_>, fds: &[OwnedFd], control: &OwnedFd) -> io::Result<Option<Container>> {
     match try_start(plan, fds) {
         Ok(container) => {
-            send(control.as_fd(), &Response::Started(container.started))?;
+            // An agent that died meanwhile is no reason to kill what runs: the next one finds it.
+            let _ = send(control.as_fd(), &Response::Started(container.started));
             Ok(Some(container))
         }
         Err(failure) => {

@@ -97,6 +97,7 @@ impl Lab {
             spec: exec,
             passwd: Some(PASSWD.as_bytes()),
             group: Some(GROUP.as_bytes()),
+            session: None,
         })
     }
 }
@@ -129,6 +130,7 @@ pub async fn collect(mut attachment: Attachment) -> (String, String) {
         match output.unwrap() {
             Output::Stdout(bytes) => out.extend(bytes),
             Output::Stderr(bytes) => err.extend(bytes),
+            Output::Fed(_) | Output::Exited(_) => panic!("no session was asked for"),
         }
     }
     (String::from_utf8_lossy(&out).into_owned(), String::from_utf8_lossy(&err).into_owned())
