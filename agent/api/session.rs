@@ -35,7 +35,7 @@ const FRAME: usize = 64 << 10;
 /// A caller of a session that has its end says so within this.
 const FAREWELL: Duration = Duration::from_secs(30);
 /// The end that a shim tells is known to the node within this, where the node still knows of the container.
-const KNOWN: Duration = Duration::from_secs(5);
+const KNOWN: Duration = Duration::from_secs(2);
 
 /// What callers send once a session runs.
 enum Frame {
@@ -525,25 +525,26 @@ impl Target {
 }
 
 /// The end of a process, asked for from the beginning.
-struct Ended(tokio::task::JoinHandle<Result<ExitStatus, NodeError>>);
+struct Ended(Option<tokio::task::JoinHandle<Result<ExitStatus, NodeError>>>);
 
 impl Ended {
     fn of(node: &Node, id: &ContainerId) -> Ended {
         let (node, id) = (node.clone(), id.clone());
-        Ended(tokio::spawn(async move { node.wait(id.as_str()).await.map(|(_, exit)| exit) }))
+        Ended(Some(tokio::spawn(async move { node.wait(id.as_str()).await.map(|(_, exit)| exit) })))
     }
 
     fn exec(exec: Arc<NodeExec>) -> Ended {
-        Ended(tokio::spawn(async move { exec.wait().await }))
+        Ended(Some(tokio::spawn(async move { exec.wait().await })))
     }
 
     /// Nobody here knows but its shim.
     fn unknown() -> Ended {
-        Ended(tokio::spawn(std::future::pending()))
+        Ended(None)
     }
 
     async fn get(&mut self) -> Result<ExitStatus, Status> {
-        match (&mut self.0).await {
+        let Some(task) = &mut self.0 else { return Err(status::from_node(NodeError::SessionLost)) };
+        match task.await {
             Ok(exit) => exit.map_err(status::from_node),
             Err(e) => Err(status::internal(format!("waiting for the end: {e}"))),
         }
@@ -552,7 +553,9 @@ impl Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 

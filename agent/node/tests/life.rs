@@ -117,7 +117,14 @@ fn spec(name: &str, command: &[&str]) -> ContainerSpec {
 }
 
 fn request(spec: ContainerSpec) -> CreateRequest {
-    CreateRequest { spec, pull: PullPolicy::Missing, auth: None, platform: None, progress: Arc::new(|_| {}) }
+    CreateRequest {
+        spec,
+        pull: PullPolicy::Missing,
+        auth: None,
+        platform: None,
+        progress: Arc::new(|_| {}),
+        again: false,
+    }
 }
 
 async fn create(node: &Node, spec: ContainerSpec) -> Created {
@@ -130,6 +137,7 @@ async fn output(streams: &mut Streams) -> (String, String) {
         match piece.unwrap() {
             Output::Stdout(b) => out.extend(b),
             Output::Stderr(b) => err.extend(b),
+            Output::Fed(_) | Output::Exited(_) => panic!("no session was asked for"),
         }
     }
     (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
@@ -280,7 +288,12 @@ async fn the_agent_goes_and_comes() {
     assert_eq!(phase("rm-meanwhile"), None);
     assert!(node.newest_event() > newest);
     let exec = node
-        .exec(&me(), "goes-on", ExecSpec { command: vec!["/bin/echo".into(), "hi".into()], ..ExecSpec::default() })
+        .exec(
+            &me(),
+            "goes-on",
+            ExecSpec { command: vec!["/bin/echo".into(), "hi".into()], ..ExecSpec::default() },
+            None,
+        )
         .await;
     let mut exec = exec.unwrap();
     assert_eq!(output(exec.streams.as_mut().unwrap()).await.0, "hi\n");
