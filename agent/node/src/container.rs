@@ -288,6 +288,7 @@ impl Containers {
                 oom_killed: false,
                 reason: attribute("reason"),
                 finished: event.time,
+                ..ExitStatus::default()
             };
             if index.departed.len() >= DEPARTED_MAX {
                 index.departed.pop_front();
