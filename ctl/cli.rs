@@ -87,6 +87,12 @@ pub enum Command {
     Attach(cmd::exec::Attach),
     /// Copy files between a container and this machine
     Cp(cmd::cp::Cp),
+    /// Show what a container has changed in its image's files
+    Diff(cmd::changes::Diff),
+    /// Write a container's files out as a tar
+    Export(cmd::changes::Export),
+    /// Make an image of a container
+    Commit(cmd::commit::Commit),
     /// Wait until containers end, and print their exit codes
     Wait(cmd::act::Wait),
     /// Pull images
@@ -162,6 +168,9 @@ async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u
         Command::Kill(a) => cmd::act::kill(fleet, a).await,
         Command::Rm(a) => cmd::act::rm(fleet, a).await,
         Command::Cp(a) => cmd::cp::cp(fleet, a).await,
+        Command::Diff(a) => cmd::changes::diff(fleet, a).await,
+        Command::Export(a) => cmd::changes::export(fleet, a).await,
+        Command::Commit(a) => cmd::commit::commit(fleet, a).await,
         Command::Wait(a) => cmd::act::wait(fleet, a).await,
         Command::Ps(a) => cmd::ps::ps(fleet, a).await,
         Command::Inspect(a) => cmd::inspect::inspect(fleet, a).await,

@@ -1,16 +1,18 @@
 //! `berth.v1.Files`.
 
-use super::decode::{Fields, MAX_PATH};
+use super::decode::{Fields, MAX_ARGUMENT, MAX_NAME, MAX_PATH};
 use super::session::reach;
 use super::{Answers, QUEUE, call, finish};
 use crate::gate::Call;
 use crate::status;
 use berth::v1::{self, copy_from_response, copy_to_request, files_server};
-use berth_node::{CopyInto, CopySource, Node, NodeError, Pieces, Requester};
+use berth_node::{CommitRequest, CopyInto, CopySource, Node, NodeError, Pieces, Requester};
+use berth_rootfs::{Change, ChangeKind};
 use berth_sys::fs::Kind as FileKind;
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -118,6 +120,8 @@ fn answers<M: Send + 'static>(first: Option<M>, mut pieces: Pieces, wrap: fn(Byt
 #[tonic::async_trait]
 impl files_server::Files for Files {
     type CopyFromStream = Answers<v1::CopyFromResponse>;
+    type DiffStream = Answers<v1::DiffResponse>;
+    type ExportStream = Answers<v1::ExportResponse>;
 
     async fn copy_to(
         &self,
@@ -176,4 +180,74 @@ impl files_server::Files for Files {
         let wrap = |bytes| v1::CopyFromResponse { kind: Some(Kind::Tar(bytes)) };
         Ok(Response::new(answers(Some(start), copied.pieces, wrap)))
     }
+
+    async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
+        let container = request.into_inner().container;
+        let mut f = Fields::default();
+        f.name("container", &container);
+        f.done()?;
+        let batches = self.node.diff(&container).await.map_err(status::from_node)?;
+        let answers = ReceiverStream::new(batches).map(|batch| match batch {
+            Ok(changes) => Ok(v1::DiffResponse { changes: changes.into_iter().map(change).collect() }),
+            Err(e) => Err(status::from_node(e)),
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn export(&self, request: Request<v1::ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
+        let call = call(&request)?;
+        let container = request.into_inner().container;
+        let mut f = Fields::default();
+        f.name("container", &container);
+        f.done()?;
+        self.may_reach(&call, &container, "")?;
+        let pieces = self.node.export(&container).await.map_err(status::from_node)?;
+        Ok(Response::new(answers(None, pieces, |tar| v1::ExportResponse { tar })))
+    }
+
+    async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        f.name("container", &request.container);
+        let reference = (!request.reference.is_empty()).then(|| f.reference("reference", &request.reference)).flatten();
+        if reference.as_ref().is_some_and(|r| r.digest().is_some()) {
+            f.wrong("reference", "must be a name with a tag, not with a digest");
+        }
+        f.text("author", &request.author, MAX_NAME);
+        f.text("message", &request.message, MAX_ARGUMENT);
+        f.count("changes", request.changes.len(), 256);
+        let mut changes = Vec::new();
+        for (n, line) in request.changes.iter().enumerate() {
+            if f.text(format!("changes[{n}]"), line, MAX_ARGUMENT) {
+                changes.extend(f.take(format!("changes[{n}]"), berth_image::Change::parse(line)));
+            }
+        }
+        f.done()?;
+        let who = self.may_reach(&call, &request.container, &request.request_id)?;
+        let node = self.node.clone();
+        let commit = CommitRequest {
+            reference,
+            author: request.author,
+            message: request.message,
+            changes,
+            pause: !request.no_pause,
+        };
+        let done = finish(async move { node.commit(&who, &request.container, commit).await }).await?;
+        Ok(Response::new(v1::CommitResponse {
+            image_id: done.image.id.to_string(),
+            reference: done.reference.map(|r| r.to_string()).unwrap_or_default(),
+            layer_bytes: done.layer_bytes,
+        }))
+    }
+}
+
+fn change(change: Change) -> v1::FileChange {
+    let kind = match change.kind {
+        ChangeKind::Modified => v1::file_change::Kind::Modified,
+        ChangeKind::Added => v1::file_change::Kind::Added,
+        ChangeKind::Deleted => v1::file_change::Kind::Deleted,
+    };
+    v1::FileChange { kind: kind.into(), path: change.path.into() }
 }

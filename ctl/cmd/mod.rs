@@ -2,6 +2,8 @@
 
 pub mod act;
 pub mod agent;
+pub mod changes;
+pub mod commit;
 pub mod context;
 pub mod cp;
 pub mod events;

@@ -81,6 +81,39 @@ mod points {
     }
 
     #[test]
+    fn of_a_commit() {
+        let layers = |node: &Node| std::fs::read_dir(node.data().join("layers/layers/sha256")).expect("layers").count();
+        let before = std::cell::Cell::new(0);
+        at_every_point(
+            "commit.",
+            |node| {
+                running(node);
+                node.ok(&["exec", "box", "sh", "-c", "echo committed >/file"]);
+                before.set(layers(node));
+            },
+            &["commit", "box", "made:1"],
+            |node, name| {
+                // The container goes on, whatever became of its image.
+                assert_eq!(state(node), "running", "{name}");
+                assert_eq!(node.ok(&["exec", "box", "cat", "/file"]), "committed", "{name}");
+                let made = ["run", "--rm", "--network", "none", "--pull", "never", "made:1", "cat", "/file"];
+                if node.ctl(&["inspect", "--type", "image", "made:1"]).code == 0 {
+                    assert_eq!(name, "commit.after_record");
+                    assert_eq!(node.ok(&made), "committed", "{name}");
+                } else {
+                    // Nothing of it stays; and it can be made again.
+                    until("the layer is gone", || layers(node) == before.get());
+                    node.ok(&["commit", "box", "made:1"]);
+                    assert_eq!(node.ok(&made), "committed", "{name}");
+                }
+                let ingest = std::fs::read_dir(node.data().join("layers/ingest")).expect("ingest").count();
+                assert_eq!(ingest, 0, "{name}");
+                node.ok(&["rmi", "made:1"]);
+            },
+        );
+    }
+
+    #[test]
     fn of_a_create() {
         let busybox = image("busybox");
         at_every_point(

@@ -6,6 +6,7 @@
 mod harness;
 
 mod attach;
+mod changes;
 mod cp;
 mod ctl;
 mod exec;

@@ -5,7 +5,7 @@ use berth_model::Digest;
 use berth_model::digest::Algorithm;
 
 /// Hashes what comes in pieces.
-pub(crate) struct Hasher {
+pub struct Hasher {
     algorithm: Algorithm,
     context: Context,
 }

@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 mod challenge;
+mod change;
+mod child;
 mod credentials;
 mod decompress;
 mod error;
@@ -26,8 +28,11 @@ mod session;
 mod store;
 mod tls;
 
+pub use change::{Change, Health};
+pub use child::Child;
 pub use credentials::{Docker, docker_config};
 pub use error::{ImageError, SinkError};
+pub use hash::Hasher;
 pub use store::Pins;
 
 use berth_model::image::ImageRecord;

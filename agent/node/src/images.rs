@@ -248,6 +248,59 @@ async fn commit(
     Ok(PullOutcome { image: record, reference, up_to_date, fetched_bytes })
 }
 
+/// Takes up an image that was made here: its layers and documents are on the disk, and the record makes it visible.
+pub(crate) async fn adopt(
+    inner: &Arc<Inner>,
+    caller: &str,
+    container: &Arc<Container>,
+    reference: Option<Reference>,
+    made: Pulled,
+) -> Result<Arc<ImageRecord>, NodeError> {
+    // The pins keep its documents from a sweep until the record is there.
+    let Pulled { record, pins, .. } = made;
+    let _change = inner.images.change.lock().await;
+    let record = Arc::new(record);
+    let mut writes = vec![Write::PutImage { record: record.clone(), hidden: false }];
+    writes.extend(reference.iter().map(|r| Write::PutTag(r.clone(), record.id.clone())));
+    writes.extend(record.layers.iter().map(|l| Write::Spare(l.diff_id.clone())));
+    let name = reference.as_ref().map(ToString::to_string).unwrap_or_default();
+    let about = [("image_id", record.id.to_string()), ("image_name", name.clone()), ("caller", caller.to_owned())];
+    writes.push(inner.events.add_container(&container.record(), "commit", &about));
+    if !name.is_empty() {
+        let attributes = BTreeMap::from([("id".to_owned(), record.id.to_string())]);
+        writes.push(inner.events.add(EventKind::Image, "tag", &name, attributes));
+    }
+    inner.store.write(writes, Durability::Durable).await?;
+    let mut table = inner.images.table.write().expect("images");
+    let uses = table.by_id.get(&record.id).map_or(0, |e| e.uses);
+    table.by_id.insert(record.id.clone(), Entry { record: record.clone(), hidden: false, uses });
+    if let Some(reference) = reference {
+        table.tags.insert(reference, record.id.clone());
+    }
+    for layer in &record.layers {
+        table.doomed.remove(&layer.diff_id);
+    }
+    drop(table);
+    drop(pins);
+    Ok(record)
+}
+
+/// Drops a layer that was made for an image which did not come to be, unless another one has it.
+pub(crate) async fn forsake(inner: &Arc<Inner>, diff_id: Digest) {
+    let _change = inner.images.change.lock().await;
+    let used = {
+        let mut table = inner.images.table.write().expect("images");
+        let used = table.by_id.values().any(|e| e.record.layers.iter().any(|l| l.diff_id == diff_id));
+        if !used {
+            table.doomed.insert(diff_id.clone(), Timestamp::now());
+        }
+        used
+    };
+    if !used {
+        drop_layers(inner, vec![diff_id]).await;
+    }
+}
+
 /// One more name for an image; a name of another image moves.
 pub(crate) async fn tag(inner: &Arc<Inner>, source: &str, target: &Reference) -> Result<ImageView, NodeError> {
     if target.digest().is_some() {

@@ -15,6 +15,8 @@
 
 mod boot;
 mod cause;
+mod changes;
+mod commit;
 mod container;
 mod copy;
 mod create;
@@ -495,6 +497,52 @@ impl Node {
     /// `PathNotFound`; in the pieces `EndedMeanwhile`, `Io`.
     pub async fn copy_out(&self, container: &str, path: Vec<u8>, follow: bool) -> Result<CopiedOut, NodeError> {
         copy::out(self.inner(), self.find(container)?, path, follow).await
+    }
+
+    /// What a container has changed in its image's files, in batches: a folder before what is in it, names sorted.
+    ///
+    /// # Errors
+    /// In the stream: `Rootfs`, `Io`.
+    pub async fn diff(
+        &self,
+        container: &str,
+    ) -> Result<mpsc::Receiver<Result<Vec<berth_rootfs::Change>, NodeError>>, NodeError> {
+        changes::diff(self.inner(), self.find(container)?).await
+    }
+
+    /// A container's whole root as a tar, without what is mounted in it.
+    ///
+    /// # Errors
+    /// In the pieces: `Rootfs`, `Io`.
+    pub async fn export(&self, container: &str) -> Result<Pieces, NodeError> {
+        changes::export(self.inner(), self.find(container)?).await
+    }
+
+    /// Makes an image of a container, running or not.
+    ///
+    /// # Errors
+    /// `Rootfs` (the layer cannot be kept), `Image` (too many layers), `RequestIdReused`.
+    pub async fn commit(
+        &self,
+        who: &Requester,
+        container: &str,
+        request: CommitRequest,
+    ) -> Result<Committed, NodeError> {
+        let inner = self.inner();
+        let content =
+            (container, &request.reference, &request.author, &request.message, &request.changes, request.pause);
+        let ticket = match inner.requests.begin(who, "Commit", fingerprint(&content)).await? {
+            Begin::New(ticket) => ticket,
+            Begin::Answered(id) => {
+                let image = images::get(inner, &id)?.record;
+                let layer_bytes = image.layers.last().map_or(0, |l| l.size_bytes);
+                return Ok(Committed { image, reference: request.reference, layer_bytes });
+            }
+        };
+        let (found, inner_, caller) = (self.find(container)?, inner.clone(), who.caller.clone());
+        let done = inner.to_its_end(async move { commit::commit(&inner_, &caller, found, request).await }).await?;
+        self.answered(ticket, done.image.id.as_str()).await;
+        Ok(done)
     }
 
     /// Entries behind `cursor`, then live ones. Bounded: a reader that falls behind gets an Err and the end. Cursor 0: only what comes

@@ -411,6 +411,7 @@ async fn adopt(inner: &Arc<Inner>, container: Arc<Container>, shim: Option<Shim>
             tracing::error!(container = %container.id, error = %e, "a start could not be written down");
         }
     }
+    crate::commit::recover(inner, &container);
     let frozen = inner.runtime.is_frozen(&container.id);
     if frozen != container.record().paused
         && let Err(e) = pause::tell(inner, &mut gate, frozen).await

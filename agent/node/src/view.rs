@@ -114,6 +114,27 @@ pub struct CopiedOut {
     pub pieces: crate::Pieces,
 }
 
+/// An image to be made of a container.
+#[derive(Clone, Debug, Default)]
+pub struct CommitRequest {
+    /// None: it has no name.
+    pub reference: Option<Reference>,
+    pub author: String,
+    pub message: String,
+    pub changes: Vec<berth_image::Change>,
+    /// A running container stands still while its files are read.
+    pub pause: bool,
+}
+
+/// An image that was made of a container.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    pub image: Arc<ImageRecord>,
+    pub reference: Option<Reference>,
+    /// Of the new layer.
+    pub layer_bytes: u64,
+}
+
 /// What the removal of an image took away.
 #[derive(Clone, Debug, Default)]
 pub struct RemovedImage {

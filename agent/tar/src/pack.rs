@@ -65,7 +65,8 @@ impl<'a, W: Write> Packer<'a, W> {
         Packer { out: Writer::new(out), packing, check, links: HashMap::new(), piece: vec![0; PIECE] }
     }
 
-    /// Adds what `object` is a descriptor of (`O_PATH` will do), under `name`, with all below it. Sockets are left out.
+    /// Adds what `object` is a descriptor of (`O_PATH` will do), under `name`, with all below it. Sockets are left out. A folder without a
+    /// name has no entry of its own.
     ///
     /// # Errors
     /// What a call says, with the name; [`Packer::new`]'s check; `InvalidFilename`: deeper than a path may be.
@@ -133,9 +134,11 @@ impl<'a, W: Write> Packer<'a, W> {
         match stat.kind {
             FileKind::Directory => {
                 let folder = sysfs::openat(object, ".", Open::RDONLY | Open::DIRECTORY, 0)?;
-                self.head(Some(folder.as_fd()), stat, Kind::Directory, path, b"", None)?;
-                if !path.ends_with(b"/") {
-                    path.push(b'/');
+                if !path.is_empty() {
+                    self.head(Some(folder.as_fd()), stat, Kind::Directory, path, b"", None)?;
+                    if !path.ends_with(b"/") {
+                        path.push(b'/');
+                    }
                 }
                 let foreign = self.packing.one_file_system && is_mount(folder.as_fd(), stat, dev);
                 let names = Vec::new().into_iter();

@@ -4,6 +4,7 @@ use super::pki::{Identity, Pki, ctl_binary};
 use super::slot::Slot;
 use super::{LONG, eventually, image, leak, test_dir};
 use berth::v1::containers_client::ContainersClient;
+use berth::v1::files_client::FilesClient;
 use berth::v1::images_client::ImagesClient;
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -472,6 +473,10 @@ impl Node {
             .identity(tonic::transport::Identity::from_pem(read(&identity.cert), read(&identity.key)))
             .domain_name("localhost");
         Endpoint::from_shared(self.endpoint()).expect("endpoint").tls_config(tls)?.connect().await
+    }
+
+    pub async fn files(&self) -> FilesClient<Channel> {
+        FilesClient::new(self.channel().await)
     }
 
     pub async fn containers(&self) -> ContainersClient<Channel> {

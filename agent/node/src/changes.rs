@@ -1,0 +1,97 @@
+//! What a container has changed, and its whole root as a tar.
+
+use crate::container::Container;
+use crate::copy::{Outlet, give_up};
+use crate::node::Inner;
+use crate::store::Durability;
+use crate::{NodeError, Pieces};
+use berth_model::Phase;
+use berth_rootfs::{Change, Upper};
+use berth_tar::{Packer, Packing};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Changes of one message.
+const BATCH: usize = 256;
+/// Batches and pieces that wait for a caller.
+const QUEUE: usize = 4;
+
+/// What the engine makes in a container's upper folder to mount its own things on, where the image has no such folder or file. It is no
+/// change of the container's (Docker hides the same in a layer of its own).
+pub(crate) const OURS: &[&str] = &["dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf", ".dockerenv"];
+
+/// The folder of a container's own writes; `None`: it was never made.
+pub(crate) fn upper(inner: &Inner, container: &Container) -> Option<PathBuf> {
+    let upper = inner.container_dir(&container.id).join("upper");
+    upper.is_dir().then_some(upper)
+}
+
+fn present(container: &Container) -> Result<(), NodeError> {
+    match container.phase() {
+        Phase::Creating | Phase::Removing => Err(NodeError::ContainerNotFound(container.record().name.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// Every change against the image, in batches.
+pub(crate) async fn diff(
+    inner: &Arc<Inner>,
+    container: Arc<Container>,
+) -> Result<mpsc::Receiver<Result<Vec<Change>, NodeError>>, NodeError> {
+    present(&container)?;
+    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let inner_ = inner.clone();
+    inner.tasks.spawn_blocking(move || {
+        let _permit = permit;
+        let told = (|| -> Result<(), NodeError> {
+            let Some(upper) = upper(&inner_, &container) else { return Ok(()) };
+            let layers = inner_.layers.store.view(&container.record().layers, None)?;
+            let mut batch = Vec::with_capacity(BATCH);
+            let send = |batch: Vec<Change>| {
+                sender.blocking_send(Ok(batch)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+            };
+            Upper::open(&upper, OURS)?.changes(layers.as_fd(), &mut |change| {
+                batch.push(change);
+                if batch.len() >= BATCH { send(std::mem::take(&mut batch)) } else { Ok(()) }
+            })?;
+            if batch.is_empty() { Ok(()) } else { send(batch).map_err(NodeError::io("telling the changes")) }
+        })();
+        if let Err(e) = told {
+            // Err: nobody reads any more.
+            let _ = sender.blocking_send(Err(e));
+        }
+    });
+    Ok(receiver)
+}
+
+/// The whole root without what is mounted in it.
+pub(crate) async fn export(inner: &Arc<Inner>, container: Arc<Container>) -> Result<Pieces, NodeError> {
+    present(&container)?;
+    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let event = inner.events.add_container(&container.record(), "export", &[]);
+    let _ = inner.store.submit(vec![event], Durability::Quick).await?;
+    let (sender, pieces) = mpsc::channel(QUEUE);
+    let inner_ = inner.clone();
+    inner.tasks.spawn_blocking(move || {
+        let _permit = permit;
+        let exported = (|| -> Result<(), NodeError> {
+            let upper = upper(&inner_, &container);
+            let view = inner_.layers.store.view(&container.record().layers, upper.as_deref())?;
+            let name = container.record().name.clone();
+            // Removed in the middle, the rest would be missing without a word.
+            let check = || present(&container).map_err(|_| io::Error::other("the container was removed meanwhile"));
+            let mut packer = Packer::new(Outlet::new(sender.clone()), Packing::default(), &check);
+            let packed = packer.add(view.as_fd().as_fd(), b"").and_then(|()| packer.finish());
+            let packed = packed.and_then(|outlet| check().map(|()| outlet)).and_then(Outlet::end);
+            packed.map_err(NodeError::io(format!("exporting container {name}")))
+        })();
+        if let Err(e) = exported {
+            give_up(&sender, e);
+        }
+    });
+    Ok(pieces)
+}
