@@ -351,6 +351,11 @@ fn from_runtime(error: &RuntimeError, message: String) -> Draft {
             let metadata = [("command", command.clone()), ("exit_code", "126".into()), ("errno", errno(source))];
             Draft::with(Code::FailedPrecondition, "COMMAND_NOT_EXECUTABLE", message, metadata)
         }
+        E::Limit { path, source, .. } => {
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let metadata = [("file", file), ("errno", errno(source))];
+            Draft::with(Code::FailedPrecondition, "LIMIT_REFUSED", message, metadata)
+        }
         E::Freeze { .. } => Draft::new(Code::FailedPrecondition, "FREEZE_FAILED", message),
         E::NotRunning => Draft::new(Code::FailedPrecondition, "CONTAINER_NOT_RUNNING", message),
         E::Spec { field, message: why } => {

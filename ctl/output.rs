@@ -157,13 +157,22 @@ impl Listing {
     /// `host_width`: characters of the longest host's label, when answers are labelled.
     pub fn new(shape: Shape, format: Format, host_width: Option<usize>) -> Listing {
         let own = |&(h, f): &(&str, &str)| (h.to_owned(), f.to_owned());
-        let mut columns: Vec<(String, String)> = shape.columns.iter().map(own).collect();
+        Listing::with(shape.columns.iter().map(own).collect(), shape.name, format, host_width)
+    }
+
+    /// With columns that are not known beforehand: header and field, in order.
+    pub fn with(
+        mut columns: Vec<(String, String)>,
+        name: &'static str,
+        format: Format,
+        host_width: Option<usize>,
+    ) -> Listing {
         let mut widths = Vec::new();
         if let Some(width) = host_width {
             columns.insert(0, ("HOST".into(), "Host".into()));
             widths.push(width);
         }
-        Listing { columns, name: shape.name, format, host_width, widths, headed: false, rows: Vec::new() }
+        Listing { columns, name, format, host_width, widths, headed: false, rows: Vec::new() }
     }
 
     /// Takes the rows of one host, and shows what can be shown already.
@@ -222,21 +231,35 @@ impl Listing {
             }
             Format::Json => print(format!("{:#}\n", Value::Array(self.rows))),
             Format::Yaml => print(yaml::emit(&Value::Array(self.rows))),
-            Format::TableTemplate(t) => {
-                let headers: Map<String, Value> =
-                    t.fields().into_iter().map(|f| (f.clone(), header(&f, &self.columns).into())).collect();
-                let mut columns = Columns { rows: Vec::new() };
-                let split = |s: &str| s.split('\t').map(str::to_owned).collect();
-                // A template that does more than show fields has no header of its own.
-                if let Ok(head) = t.render(&Value::Object(headers)) {
-                    columns.row(split(&head));
-                }
-                for row in &self.rows {
-                    columns.row(split(&t.render(row).map_err(Error::usage)?));
-                }
-                print(columns.render())
-            }
+            Format::TableTemplate(t) => print(self.templated(&t)?),
             _ => Ok(()),
+        }
+    }
+
+    fn templated(&self, t: &Template) -> Result<String> {
+        let headers: Map<String, Value> =
+            t.fields().into_iter().map(|f| (f.clone(), header(&f, &self.columns).into())).collect();
+        let mut columns = Columns { rows: Vec::new() };
+        let split = |s: &str| s.split('\t').map(str::to_owned).collect();
+        // A template that does more than show fields has no header of its own.
+        if let Ok(head) = t.render(&Value::Object(headers)) {
+            columns.row(split(&head));
+        }
+        for row in &self.rows {
+            columns.row(split(&t.render(row).map_err(Error::usage)?));
+        }
+        Ok(columns.render())
+    }
+
+    /// The whole table as text, with its header: for a screen that is drawn anew.
+    pub fn table(shape: Shape, format: &Format, host_width: Option<usize>, rows: Vec<Value>) -> Result<String> {
+        let mut list = Listing::new(shape, Format::Table, host_width);
+        match format {
+            Format::TableTemplate(t) => {
+                list.rows = rows;
+                list.templated(t)
+            }
+            _ => Ok(list.lines(&rows)),
         }
     }
 }

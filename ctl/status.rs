@@ -85,6 +85,7 @@ fn hint(reason: &str, code: Code, tls: bool) -> Option<&'static str> {
         "CONTAINER_RUNNING" => "stop it first, or use rm -f",
         "CONTAINER_NOT_RUNNING" => "berthctl start starts it",
         "CONTAINER_PAUSED" => "berthctl unpause lets it go on",
+        "LIMIT_REFUSED" => "nothing was changed; a limit of memory cannot go below what is in use (berthctl stats)",
         "FREEZE_FAILED" => {
             "one of its processes waits in the kernel, often for a disk or a network file system; try again"
         }

@@ -29,6 +29,10 @@ pub fn stdin_is_terminal() -> bool {
     sys::is_terminal(io::stdin())
 }
 
+pub fn stdout_is_terminal() -> bool {
+    sys::is_terminal(io::stdout())
+}
+
 pub fn stderr_is_terminal() -> bool {
     sys::is_terminal(io::stderr())
 }

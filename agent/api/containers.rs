@@ -2,7 +2,7 @@
 
 use super::decode::{Fields, some};
 use super::progress::Feed;
-use super::{Answers, QUEUE, call, encode, filter, finish, list, session, spec};
+use super::{Answers, QUEUE, call, encode, filter, finish, list, session, spec, usage};
 use crate::gate::Call;
 use crate::{auth, status};
 use berth::role::Role;
@@ -140,6 +140,7 @@ impl containers_server::Containers for Containers {
     type CreateStream = Answers<v1::CreateContainerResponse>;
     type RunStream = Answers<v1::RunResponse>;
     type ListStream = Answers<v1::ListContainersResponse>;
+    type StatsStream = Answers<v1::StatsResponse>;
     type LogsStream = Answers<v1::LogsResponse>;
     type ExecStream = Answers<v1::ExecResponse>;
     type AttachStream = Answers<v1::AttachResponse>;
@@ -245,6 +246,30 @@ impl containers_server::Containers for Containers {
         let node = self.node.clone();
         let id = finish(async move { node.rename(&who, &r.container, &r.name).await }).await?;
         Ok(Response::new(v1::RenameContainerResponse { id: id.to_string() }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<v1::UpdateContainerRequest>,
+    ) -> Result<Response<v1::UpdateContainerResponse>, Status> {
+        let mut update = Default::default();
+        let (r, who) = self.change(request, |r, f| {
+            update = usage::update(f, r.resources.clone());
+            (r.container.clone(), r.request_id.clone())
+        })?;
+        let node = self.node.clone();
+        let id = finish(async move { node.update(&who, &r.container, update).await }).await?;
+        Ok(Response::new(v1::UpdateContainerResponse { id: id.to_string() }))
+    }
+
+    async fn top(&self, request: Request<v1::TopRequest>) -> Result<Response<v1::TopResponse>, Status> {
+        let container = self.look(request.into_inner().container)?;
+        let found = self.node.top(&container).await.map_err(status::from_node)?;
+        Ok(Response::new(usage::top(found)))
+    }
+
+    async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<Self::StatsStream>, Status> {
+        Ok(Response::new(usage::stats(self.node.clone(), request.into_inner())?))
     }
 
     async fn kill(

@@ -13,6 +13,7 @@ mod session;
 mod spec;
 mod supervise;
 mod upgrade;
+mod usage;
 
 use crate::config::Config;
 use crate::gate::Call;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 /// Docker's least memory: below it no container starts.
-const MIN_MEMORY: u64 = 6 << 20;
+pub(super) const MIN_MEMORY: u64 = 6 << 20;
 /// A seccomp profile as JSON; Docker's default one has 14 KB.
 const MAX_PROFILE: usize = 1 << 20;
 
@@ -386,7 +386,7 @@ fn resources(f: &mut Fields, r: v1::Resources) -> Resources {
 }
 
 /// cpuset(7), "List format"; empty is one too.
-fn is_list(text: &str) -> bool {
+pub(super) fn is_list(text: &str) -> bool {
     let number = |s: &str| -> Option<u32> {
         (s.len() <= 5 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok()).flatten()
     };

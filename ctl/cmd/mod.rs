@@ -18,6 +18,9 @@ pub mod port;
 pub mod ps;
 pub mod pull;
 pub mod run;
+pub mod stats;
+pub mod top;
+pub mod update;
 
 use crate::connect::Connection;
 use crate::error::{Error, Result};

@@ -316,7 +316,7 @@ impl Create {
             memory_bytes: self.memory.unwrap_or(0),
             memory_swap_bytes: self.memory_swap.as_deref().map(|t| size("--memory-swap", t)).transpose()?.unwrap_or(0),
             memory_reservation_bytes: self.memory_reservation.unwrap_or(0),
-            nano_cpus: self.cpus.as_deref().map(nano_cpus).transpose()?.unwrap_or(0),
+            nano_cpus: self.cpus.as_deref().map(some_cpus).transpose()?.unwrap_or(0),
             cpu_shares: self.cpu_shares.unwrap_or(0),
             cpuset_cpus: self.cpuset_cpus.clone().unwrap_or_default(),
             cpuset_mems: self.cpuset_mems.clone().unwrap_or_default(),
@@ -371,8 +371,16 @@ fn host_only(flag: &str, value: Option<&str>) -> Result<bool> {
     }
 }
 
+/// A limit of CPUs for a new container, which has none by leaving it out.
+fn some_cpus(text: &str) -> Result<u64> {
+    match nano_cpus(text)? {
+        0 => Err(Error::usage(format!("--cpus {text:?} must be more than 0"))),
+        nanos => Ok(nanos),
+    }
+}
+
 /// Billionths of a CPU, from a decimal number.
-fn nano_cpus(text: &str) -> Result<u64> {
+pub fn nano_cpus(text: &str) -> Result<u64> {
     let bad = || Error::usage(format!("--cpus {text:?} is no number of CPUs, such as 1.5"));
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
@@ -382,7 +390,7 @@ fn nano_cpus(text: &str) -> Result<u64> {
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| bad())? };
     let nanos: u64 = format!("{fraction:0<9}").parse().map_err(|_| bad())?;
     let all = whole.checked_mul(1_000_000_000).and_then(|w| w.checked_add(nanos)).ok_or_else(bad)?;
-    if all == 0 { Err(Error::usage(format!("--cpus {text:?} must be more than 0"))) } else { Ok(all) }
+    Ok(all)
 }
 
 /// `os/architecture[/variant]`.

@@ -29,4 +29,5 @@ mod survive;
 mod tls;
 #[cfg(feature = "failpoints")]
 mod upgrade;
+mod usage;
 mod verbs;

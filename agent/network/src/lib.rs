@@ -17,6 +17,7 @@
 
 mod address;
 mod conntrack;
+mod counters;
 mod error;
 mod link;
 mod namespace;
@@ -27,5 +28,6 @@ mod ports;
 mod rules;
 mod sweep;
 
+pub use counters::{Counters, LinkCounters};
 pub use error::{NetworkError, PortHolder, Prefix};
 pub use networks::{Attached, NetworkConfig, Networks};

@@ -183,6 +183,18 @@ impl Socket {
     /// The first refusal is returned. `atomic`: a batch of nfnetlink. Its last message, the mark of its end, has no answer, the one before it
     /// has; a refusal of the first message, the mark of its beginning, means that none is answered any more.
     pub fn exchange(&mut self, messages: &mut Messages, atomic: bool) -> Result<Vec<Reply>, Failure> {
+        let mut replies = Vec::new();
+        self.converse(messages, atomic, |kind, body| replies.push(Reply { kind, body: body.to_vec() }))?;
+        Ok(replies)
+    }
+
+    /// As `exchange`, but replies are looked at as they come, and not kept.
+    pub fn converse(
+        &mut self,
+        messages: &mut Messages,
+        atomic: bool,
+        mut look: impl FnMut(u16, &[u8]),
+    ) -> Result<(), Failure> {
         let first = self.sequence;
         let count = messages.starts.len() as u32;
         self.sequence = self.sequence.wrapping_add(count);
@@ -190,7 +202,6 @@ impl Socket {
         if self.buffer.is_empty() {
             self.buffer.resize(RECEIVE_BUFFER, 0);
         }
-        let mut replies = Vec::new();
         let mut refused = None;
         loop {
             let length = net::netlink_receive(self.fd.as_fd(), &mut self.buffer).map_err(Failure::Io)?;
@@ -212,11 +223,11 @@ impl Socket {
                         if last || (atomic && index == 0 && errno != 0) {
                             return match refused {
                                 Some(refused) => Err(Failure::Refused(refused)),
-                                None => Ok(replies),
+                                None => Ok(()),
                             };
                         }
                     }
-                    kind => replies.push(Reply { kind, body: body.to_vec() }),
+                    kind => look(kind, body),
                 }
             }
         }

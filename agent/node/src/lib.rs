@@ -42,12 +42,15 @@ mod restart;
 mod root;
 mod session;
 mod start;
+mod stats;
 mod stop;
 mod store;
 mod streams;
 #[cfg(test)]
 mod testing;
 mod timers;
+mod top;
+mod update;
 mod view;
 
 pub use copy::Pieces;
@@ -55,7 +58,10 @@ pub use error::NodeError;
 pub use exec::NodeExec;
 pub use logs::{BadLogCursor, LogCursor, LogPosition};
 pub use session::ResumedSession;
+pub use stats::{ContainerSample, Sample, StatsWatch};
 pub use store::Schema;
+pub use top::Processes;
+pub use update::{ContainerUpdate, ResourceUpdate};
 pub use view::*;
 
 use crate::container::Container;

@@ -6,6 +6,7 @@ use crate::images::ImageIndex;
 use crate::layers::Layers;
 use crate::reaper::Job;
 use crate::requests::Requests;
+use crate::stats::Stats;
 use crate::store::Store;
 use crate::timers::Timers;
 use crate::{NodeConfig, NodeError};
@@ -38,6 +39,7 @@ pub(crate) struct Inner {
     pub registry: Images,
     pub networks: Networks,
     pub runtime: Runtime,
+    pub stats: Stats,
     pub reaper: mpsc::Sender<Job>,
     /// Copies, exports and the like at once: each has a thread for as long as its caller takes.
     pub copies: Arc<Semaphore>,

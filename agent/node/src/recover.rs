@@ -145,6 +145,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         registry,
         networks,
         runtime,
+        stats: Default::default(),
         reaper,
         copies: Arc::new(tokio::sync::Semaphore::new(COPIES)),
         timers: Timers::default(),

@@ -169,7 +169,7 @@ impl Drop for Ticket {
 /// The calls whose answers are kept.
 const RPCS: &[&str] = &[
     "Create", "Pull", "Start", "Stop", "Kill", "Remove", "Exec", "Restart", "Pause", "Unpause", "Rename", "CopyTo",
-    "Commit",
+    "Commit", "Update",
 ];
 
 /// FNV-1a over JSON: the same over restarts and versions of the compiler. It tells mistakes, not attacks.

@@ -21,6 +21,9 @@ pub enum RuntimeError {
     Spec { field: String, message: String },
     #[error("{act} {path}: {source}")]
     Cgroup { act: &'static str, path: PathBuf, source: io::Error },
+    /// A limit of a running container that the kernel does not take; what was changed before it is as it was.
+    #[error("{path} does not take {value:?}: {source}")]
+    Limit { path: PathBuf, value: String, source: io::Error },
     /// Some process did not come to where it can stand still; all go on.
     #[error("the processes of the container did not freeze within {waited_ms} ms; they go on")]
     Freeze { waited_ms: u128 },

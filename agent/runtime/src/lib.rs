@@ -9,11 +9,13 @@
 
 mod attach;
 mod cgroup;
+mod counters;
 mod error;
 mod files;
 mod host;
 mod launch;
 mod plan;
+mod process;
 pub mod seccomp;
 mod session;
 mod shim;
@@ -21,14 +23,16 @@ pub mod signal;
 mod user;
 
 pub use attach::{AttachInput, Attachment, Output};
+pub use counters::{Block, CounterFiles, Counters, Cpu, Memory, Pressure};
 pub use error::RuntimeError;
 pub use plan::Plan;
+pub use process::ProcessInfo;
 pub use session::{NewSession, Resumed, forget, resume, sweep};
 pub use shim::{Exec, Shim};
 
 use berth_model::image::ImageConfig;
 use berth_model::network::NetworkAttachment;
-use berth_model::spec::{ExecSpec, Seccomp};
+use berth_model::spec::{ExecSpec, Resources, Seccomp};
 use berth_model::{ContainerId, ContainerSpec, ExitStatus};
 use cgroup::Cgroups;
 use host::Host;
@@ -261,6 +265,24 @@ impl Runtime {
     /// Kills every process of the container's cgroup (cgroup.kill, else freezer/loop). Returns when the cgroup is empty or `timeout` is over.
     pub fn kill_all(&self, id: &ContainerId, timeout: Duration) -> Result<(), RuntimeError> {
         cgroup::kill_all(&*self.inner.cgroups, id, timeout)
+    }
+
+    /// Brings the limits of a running container from `old` to `new`: all of them, or none. Blocking.
+    ///
+    /// # Errors
+    /// `Limit`: the kernel does not take one; `Cgroup`: this host has no such limits.
+    pub fn update(&self, id: &ContainerId, old: &Resources, new: &Resources) -> Result<(), RuntimeError> {
+        self.inner.cgroups.update(id, old, new)
+    }
+
+    /// The container's processes, by pid, at most `max`; true: there are more. Reads /proc; nothing is run.
+    pub fn processes(&self, id: &ContainerId, max: usize) -> (Vec<ProcessInfo>, bool) {
+        process::list(&*self.inner.cgroups, id, max)
+    }
+
+    /// Finds the files with what a container uses, and keeps at most `open` of them open.
+    pub fn counters(&self, id: &ContainerId, open: usize) -> CounterFiles {
+        CounterFiles::find(self.inner.cgroups.counters(id), open)
     }
 
     /// Freezes every process of the container. Blocking, at most 5 s; when it fails all go on.

@@ -9,6 +9,12 @@ pub fn give_back() -> bool {
     return false;
 }
 
+/// Bytes of a page of memory (sysconf(3)).
+pub fn page_bytes() -> u64 {
+    // SAFETY: sysconf(3) takes no pointer and changes nothing.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -9,6 +9,7 @@ mod v2;
 pub(crate) use devices::{DeviceRule, default_rules};
 
 use crate::RuntimeError;
+use crate::counters::Counter;
 use berth_model::ContainerId;
 use berth_model::spec::Resources;
 use std::fs;
@@ -52,6 +53,10 @@ pub(crate) trait Cgroups: Send + Sync {
     fn memory_limit(&self, id: &ContainerId) -> Option<(PathBuf, Option<u64>)>;
     /// Starts the end of every process in the group, and keeps new ones from coming where the kernel can.
     fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// Brings the limits of living processes from `old` to `new`: all of them, or none.
+    fn update(&self, id: &ContainerId, old: &Resources, new: &Resources) -> Result<(), RuntimeError>;
+    /// Files with what the group uses; those that this host does not have are among them.
+    fn counters(&self, id: &ContainerId) -> Vec<(Counter, PathBuf)>;
     /// Freezes every process of the group; when that does not come about in time, thaws it again.
     fn freeze(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     fn thaw(&self, id: &ContainerId) -> Result<(), RuntimeError>;
@@ -246,6 +251,60 @@ fn make(path: &Path) -> Result<(), RuntimeError> {
 
 fn put(path: PathBuf, value: &str) -> Result<(), RuntimeError> {
     write_existing(&path, value).map_err(|source| RuntimeError::Cgroup { act: "writing a limit to", path, source })
+}
+
+/// A limit to be written.
+pub(crate) struct Setting {
+    path: PathBuf,
+    value: String,
+}
+
+impl Setting {
+    fn new(path: PathBuf, value: impl Into<String>) -> Self {
+        Setting { path, value: value.into() }
+    }
+
+    fn refused(&self, source: io::Error) -> RuntimeError {
+        RuntimeError::Limit { path: self.path.clone(), value: self.value.clone(), source }
+    }
+}
+
+/// Writes all settings, in order. When one is refused, those before it get their old values back, the last one first.
+pub(crate) fn set_all(settings: &[Setting]) -> Result<(), RuntimeError> {
+    let mut before: Vec<(&Path, String)> = Vec::new();
+    for setting in settings {
+        let done = fs::read_to_string(&setting.path).and_then(|old| {
+            write_line(&setting.path, &setting.value)?;
+            Ok(old)
+        });
+        match done {
+            Ok(old) => before.push((&setting.path, old)),
+            Err(e) => {
+                for (path, old) in before.iter().rev() {
+                    // It was taken a moment ago.
+                    if let Err(e) = write_line(path, old.trim()) {
+                        tracing::error!(path = %path.display(), value = old.trim(), error = %e, "putting a limit back");
+                    }
+                }
+                return Err(setting.refused(e));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// With its end: an empty value would be no write at all.
+fn write_line(path: &Path, value: &str) -> io::Result<()> {
+    write_existing(path, &format!("{value}\n"))
+}
+
+/// Memory and swap together in bytes, as v1 counts them; None: no limit. Docker's default is twice the memory.
+fn memory_and_swap(r: &Resources) -> Option<u64> {
+    let memory = r.memory_bytes?;
+    match r.memory_swap_bytes {
+        Some(both) => u64::try_from(both).ok(),
+        None => Some(memory.saturating_mul(2)),
+    }
 }
 
 /// Without O_CREAT, which cgroupfs refuses with EACCES instead of saying that the file is not there.

@@ -1,8 +1,10 @@
 //! cgroup v1: one hierarchy per controller (Documentation/admin-guide/cgroup-v1/).
 
-use super::{CPU_PERIOD_US, Cgroups, Entry, Limits, cpu_quota_us, make, open, processes, put, write_existing};
+use super::{CPU_PERIOD_US, Cgroups, Entry, Limits, Setting, cpu_quota_us, make, open, processes, put, write_existing};
 use crate::RuntimeError;
+use crate::counters::Counter;
 use berth_model::ContainerId;
+use berth_model::spec::Resources;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -102,10 +104,21 @@ impl V1 {
         Err(missing(group, io::ErrorKind::TimedOut))
     }
 
+    /// The container's group of a controller, which no start may have made so far.
+    fn group_now(&self, controller: &str, id: &ContainerId) -> Result<PathBuf, RuntimeError> {
+        match self.parent_in(controller).map(|p| p.join(id.as_str())) {
+            Some(group) if group.is_dir() => Ok(group),
+            _ => self.gather(controller, id),
+        }
+    }
+
     fn freezer_state(&self, id: &ContainerId) -> Option<PathBuf> {
         self.parent_in("freezer").map(|p| p.join(id.as_str()).join(FREEZER_STATE))
     }
 }
+
+/// Controllers that containers have groups of: for limits, for what they use, for pauses.
+const PARENTS: [&str; 7] = ["memory", "pids", "devices", "cpu", "cpuacct", "cpuset", "freezer"];
 
 /// Where the freezer of v1 says and is told what it does (freezer-subsystem.rst): FROZEN, FREEZING or THAWED.
 const FREEZER_STATE: &str = "freezer.state";
@@ -150,6 +163,8 @@ impl Cgroups for V1 {
         let devices = if limits.devices.is_some() { group("devices", true)? } else { None };
         let cpu_asked = r.nano_cpus.is_some() || r.cpu_shares.is_some();
         let cpu = if cpu_asked { group("cpu", true)? } else { None };
+        // What a container has used is counted from its first instruction on: 60 us of its start.
+        group("cpuacct", false)?;
         let cpuset_asked = r.cpuset_cpus.is_some() || r.cpuset_mems.is_some();
         let cpuset = if cpuset_asked { group("cpuset", true)? } else { None };
         if let Some(memory) = memory {
@@ -198,10 +213,7 @@ impl Cgroups for V1 {
     }
 
     fn parents(&self) -> Vec<PathBuf> {
-        let mut parents: Vec<PathBuf> = ["memory", "pids", "devices", "cpu", "cpuset", "freezer"]
-            .iter()
-            .filter_map(|c| self.parent_in(c))
-            .collect();
+        let mut parents: Vec<PathBuf> = PARENTS.iter().filter_map(|c| self.parent_in(c)).collect();
         parents.sort();
         parents.dedup();
         parents
@@ -234,6 +246,59 @@ impl Cgroups for V1 {
         }
         // What is frozen dies when it thaws, and executes nothing before.
         self.thaw(id)
+    }
+
+    fn update(&self, id: &ContainerId, old: &Resources, new: &Resources) -> Result<(), RuntimeError> {
+        let mut settings = Vec::new();
+        if (old.memory_bytes, old.memory_swap_bytes) != (new.memory_bytes, new.memory_swap_bytes) {
+            settings.extend(memory_settings(&self.group_now("memory", id)?, new)?);
+        }
+        let number = |n: Option<u64>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
+        if old.memory_reservation_bytes != new.memory_reservation_bytes {
+            let file = self.group_now("memory", id)?.join("memory.soft_limit_in_bytes");
+            settings.push(Setting::new(file, number(new.memory_reservation_bytes, "-1")));
+        }
+        if old.nano_cpus != new.nano_cpus {
+            let cpu = self.group_now("cpu", id)?;
+            settings.push(Setting::new(cpu.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string()));
+            settings.push(Setting::new(cpu.join("cpu.cfs_quota_us"), number(new.nano_cpus.map(cpu_quota_us), "-1")));
+        }
+        if old.cpu_shares != new.cpu_shares {
+            let file = self.group_now("cpu", id)?.join("cpu.shares");
+            settings.push(Setting::new(file, number(new.cpu_shares, "1024")));
+        }
+        for (file, old, new) in
+            [("cpuset.cpus", &old.cpuset_cpus, &new.cpuset_cpus), ("cpuset.mems", &old.cpuset_mems, &new.cpuset_mems)]
+        {
+            if old != new {
+                let cpuset = self.group_now("cpuset", id)?;
+                let above = cpuset.parent().map(|p| p.join(file)).unwrap_or_default();
+                let all = || fs::read_to_string(above).unwrap_or_default().trim().to_owned();
+                settings.push(Setting::new(cpuset.join(file), new.clone().unwrap_or_else(all)));
+            }
+        }
+        if old.pids != new.pids {
+            let max = new.pids.filter(|p| *p > 0).map_or("max".to_owned(), |p| p.to_string());
+            settings.push(Setting::new(self.group_now("pids", id)?.join("pids.max"), max));
+        }
+        super::set_all(&settings)
+    }
+
+    fn counters(&self, id: &ContainerId) -> Vec<(Counter, PathBuf)> {
+        const FILES: [(&str, &str, Counter); 7] = [
+            ("cpuacct", "cpuacct.usage", Counter::V1CpuUsage),
+            ("cpuacct", "cpuacct.stat", Counter::V1CpuTicks),
+            ("cpu", "cpu.stat", Counter::V1CpuThrottle),
+            ("memory", "memory.usage_in_bytes", Counter::Memory),
+            ("memory", "memory.stat", Counter::V1MemoryParts),
+            ("pids", "pids.current", Counter::Pids),
+            // Not from blkio: since Linux 6.10 it counts only on disks that have a limit for some group.
+            ("pids", "cgroup.procs", Counter::V1ProcessIo),
+        ];
+        let path = |(controller, file, counter): &(&str, &str, Counter)| {
+            Some((*counter, self.parent_in(controller)?.join(id.as_str()).join(file)))
+        };
+        FILES.iter().filter_map(path).collect()
     }
 
     fn freeze(&self, id: &ContainerId) -> Result<(), RuntimeError> {
@@ -309,6 +374,20 @@ fn kill_in(group: &Path, pid: u32) {
     {
         let _ = berth_sys::process::pidfd_send_signal(pidfd.as_fd(), SIGKILL);
     }
+}
+
+/// The limits of memory and of memory with swap, in the order that never has the first above the second, which the kernel refuses.
+fn memory_settings(group: &Path, new: &Resources) -> Result<Vec<Setting>, RuntimeError> {
+    let number = |n: Option<u64>| n.map_or("-1".to_owned(), |n| n.to_string());
+    let limit = Setting::new(group.join("memory.limit_in_bytes"), number(new.memory_bytes));
+    let both = Setting::new(group.join("memory.memsw.limit_in_bytes"), number(super::memory_and_swap(new)));
+    let now = match fs::read_to_string(&both.path) {
+        Ok(text) => text.trim().parse::<u64>().unwrap_or(u64::MAX),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && new.memory_swap_bytes.is_none() => return Ok(vec![limit]),
+        Err(e) => return Err(both.refused(e)),
+    };
+    let raises = new.memory_bytes.unwrap_or(u64::MAX) > now;
+    Ok(if raises { vec![both, limit] } else { vec![limit, both] })
 }
 
 fn set_memory(group: &Path, limits: &Limits, warnings: &mut Vec<String>) -> Result<(), RuntimeError> {

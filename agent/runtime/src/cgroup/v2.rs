@@ -1,9 +1,12 @@
 //! cgroup v2: one tree (Documentation/admin-guide/cgroup-v2.rst).
 
-use super::{CPU_PERIOD_US, Cgroups, Entry, Limits, cpu_quota_us, make, open, put, write_existing};
+use super::{CPU_PERIOD_US, Cgroups, Entry, Limits, Setting, cpu_quota_us, make, open, put, write_existing};
 use crate::RuntimeError;
+use crate::counters::Counter;
 use berth_model::ContainerId;
+use berth_model::spec::Resources;
 use std::fs;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +14,9 @@ const CGROUP_KILL: &str = "cgroup.kill";
 /// Linux 5.2. What it is told is done when `cgroup.events` says so.
 const FREEZE: &str = "cgroup.freeze";
 const WANTED: [&str; 4] = ["memory", "pids", "cpu", "cpuset"];
+
+/// Only counts; there is no limit for it.
+const COUNTED: [&str; 1] = ["io"];
 
 pub(crate) struct V2 {
     /// Folder of all containers' groups.
@@ -51,9 +57,33 @@ fn delegated(cgroup: &str) -> &str {
 
 /// One at a time: a controller that is not there does not keep the others out.
 fn enable(folder: &Path) {
-    for controller in WANTED {
+    for controller in WANTED.iter().chain(&COUNTED) {
         let _ = write_existing(&folder.join("cgroup.subtree_control"), &format!("+{controller}"));
     }
+}
+
+/// Does `then` when the group uses no more than `bytes`, after having let the kernel take back what it can.
+///
+/// memory.max below what is in use would kill processes at once; memory.high makes the kernel reclaim within the write.
+fn with_room(group: &Path, bytes: u64, then: impl FnOnce() -> Result<(), RuntimeError>) -> Result<(), RuntimeError> {
+    let high = Setting::new(group.join("memory.high"), bytes.to_string());
+    let before = fs::read_to_string(&high.path).map_err(|e| high.refused(e))?;
+    put(high.path.clone(), &high.value)?;
+    let used = fs::read_to_string(group.join("memory.current")).unwrap_or_default();
+    let done = match used.trim().parse::<u64>() {
+        Ok(used) if used > bytes => {
+            let why = io::Error::new(io::ErrorKind::ResourceBusy, format!("{used} bytes are in use"));
+            Err(Setting::new(group.join("memory.max"), bytes.to_string()).refused(why))
+        }
+        _ => then(),
+    };
+    put(high.path, before.trim())?;
+    done
+}
+
+/// Bytes of swap, which v2 counts by itself; None: no limit.
+fn swap_alone(r: &Resources) -> Option<u64> {
+    Some(super::memory_and_swap(r)?.saturating_sub(r.memory_bytes?))
 }
 
 /// v1's shares (2 to 262,144) as v2's weight (1 to 10,000), as runc and crun turn them.
@@ -164,6 +194,60 @@ impl Cgroups for V2 {
             }
         }
         Ok(())
+    }
+
+    fn update(&self, id: &ContainerId, old: &Resources, new: &Resources) -> Result<(), RuntimeError> {
+        let group = self.parent.join(id.as_str());
+        let mut settings = Vec::new();
+        let number = |n: Option<u64>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
+        let mut set = |file: &str, value: String| settings.push(Setting::new(group.join(file), value));
+        if old.memory_bytes != new.memory_bytes {
+            set("memory.max", number(new.memory_bytes, "max"));
+        }
+        // A kernel that does not count swap has no such file: an error only for who asks for it.
+        if swap_alone(old) != swap_alone(new)
+            && (new.memory_swap_bytes.is_some() || group.join("memory.swap.max").exists())
+        {
+            set("memory.swap.max", number(swap_alone(new), "max"));
+        }
+        if old.memory_reservation_bytes != new.memory_reservation_bytes {
+            set("memory.low", number(new.memory_reservation_bytes, "0"));
+        }
+        if old.nano_cpus != new.nano_cpus {
+            set("cpu.max", format!("{} {CPU_PERIOD_US}", number(new.nano_cpus.map(cpu_quota_us), "max")));
+        }
+        if old.cpu_shares != new.cpu_shares {
+            set("cpu.weight", number(new.cpu_shares.map(weight), "100"));
+        }
+        if old.cpuset_cpus != new.cpuset_cpus {
+            set("cpuset.cpus", new.cpuset_cpus.clone().unwrap_or_default());
+        }
+        if old.cpuset_mems != new.cpuset_mems {
+            set("cpuset.mems", new.cpuset_mems.clone().unwrap_or_default());
+        }
+        if old.pids != new.pids {
+            set("pids.max", new.pids.filter(|p| *p > 0).map_or("max".to_owned(), |p| p.to_string()));
+        }
+        match new.memory_bytes.filter(|m| old.memory_bytes.is_none_or(|o| *m < o)) {
+            Some(less) => with_room(&group, less, || super::set_all(&settings)),
+            None => super::set_all(&settings),
+        }
+    }
+
+    fn counters(&self, id: &ContainerId) -> Vec<(Counter, PathBuf)> {
+        const FILES: [(&str, Counter); 9] = [
+            ("cpu.stat", Counter::V2Cpu),
+            ("memory.current", Counter::Memory),
+            ("memory.stat", Counter::V2MemoryParts),
+            ("memory.swap.current", Counter::V2Swap),
+            ("pids.current", Counter::Pids),
+            ("io.stat", Counter::V2Block),
+            ("cpu.pressure", Counter::CpuPressure),
+            ("memory.pressure", Counter::MemoryPressure),
+            ("io.pressure", Counter::IoPressure),
+        ];
+        let group = self.parent.join(id.as_str());
+        FILES.iter().map(|(file, counter)| (*counter, group.join(file))).collect()
     }
 
     fn freeze(&self, id: &ContainerId) -> Result<(), RuntimeError> {

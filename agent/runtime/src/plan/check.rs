@@ -96,6 +96,11 @@ pub(crate) fn check(spec: &ContainerSpec) -> Vec<(String, String)> {
         }
         _ => {}
     }
+    if let (Some(memory), Some(reserved)) = (r.memory_bytes, r.memory_reservation_bytes)
+        && reserved > memory
+    {
+        say("resources.memory_reservation_bytes", "must not be above the limit of memory".into());
+    }
     if r.cpu_shares.is_some_and(|s| !(2..=262_144).contains(&s)) {
         say("resources.cpu_shares", "must lie between 2 and 262144".into());
     }

@@ -1,0 +1,150 @@
+//! Update: limits of a container, of one that runs at once.
+
+use crate::container::Container;
+use crate::node::Inner;
+use crate::store::{Durability, Write};
+use crate::view::Requester;
+use crate::{Node, NodeError};
+use berth_model::spec::Resources;
+use berth_model::{ContainerId, Phase};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What becomes of a container; what is None stays.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct ContainerUpdate {
+    pub resources: ResourceUpdate,
+}
+
+/// Limits; None: it stays. The values that mean "no limit" are those of the API.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct ResourceUpdate {
+    /// 0: no limit, of swap neither.
+    pub memory_bytes: Option<u64>,
+    /// 0: twice the memory; -1: no limit.
+    pub memory_swap_bytes: Option<i64>,
+    /// 0: none.
+    pub memory_reservation_bytes: Option<u64>,
+    /// 0: no limit.
+    pub nano_cpus: Option<u64>,
+    /// 0: the default.
+    pub cpu_shares: Option<u64>,
+    /// Empty: all.
+    pub cpuset_cpus: Option<String>,
+    pub cpuset_mems: Option<String>,
+    /// 0 or less: no limit.
+    pub pids: Option<i64>,
+}
+
+impl ResourceUpdate {
+    fn applied(&self, old: &Resources) -> Resources {
+        fn number<T: PartialEq + Default + Copy>(new: Option<T>, old: Option<T>) -> Option<T> {
+            new.map_or(old, |n| Some(n).filter(|n| *n != T::default()))
+        }
+        let list = |new: &Option<String>, old: &Option<String>| match new {
+            Some(new) => Some(new.clone()).filter(|n| !n.is_empty()),
+            None => old.clone(),
+        };
+        let unlimited = self.memory_bytes == Some(0) && self.memory_swap_bytes.is_none();
+        Resources {
+            memory_bytes: number(self.memory_bytes, old.memory_bytes),
+            memory_swap_bytes: if unlimited { None } else { number(self.memory_swap_bytes, old.memory_swap_bytes) },
+            memory_reservation_bytes: number(self.memory_reservation_bytes, old.memory_reservation_bytes),
+            nano_cpus: number(self.nano_cpus, old.nano_cpus),
+            cpu_shares: number(self.cpu_shares, old.cpu_shares),
+            cpuset_cpus: list(&self.cpuset_cpus, &old.cpuset_cpus),
+            cpuset_mems: list(&self.cpuset_mems, &old.cpuset_mems),
+            pids: self.pids.or(old.pids),
+        }
+    }
+}
+
+impl Node {
+    /// Changes a container, running or not: all that is asked for, or nothing.
+    ///
+    /// # Errors
+    /// `Invalid`: limits that do not fit each other; `Runtime`: the kernel refuses one.
+    pub async fn update(
+        &self,
+        who: &Requester,
+        container: &str,
+        update: ContainerUpdate,
+    ) -> Result<ContainerId, NodeError> {
+        let found = self.find(container)?;
+        let Some(ticket) = self.begin(who, "Update", &(container, &update)).await? else { return Ok(found.id.clone()) };
+        let (inner, container) = (self.inner().clone(), found.clone());
+        self.inner().to_its_end(async move { apply(&inner, &container, &update).await }).await?;
+        self.answered(ticket, found.id.as_str()).await;
+        Ok(found.id.clone())
+    }
+}
+
+async fn apply(inner: &Arc<Inner>, container: &Arc<Container>, update: &ContainerUpdate) -> Result<(), NodeError> {
+    let mut gate = container.enter().await?;
+    let before = container.record();
+    if before.phase == Phase::Removing {
+        return Err(NodeError::ContainerNotFound(before.name.clone()));
+    }
+    let mut spec = before.spec.clone();
+    spec.resources = update.resources.applied(&before.spec.resources);
+    let mut wrong = inner.runtime.check(&spec);
+    // The rest was good enough when it was made.
+    wrong.retain(|(field, _)| field.starts_with("resources."));
+    if !wrong.is_empty() {
+        return Err(NodeError::Invalid(wrong));
+    }
+    let live = before.phase == Phase::Running;
+    let (old, new) = (before.spec.resources.clone(), spec.resources.clone());
+    if live && old != new {
+        limit(inner, container, old.clone(), new.clone()).await?;
+    }
+    let record = gate.change(|r| r.spec = spec);
+    let event = inner.events.add_container(&record, "update", &[]);
+    if let Err(e) = inner.store.write(vec![Write::PutContainer(record), event], Durability::Durable).await {
+        gate.change(|r| r.spec = before.spec.clone());
+        if live
+            && old != new
+            && let Err(e) = limit(inner, container, new, old).await
+        {
+            tracing::error!(container = %container.id, error = %e, "putting limits back that could not be written down");
+        }
+        return Err(e.into());
+    }
+    Ok(())
+}
+
+async fn limit(inner: &Arc<Inner>, container: &Container, old: Resources, new: Resources) -> Result<(), NodeError> {
+    let (runtime, id) = (inner.runtime.clone(), container.id.clone());
+    inner.blocking(move || Ok(runtime.update(&id, &old, &new)?)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_stays_and_zero_takes_away() {
+        let old = Resources {
+            memory_bytes: Some(64 << 20),
+            memory_swap_bytes: Some(-1),
+            nano_cpus: Some(5),
+            cpuset_cpus: Some("0".into()),
+            pids: Some(7),
+            ..Resources::default()
+        };
+        let none = ResourceUpdate::default();
+        assert_eq!(none.applied(&old), old);
+        let less = ResourceUpdate {
+            memory_bytes: Some(0),
+            nano_cpus: Some(0),
+            cpuset_cpus: Some(String::new()),
+            pids: Some(-1),
+            cpu_shares: Some(512),
+            ..none.clone()
+        };
+        let want = Resources { pids: Some(-1), cpu_shares: Some(512), ..Resources::default() };
+        assert_eq!(less.applied(&old), want);
+        let swap = ResourceUpdate { memory_swap_bytes: Some(0), ..none };
+        assert_eq!(swap.applied(&old), Resources { memory_swap_bytes: None, ..old });
+    }
+}

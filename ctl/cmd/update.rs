@@ -1,0 +1,96 @@
+//! `update`: other limits, also while containers run.
+
+use super::for_names;
+use crate::complete;
+use crate::connect::{UNARY_TIMEOUT, request_id};
+use crate::error::{Error, Result};
+use crate::fanout::Fleet;
+use crate::spec::nano_cpus;
+use crate::units::parse_bytes;
+use berth::v1;
+use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What is left out stays. Each container gets all of it or, where the kernel refuses a part, nothing.\n\n\
+    Example:\n  berthctl -g web update --memory 512m --cpus 1.5 web"
+)]
+pub struct Update {
+    /// Memory limit in bytes, at least 6m; 0: none
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes)]
+    memory: Option<u64>,
+    /// Memory and swap together in bytes; 0: twice the memory; -1: swap without limit
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_swap)]
+    memory_swap: Option<i64>,
+    /// Memory that is kept under pressure, in bytes; 0: none
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    memory_reservation: Option<u64>,
+    /// Number of CPUs, such as 1.5; 0: no limit
+    #[arg(long, value_name = "NUMBER")]
+    cpus: Option<String>,
+    /// Weight against other containers, 2 to 262144; 0: 1024
+    #[arg(short, long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(0..=262_144))]
+    cpu_shares: Option<u64>,
+    /// CPUs it may run on, such as 0-3,8; empty: all
+    #[arg(long, value_name = "LIST")]
+    cpuset_cpus: Option<String>,
+    /// Memory nodes it may use, such as 0,1; empty: all
+    #[arg(long, value_name = "LIST")]
+    cpuset_mems: Option<String>,
+    /// Processes and threads at once; 0 or -1: no limit
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pids_limit: Option<i64>,
+    /// Containers, running or not
+    #[arg(required = true, value_name = "CONTAINER", add = ArgValueCompleter::new(complete::containers))]
+    containers: Vec<String>,
+}
+
+fn parse_swap(text: &str) -> Result<i64, String> {
+    match text {
+        "-1" => Ok(-1),
+        size => i64::try_from(parse_bytes(size)?).map_err(|_| format!("{text:?} is too large")),
+    }
+}
+
+pub async fn update(fleet: &Fleet, args: Update) -> Result<u8> {
+    let resources = v1::ResourceUpdate {
+        memory_bytes: args.memory,
+        memory_swap_bytes: args.memory_swap,
+        memory_reservation_bytes: args.memory_reservation,
+        nano_cpus: args.cpus.as_deref().map(nano_cpus).transpose()?,
+        cpu_shares: args.cpu_shares,
+        cpuset_cpus: args.cpuset_cpus,
+        cpuset_mems: args.cpuset_mems,
+        pids: args.pids_limit,
+    };
+    if resources == v1::ResourceUpdate::default() {
+        return Err(Error::usage("nothing to change").hint("berthctl update --help lists what can be changed"));
+    }
+    for_names(fleet, args.containers, move |c, container| {
+        let resources = resources.clone();
+        async move {
+            let request = v1::UpdateContainerRequest {
+                request_id: request_id()?,
+                container: container.clone(),
+                resources: Some(resources),
+            };
+            c.retry(async || c.containers().update(c.request(request.clone(), Some(UNARY_TIMEOUT))).await).await?;
+            Ok(vec![container])
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_has_sizes_and_no_limit() {
+        assert_eq!((parse_swap("-1"), parse_swap("1g"), parse_swap("0")), (Ok(-1), Ok(1 << 30), Ok(0)));
+        for bad in ["-2", "x", "9999999t"] {
+            parse_swap(bad).expect_err(bad);
+        }
+    }
+}
