@@ -141,24 +141,77 @@ fn segments(calls: &BTreeMap<u32, Verdict>, default: Action) -> Vec<(u32, Verdic
 
 /// A binary search over the segments; the accumulator holds the number.
 fn search(segments: &[(u32, Verdict)], default: Action) -> Vec<Insn> {
-    if let [(_, verdict)] = segments {
-        return decide(verdict, default);
+    let mut code = Backwards::default();
+    let mut first = code.node(segments, default);
+    if code.skip(&mut first) != 0 {
+        code.lead(&mut first);
     }
-    let middle = segments.len() / 2;
-    let left = search(&segments[..middle], default);
-    let right = search(&segments[middle..], default);
-    let pivot = segments[middle].0;
-    let mut out = Vec::with_capacity(left.len() + right.len() + 2);
-    match u8::try_from(left.len()) {
-        Ok(skip) => out.push(jump(JGE, pivot, skip, 0)),
-        Err(_) => {
-            out.push(jump(JGE, pivot, 0, 1));
-            out.push(insn(JA, left.len() as u32));
+    code.0.reverse();
+    code.0
+}
+
+/// Where a branch of the search leads.
+#[derive(Clone, Copy)]
+enum Goal {
+    /// To the instruction with this many behind it.
+    At(usize),
+    /// To any return with this value: they are shared, which halves what the kernel translates at each start.
+    Return(u32),
+}
+
+/// Code from its last instruction to its first, so that all jumps lead to what is there already.
+#[derive(Default)]
+struct Backwards(Vec<Insn>);
+
+impl Backwards {
+    fn node(&mut self, segments: &[(u32, Verdict)], default: Action) -> Goal {
+        if let [(_, verdict)] = segments {
+            let mut code = decide(verdict, default);
+            if let [only] = code[..] {
+                return Goal::Return(only.k);
+            }
+            code.reverse();
+            self.0.append(&mut code);
+            return Goal::At(self.0.len() - 1);
         }
+        let middle = segments.len() / 2;
+        let mut right = self.node(&segments[middle..], default);
+        let mut left = self.node(&segments[..middle], default);
+        // What brings one branch near moves the other away by one instruction: then once more.
+        let (jt, jf) = loop {
+            let jf = self.skip(&mut left);
+            let before = self.0.len();
+            let jt = self.skip(&mut right);
+            if self.0.len() == before {
+                break (jt, jf);
+            }
+        };
+        self.0.push(jump(JGE, segments[middle].0, jt, jf));
+        Goal::At(self.0.len() - 1)
     }
-    out.extend(left);
-    out.extend(right);
-    out
+
+    /// How many instructions the next one has to skip to get to `goal`, which is brought near first where it is too far.
+    fn skip(&mut self, goal: &mut Goal) -> u8 {
+        let back = |at: usize| u8::try_from(self.0.len() - 1 - at).ok();
+        let near = match *goal {
+            Goal::At(at) => back(at),
+            Goal::Return(value) => self.0.iter().rposition(|i| *i == insn(RET, value)).and_then(back),
+        };
+        near.unwrap_or_else(|| {
+            self.lead(goal);
+            0
+        })
+    }
+
+    /// Puts an instruction in front that leads to `goal`.
+    fn lead(&mut self, goal: &mut Goal) {
+        let next = match *goal {
+            Goal::At(at) => insn(JA, (self.0.len() - 1 - at) as u32),
+            Goal::Return(value) => insn(RET, value),
+        };
+        self.0.push(next);
+        *goal = Goal::At(self.0.len() - 1);
+    }
 }
 
 fn decide(verdict: &Verdict, default: Action) -> Vec<Insn> {
