@@ -175,7 +175,7 @@ fn subfolders(folder: &Path) -> Vec<PathBuf> {
 pub(crate) fn remove(cgroups: &dyn Cgroups, id: &ContainerId) -> Result<(), RuntimeError> {
     const PATIENCE: Duration = Duration::from_secs(2);
     let start = Instant::now();
-    for path in cgroups.paths(id) {
+    for path in cgroups.parents().into_iter().map(|p| p.join(id.as_str())) {
         let mut pause = Duration::from_micros(200);
         loop {
             match remove_tree(&path) {
@@ -305,6 +305,14 @@ fn memory_and_swap(r: &Resources) -> Option<u64> {
         Some(both) => u64::try_from(both).ok(),
         None => Some(memory.saturating_mul(2)),
     }
+}
+
+/// Writes values one by one: each is a write(2) of its own to the kernel.
+fn put_each(path: PathBuf, values: impl Iterator<Item = String>) -> Result<(), RuntimeError> {
+    use std::io::Write;
+    let file = fs::OpenOptions::new().write(true).open(&path);
+    let written = file.and_then(|mut f| values.into_iter().try_for_each(|v| f.write_all(v.as_bytes())));
+    written.map_err(|source| RuntimeError::Cgroup { act: "writing a limit to", path, source })
 }
 
 /// Without O_CREAT, which cgroupfs refuses with EACCES instead of saying that the file is not there.

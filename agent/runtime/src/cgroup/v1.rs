@@ -1,6 +1,8 @@
 //! cgroup v1: one hierarchy per controller (Documentation/admin-guide/cgroup-v1/).
 
-use super::{CPU_PERIOD_US, Cgroups, Entry, Limits, Setting, cpu_quota_us, make, open, processes, put, write_existing};
+use super::{
+    CPU_PERIOD_US, Cgroups, Entry, Limits, Setting, cpu_quota_us, make, open, processes, put, put_each, write_existing,
+};
 use crate::RuntimeError;
 use crate::counters::Counter;
 use berth_model::ContainerId;
@@ -175,9 +177,7 @@ impl Cgroups for V1 {
         }
         if let (Some(devices), Some(rules)) = (devices, &limits.devices) {
             put(devices.join("devices.deny"), "a")?;
-            for rule in rules {
-                put(devices.join("devices.allow"), &rule.to_v1())?;
-            }
+            put_each(devices.join("devices.allow"), rules.iter().map(super::DeviceRule::to_v1))?;
         }
         if let Some(cpu) = cpu {
             if let Some(nanos) = r.nano_cpus {
