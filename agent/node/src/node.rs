@@ -25,6 +25,9 @@ use tokio_util::task::TaskTracker;
 /// A start waits for the kernel more than it works; more of them at once take no less time in all, and hold up what people ask for.
 pub(crate) const RESTARTS_AT_ONCE: usize = 8;
 
+/// See [`Inner::beside`].
+pub(crate) const BESIDE: usize = 64;
+
 pub(crate) struct Inner {
     pub config: NodeConfig,
     pub boot_id: String,
@@ -41,6 +44,8 @@ pub(crate) struct Inner {
     pub runtime: Runtime,
     pub stats: Stats,
     pub reaper: mpsc::Sender<Job>,
+    /// Room for work beside its caller: far less than the threads that may block (512).
+    pub room_beside: Arc<Semaphore>,
     /// Copies, exports and the like at once: each has a thread for as long as its caller takes.
     pub copies: Arc<Semaphore>,
     pub timers: Timers,
@@ -87,11 +92,47 @@ impl Inner {
         joined(self.tasks.spawn_blocking(work).await)
     }
 
+    /// Runs blocking work on another thread, from a thread that may block and will join it: `unused` takes the outcome of work that nobody
+    /// joins. Where much is under way the work is done here and now, so that the threads never all wait for each other.
+    pub fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+        unused: impl FnOnce(T) + Send + 'static,
+    ) -> Beside<T> {
+        let Ok(room) = self.room_beside.clone().try_acquire_owned() else { return Beside::Done(work()) };
+        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        self.tasks.spawn_blocking(move || {
+            let done = work();
+            drop(room);
+            // Err: who waited for it has panicked.
+            if let Err(std::sync::mpsc::SendError(done)) = send.send(done) {
+                unused(done);
+            }
+        });
+        Beside::Running(receive)
+    }
+
     /// Hands a job to the reaper.
     pub async fn reap(&self, job: Job) {
         // Err: the node is closed; the next one finds the leftovers.
         if self.reaper.send(job).await.is_err() {
             tracing::debug!("the reaper has ended");
+        }
+    }
+}
+
+/// Work that goes on beside its caller.
+pub(crate) enum Beside<T> {
+    Done(T),
+    Running(std::sync::mpsc::Receiver<T>),
+}
+
+impl<T> Beside<T> {
+    /// Waits for it.
+    pub fn join(self) -> Result<T, NodeError> {
+        match self {
+            Beside::Done(done) => Ok(done),
+            Beside::Running(receive) => receive.recv().map_err(|_| NodeError::Stopping),
         }
     }
 }

@@ -147,6 +147,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         runtime,
         stats: Default::default(),
         reaper,
+        room_beside: Arc::new(tokio::sync::Semaphore::new(crate::node::BESIDE)),
         copies: Arc::new(tokio::sync::Semaphore::new(COPIES)),
         timers: Timers::default(),
         restarts: Arc::new(tokio::sync::Semaphore::new(RESTARTS_AT_ONCE)),

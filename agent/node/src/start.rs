@@ -2,7 +2,7 @@
 
 use crate::container::{Container, Gate, Life};
 use crate::create::make_folder;
-use crate::node::Inner;
+use crate::node::{Beside, Inner};
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
 use crate::timers::Kind;
@@ -12,7 +12,7 @@ use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
 use berth_model::{ContainerRecord, Phase, Timestamp};
 use berth_rootfs::{MountOptions, RootMount, WritableLayer};
-use berth_runtime::{AttachOptions, Attachment, PlanInput, Shim, SpawnRequest};
+use berth_runtime::{AttachOptions, Attachment, PlanInput, Prepared, Shim, SpawnRequest};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ pub(crate) struct Started {
 #[derive(Clone, Copy, Debug, Default)]
 struct Times {
     mount: Duration,
-    /// Beside the mount; what was waited for behind it.
-    network: Duration,
+    /// Network, cgroups and shim, beside the mount; what was waited for behind it.
+    beside: Duration,
     plan: Duration,
     spawn: Duration,
 }
@@ -144,12 +144,12 @@ async fn run(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>) 
         tracing::error!(container = %container.id, error = %e, "a start could not be written down");
     }
     fail::point("start.after_running")?;
-    let Times { mount, network, plan, spawn } = launched.times;
-    tracing::debug!(container = %container.id, ?mount, ?network, ?plan, ?spawn, all = ?begun.elapsed(), "started");
+    let Times { mount, beside, plan, spawn } = launched.times;
+    tracing::debug!(container = %container.id, ?mount, ?beside, ?plan, ?spawn, all = ?begun.elapsed(), "started");
     Ok(Started { already: false, attachment: launched.attachment })
 }
 
-/// Everything that blocks, in one go on one thread; the network beside it on another.
+/// Everything that blocks, in one go on one thread; what needs neither root nor plan beside it on others.
 fn launch(
     inner: &Arc<Inner>,
     container: &Arc<Container>,
@@ -159,20 +159,23 @@ fn launch(
     fail::point("start.after_record")?;
     let begun = Instant::now();
     let id = &container.id;
-    // Joining costs a thread hop; making a namespace and a veth costs thirty of them.
+    // Two threads beside this one: joining costs a hop each; a namespace with a veth costs thirty of them, cgroups and a shim ten.
     let network = (record.spec.network == NetworkMode::Bridge).then(|| {
-        let (send, receive) = std::sync::mpsc::sync_channel(1);
         let (networks, id, ports) = (inner.networks.clone(), id.clone(), ports(container, &record));
-        let last = record.supervision.network.clone();
-        inner.tasks.spawn_blocking(move || {
-            let attached = networks.attach_again(&id, &ports, last.as_ref());
-            // Err: the start failed before it looked here.
-            if let Err(std::sync::mpsc::SendError(Ok(unused))) = send.send(attached) {
-                undo_network(&networks, &id, &unused.attachment);
-            }
-        });
-        receive
+        let (networks_, id_) = (networks.clone(), id.clone());
+        inner.beside(
+            move || networks.attach(&id, &ports),
+            move |attached| {
+                if let Ok(unused) = attached {
+                    undo_network(&networks_, &id_, &unused.attachment);
+                }
+            },
+        )
     });
+    let prepared = {
+        let (runtime, id, paths, record) = (inner.runtime.clone(), id.clone(), inner.paths(id), record.clone());
+        inner.beside(move || runtime.prepare(&id, &record.spec, paths), drop)
+    };
     let auto_remove = record.spec.auto_remove;
     let root = (|| -> Result<RootMount, NodeError> {
         let dir = inner.container_dir(id);
@@ -187,20 +190,16 @@ fn launch(
         Ok(root)
     })();
     let mut times = Times { mount: begun.elapsed(), ..Times::default() };
-    // Before looking at the root's error: what was attached must be known to be undone.
-    let attached = match network.map(|r| r.recv()) {
-        None => None,
-        Some(Ok(Ok(attached))) => Some(attached),
-        Some(Ok(Err(e))) => return Err(e.into()),
-        Some(Err(_)) => return Err(NodeError::Stopping),
-    };
-    times.network = begun.elapsed() - times.mount;
+    // Before looking at anybody's error: what was made must be known to be undone.
+    let (network, prepared) = (network.map(Beside::join), prepared.join());
+    times.beside = begun.elapsed() - times.mount;
+    let attached = network.transpose()?.transpose()?;
     let (netns, attachment) = match attached {
         Some(attached) => (Some(attached.netns), Some(attached.attachment)),
         None => (None, None),
     };
     let mut undo = NetworkUndo { inner, container, attachment: attachment.clone() };
-    let root = root?;
+    let (root, prepared) = (root?, prepared??);
     let netns = match record.spec.network {
         NetworkMode::None => Some(inner.networks.loopback_only()?),
         NetworkMode::Bridge | NetworkMode::Host => netns,
@@ -213,23 +212,23 @@ fn launch(
         let _ = inner.store.submit_blocking(vec![Write::PutContainer(record.clone())], Durability::Quick)?;
         fail::point("start.after_network")?;
     }
-    let spawned = spawn(inner, container, &record, &root, netns, attach, &mut times)?;
+    let spawned = spawn(inner, container, &record, &root, prepared, netns, attach, &mut times)?;
     undo.attachment = None;
     Ok(Launched { shim: spawned.shim, attachment: spawned.attachment, root, record, warnings: spawned.warnings, times })
 }
 
+#[expect(clippy::too_many_arguments, reason = "what the steps before have made")]
 fn spawn(
     inner: &Inner,
     container: &Container,
     record: &ContainerRecord,
     root: &RootMount,
+    prepared: Prepared,
     netns: Option<OwnedFd>,
     attach: Option<AttachOptions>,
     times: &mut Times,
 ) -> Result<berth_runtime::Spawned, NodeError> {
     let begun = Instant::now();
-    let paths = inner.paths(&container.id);
-    std::fs::create_dir_all(&paths.run).map_err(NodeError::io(format!("making {}", paths.run.display())))?;
     let passwd = root.read("/etc/passwd", USERS_MAX)?;
     let group = root.read("/etc/group", USERS_MAX)?;
     let plan = inner.runtime.plan(&PlanInput {
@@ -247,14 +246,7 @@ fn spawn(
     times.plan = begun.elapsed();
     let mut warnings = plan.warnings.clone();
     let begun = Instant::now();
-    let mut spawned = inner.runtime.spawn(SpawnRequest {
-        id: container.id.clone(),
-        plan,
-        rootfs: root.fd()?,
-        netns,
-        paths,
-        attach,
-    })?;
+    let mut spawned = inner.runtime.spawn(SpawnRequest { prepared, plan, rootfs: root.fd()?, netns, attach })?;
     times.spawn = begun.elapsed();
     warnings.append(&mut spawned.warnings);
     spawned.warnings = warnings;

@@ -47,7 +47,8 @@ fn start(
     let paths = ContainerPaths { run: dir.join("run"), log: dir.join("log") };
     let attach = attach.then(AttachOptions::default);
     let netns = std::fs::File::open("/proc/self/ns/net").expect("network namespace").into();
-    (id.clone(), runtime.spawn(SpawnRequest { id, plan, rootfs, netns: Some(netns), paths, attach }).expect("start"))
+    let prepared = runtime.prepare(&id, &spec, paths).expect("cgroups and shim");
+    (id, runtime.spawn(SpawnRequest { prepared, plan, rootfs, netns: Some(netns), attach }).expect("start"))
 }
 
 fn show(what: &str, mut times: Vec<Duration>) {

@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::plan::{self, NEWCGROUP, NEWNET};
 use crate::session::{self, NewSession};
 use crate::shim::{Exec, Shim, Watched, open_process, socket_path};
-use crate::{ExecRequest, RuntimeError, SpawnRequest, Spawned, user};
+use crate::{AttachOptions, ContainerPaths, ExecRequest, RuntimeError, SpawnRequest, Spawned, user};
 use berth_model::ContainerId;
 use berth_model::wire::{self, FailKind, Fds, MAX_FDS, MAX_INLINE_PLAN, MAX_PLAN, Request, Response, Started, Step};
 use berth_sys::fs::Open;
@@ -145,95 +145,158 @@ fn folder(path: &std::path::Path) -> Result<OwnedFd, RuntimeError> {
     fs::open(path, Open::RDONLY | Open::DIRECTORY, 0).map_err(RuntimeError::io(format!("opening {}", path.display())))
 }
 
-pub(crate) fn spawn(
-    launcher: &Launcher,
-    cgroups: &Arc<dyn Cgroups>,
-    request: SpawnRequest,
-) -> Result<Spawned, RuntimeError> {
-    let (id, run) = (request.id.clone(), request.paths.run.clone());
-    let files: Vec<_> = request.plan.files.iter().map(|(p, _)| p.clone()).collect();
-    let result = try_spawn(launcher, cgroups, request);
-    if result.is_err() {
-        let _ = cgroup::kill_all(&**cgroups, &id, std::time::Duration::from_secs(1));
-        let _ = cgroup::remove(&**cgroups, &id);
-        let _ = std::fs::remove_file(run.join("shim.sock"));
-        files.iter().for_each(|f| drop(std::fs::remove_file(f)));
-    }
-    result
+/// A start that waits for its root and its plan. Dropped, it is undone but for the folder of the run.
+pub struct Prepared {
+    id: ContainerId,
+    paths: ContainerPaths,
+    cgroups: Arc<dyn Cgroups>,
+    /// None: taken over by the start.
+    made: Option<Made>,
 }
 
-fn try_spawn(launcher: &Launcher, cgroups: &Arc<dyn Cgroups>, request: SpawnRequest) -> Result<Spawned, RuntimeError> {
-    let SpawnRequest { id, plan, rootfs, netns, paths, attach } = request;
+struct Made {
+    launched: Launched,
+    entry: cgroup::Entry,
+    run: OwnedFd,
+    listener: OwnedFd,
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(made) = self.made.take() {
+            made.launched.abandon();
+            self.undo();
+        }
+    }
+}
+
+impl Prepared {
+    fn undo(&self) {
+        let _ = cgroup::kill_all(&*self.cgroups, &self.id, std::time::Duration::from_secs(1));
+        let _ = cgroup::remove(&*self.cgroups, &self.id);
+        let _ = std::fs::remove_file(self.paths.run.join("shim.sock"));
+    }
+}
+
+pub(crate) fn prepare(
+    launcher: &Launcher,
+    cgroups: &Arc<dyn Cgroups>,
+    id: &ContainerId,
+    paths: ContainerPaths,
+    limits: &cgroup::Limits,
+) -> Result<Prepared, RuntimeError> {
     // First: the new process starts up while the rest is made.
-    let mut launched = launcher.launch(&id)?;
-    let result = (|| {
-        let mut places = Places::default();
-        let mut wire = plan.wire;
-        for (path, text) in &plan.files {
-            // For every user of the container, whatever the agent's umask is.
-            std::fs::write(path, text)
-                .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)))
-                .map_err(RuntimeError::io(format!("writing {}", path.display())))?;
-        }
-        for path in &plan.folders {
-            // What is there is taken as it is, a file too; only what is missing becomes a folder.
-            match std::fs::create_dir_all(path) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.exists() => {}
-                made => {
-                    made.map_err(RuntimeError::io(format!("making the mount source {}", path.display())))?;
-                }
-            }
-        }
-        let entry = cgroups.create(&id, &plan.limits)?;
-        let warnings = entry.warnings.clone();
-        places.add(rootfs);
-        let run = folder(&paths.run)?;
+    let launched = launcher.launch(id)?;
+    let mut prepared = Prepared { id: id.clone(), paths, cgroups: cgroups.clone(), made: None };
+    let rest = (|| {
+        let entry = cgroups.create(id, limits)?;
+        let path = &prepared.paths.run;
+        std::fs::create_dir_all(path).map_err(RuntimeError::io(format!("making {}", path.display())))?;
+        let run = folder(path)?;
         let listener = listen(&run)?;
         // What an earlier start left would be taken for this one's end.
         let _ = fs::unlinkat(run.as_fd(), "exit", false);
-        let (mut steps, cgroup) = join(entry, &mut places);
-        if cgroup.is_none() {
-            // v1: the namespace's root is where the process is when it is made.
-            wire.namespaces &= !NEWCGROUP;
-            steps.push(Step::Unshare { flags: NEWCGROUP as u32 });
+        Ok((entry, run, listener))
+    })();
+    match rest {
+        Ok((entry, run, listener)) => {
+            prepared.made = Some(Made { launched, entry, run, listener });
+            Ok(prepared)
         }
-        // Never made here: one that stands ready, with lo up, costs a fifth.
-        if wire.namespaces & NEWNET != 0 {
-            wire.namespaces &= !NEWNET;
-            let netns = netns.ok_or_else(|| RuntimeError::spec("network", "there is no network namespace to join"))?;
-            steps.push(Step::EnterNamespace { fd: places.add(netns), kinds: NEWNET as u32 });
+        Err(e) => {
+            launched.abandon();
+            prepared.undo();
+            Err(e)
         }
-        steps.append(&mut wire.steps);
-        wire.steps = steps;
-        wire.fds = Fds {
-            log: Some(places.add(folder(&paths.log)?)),
-            run: Some(places.add(run)),
-            listener: Some(places.add(listener)),
-            attach: None,
-            cgroup,
-        };
-        let attachment = match attach {
-            Some(options) => {
-                wire.size = options.size;
-                let (ours, theirs) = attachment(options.stdin, options.session.as_ref())?;
-                wire.fds.attach = Some(places.add(theirs));
-                Some(ours)
-            }
-            None => None,
-        };
+    }
+}
+
+pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
+    let SpawnRequest { mut prepared, plan, rootfs, netns, attach } = request;
+    let Some(Made { mut launched, entry, run, listener }) = prepared.made.take() else {
+        return Err(RuntimeError::ShimGone);
+    };
+    let files: Vec<_> = plan.files.iter().map(|(p, _)| p.clone()).collect();
+    let (id, paths, cgroups) = (prepared.id.clone(), prepared.paths.clone(), prepared.cgroups.clone());
+    let result = (|| {
+        let warnings = entry.warnings.clone();
+        let (wire, places, attachment) = message(plan, entry, run, listener, rootfs, netns, &paths, attach)?;
         Ok((launched.start(&wire, places.0)?, attachment, warnings))
     })();
     match result {
         Ok((started, attachment, warnings)) => {
             let Launched { child, control } = launched;
-            let watched = Watched { id, cgroups: cgroups.clone(), run: Some(paths.run), child: Some(child) };
+            let watched = Watched { id, cgroups, run: Some(paths.run), child: Some(child) };
             Ok(Spawned { shim: Shim::new(control, started, watched)?, attachment, warnings })
         }
         Err(e) => {
             launched.abandon();
+            prepared.undo();
+            files.iter().for_each(|f| drop(std::fs::remove_file(f)));
             Err(e)
         }
     }
+}
+
+/// Makes the plan's files and folders, and what the shim is told, with its descriptors.
+#[expect(clippy::too_many_arguments, reason = "each is one descriptor or decision of the start")]
+fn message(
+    plan: plan::Plan,
+    entry: cgroup::Entry,
+    run: OwnedFd,
+    listener: OwnedFd,
+    rootfs: OwnedFd,
+    netns: Option<OwnedFd>,
+    paths: &ContainerPaths,
+    attach: Option<AttachOptions>,
+) -> Result<(wire::Plan<'static>, Places, Option<Attachment>), RuntimeError> {
+    let mut places = Places::default();
+    let mut wire = plan.wire;
+    for (path, text) in &plan.files {
+        // For every user of the container, whatever the agent's umask is.
+        std::fs::write(path, text)
+            .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)))
+            .map_err(RuntimeError::io(format!("writing {}", path.display())))?;
+    }
+    for path in &plan.folders {
+        // What is there is taken as it is, a file too; only what is missing becomes a folder.
+        match std::fs::create_dir_all(path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.exists() => {}
+            made => {
+                made.map_err(RuntimeError::io(format!("making the mount source {}", path.display())))?;
+            }
+        }
+    }
+    places.add(rootfs);
+    let (mut steps, cgroup) = join(entry, &mut places);
+    if cgroup.is_none() {
+        // v1: the namespace's root is where the process is when it is made.
+        wire.namespaces &= !NEWCGROUP;
+        steps.push(Step::Unshare { flags: NEWCGROUP as u32 });
+    }
+    // Never made here: one that stands ready, with lo up, costs a fifth.
+    if wire.namespaces & NEWNET != 0 {
+        wire.namespaces &= !NEWNET;
+        let netns = netns.ok_or_else(|| RuntimeError::spec("network", "there is no network namespace to join"))?;
+        steps.push(Step::EnterNamespace { fd: places.add(netns), kinds: NEWNET as u32 });
+    }
+    steps.append(&mut wire.steps);
+    wire.steps = steps;
+    wire.fds = Fds {
+        log: Some(places.add(folder(&paths.log)?)),
+        run: Some(places.add(run)),
+        listener: Some(places.add(listener)),
+        attach: None,
+        cgroup,
+    };
+    let mut attached = None;
+    if let Some(options) = attach {
+        wire.size = options.size;
+        let (ours, theirs) = attachment(options.stdin, options.session.as_ref())?;
+        wire.fds.attach = Some(places.add(theirs));
+        attached = Some(ours);
+    }
+    Ok((wire, places, attached))
 }
 
 /// Both ends of an attachment; what it wants is already said on it.
@@ -267,10 +330,34 @@ pub(crate) fn exec(
     seccomp: Option<Arc<[u8]>>,
     request: &ExecRequest<'_>,
 ) -> Result<Exec, RuntimeError> {
-    let spec = request.spec;
-    if spec.command.is_empty() {
+    if request.spec.command.is_empty() {
         return Err(RuntimeError::spec("command", "no command is given"));
     }
+    // First: the new process starts up while the rest is made.
+    let mut launched = launcher.launch(request.id)?;
+    let started = exec_plan(cgroups, host, seccomp, request)
+        .and_then(|(wire, places, attached)| Ok((launched.start(&wire, places.0)?, attached)));
+    match started {
+        Ok((started, attachment)) => {
+            let Launched { child, control } = launched;
+            let watched = Watched { id: request.id.clone(), cgroups: cgroups.clone(), run: None, child: Some(child) };
+            Ok(Exec { pid: started.pid, attachment, shim: Shim::new(control, started, watched)? })
+        }
+        Err(e) => {
+            launched.abandon();
+            Err(e)
+        }
+    }
+}
+
+/// What the shim of an exec is told, with its descriptors, and our end of its streams.
+fn exec_plan(
+    cgroups: &Arc<dyn Cgroups>,
+    host: &Host,
+    seccomp: Option<Arc<[u8]>>,
+    request: &ExecRequest<'_>,
+) -> Result<(wire::Plan<'static>, Places, Option<Attachment>), RuntimeError> {
+    let spec = request.spec;
     let mut effective = plan::effective(request.container, request.image)?;
     let hostname = request.container.hostname.clone().unwrap_or_else(|| request.id.short().to_owned());
     effective.env.insert(1, format!("HOSTNAME={hostname}"));
@@ -295,16 +382,5 @@ pub(crate) fn exec(
         wire.fds.attach = Some(places.add(theirs));
         attached = Some(ours);
     }
-    let mut launched = launcher.launch(request.id)?;
-    match launched.start(&wire, places.0) {
-        Ok(started) => {
-            let Launched { child, control } = launched;
-            let watched = Watched { id: request.id.clone(), cgroups: cgroups.clone(), run: None, child: Some(child) };
-            Ok(Exec { pid: started.pid, attachment: attached, shim: Shim::new(control, started, watched)? })
-        }
-        Err(e) => {
-            launched.abandon();
-            Err(e)
-        }
-    }
+    Ok((wire, places, attached))
 }

@@ -25,6 +25,7 @@ mod user;
 pub use attach::{AttachInput, Attachment, Output};
 pub use counters::{Block, CounterFiles, Counters, Cpu, Memory, Pressure};
 pub use error::RuntimeError;
+pub use launch::Prepared;
 pub use plan::Plan;
 pub use process::ProcessInfo;
 pub use session::{NewSession, Resumed, forget, resume, sweep};
@@ -85,13 +86,12 @@ pub struct ContainerPaths {
 }
 
 pub struct SpawnRequest {
-    pub id: ContainerId,
+    pub prepared: Prepared,
     pub plan: Plan,
     /// Detached mount of the root.
     pub rootfs: OwnedFd,
     /// The namespace to join, ready for use. None: the host's, as the plan must say too.
     pub netns: Option<OwnedFd>,
-    pub paths: ContainerPaths,
     /// An attachment from the first byte on (run, interactive).
     pub attach: Option<AttachOptions>,
 }
@@ -207,7 +207,6 @@ impl Runtime {
             devices: given_devices(input.spec)?,
             resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
             seccomp: self.seccomp(input.spec)?,
-            default_pids: self.inner.config.default_pids,
         };
         plan::plan(input, &around)
     }
@@ -240,10 +239,22 @@ impl Runtime {
         Ok(Some(bytes))
     }
 
+    /// Everything of a start that needs neither the root nor the plan: the shim, its folder and socket, and the cgroups with their limits.
+    /// Blocking; beside the rest.
+    pub fn prepare(
+        &self,
+        id: &ContainerId,
+        spec: &ContainerSpec,
+        paths: ContainerPaths,
+    ) -> Result<Prepared, RuntimeError> {
+        let limits = plan::limits(spec, &given_devices(spec)?, self.inner.config.default_pids);
+        launch::prepare(&self.inner.launcher, &self.inner.cgroups, id, paths, &limits)
+    }
+
     /// Blocking until the workload's execve has succeeded or a step failed. Nothing is left when it fails. Called where a tokio runtime is
     /// current (`spawn_blocking` is such a place).
     pub fn spawn(&self, request: SpawnRequest) -> Result<Spawned, RuntimeError> {
-        launch::spawn(&self.inner.launcher, &self.inner.cgroups, request)
+        launch::spawn(request)
     }
 
     /// Runs one more process in a running container. Blocking until its execve; called where a tokio runtime is current.

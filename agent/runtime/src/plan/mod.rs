@@ -49,7 +49,6 @@ pub struct Plan {
     /// What was asked for and cannot be given in full here.
     pub warnings: Vec<String>,
     pub(crate) wire: wire::Plan<'static>,
-    pub(crate) limits: Limits,
     /// Files that `spawn` makes before the start: path, content.
     pub(crate) files: Vec<(PathBuf, String)>,
     /// Folders of the host that `-v` makes when they are missing.
@@ -74,7 +73,6 @@ pub(crate) struct Surroundings<'a> {
     pub resolv_conf: String,
     /// The seccomp program for these capabilities; None: unconfined.
     pub seccomp: Option<std::sync::Arc<[u8]>>,
-    pub default_pids: Option<i64>,
 }
 
 pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<Plan, RuntimeError> {
@@ -130,8 +128,6 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     let capabilities = capabilities(spec, host, &mut warnings);
     let seccomp = around.seccomp.as_ref().map(|p| Cow::Owned(p.to_vec()));
     steps.extend(credentials(&user, capabilities, seccomp, spec.no_new_privileges));
-    let mut resources = spec.resources.clone();
-    resources.pids = resources.pids.or(around.default_pids);
     let folders = mounts::folders_to_make(spec);
     Ok(Plan {
         warnings,
@@ -153,7 +149,6 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
             steps,
             ..wire::Plan::default()
         },
-        limits: Limits { resources, devices: device_rules(spec, &around.devices) },
         files,
         folders,
         effective,
@@ -317,6 +312,13 @@ fn sysctls(spec: &ContainerSpec) -> Vec<Step<'static>> {
     let path = |key: &str| bytes(format!("/proc/sys/{}", key.replace('.', "/")));
     let write = |(key, value): (&String, &String)| Step::WriteFile { path: path(key), value: bytes(value.as_str()) };
     spec.sysctls.iter().map(write).collect()
+}
+
+/// What the container's cgroups are made with.
+pub(crate) fn limits(spec: &ContainerSpec, given: &[GivenDevice], default_pids: Option<i64>) -> Limits {
+    let mut resources = spec.resources.clone();
+    resources.pids = resources.pids.or(default_pids);
+    Limits { resources, devices: device_rules(spec, given) }
 }
 
 fn device_rules(spec: &ContainerSpec, given: &[GivenDevice]) -> Option<Vec<DeviceRule>> {

@@ -74,8 +74,8 @@ impl Lab {
             state_dir: &state,
         })?;
         let netns = (spec.network != NetworkMode::Host).then(new_network);
-        let request =
-            SpawnRequest { id: self.id.clone(), plan, rootfs: self.root(), netns, paths: self.paths(), attach };
+        let prepared = self.runtime.prepare(&self.id, spec, self.paths())?;
+        let request = SpawnRequest { prepared, plan, rootfs: self.root(), netns, attach };
         self.runtime.spawn(request)
     }
 
