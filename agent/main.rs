@@ -59,6 +59,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    berth_sys::memory::one_heap();
     let args = Args::parse();
     match start(&args) {
         Ok(()) => ExitCode::SUCCESS,
