@@ -6,8 +6,9 @@ machine, and docker, podman and containerd through a script: `--peers SCRIPT`, c
 live in a root of their own."""
 
 import argparse
-import ctypes
 import concurrent.futures
+import ctypes
+import glob
 import json
 import shlex
 import os
@@ -45,6 +46,11 @@ def target(what, value, limit, at_most=True):
     """A line for the summary: is the target met?"""
     met = value <= limit if at_most else value >= limit
     verdicts.append({'target': what, 'value': round(value, 3), 'limit': limit, 'met': met})
+
+
+def ratio(section, name, over, under):
+    """How often one measurement goes into the other, turn by turn: both were taken in the same moments."""
+    return record(section, name, [a / b for a, b in zip(over, under)], 'x')
 
 
 def median(section, name):
@@ -105,8 +111,9 @@ class Agent:
     """A release berthd with certificates, on loopback, with an empty store."""
 
     def __init__(self, name):
-        self.dir = f'{WORK}/{name}'
-        shutil.rmtree(self.dir, ignore_errors=True)
+        self.dir, self.run = f'{WORK}/{name}', f'/run/berth-bench-{name}'
+        for folder in [self.dir, self.run]:
+            shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(self.dir)
         pki = f'{WORK}/pki'
         if not os.path.exists(pki + '/crl.pem'):
@@ -115,7 +122,7 @@ class Agent:
             run([CTL, 'pki', '--dir', pki, 'issue', 'client', 'bench', '--role', 'admin'])
         with open(self.dir + '/berthd.toml', 'w') as file:
             file.write(f'''data_root = "{self.dir}/data"
-run_root = "{self.dir}/run"
+run_root = "{self.run}"
 [listen]
 tcp = ["127.0.0.1:{PORT}"]
 [tls]
@@ -183,7 +190,8 @@ key = "{pki}/clients/bench.key"
             self.clear()
             self.stop()
         subprocess.call(['ip', 'link', 'delete', 'berthbench'], stderr=subprocess.DEVNULL)
-        shutil.rmtree(self.dir, ignore_errors=True)
+        for folder in [self.dir, self.run]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Crun:
@@ -194,8 +202,7 @@ class Crun:
         self.root, self.bundle = f'{WORK}/crun', f'{WORK}/bundle'
         if not self.available:
             return
-        # What a run that was cut short left behind would be "already there".
-        shutil.rmtree(self.root, ignore_errors=True)
+        self.clear()
         shutil.rmtree(self.bundle, ignore_errors=True)
         os.makedirs(self.bundle + '/rootfs')
         unpack_busybox(self.bundle + '/rootfs')
@@ -205,6 +212,26 @@ class Crun:
         if probe.returncode:
             say(f'crun cannot run here: {probe.stderr.strip()[:200]}')
             self.available = False
+
+    def clear(self):
+        """Ends what a run that was cut short left behind: it would be "already there"."""
+        for name in os.listdir(self.root) if os.path.isdir(self.root) else []:
+            run(['crun', '--root', self.root, 'delete', '-f', name], check=False)
+        shutil.rmtree(self.root, ignore_errors=True)
+        until = time.monotonic() + 5
+        # Containers whose state is lost are still in cgroups of these names.
+        groups = [g for pattern in ['*/berth-bench-*', 'berth-bench-*'] for g in glob.glob('/sys/fs/cgroup/' + pattern)]
+        while groups and time.monotonic() < until:
+            for group in groups:
+                try:
+                    with open(group + '/cgroup.procs') as file:
+                        for pid in file.read().split():
+                            os.kill(int(pid), signal.SIGKILL)
+                    os.rmdir(group)
+                except (OSError, ProcessLookupError):
+                    pass
+            groups = [g for g in groups if os.path.isdir(g)]
+            time.sleep(0.02)
 
     def write(self, arguments):
         with open(self.bundle + '/config.json') as file:
@@ -278,11 +305,11 @@ def start(options, crun, peers):
                         keep(f'{name} run, {network}', timed(peers.start(name, network)))
         for name, list_of in values.items():
             record('start', name, list_of)
-        none = median('start', 'berth run, none')
-        target('run --rm true: times the floor', none / median('start', 'floor'), 3)
+        none, list_of = median('start', 'berth run, none'), values['berth run, none']
+        target('run --rm true: times the floor', ratio('start', 'berth run, none / floor', list_of, values['floor']), 3)
         target('run --rm true: more with the bridge, ms', median('start', 'berth run, bridge') - none, 6)
         if crun.available:
-            target('run --rm true: of bare crun', none / median('start', 'crun run'), 1)
+            target('run --rm true: of bare crun', ratio('start', 'berth run, none / crun run', list_of, values['crun run']), 1)
         for name, times in [('docker', 30), ('podman', 15)]:
             if name in peers.names:
                 target(f'run --rm true: times faster than {name}', median('start', f'{name} run, none') / none, times, at_most=False)
@@ -316,7 +343,7 @@ def execs(options, crun, peers):
             record('exec', name, list_of)
         berth = median('exec', 'berth exec')
         if crun.available:
-            target('exec true: of bare crun', berth / median('exec', 'crun exec'), 1)
+            target('exec true: of bare crun', ratio('exec', 'berth exec / crun exec', values['berth exec'], values['crun exec']), 1)
         if 'docker' in peers.names:
             target('exec true: times faster than docker', median('exec', 'docker exec') / berth, 10, at_most=False)
     finally:
@@ -349,31 +376,35 @@ def rate(options, crun, peers):
         if crun.available:
             crun.write(['/bin/sleep', '100000'])
         for callers in [1, 4, 8]:
-            starts, stops = [], []
+            values = {}
+
+            def measure(what, commands):
+                values.setdefault(what, []).append(spread(callers, commands))
             for turn in range(options.rate_rounds):
                 names = [f'r{turn}-{n}' for n in range(count)]
-                starts.append(spread(callers, [[CTL, 'run', '-d', '--name', n, '--network', 'none', BUSYBOX, 'sleep', '100000'] for n in names]))
-                stops.append(spread(callers, [[CTL, 'rm', '-f', n] for n in names]))
-            record('rate', f'berth starts, {callers} callers', starts, '1/s')
-            record('rate', f'berth stop+remove, {callers} callers', stops, '1/s')
+                measure('berth starts', [[CTL, 'run', '-d', '--name', n, '--network', 'none', BUSYBOX, 'sleep', '100000'] for n in names])
+                measure('berth stop+remove', [[CTL, 'rm', '-f', n] for n in names])
+                if crun.available:
+                    names = [f'rate-{n}' for n in range(count)]
+                    measure('crun starts', [crun.run(n, '-d') for n in names])
+                    measure('crun delete -f', [crun.delete(n) for n in names])
+            for what, list_of in values.items():
+                record('rate', f'{what}, {callers} callers', list_of, '1/s')
             if crun.available:
-                names = [f'rate-{n}' for n in range(count)]
-                record('rate', f'crun starts, {callers} callers', [spread(callers, [crun.run(n, '-d') for n in names])], '1/s')
-                record('rate', f'crun delete -f, {callers} callers', [spread(callers, [crun.delete(n) for n in names])], '1/s')
+                for what, ours, theirs in [('starts', 'berth starts', 'crun starts'), ('stop+remove', 'berth stop+remove', 'crun delete -f')]:
+                    found = ratio('rate', f'{what}, {callers} callers: berth / crun', values[ours], values[theirs])
+                    if callers == 8:
+                        target(f'{what} per second, 8 callers: of bare crun', found, 1, at_most=False)
             for name in peers.names:
                 few = [f'berth-bench-{n}' for n in range(min(count, 24))]
                 commands = [peers.call(name, 'run', '-d', '--name', n, '--network', 'none', BUSYBOX, 'sleep', '100000') for n in few]
                 record('rate', f'{name} starts, {callers} callers', [spread(callers, commands)], '1/s')
                 record('rate', f'{name} rm -f, {callers} callers', [spread(callers, [peers.call(name, 'rm', '-f', n) for n in few])], '1/s')
-        if crun.available:
-            target('starts per second, 8 callers: of bare crun', median('rate', 'berth starts, 8 callers') / median('rate', 'crun starts, 8 callers'), 1, at_most=False)
-            target('stop+remove per second, 8 callers: of bare crun', median('rate', 'berth stop+remove, 8 callers') / median('rate', 'crun delete -f, 8 callers'), 1, at_most=False)
         if 'docker' in peers.names:
             target('starts per second, 8 callers: times docker', median('rate', 'berth starts, 8 callers') / median('rate', 'docker starts, 8 callers'), 20, at_most=False)
     finally:
         if crun.available:
-            for n in range(count):
-                run(crun.delete(f'rate-{n}'), check=False)
+            crun.clear()
             crun.write(['/bin/true'])
         agent.end()
 
@@ -547,12 +578,14 @@ def main():
     parser.add_argument('--runs', type=int, default=20)
     parser.add_argument('--pulls', type=int, default=5)
     parser.add_argument('--rate-count', type=int, default=60)
-    parser.add_argument('--rate-rounds', type=int, default=2)
+    parser.add_argument('--rate-rounds', type=int, default=3)
     parser.add_argument('--memory-count', type=int, default=100)
     parser.add_argument('--big', action='store_true', help='pull the 1 GB images, too')
     parser.add_argument('--peers', metavar='SCRIPT')
     parser.add_argument('--json', default=SOURCE + '/tests/bench/results/latest.json')
     options = parser.parse_args()
+    # As an exception, so that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     os.makedirs(WORK, exist_ok=True)
     crun, peers = Crun(), Peers(options.peers)
     failed = False
