@@ -208,7 +208,7 @@ fn launch(
         let mut with_network = (*record).clone();
         with_network.network = attachment;
         record = Arc::new(with_network);
-        // Before there is a shim: an agent that dies now finds the address of what it left running.
+        // Before the shim has its plan: an agent that dies then finds the address of what it left running.
         let _ = inner.store.submit_blocking(vec![Write::PutContainer(record.clone())], Durability::Quick)?;
         fail::point("start.after_network")?;
     }
