@@ -4,9 +4,10 @@
 //! key and the line. `deploy/berthd.toml` shows every key with its default.
 
 use berth_image::{ImagesConfig, RegistryConfig};
+use berth_model::pattern::LabelPattern;
 use berth_model::spec::LogConfig;
 use berth_network::NetworkConfig;
-use berth_node::NodeConfig;
+use berth_node::{GcConfig, NodeConfig, Watermarks};
 use berth_rootfs::Driver;
 use berth_runtime::RuntimeConfig;
 use serde::Deserialize;
@@ -56,6 +57,7 @@ pub struct Config {
     /// By `host[:port]` as image names have it.
     pub registries: BTreeMap<String, RegistryConfig>,
     pub limits: Limits,
+    pub gc: Gc,
     pub audit: Audit,
     pub log: Log,
     pub upgrade: Upgrade,
@@ -74,6 +76,7 @@ impl Default for Config {
             images: Images::default(),
             registries: BTreeMap::new(),
             limits: Limits::default(),
+            gc: Gc::default(),
             audit: Audit::default(),
             log: Log::default(),
             upgrade: Upgrade::default(),
@@ -218,6 +221,88 @@ impl Limits {
     }
 }
 
+/// What goes by itself when it is no longer needed. Ages are numbers with s, m, h, d or w.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gc {
+    /// How often the policy runs. Unset: only when asked (`berthctl system gc`).
+    pub interval: Option<String>,
+    /// Containers that stopped longer ago are removed. Unset: never.
+    pub stopped_containers_after: Option<String>,
+    /// Images that no container has used for longer are removed. Unset: not by age.
+    pub unused_images_after: Option<String>,
+    /// Per cent of data_root's file system. Above the high mark unused images are removed, the longest unused first, down to the low
+    /// one. Both or none.
+    pub high_watermark: Option<u8>,
+    pub low_watermark: Option<u8>,
+    /// Containers and images with one of these labels stay: `key` or `key=value`.
+    pub keep_labels: Vec<String>,
+    /// Images with one of these names stay: names, or patterns with `*`.
+    pub keep_images: Vec<String>,
+}
+
+impl Gc {
+    /// What the node is told; else what is wrong, by key.
+    fn decode(&self) -> Result<GcConfig, Vec<(&'static str, String)>> {
+        let mut wrong = Vec::new();
+        let mut age = |key, text: &Option<String>| {
+            let parsed = text.as_deref().map(parse_age).transpose();
+            parsed.unwrap_or_else(|why| {
+                wrong.push((key, why));
+                None
+            })
+        };
+        let interval = age("gc.interval", &self.interval);
+        let stopped_containers_after = age("gc.stopped_containers_after", &self.stopped_containers_after);
+        let unused_images_after = age("gc.unused_images_after", &self.unused_images_after);
+        if interval.is_some_and(|i| i < Duration::from_secs(1)) {
+            wrong.push(("gc.interval", "must be at least 1s".to_owned()));
+        }
+        let watermarks = match (self.high_watermark, self.low_watermark) {
+            (None, None) => None,
+            (Some(high_percent @ 1..=100), Some(low_percent)) if low_percent <= high_percent => {
+                Some(Watermarks { high_percent, low_percent })
+            }
+            _ => {
+                let why = "and gc.low_watermark must be there together: 1 to 100 per cent, and not above it";
+                wrong.push(("gc.high_watermark", why.to_owned()));
+                None
+            }
+        };
+        for (key, list) in [("gc.keep_labels", &self.keep_labels), ("gc.keep_images", &self.keep_images)] {
+            if list.iter().any(String::is_empty) {
+                wrong.push((key, "must not hold an empty text".to_owned()));
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        Ok(GcConfig {
+            interval,
+            stopped_containers_after,
+            unused_images_after,
+            watermarks,
+            keep_labels: self.keep_labels.iter().map(|l| LabelPattern::parse(l)).collect(),
+            keep_images: self.keep_images.clone(),
+        })
+    }
+}
+
+/// `90s`, `30m`, `12h`, `7d`, `2w`.
+fn parse_age(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} must be a number with s, m, h, d or w, such as 7d");
+    let unit = match text.chars().last().ok_or_else(wrong)? {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        'w' => 604_800,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    Ok(Duration::from_secs(u64::from(number) * unit))
+}
+
 /// Where the audit records go.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -344,6 +429,9 @@ impl Config {
         check((1..=300).contains(&limits.handshake_seconds), "limits.handshake_seconds", "must be 1 to 300");
         check((1..=86_400).contains(&limits.request_seconds), "limits.request_seconds", "must be 1 to 86400");
         check(limits.drain_seconds <= 600, "limits.drain_seconds", "must be at most 600");
+        for (key, why) in self.gc.decode().err().unwrap_or_default() {
+            check(false, key, &why);
+        }
         check(self.audit.file_bytes >= 64 << 10, "audit.file_bytes", "must be at least 65536");
         check((1..=1000).contains(&self.audit.files), "audit.files", "must be 1 to 1000");
         for (host, registry) in &self.registries {
@@ -424,6 +512,8 @@ impl Config {
                 default_pids: Some(self.containers.default_pids).filter(|n| *n > 0),
             },
             event_history: self.event_history,
+            // Checked when the file was parsed.
+            gc: self.gc.decode().unwrap_or_default(),
         }
     }
 
@@ -465,6 +555,31 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_by_itself() {
+        let gc = |text: &str| Config::parse(Path::new("x"), &format!("[gc]\n{text}"));
+        assert_eq!(Config::default().node().gc, GcConfig::default());
+        let given = gc(
+            "interval = \"1h\"\nstopped_containers_after = \"7d\"\nhigh_watermark = 85\nlow_watermark = 70\nkeep_labels = [\"a\", \"b=c\"]",
+        );
+        let given = given.unwrap().node().gc;
+        assert_eq!(given.interval, Some(Duration::from_secs(3600)));
+        assert_eq!(given.stopped_containers_after, Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(given.watermarks, Some(Watermarks { high_percent: 85, low_percent: 70 }));
+        assert_eq!(given.keep_labels[1].value.as_deref(), Some("c"));
+        for (bad, key) in [
+            ("interval = \"0s\"", "gc.interval"),
+            ("unused_images_after = \"7 days\"", "gc.unused_images_after"),
+            ("unused_images_after = \"-7d\"", "gc.unused_images_after"),
+            ("high_watermark = 80", "gc.high_watermark"),
+            ("high_watermark = 80\nlow_watermark = 90", "gc.high_watermark"),
+            ("keep_images = [\"\"]", "gc.keep_images"),
+        ] {
+            let message = gc(bad).unwrap_err().to_string();
+            assert!(message.contains(key), "{bad}: {message}");
+        }
+    }
+
+    #[test]
     fn the_defaults_are_good_and_an_empty_file_means_them() {
         assert!(Config::default().wrong_values().is_empty());
         let config = parse("").unwrap();
@@ -494,6 +609,13 @@ mod tests {
             (r#"crl: Some("/etc/berth/pki/crl.pem")"#, "crl: None"),
             (r#"docker_config: Some("/etc/berth/docker.json")"#, "docker_config: None"),
             (r#"file: Some("/var/lib/berth/audit.log")"#, "file: None"),
+            (r#"interval: Some("1h")"#, "interval: None"),
+            (r#"stopped_containers_after: Some("7d")"#, "stopped_containers_after: None"),
+            (r#"unused_images_after: Some("30d")"#, "unused_images_after: None"),
+            ("high_watermark: Some(85)", "high_watermark: None"),
+            ("low_watermark: Some(75)", "low_watermark: None"),
+            (r#"keep_labels: ["keep", "tier=base"]"#, "keep_labels: []"),
+            (r#"keep_images: ["nginx:*"]"#, "keep_images: []"),
             (r#"public_key: Some("/etc/berth/pki/release.pub")"#, "public_key: None"),
         ] {
             assert!(config.contains(set), "{set} in {config}");

@@ -166,6 +166,9 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::NoTerminal(name) => {
             Draft::new(Code::FailedPrecondition, "NO_TERMINAL", message).resource("container", &name)
         }
+        NodeError::NoHealthCheck(name) => {
+            Draft::new(Code::FailedPrecondition, "NO_HEALTH_CHECK", message).resource("container", &name)
+        }
         NodeError::Busy(name) => Draft::new(Code::ResourceExhausted, "CONTAINER_BUSY", message)
             .resource("container", &name)
             .retry(RETRY_SOON),

@@ -5,7 +5,7 @@ use crate::config::{Config, Selection, default_path};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::{cmd, units};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use std::path::Path;
 use std::time::Duration;
@@ -46,7 +46,37 @@ pub struct Hosts {
     pub parallel: u16,
     /// How long to wait for each host, in seconds or as 500ms, 2m [default: 30 s for short calls, none for streams]
     #[arg(long, global = true, value_name = "DURATION", value_parser = units::parse_deadline)]
-    pub timeout: Option<Duration>,
+    pub deadline: Option<Duration>,
+}
+
+/// In the place of [`Hosts`] where a command calls no host: keeps these options out of its help, and of the help of what is below it.
+#[derive(Debug, Default)]
+pub struct NoHosts;
+
+impl Args for NoHosts {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let hosts = Hosts::augment_args(clap::Command::new("hosts"));
+        hosts.get_arguments().fold(command, |command, arg| {
+            // A command whose options are built late has them from above already.
+            let there = command.get_arguments().any(|a| a.get_id() == arg.get_id());
+            let id = arg.get_id().to_string();
+            if there { command.mut_arg(id, |arg| arg.hide(true)) } else { command.arg(arg.clone().hide(true)) }
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for NoHosts {
+    fn from_arg_matches(_: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(NoHosts)
+    }
+
+    fn update_from_arg_matches(&mut self, _: &ArgMatches) -> Result<(), clap::Error> {
+        Ok(())
+    }
 }
 
 /// Each command's options are built only when it is the one that runs: all of them together take longer than a call.
@@ -117,6 +147,15 @@ pub enum Command {
     Version(cmd::info::Version),
     /// Upgrade agents
     Agent(cmd::agent::Agent),
+    /// Containers in general
+    #[command(subcommand)]
+    Container(Container),
+    /// Images in general
+    #[command(subcommand)]
+    Image(Image),
+    /// The host's disk
+    #[command(subcommand)]
+    System(System),
     /// Make certificates for agents and callers
     Pki(cmd::pki::Pki),
     /// Name hosts and groups of them
@@ -127,10 +166,37 @@ pub enum Command {
     Man(cmd::man::Man),
 }
 
+#[derive(Debug, Subcommand)]
+pub enum Container {
+    /// Remove all stopped containers
+    Prune(cmd::prune::Containers),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Remove images without a name, or all that no container uses
+    Prune(cmd::prune::Images),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum System {
+    /// Show what takes the room of the disk
+    Df(cmd::df::Df),
+    /// Remove stopped containers and images that nothing uses
+    Prune(cmd::prune::Everything),
+    /// Remove what the host's policy ([gc] of its configuration) gives up
+    Gc(cmd::prune::Gc),
+}
+
 /// Runs a parsed command line; the exit code.
 pub fn run(cli: Cli) -> Result<u8> {
     let path = default_path();
     let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+    if let Command::Pki(_) | Command::Context(_) | Command::Completion(_) | Command::Man(_) = &cli.command
+        && (cli.all || !cli.hosts.host.is_empty() || !cli.hosts.group.is_empty() || cli.hosts.deadline.is_some())
+    {
+        return Err(Error::usage("--host, --group, --all and --deadline: this command calls no host"));
+    }
     match cli.command {
         Command::Pki(a) => cmd::pki::run(a, &folder.join("pki")).map(|()| 0),
         Command::Context(a) => cmd::context::run(a, &path).map(|()| 0),
@@ -145,7 +211,7 @@ pub fn run(cli: Cli) -> Result<u8> {
             let fleet = Fleet {
                 hosts: config.select(&selection, &folder)?,
                 parallel: cli.hosts.parallel.into(),
-                timeout: cli.hosts.timeout,
+                deadline: cli.hosts.deadline,
                 labelled,
             };
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -194,6 +260,11 @@ async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u
         Command::Info(a) => cmd::info::info(fleet, a).await,
         Command::Version(a) => cmd::info::version(fleet, a).await,
         Command::Agent(a) => cmd::agent::run(fleet, a).await,
+        Command::Container(Container::Prune(a)) => cmd::prune::containers(fleet, a).await,
+        Command::Image(Image::Prune(a)) => cmd::prune::images(fleet, a).await,
+        Command::System(System::Df(a)) => cmd::df::df(fleet, a).await,
+        Command::System(System::Prune(a)) => cmd::prune::everything(fleet, a).await,
+        Command::System(System::Gc(a)) => cmd::prune::gc(fleet, a).await,
         Command::Pki(_) | Command::Context(_) | Command::Completion(_) | Command::Man(_) => Ok(0),
     }
 }

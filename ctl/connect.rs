@@ -52,7 +52,7 @@ pub struct Connection {
     channel: Channel,
     refusal: Refusal,
     tls: bool,
-    /// The caller's `--timeout`.
+    /// The caller's `--deadline`.
     deadline: Option<Duration>,
 }
 

@@ -20,7 +20,7 @@ pub struct Fleet {
     /// At most so many at once.
     pub parallel: usize,
     /// Per host, connecting included.
-    pub timeout: Option<Duration>,
+    pub deadline: Option<Duration>,
     /// Answers are labelled: the caller named hosts, not one context.
     pub labelled: bool,
 }
@@ -49,7 +49,7 @@ impl Fleet {
         Fut: Future<Output = Result<T>> + 'static,
     {
         if let ([host], false) = (self.hosts.as_slice(), self.labelled) {
-            let answer = one(host.clone(), self.timeout, &call).await?;
+            let answer = one(host.clone(), self.deadline, &call).await?;
             show(&host.label, answer)?;
             return Ok(0);
         }
@@ -100,10 +100,10 @@ impl Fleet {
             while running.len() < self.parallel.max(1)
                 && let Some(host) = waiting.pop_front()
             {
-                let (call, timeout) = (call.clone(), self.timeout);
+                let (call, deadline) = (call.clone(), self.deadline);
                 running.spawn_local(async move {
                     let label = host.label.clone();
-                    (label, one(host, timeout, &*call).await)
+                    (label, one(host, deadline, &*call).await)
                 });
             }
             let Some(done) = running.join_next().await else { break };
@@ -134,17 +134,17 @@ impl Fleet {
     }
 }
 
-async fn one<T, C, Fut>(host: Host, timeout: Option<Duration>, call: &C) -> Result<T>
+async fn one<T, C, Fut>(host: Host, deadline: Option<Duration>, call: &C) -> Result<T>
 where
     C: Fn(Connection) -> Fut,
     Fut: Future<Output = Result<T>>,
 {
-    let work = async { call(Connection::open(&host, timeout).await?).await };
-    match timeout {
+    let work = async { call(Connection::open(&host, deadline).await?).await };
+    match deadline {
         None => work.await,
         Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
             Err(Error::new(format!("no answer from {} within {} s", host.label, limit.as_secs_f64()))
-                .hint("--timeout sets how long to wait"))
+                .hint("--deadline sets how long to wait"))
         }),
     }
 }

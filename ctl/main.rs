@@ -13,6 +13,7 @@ mod credentials;
 mod error;
 mod fanout;
 mod feed;
+mod fields;
 mod local;
 mod output;
 mod pki;

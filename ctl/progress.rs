@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::output::{Sink, print};
 use crate::units::human_size;
 use berth::v1::{PullProgress, pull_progress::State};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use std::collections::HashMap;
 
@@ -94,21 +94,16 @@ impl Progress {
             return;
         }
         let layer = self.layers.entry(p.layer.clone()).or_insert_with(|| {
-            let bar = all.add(ProgressBar::new(p.total_bytes));
-            bar.set_prefix(short(&p.layer).to_owned());
-            Layer { state: -1, bar: Some(bar) }
+            // Dressed before it has a place to be drawn.
+            let bar = ProgressBar::with_draw_target(Some(p.total_bytes), ProgressDrawTarget::hidden())
+                .with_prefix(short(&p.layer).to_owned());
+            dress(&bar, p.state());
+            Layer { state: p.state, bar: Some(all.add(bar)) }
         });
         let Some(bar) = &layer.bar else { return };
         if layer.state != p.state {
             layer.state = p.state;
-            let template = match p.state() {
-                State::Downloading => "{prefix}: {msg:<12} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}",
-                _ => "{prefix}: {msg}",
-            };
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar.set_message(words(p.state()));
+            dress(bar, p.state());
         }
         bar.set_length(p.total_bytes);
         bar.set_position(p.current_bytes);
@@ -116,6 +111,18 @@ impl Progress {
             bar.abandon();
         }
     }
+}
+
+/// The look of a bar in a state.
+fn dress(bar: &ProgressBar, state: State) {
+    let template = match state {
+        State::Downloading => "{prefix}: {msg:<12} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}",
+        _ => "{prefix}: {msg}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(words(state));
 }
 
 /// Twelve characters of a digest, as Docker shows them.

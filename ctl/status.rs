@@ -1,6 +1,7 @@
 //! What an agent's refusal means: google.rpc.Status and its details, for people.
 
 use crate::error::Error;
+use crate::fields;
 use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -18,7 +19,7 @@ pub fn error(status: &Status, host: &str, tls: bool, deadline: Option<Duration>)
         || (status.code() == Code::Cancelled && status.message().contains("Timeout expired"));
     let mut error = if late {
         let within = deadline.map_or(String::new(), |d| format!(" within {} s", d.as_secs_f64()));
-        Error::new(format!("no answer from {host}{within}")).hint("--timeout sets how long to wait")
+        Error::new(format!("no answer from {host}{within}")).hint("--deadline sets how long to wait")
     } else if broken(status) {
         Error::new(format!("the connection to {host} broke: {}", transport_words(status)))
             .hint("is berthd still running there?")
@@ -28,9 +29,13 @@ pub fn error(status: &Status, host: &str, tls: bool, deadline: Option<Duration>)
         Error::new(sentence(status.message()))
     };
     if let Some(bad) = details.bad_request() {
+        for violation in &bad.field_violations {
+            let as_sent = format!("{}: {}", violation.field, violation.description);
+            error.message = error.message.replace(as_sent.trim_end_matches('.'), &in_words(violation));
+        }
         // A single one is the message already.
         let new = bad.field_violations.iter().filter(|v| !error.message.contains(v.description.trim_end_matches('.')));
-        error.details = new.map(|v| format!("{}: {}", v.field, v.description)).collect();
+        error.details = new.map(in_words).collect();
     }
     if let Some(hint) = hint(reason, status.code(), tls) {
         error.hint = Some(hint.to_owned());
@@ -43,6 +48,11 @@ pub fn error(status: &Status, host: &str, tls: bool, deadline: Option<Duration>)
         _ => None,
     };
     error
+}
+
+/// What is wrong with a field, under the name that a person gave it.
+fn in_words(violation: &tonic_types::FieldViolation) -> String {
+    format!("{}: {}", fields::flag(&violation.field), violation.description.trim_end_matches('.'))
 }
 
 /// The connection broke: no agent said this, and what it was asked may be done or not.
@@ -145,11 +155,11 @@ mod tests {
         details.add_bad_request_violation("config.env[1]", "no '='");
         let e = with(Code::InvalidArgument, "2 fields are wrong.", details);
         assert_eq!(e.message, "2 fields are wrong");
-        assert_eq!(e.details, ["config.name: too short", "config.env[1]: no '='"]);
+        assert_eq!(e.details, ["--name: too short", "--env: no '='"]);
         let mut details = reason("INVALID");
-        details.add_bad_request_violation("config.user", "no user \"x\"");
-        let e = with(Code::InvalidArgument, "user: no user \"x\"", details);
-        assert_eq!((e.message.as_str(), e.details), ("user: no user \"x\"", Vec::new()));
+        details.add_bad_request_violation("start.create.config.user", "no user \"x\"");
+        let e = with(Code::InvalidArgument, "start.create.config.user: no user \"x\"", details);
+        assert_eq!((e.message.as_str(), e.details), ("--user: no user \"x\"", Vec::new()));
     }
 
     #[test]

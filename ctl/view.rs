@@ -11,7 +11,7 @@ fn utc(t: Timestamp) -> String {
     t.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()
 }
 
-fn ago(t: Option<Timestamp>, now: Timestamp) -> String {
+pub fn ago(t: Option<Timestamp>, now: Timestamp) -> String {
     t.map_or("N/A".into(), |t| format!("{} ago", human_duration(now.as_second() - t.as_second())))
 }
 
@@ -152,6 +152,9 @@ pub fn container(c: &v1::ContainerSummary, now: Timestamp, truncate: bool) -> Va
         "ExitCode": c.exit.as_ref().map_or(0, |e| e.code),
         "Reason": c.exit.as_ref().map(|e| &e.sentence),
         "RestartCount": c.restart_count,
+        "Size": c.size_rw_bytes.map_or_else(String::new, |rw| {
+            format!("{} (virtual {})", human_size(rw), human_size(c.size_root_bytes.unwrap_or(rw)))
+        }),
     })
 }
 

@@ -2,14 +2,17 @@
 
 use super::decode::{Fields, some};
 use super::progress::Feed;
-use super::{Answers, QUEUE, call, encode, filter, finish, list, session, spec, usage};
+use super::{Answers, QUEUE, call, encode, filter, finish, list, reclaim, session, spec, usage};
 use crate::gate::Call;
 use crate::{auth, status};
 use berth::role::Role;
 use berth::v1::{self, containers_server, create_container_response::Kind};
 use berth_model::spec::LogConfig;
 use berth_model::{ContainerId, ContainerSpec, Phase, Platform};
-use berth_node::{CreateRequest, Created, LogCursor, LogQuery, Node, PullPolicy, Requester};
+use berth_node::{
+    Basis, ContainerRule, ContainerView, CreateRequest, Created, LogCursor, LogQuery, Node, Policy, PullPolicy,
+    Requester, WaitCondition,
+};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -141,6 +144,7 @@ impl containers_server::Containers for Containers {
     type RunStream = Answers<v1::RunResponse>;
     type ListStream = Answers<v1::ListContainersResponse>;
     type StatsStream = Answers<v1::StatsResponse>;
+    type PruneStream = Answers<v1::PruneContainersResponse>;
     type LogsStream = Answers<v1::LogsResponse>;
     type ExecStream = Answers<v1::ExecResponse>;
     type AttachStream = Answers<v1::AttachResponse>;
@@ -189,10 +193,12 @@ impl containers_server::Containers for Containers {
         })?;
         let node = self.node.clone();
         let signal = some(r.signal);
+        // Whether there is such a container: the node answers the same for one that did not run.
+        let known = node.container(&r.container).ok().map(|d| d.view.record.id.to_string());
         let (id, exit) =
             finish(async move { node.stop(&who, &r.container, r.timeout_seconds, signal.as_deref()).await }).await?;
         Ok(Response::new(v1::StopContainerResponse {
-            id: id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            id: id.as_ref().map(ToString::to_string).or(known).unwrap_or_default(),
             // The node names whom it has stopped; what had ended before may have an exit all the same.
             already_stopped: id.is_none(),
             exit: exit.as_ref().map(encode::exit),
@@ -290,9 +296,23 @@ impl containers_server::Containers for Containers {
         &self,
         request: Request<v1::WaitContainerRequest>,
     ) -> Result<Response<v1::WaitContainerResponse>, Status> {
-        let container = self.look(request.into_inner().container)?;
-        let (id, exit) = self.node.wait(&container).await.map_err(status::from_node)?;
-        Ok(Response::new(v1::WaitContainerResponse { id: id.to_string(), exit: Some(encode::exit(&exit)) }))
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.name("container", &request.container);
+        let condition = match v1::WaitCondition::try_from(request.condition) {
+            Ok(v1::WaitCondition::Unspecified | v1::WaitCondition::NotRunning) => WaitCondition::NotRunning,
+            Ok(v1::WaitCondition::NextExit) => WaitCondition::NextExit,
+            Ok(v1::WaitCondition::Removed) => WaitCondition::Removed,
+            Ok(v1::WaitCondition::Running) => WaitCondition::Running,
+            Ok(v1::WaitCondition::Healthy) => WaitCondition::Healthy,
+            Err(_) => {
+                f.wrong("condition", format!("{} is no condition", request.condition));
+                WaitCondition::NotRunning
+            }
+        };
+        f.done()?;
+        let (id, exit) = self.node.wait_for(&request.container, condition).await.map_err(status::from_node)?;
+        Ok(Response::new(v1::WaitContainerResponse { id: id.to_string(), exit: exit.as_ref().map(encode::exit) }))
     }
 
     async fn remove(
@@ -305,20 +325,44 @@ impl containers_server::Containers for Containers {
         Ok(Response::new(v1::RemoveContainerResponse { id: id.map(|id| id.to_string()).unwrap_or_default() }))
     }
 
+    async fn prune(&self, request: Request<v1::PruneContainersRequest>) -> Result<Response<Self::PruneStream>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        let filter = filter::PruneFilter::decode(&mut f, &request.filters);
+        f.done()?;
+        let who = call.about(if request.dry_run { "dry run" } else { "stopped containers" }, &request.request_id);
+        let rule = ContainerRule { basis: Basis::Made, before: filter.until, labels: filter.labels };
+        let policy = Policy { containers: Some(rule), ..Policy::default() };
+        let content = (reclaim::content(&request.filters), request.dry_run);
+        let freed = self.node.free(&who, "PruneContainers", &content, policy, request.dry_run).await;
+        Ok(Response::new(reclaim::stream(freed.map_err(status::from_node)?, |item| {
+            use v1::prune_containers_response::Kind;
+            let kind = item.split(Kind::Item, Kind::Total);
+            v1::PruneContainersResponse { kind: Some(kind) }
+        })))
+    }
+
     async fn list(&self, request: Request<v1::ListContainersRequest>) -> Result<Response<Self::ListStream>, Status> {
         let request = request.into_inner();
         let mut f = Fields::default();
-        let filter = filter::ContainerFilter::decode(&mut f, request.filters);
+        let made = |name: &str| self.node.container(name).ok().map(|d| d.view.record.created);
+        let filter = filter::ContainerFilter::decode(&mut f, request.filters, made);
         f.done()?;
         // Docker: the newest so many, whether they run or not.
         let all = request.all || request.limit > 0 || filter.wants_all();
         let limit = if request.limit == 0 { usize::MAX } else { usize::try_from(request.limit).unwrap_or(usize::MAX) };
         let views = self.node.containers();
-        let fitting = views.iter().filter(|v| {
-            (all || v.record.phase == Phase::Running || v.record.is_restarting()) && filter.fits(&v.record)
-        });
-        let answers = fitting.take(limit).map(|v| v1::ListContainersResponse { container: Some(encode::container(v)) });
-        Ok(Response::new(list(answers.collect())))
+        let runs = |v: &ContainerView| v.record.phase == Phase::Running || v.record.is_restarting();
+        let fitting = views.iter().filter(|v| (all || runs(v)) && filter.fits(v));
+        let fitting = fitting.take(limit);
+        if !request.sizes {
+            let answers = fitting.map(|v| v1::ListContainersResponse { container: Some(encode::container(v)) });
+            return Ok(Response::new(list(answers.collect())));
+        }
+        let fitting: Vec<_> = fitting.cloned().collect();
+        Ok(Response::new(with_sizes(self.node.clone(), fitting)))
     }
 
     async fn inspect(
@@ -401,6 +445,29 @@ impl containers_server::Containers for Containers {
         self.node.resize(&request.container, rows, columns).await.map_err(status::from_node)?;
         Ok(Response::new(v1::ResizeResponse {}))
     }
+}
+
+/// Containers with the bytes of their files, each as it is counted; a caller that goes away ends the counting.
+fn with_sizes(node: Node, views: Vec<ContainerView>) -> Answers<v1::ListContainersResponse> {
+    let (answers, stream) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        for view in views {
+            let bytes = tokio::select! {
+                () = answers.closed() => return,
+                bytes = node.container_bytes(&view.record.id) => bytes,
+            };
+            let answer = bytes.map_err(status::from_node).map(|bytes| {
+                let mut summary = encode::container(&view);
+                summary.size_rw_bytes = Some(bytes.written);
+                summary.size_root_bytes = Some(bytes.written + view.image.size_bytes());
+                v1::ListContainersResponse { container: Some(summary) }
+            });
+            if answers.send(answer).await.is_err() {
+                return;
+            }
+        }
+    });
+    Box::pin(ReceiverStream::new(stream))
 }
 
 async fn send_entries(

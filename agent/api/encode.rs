@@ -73,6 +73,7 @@ pub fn container(view: &ContainerView) -> v1::ContainerSummary {
         pid: record.process.as_ref().filter(|_| record.phase == Phase::Running).map_or(0, |p| p.pid),
         restart_count: record.supervision.restarts,
         next_start: record.supervision.next.map(time),
+        ..Default::default()
     }
 }
 

@@ -2,11 +2,11 @@
 
 use super::decode::{Fields, MAX_NAME};
 use super::progress::Feed;
-use super::{Answers, QUEUE, call, encode, filter, finish, list};
+use super::{Answers, QUEUE, call, encode, filter, finish, list, reclaim};
 use crate::status;
 use berth::v1::{self, images_server, pull_response::Kind};
-use berth_model::Reference;
-use berth_node::{ImageView, Node};
+use berth_model::pattern::names_image;
+use berth_node::{Basis, ImageRule, ImageView, Node, Policy};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -18,6 +18,7 @@ pub struct Images {
 #[tonic::async_trait]
 impl images_server::Images for Images {
     type PullStream = Answers<v1::PullResponse>;
+    type PruneStream = Answers<v1::PruneImagesResponse>;
     type ListStream = Answers<v1::ListImagesResponse>;
 
     async fn pull(&self, request: Request<v1::PullRequest>) -> Result<Response<Self::PullStream>, Status> {
@@ -49,15 +50,20 @@ impl images_server::Images for Images {
     }
 
     async fn list(&self, request: Request<v1::ListImagesRequest>) -> Result<Response<Self::ListStream>, Status> {
-        let patterns = request.into_inner().references;
+        let request = request.into_inner();
+        let patterns = request.references;
         let mut f = Fields::default();
+        let made = |name: &str| self.node.image(name).ok().map(|i| i.record.created.unwrap_or(i.record.pulled));
+        let filter = filter::ImageFilter::decode(&mut f, request.filters, made);
         f.count("references", patterns.len(), 256);
         for (n, pattern) in patterns.iter().enumerate() {
             f.line(format!("references[{n}]"), pattern, MAX_NAME);
         }
         f.done()?;
         let mut images = self.node.images();
-        images.retain(|image| patterns.is_empty() || patterns.iter().any(|pattern| named(image, pattern)));
+        let named =
+            |i: &ImageView| patterns.is_empty() || patterns.iter().any(|p| i.tags.iter().any(|t| names_image(p, t)));
+        images.retain(|image| named(image) && filter.fits(image));
         let answers = images.iter().map(|image| v1::ListImagesResponse { image: Some(encode::image(image)) });
         Ok(Response::new(list(answers.collect())))
     }
@@ -94,6 +100,30 @@ impl images_server::Images for Images {
         }))
     }
 
+    async fn prune(&self, request: Request<v1::PruneImagesRequest>) -> Result<Response<Self::PruneStream>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        let filter = filter::PruneFilter::decode(&mut f, &request.filters);
+        f.done()?;
+        let what = match (request.dry_run, request.all) {
+            (true, _) => "dry run",
+            (false, true) => "unused images",
+            (false, false) => "images without a name",
+        };
+        let who = call.about(what, &request.request_id);
+        let rule =
+            ImageRule { nameless_only: !request.all, basis: Basis::Made, before: filter.until, labels: filter.labels };
+        let policy = Policy { images: Some(rule), ..Policy::default() };
+        let content = (reclaim::content(&request.filters), request.dry_run, request.all);
+        let freed = self.node.free(&who, "PruneImages", &content, policy, request.dry_run).await;
+        Ok(Response::new(reclaim::stream(freed.map_err(status::from_node)?, |item| {
+            use v1::prune_images_response::Kind;
+            v1::PruneImagesResponse { kind: Some(item.split(Kind::Item, Kind::Total)) }
+        })))
+    }
+
     async fn tag(&self, request: Request<v1::TagImageRequest>) -> Result<Response<v1::TagImageResponse>, Status> {
         let call = call(&request)?;
         let request = request.into_inner();
@@ -112,17 +142,4 @@ impl images_server::Images for Images {
         let image = finish(async move { node.tag_image(&who, &request.source, &target).await }).await?;
         Ok(Response::new(v1::TagImageResponse { reference, image_id: image.record.id.to_string() }))
     }
-}
-
-/// By a full or a short name, with or without `*`.
-fn named(image: &ImageView, pattern: &str) -> bool {
-    let wanted = pattern.parse::<Reference>().ok();
-    image.tags.iter().any(|tag| {
-        Some(tag) == wanted.as_ref()
-            || filter::glob(pattern, &tag.to_string())
-            || filter::glob(pattern, &tag.familiar())
-            // `nginx` means every tag of it, as Docker has it.
-            || filter::glob(pattern, &tag.name())
-            || tag.familiar().rsplit_once(':').is_some_and(|(name, _)| filter::glob(pattern, name))
-    })
 }

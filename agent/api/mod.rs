@@ -9,6 +9,7 @@ mod filter;
 mod images;
 mod node;
 mod progress;
+mod reclaim;
 mod session;
 mod spec;
 mod supervise;

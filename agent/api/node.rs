@@ -1,12 +1,13 @@
 //! `berth.v1.Node`.
 
 use super::decode::Fields;
-use super::{Answers, call, encode, events, upgrade};
+use super::{Answers, call, encode, events, list, reclaim, upgrade};
 use crate::status;
 use crate::upgrade::Upgrades;
 use crate::version::version;
 use berth::role::Role;
 use berth::v1::{self, node_server};
+use berth_model::Timestamp;
 use berth_node::Node;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -18,6 +19,8 @@ pub struct About {
 #[tonic::async_trait]
 impl node_server::Node for About {
     type EventsStream = Answers<v1::EventsResponse>;
+    type DiskUsageStream = Answers<v1::DiskUsageResponse>;
+    type CollectGarbageStream = Answers<v1::CollectGarbageResponse>;
 
     async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoResponse>, Status> {
         let call = call(&request)?;
@@ -73,6 +76,9 @@ impl node_server::Node for About {
         let until = f.time("until", request.until);
         let filter = super::filter::EventFilter::decode(&mut f, request.filters);
         f.done()?;
+        // Docker: who asks for the past up to a time means all of it.
+        let past = until.is_some_and(|until| until <= Timestamp::now()) && request.cursor == 0;
+        let since = since.or(past.then_some(Timestamp(0)));
         let source = self.node.events(request.cursor, since).map_err(status::from_node)?;
         Ok(Response::new(events::stream(source, until, filter)))
     }
@@ -98,5 +104,36 @@ impl node_server::Node for About {
         _: Request<v1::UpgradeStatusRequest>,
     ) -> Result<Response<v1::UpgradeStatusResponse>, Status> {
         upgrade::last(&self.upgrades).await.map(Response::new)
+    }
+
+    async fn disk_usage(
+        &self,
+        request: Request<v1::DiskUsageRequest>,
+    ) -> Result<Response<Self::DiskUsageStream>, Status> {
+        use v1::disk_usage_response::Kind;
+        let items = request.into_inner().items;
+        let usage = self.node.disk_usage().await.map_err(status::from_node)?;
+        let kinds = usage.items.iter().filter(|_| items).map(|item| Kind::Item(reclaim::usage_item(item)));
+        let total = Kind::Total(reclaim::usage_total(&usage));
+        let answers = kinds.chain([total]).map(|kind| v1::DiskUsageResponse { kind: Some(kind) });
+        Ok(Response::new(list(answers.collect())))
+    }
+
+    async fn collect_garbage(
+        &self,
+        request: Request<v1::CollectGarbageRequest>,
+    ) -> Result<Response<Self::CollectGarbageStream>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        f.done()?;
+        let who = call.about(if request.dry_run { "dry run" } else { "by policy" }, &request.request_id);
+        let policy = self.node.policy();
+        let freed = self.node.free(&who, "CollectGarbage", &request.dry_run, policy, request.dry_run).await;
+        Ok(Response::new(reclaim::stream(freed.map_err(status::from_node)?, |item| {
+            use v1::collect_garbage_response::Kind;
+            v1::CollectGarbageResponse { kind: Some(item.split(Kind::Item, Kind::Total)) }
+        })))
     }
 }

@@ -1,15 +1,16 @@
 //! `start`, `stop`, `restart`, `pause`, `unpause`, `rename`, `kill`, `rm` and `wait`: one request a container, and its name when it is done.
 
-use super::for_names;
+use super::{for_names, for_names_at_once};
 use crate::complete;
-use crate::connect::{UNARY_TIMEOUT, request_id};
-use crate::error::Result;
+use crate::connect::{Connection, UNARY_TIMEOUT, request_id};
+use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::Sink;
 use crate::session::exit_code;
 use berth::v1;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
+use std::cell::Cell;
 use std::time::Duration;
 
 /// What a stop without -t may take: a container's own stop timeout is rarely above Docker's 10 s, and this leaves room for five minutes.
@@ -25,7 +26,7 @@ pub struct Start {
 #[derive(Debug, Args)]
 pub struct Stop {
     /// Seconds before the kill; 0: at once [default: the container's own, else 10]
-    #[arg(short, long, value_name = "SECONDS")]
+    #[arg(short, long, visible_alias = "timeout", value_name = "SECONDS")]
     time: Option<u32>,
     /// Signal instead of the container's own
     #[arg(short, long)]
@@ -38,7 +39,7 @@ pub struct Stop {
 #[derive(Debug, Args)]
 pub struct Restart {
     /// Seconds before the kill; 0: at once [default: the container's own, else 10]
-    #[arg(short, long, value_name = "SECONDS")]
+    #[arg(short, long, visible_alias = "timeout", value_name = "SECONDS")]
     time: Option<u32>,
     /// Signal instead of the container's own
     #[arg(short, long)]
@@ -93,9 +94,44 @@ pub struct Rm {
 
 #[derive(Debug, Args)]
 pub struct Wait {
+    /// What to wait for
+    #[arg(long, value_enum, default_value_t = Condition::NotRunning)]
+    condition: Condition,
     /// Containers
-    #[arg(required = true, value_name = "CONTAINER", add = ArgValueCompleter::new(complete::running))]
+    #[arg(required = true, value_name = "CONTAINER", add = ArgValueCompleter::new(complete::containers))]
     containers: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Condition {
+    /// It has ended
+    NotRunning,
+    /// The end of this run, or of the next one when it does not run
+    NextExit,
+    /// It is gone
+    Removed,
+    /// It runs
+    Running,
+    /// Its health check says that it is well
+    Healthy,
+}
+
+impl Condition {
+    fn wire(self) -> i32 {
+        let condition = match self {
+            Condition::NotRunning => v1::WaitCondition::NotRunning,
+            Condition::NextExit => v1::WaitCondition::NextExit,
+            Condition::Removed => v1::WaitCondition::Removed,
+            Condition::Running => v1::WaitCondition::Running,
+            Condition::Healthy => v1::WaitCondition::Healthy,
+        };
+        condition.into()
+    }
+}
+
+/// An agent takes what is gone for done; who typed a name wants to know.
+fn none(container: &str) -> Error {
+    Error::new(format!("no such container: {container}")).hint("berthctl ps -a lists all containers")
 }
 
 pub async fn start(fleet: &Fleet, args: Start) -> Result<u8> {
@@ -124,7 +160,15 @@ pub async fn stop(fleet: &Fleet, args: Stop) -> Result<u8> {
                 timeout_seconds: args.time,
                 signal,
             };
-            c.retry(async || c.containers().stop(c.request(request.clone(), Some(limit))).await).await?;
+            let tries = Cell::new(0);
+            let call = async || {
+                tries.set(tries.get() + 1);
+                c.containers().stop(c.request(request.clone(), Some(limit))).await
+            };
+            let answer = c.retry(call).await?.into_inner();
+            if answer.id.is_empty() && answer.exit.is_none() && tries.get() == 1 {
+                return Err(none(&container));
+            }
             Ok(vec![container])
         }
     })
@@ -201,17 +245,33 @@ pub async fn rm(fleet: &Fleet, args: Rm) -> Result<u8> {
     for_names(fleet, args.containers, move |c, container| async move {
         let request =
             v1::RemoveContainerRequest { request_id: request_id()?, container: container.clone(), force: args.force };
-        c.retry(async || c.containers().remove(c.request(request.clone(), Some(UNARY_TIMEOUT))).await).await?;
+        let tries = Cell::new(0);
+        let call = async || {
+            tries.set(tries.get() + 1);
+            c.containers().remove(c.request(request.clone(), Some(UNARY_TIMEOUT))).await
+        };
+        let answer = c.retry(call).await?.into_inner();
+        // As in Docker: with force nobody minds.
+        if answer.id.is_empty() && tries.get() == 1 && !args.force {
+            return Err(none(&container));
+        }
         Ok(vec![container])
     })
     .await
 }
 
+/// All at once, so that none ends unseen; their answers in the order of their names.
 pub async fn wait(fleet: &Fleet, args: Wait) -> Result<u8> {
-    for_names(fleet, args.containers, async |c, container| {
-        let request = v1::WaitContainerRequest { container };
+    let condition = args.condition;
+    for_names_at_once(fleet, args.containers, move |c: Connection, container: String| async move {
+        let request = v1::WaitContainerRequest { container: container.clone(), condition: condition.wire() };
         let answer = c.retry(async || c.containers().wait(c.request(request.clone(), None)).await).await?.into_inner();
-        Ok(vec![exit_code(&answer.exit.unwrap_or_default()).to_string()])
+        Ok(vec![match (condition, &answer.exit) {
+            (Condition::Running | Condition::Healthy, _) => container,
+            // Removed before it ever ran: Docker says 0.
+            (_, None) => "0".to_owned(),
+            (_, Some(exit)) => exit_code(exit).to_string(),
+        }])
     })
     .await
 }

@@ -1,5 +1,6 @@
 //! `context`: the hosts that berthctl knows, groups of them, and which one is current.
 
+use crate::cli::NoHosts;
 use crate::complete;
 use crate::config::{Config, Context, parse_endpoint};
 use crate::error::{Error, Result};
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 pub struct ContextCommand {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub hosts: NoHosts,
 }
 
 #[derive(Debug, Subcommand)]

@@ -25,7 +25,7 @@ pub struct Events {
     /// Begin behind this cursor (see -o json)
     #[arg(long, value_name = "NUMBER", conflicts_with = "since")]
     cursor: Option<u64>,
-    /// Only events that fit: type=, event=, container=, image=, label=
+    /// Only events that fit: type=, event=, container=, image=, label=, node= (the name of the host)
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     #[command(flatten)]
@@ -33,12 +33,12 @@ pub struct Events {
 }
 
 pub async fn events(fleet: &Fleet, args: Events) -> Result<u8> {
-    let found = super::ps::filters(&args.filter, &["type", "event", "container", "image", "label"])?;
+    let found = super::list::filters(&args.filter, &["type", "event", "container", "image", "label", "node"])?;
     let request = v1::EventsRequest {
         cursor: args.cursor.unwrap_or(0),
         since: args.since.map(wire_time),
         until: args.until.map(wire_time),
-        filters: found.into_iter().map(|(key, value)| v1::EventFilter { key, value }).collect(),
+        filters: found.into_iter().map(|f| v1::EventFilter { key: f.key, value: f.value }).collect(),
     };
     let format = match args.show.format()? {
         Format::Json => Format::JsonLines,

@@ -1,16 +1,17 @@
 //! `images`, `rmi` and `tag`.
 
-use super::for_names;
+use super::{for_names, list};
 use crate::complete;
 use crate::connect::{Connection, UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Format, Listing, Shape, Show, Sink};
+use crate::output::{Shape, Show, Sink};
 use crate::view;
 use berth::v1;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use jiff::Timestamp;
+use std::cell::Cell;
 use std::rc::Rc;
 
 const SHAPE: Shape = Shape {
@@ -40,7 +41,7 @@ pub struct Images {
     /// Only images of this name; '*' stands for anything
     #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::images))]
     name: Option<String>,
-    /// Only images that fit: reference=
+    /// Only images that fit: dangling=, reference=, before=, since=, until=, label=, label!=
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// Show digests
@@ -85,17 +86,19 @@ fn pattern(name: &str) -> Result<String> {
     Ok(if tagged || name.contains('@') { reference.to_string() } else { format!("{}:*", reference.name()) })
 }
 
+const FILTERS: [&str; 7] = ["dangling", "reference", "before", "since", "until", "label", "label!"];
+
 pub async fn images(fleet: &Fleet, args: Images) -> Result<u8> {
-    let found = super::ps::filters(&args.filter, &["reference"])?;
-    let names = args.name.iter().map(String::as_str).chain(found.iter().map(|(_, v)| v.as_str()));
-    let request = v1::ListImagesRequest { references: names.map(pattern).collect::<Result<_>>()? };
-    let shape = if args.digests { WITH_DIGESTS } else { SHAPE };
-    let (shape, format) = match args.quiet {
-        true => (Shape { name: "ID", ..shape }, Format::Name),
-        false => (shape, args.show.format()?),
+    let mut filters = list::filters(&args.filter, &FILTERS)?;
+    for filter in filters.iter_mut().filter(|f| f.key == "reference") {
+        filter.value = pattern(&filter.value)?;
+    }
+    let request = v1::ListImagesRequest {
+        references: args.name.as_deref().map(pattern).into_iter().collect::<Result<_>>()?,
+        filters,
     };
-    let mut list = Listing::new(shape, format, fleet.labelled.then(|| fleet.width()));
-    let call = move |c: Connection| {
+    let shape = if args.digests { WITH_DIGESTS } else { SHAPE };
+    list::show(fleet, list::shape(shape, args.quiet, &args.show)?, move |c: Connection| {
         let request = request.clone();
         async move {
             let now = Timestamp::now();
@@ -115,19 +118,28 @@ pub async fn images(fleet: &Fleet, args: Images) -> Result<u8> {
             }
             Ok(rows)
         }
-    };
-    let code = fleet.each(call, |host, rows| list.add(host, rows)).await?;
-    list.finish()?;
-    Ok(code)
+    })
+    .await
 }
 
 pub async fn rmi(fleet: &Fleet, args: Rmi) -> Result<u8> {
     for_names(fleet, args.images, move |c, image| async move {
         let request = v1::RemoveImageRequest { request_id: request_id()?, image, force: args.force };
-        let answer = c
-            .retry(async || c.images().remove(c.request(request.clone(), Some(UNARY_TIMEOUT))).await)
-            .await?
-            .into_inner();
+        let tries = Cell::new(0);
+        let call = async || {
+            tries.set(tries.get() + 1);
+            c.images().remove(c.request(request.clone(), Some(UNARY_TIMEOUT))).await
+        };
+        let answer = c.retry(call).await?.into_inner();
+        // Nothing to say of what a try took away whose answer was lost.
+        if answer.untagged.is_empty() && answer.deleted.is_empty() && tries.get() == 1 {
+            let error = Error::new(format!("no such image: {}", request.image));
+            if !args.force {
+                return Err(error.hint("berthctl images lists what the host has"));
+            }
+            // As in Docker: told, and no failure.
+            error.report();
+        }
         let untagged = answer.untagged.iter().map(|u| format!("Untagged: {u}"));
         Ok(untagged.chain(answer.deleted.iter().map(|d| format!("Deleted: {d}"))).collect())
     })

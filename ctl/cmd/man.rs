@@ -1,6 +1,6 @@
 //! `completion` and `man`: made from the command line's own description.
 
-use crate::cli::Cli;
+use crate::cli::{Cli, NoHosts};
 use crate::error::{Error, Result};
 use crate::output::print;
 use clap::{Args, CommandFactory};
@@ -15,12 +15,16 @@ pub struct Completion {
     /// Shell
     #[arg(value_parser = ["bash", "zsh", "fish", "elvish", "powershell"])]
     shell: String,
+    #[command(flatten)]
+    hosts: NoHosts,
 }
 
 #[derive(Debug, Args)]
 pub struct Man {
     /// Folder for the pages
     dir: PathBuf,
+    #[command(flatten)]
+    hosts: NoHosts,
 }
 
 /// Prints the script that asks berthctl for candidates whenever Tab is pressed.

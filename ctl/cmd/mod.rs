@@ -6,15 +6,18 @@ pub mod changes;
 pub mod commit;
 pub mod context;
 pub mod cp;
+pub mod df;
 pub mod events;
 pub mod exec;
 pub mod images;
 pub mod info;
 pub mod inspect;
+pub mod list;
 pub mod logs;
 pub mod man;
 pub mod pki;
 pub mod port;
+pub mod prune;
 pub mod ps;
 pub mod pull;
 pub mod run;
@@ -55,6 +58,39 @@ where
             }
             together(failed, sink.labelled())
         }
+    };
+    fleet.each(call, |_, ()| Ok(())).await
+}
+
+/// As [`for_names`], with all names at once; what is said comes in the order of the names.
+pub async fn for_names_at_once<F, Fut>(fleet: &Fleet, names: Vec<String>, act: F) -> Result<u8>
+where
+    F: Fn(Connection, String) -> Fut + 'static,
+    Fut: Future<Output = Result<Vec<String>>> + 'static,
+{
+    let (names, act) = (Rc::new(names), Rc::new(act));
+    let labels = fleet.clone();
+    let call = move |connection: Connection| {
+        let (names, act) = (names.clone(), act.clone());
+        let sink = Sink::new(labels.label(&connection.label));
+        let work = async move {
+            let mut failed: Vec<Error> = Vec::new();
+            let running: Vec<_> =
+                names.iter().map(|name| tokio::task::spawn_local(act(connection.clone(), name.clone()))).collect();
+            for task in running {
+                match task.await.map_err(|e| Error::new(format!("a call's task ended: {e}")))? {
+                    Ok(lines) => lines.iter().try_for_each(|line| sink.line(line))?,
+                    Err(e) => {
+                        if !sink.labelled() {
+                            e.report();
+                        }
+                        failed.push(e);
+                    }
+                }
+            }
+            together(failed, sink.labelled())
+        };
+        async move { tokio::task::LocalSet::new().run_until(work).await }
     };
     fleet.each(call, |_, ()| Ok(())).await
 }

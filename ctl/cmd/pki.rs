@@ -1,5 +1,6 @@
 //! `berthctl pki`: the operator's certificate authority.
 
+use crate::cli::NoHosts;
 use crate::error::{Error, Result};
 use crate::output::print;
 use crate::pki::authority::{AGENT_DAYS, Authority, CA_DAYS, CLIENT_DAYS, CRL_DAYS, Issued};
@@ -15,6 +16,8 @@ pub struct Pki {
     /// Folder of the authority [default: pki beside the configuration file]
     #[arg(long, global = true, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub hosts: NoHosts,
 }
 
 #[derive(Debug, Subcommand)]

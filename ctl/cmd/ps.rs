@@ -1,9 +1,10 @@
 //! `ps`.
 
+use super::list;
 use crate::connect::{Connection, UNARY_TIMEOUT};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Format, Listing, Shape, Show};
+use crate::output::{Shape, Show};
 use crate::view;
 use berth::v1;
 use clap::Args;
@@ -22,6 +23,20 @@ pub const SHAPE: Shape = Shape {
     name: "Names",
 };
 
+const WITH_SIZE: Shape = Shape {
+    columns: &[
+        ("CONTAINER ID", "ID"),
+        ("IMAGE", "Image"),
+        ("COMMAND", "Command"),
+        ("CREATED", "RunningFor"),
+        ("STATUS", "Status"),
+        ("PORTS", "Ports"),
+        ("NAMES", "Names"),
+        ("SIZE", "Size"),
+    ],
+    name: "Names",
+};
+
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  berthctl ps -a --filter status=exited\n  berthctl -g web ps --format 'table {{.Names}}\\t{{.Status}}'"
@@ -30,7 +45,7 @@ pub struct Ps {
     /// Not only running containers
     #[arg(short, long)]
     all: bool,
-    /// Only containers that fit: id=, name=, label=, status=, ancestor=, exited=
+    /// Only containers that fit: id=, name=, label=, status=, ancestor=, exited=, before=, since=, volume=, network=, publish=, expose=
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// The newest NUMBER containers, running or not
@@ -42,6 +57,9 @@ pub struct Ps {
     /// Do not shorten ids and commands
     #[arg(long)]
     no_trunc: bool,
+    /// Count the bytes of each container's own files (reads its folders)
+    #[arg(short, long)]
+    size: bool,
     /// Only ids
     #[arg(short, long, conflicts_with_all = ["output", "format"])]
     quiet: bool,
@@ -49,44 +67,32 @@ pub struct Ps {
     show: Show,
 }
 
-/// Docker's filter keys; a wrong one is refused here, with the right ones.
-pub fn filters(given: &[String], known: &[&str]) -> Result<Vec<(String, String)>> {
-    given
-        .iter()
-        .map(|text| match text.split_once('=') {
-            Some((key, value)) if known.contains(&key) && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            Some((key, _)) if !known.contains(&key) => {
-                Err(Error::usage(format!("--filter {text:?}: unknown key {key:?}; there are {}", known.join(", "))))
-            }
-            _ => Err(Error::usage(format!("--filter {text:?}: write KEY=VALUE"))),
-        })
-        .collect()
-}
+const FILTERS: [&str; 12] = [
+    "id", "name", "label", "status", "ancestor", "exited", "before", "since", "volume", "network", "publish", "expose",
+];
 
 pub async fn ps(fleet: &Fleet, args: Ps) -> Result<u8> {
-    let found = filters(&args.filter, &["id", "name", "label", "status", "ancestor", "exited"])?;
+    if args.filter.iter().any(|f| f.starts_with("is-task=")) {
+        return Err(Error::usage("--filter is-task: tasks are a swarm's, and there is none here"));
+    }
     let limit = if args.latest { 1 } else { args.last.unwrap_or(0) };
-    // Docker: asking for a state or for the newest ones asks for stopped ones too.
-    let all = args.all || limit > 0 || found.iter().any(|(k, _)| k == "status" || k == "exited");
+    // Docker: asking for the newest ones asks for stopped ones too; the agent knows it of filters.
     let request = v1::ListContainersRequest {
-        all,
+        all: args.all || limit > 0,
         limit,
-        filters: found.into_iter().map(|(key, value)| v1::ListFilter { key, value }).collect(),
+        filters: list::filters(&args.filter, &FILTERS)?,
+        sizes: args.size && !args.quiet,
     };
-    let (shape, format) = match args.quiet {
-        true => (Shape { name: "ID", ..SHAPE }, Format::Name),
-        false => (SHAPE, args.show.format()?),
-    };
-    let mut list = Listing::new(shape, format, fleet.labelled.then(|| fleet.width()));
-    let call = move |c: Connection| {
+    let shape = if args.size { WITH_SIZE } else { SHAPE };
+    // Reading folders takes its time.
+    let deadline = if request.sizes { None } else { Some(UNARY_TIMEOUT) };
+    list::show(fleet, list::shape(shape, args.quiet, &args.show)?, move |c: Connection| {
         let request = request.clone();
         async move {
             let now = Timestamp::now();
             let mut rows = Vec::new();
-            let mut stream = c
-                .retry(async || c.containers().list(c.request(request.clone(), Some(UNARY_TIMEOUT))).await)
-                .await?
-                .into_inner();
+            let mut stream =
+                c.retry(async || c.containers().list(c.request(request.clone(), deadline)).await).await?.into_inner();
             while let Some(answer) = stream.message().await.map_err(|s| c.error(&s))? {
                 if let Some(summary) = answer.container {
                     rows.push(view::container(&summary, now, !args.no_trunc));
@@ -94,8 +100,6 @@ pub async fn ps(fleet: &Fleet, args: Ps) -> Result<u8> {
             }
             Ok(rows)
         }
-    };
-    let code = fleet.each(call, |host, rows| list.add(host, rows)).await?;
-    list.finish()?;
-    Ok(code)
+    })
+    .await
 }

@@ -33,6 +33,8 @@ fn web() -> v1::ContainerSummary {
         ],
         labels: [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())].into(),
         ip_address: "10.0.0.2".into(),
+        size_rw_bytes: None,
+        size_root_bytes: None,
         pid: 42,
         ..Default::default()
     }

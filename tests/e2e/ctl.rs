@@ -70,12 +70,12 @@ fn many_hosts_answer_side_by_side_and_labelled() {
 #[test]
 fn partial_failure_is_plain() {
     let fleet = fleet("ctl-partial");
-    let some = fleet.ctl(&["-g", "broken", "--timeout", "10s", "version"]);
+    let some = fleet.ctl(&["-g", "broken", "--deadline", "10s", "version"]);
     assert_eq!(some.code, 3, "{some:?}");
     assert!(some.stderr.contains("dead") && some.stdout.contains("n0"), "{some:?}");
-    let none = fleet.ctl(&["-H", "dead,127.0.0.1:11", "--timeout", "10s", "version"]);
+    let none = fleet.ctl(&["-H", "dead,127.0.0.1:11", "--deadline", "10s", "version"]);
     assert_eq!(none.code, 4, "{none:?}");
-    let all = fleet.ctl(&["--all", "--timeout", "10s", "info"]);
+    let all = fleet.ctl(&["--all", "--deadline", "10s", "info"]);
     assert_eq!(all.code, 3, "{all:?}");
     assert_eq!(fleet.ctl(&["-H", "no-such-context", "version"]).code, 125);
     assert_eq!(fleet.ctl(&["-g", "no-such-group", "version"]).code, 125);
@@ -92,7 +92,7 @@ fn a_host_that_says_nothing_is_given_up_at_the_deadline() {
     text += &context_toml("good", &node.endpoint(), &node.pki.ca(), &node.pki.identity("admin"));
     std::fs::write(&config, text).expect("config");
     let output =
-        run(Command::new(ctl_binary()).env("BERTH_CONFIG", &config).args(["--all", "--timeout", "1s", "version"]));
+        run(Command::new(ctl_binary()).env("BERTH_CONFIG", &config).args(["--all", "--deadline", "1s", "version"]));
     assert_eq!(output.code, 3, "{output:?}");
     assert!(output.stderr.contains("mute"), "{output:?}");
     node.finish();

@@ -137,7 +137,11 @@ async fn the_same_request_id_gives_the_same_container() {
         let start = v1::StartContainerRequest { request_id: "s1".into(), container: first.clone() };
         containers.start(start).await.expect("start");
     }
-    let wait = containers.wait(v1::WaitContainerRequest { container: first.clone() }).await.expect("wait").into_inner();
+    let wait = containers
+        .wait(v1::WaitContainerRequest { container: first.clone(), ..Default::default() })
+        .await
+        .expect("wait")
+        .into_inner();
     assert_eq!(wait.exit.expect("exit").code, 0);
     for expected in [first.as_str(), ""] {
         let remove = v1::RemoveContainerRequest {

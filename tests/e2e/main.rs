@@ -17,6 +17,7 @@ mod layers;
 mod lifecycle;
 mod logs;
 mod network;
+mod prune;
 mod registry_faults;
 mod resources;
 mod restart;

@@ -20,6 +20,7 @@ const LOOKING: &[&str] = &[
     "/berth.v1.Files/Diff",
     "/berth.v1.Images/Inspect",
     "/berth.v1.Images/List",
+    "/berth.v1.Node/DiskUsage",
     "/berth.v1.Node/Events",
     "/berth.v1.Node/Info",
     "/berth.v1.Node/UpgradeStatus",
@@ -33,6 +34,7 @@ const CHANGING: &[&str] = &[
     "/berth.v1.Containers/Exec",
     "/berth.v1.Containers/Kill",
     "/berth.v1.Containers/Pause",
+    "/berth.v1.Containers/Prune",
     "/berth.v1.Containers/Remove",
     "/berth.v1.Containers/Rename",
     "/berth.v1.Containers/Resize",
@@ -46,9 +48,11 @@ const CHANGING: &[&str] = &[
     "/berth.v1.Files/CopyFrom",
     "/berth.v1.Files/CopyTo",
     "/berth.v1.Files/Export",
+    "/berth.v1.Images/Prune",
     "/berth.v1.Images/Pull",
     "/berth.v1.Images/Remove",
     "/berth.v1.Images/Tag",
+    "/berth.v1.Node/CollectGarbage",
 ];
 
 fn all_rpcs() -> BTreeSet<String> {

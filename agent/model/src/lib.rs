@@ -9,6 +9,7 @@ pub mod event;
 pub mod id;
 pub mod image;
 pub mod network;
+pub mod pattern;
 pub mod platform;
 pub mod reference;
 pub mod spec;

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Operations on one container that wait for each other; one more is `Busy`.
 const QUEUE: u32 = 16;
@@ -47,6 +48,28 @@ pub(crate) struct Container {
     kept: AtomicU32,
     /// Held by the reaper while it takes apart what the last run left: a start waits for it.
     teardown: Arc<tokio::sync::Mutex<()>>,
+    /// Those who are about to start it.
+    holds: AtomicU32,
+    /// It was taken out of the index.
+    gone: CancellationToken,
+}
+
+/// While this lives, its container is not taken for one that nobody needs.
+#[derive(Clone, Debug)]
+pub struct Hold(#[expect(dead_code, reason = "kept for its drop")] Arc<Held>);
+
+struct Held(Arc<Container>);
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.id.fmt(f)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.holds.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The right to change a container.
@@ -72,6 +95,8 @@ impl Container {
             life: watch::Sender::new(life),
             kept: AtomicU32::new(0),
             teardown: Arc::default(),
+            holds: AtomicU32::new(0),
+            gone: CancellationToken::new(),
         })
     }
 
@@ -129,6 +154,21 @@ impl Container {
 
     pub fn is_kept(&self) -> bool {
         self.kept.load(Ordering::SeqCst) > 0
+    }
+
+    /// Keeps prunes and collections away until the hold is dropped.
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        self.holds.fetch_add(1, Ordering::Relaxed);
+        Hold(Arc::new(Held(self.clone())))
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.holds.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns when it was removed.
+    pub async fn gone(&self) {
+        self.gone.cancelled().await;
     }
 
     /// Held from a run's end until nothing of it is left.
@@ -253,6 +293,7 @@ impl Containers {
             }
             index.departed.push_back((container.id.clone(), record.name.clone(), exit.clone()));
         }
+        container.gone.cancel();
     }
 
     /// By id, by name, by a prefix of the id that fits only one.

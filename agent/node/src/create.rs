@@ -28,13 +28,14 @@ pub(crate) async fn create(inner: &Arc<Inner>, who: &Requester, request: CreateR
                 Ok(c) => {
                     let record = c.record();
                     let warnings = inner.runtime.spec_warnings(&record.spec);
-                    return Ok(Created { id: c.id.clone(), name: record.name.clone(), warnings, gone: false });
+                    let hold = Some(c.hold());
+                    return Ok(Created { id: c.id.clone(), name: record.name.clone(), warnings, gone: false, hold });
                 }
                 // It has done what it was made for: once is enough.
                 Err(_) if request.again => {
                     let id = id.parse().map_err(|_| NodeError::SessionLost)?;
                     let name = request.spec.name.clone().unwrap_or_default();
-                    return Ok(Created { id, name, warnings: Vec::new(), gone: true });
+                    return Ok(Created { id, name, warnings: Vec::new(), gone: true, hold: None });
                 }
                 // It was removed since: the request makes a new one.
                 Err(_) => inner.requests.forget(who),
@@ -73,9 +74,9 @@ async fn image_for(inner: &Arc<Inner>, who: &Requester, request: &CreateRequest)
         NodeError::Invalid(vec![("image".to_owned(), e.to_string())])
     })?;
     let (platform, auth) = (request.platform.clone(), request.auth.clone());
-    let pulled = crate::images::pull(inner, &who.caller, &reference, platform, auth, request.progress.clone()).await?;
-    // By id: the name may have moved since.
-    inner.images.take(pulled.image.id.as_str())
+    // Held from its first moment on: what nobody uses may be collected.
+    let progress = request.progress.clone();
+    crate::images::pull_to_use(inner, &who.caller, &reference, platform, auth, progress).await.map(|(_, image)| image)
 }
 
 /// Whether every layer of `image` is there.
@@ -188,7 +189,8 @@ async fn record(
     let mut writes = vec![Write::PutContainer(record.clone()), inner.events.add_container(&record, "create", &[])];
     // As far as they are known before the start, which may find more.
     let warnings = inner.runtime.spec_warnings(&record.spec);
-    let created = Created { id: id.clone(), name: record.name.clone(), warnings, gone: false };
+    let hold = Some(container.hold());
+    let created = Created { id: id.clone(), name: record.name.clone(), warnings, gone: false, hold };
     // Visible before the request is answered: a repetition finds it.
     inner.containers.add(name, container.clone());
     drop(image);

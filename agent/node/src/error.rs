@@ -30,6 +30,8 @@ pub enum NodeError {
     Invalid(Vec<(String, String)>),
     #[error("container {0} has no terminal")]
     NoTerminal(String),
+    #[error("container {0} has no health check")]
+    NoHealthCheck(String),
     #[error("container {0} has too much to do; try again")]
     Busy(String),
     #[error("event cursor {asked} is ahead of this node's newest, {newest}")]

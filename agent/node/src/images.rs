@@ -1,6 +1,7 @@
 //! Images: names, pulls, removal, and what becomes of layers that nobody refers to.
 
 use crate::container::Container;
+use crate::gc::plan::ImageFact;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::{ImageView, ProgressFn, PullOutcome, RemovedImage};
@@ -14,6 +15,8 @@ use std::sync::{Arc, RwLock};
 
 /// Layers of a pull that did not end well wait this long to be taken up by the next try.
 const UNFINISHED_SECS: i64 = 7 * 24 * 3600;
+/// How old an image's last use in the store may be: ages are told in days, and hundreds of containers a second may end.
+const USED_SECS: i64 = 3600;
 /// Shortest prefix of an image's id that counts as one: shorter ones are names.
 const MIN_PREFIX: usize = 4;
 
@@ -23,6 +26,36 @@ struct Entry {
     hidden: bool,
     /// Containers that are being made from it just now.
     uses: u32,
+    /// Its removal is decided and being written down: nobody gets hold of it any more.
+    going: bool,
+    /// When it came, or was needed last by a container that is gone.
+    used: Timestamp,
+    /// As of `used`, in the store.
+    used_written: Timestamp,
+}
+
+impl Entry {
+    fn new(record: Arc<ImageRecord>, hidden: bool, used: Timestamp) -> Entry {
+        Entry { record, hidden, uses: 0, going: false, used, used_written: used }
+    }
+
+    fn is_there(&self) -> bool {
+        !self.hidden && !self.going
+    }
+
+    fn fact(&self, tags: Vec<Reference>) -> ImageFact {
+        let record = &self.record;
+        ImageFact {
+            id: record.id.clone(),
+            tags,
+            layers: record.layers.iter().map(|l| (l.diff_id.clone(), l.size_bytes)).collect(),
+            labels: record.config.labels.clone(),
+            made: record.created.unwrap_or(record.pulled),
+            used: self.used,
+            uses: self.uses,
+            hidden: !self.is_there(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -56,6 +89,7 @@ impl Drop for ImageUse {
     fn drop(&mut self) {
         if let Some(entry) = self.table.write().expect("images").by_id.get_mut(&self.record.id) {
             entry.uses -= 1;
+            entry.used = Timestamp::now();
         }
     }
 }
@@ -64,7 +98,7 @@ impl Table {
     /// The image that `name` means, and the tag when it is one.
     fn find(&self, name: &str) -> Result<(&Entry, Option<Reference>), NodeError> {
         let shown = || -> String { name.chars().take(300).collect() };
-        let visible = |id: &Digest| self.by_id.get(id).filter(|e| !e.hidden);
+        let visible = |id: &Digest| self.by_id.get(id).filter(|e| e.is_there());
         if let Ok(reference) = name.parse::<Reference>() {
             match reference.digest() {
                 None => {
@@ -74,7 +108,7 @@ impl Table {
                 }
                 Some(digest) => {
                     let by_digest = format!("{}@{digest}", reference.name());
-                    let fits = |e: &&Entry| !e.hidden && e.record.repo_digests.contains(&by_digest);
+                    let fits = |e: &&Entry| e.is_there() && e.record.repo_digests.contains(&by_digest);
                     if let Some(entry) = self.by_id.values().find(fits) {
                         return Ok((entry, None));
                     }
@@ -85,7 +119,7 @@ impl Table {
         if hex.len() < MIN_PREFIX || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(NodeError::ImageNotFound(shown()));
         }
-        let mut fits = self.by_id.values().filter(|e| !e.hidden && e.record.id.hex().starts_with(hex));
+        let mut fits = self.by_id.values().filter(|e| e.is_there() && e.record.id.hex().starts_with(hex));
         match (fits.next(), fits.next()) {
             (None, _) => Err(NodeError::ImageNotFound(shown())),
             (Some(entry), None) => Ok((entry, None)),
@@ -103,9 +137,12 @@ impl ImageIndex {
         images: Vec<(ImageRecord, bool)>,
         tags: Vec<(Reference, Digest)>,
         doomed: Vec<(Digest, Timestamp)>,
+        used: Vec<(Digest, Timestamp)>,
     ) -> Self {
+        let used: HashMap<Digest, Timestamp> = used.into_iter().collect();
         let entry = |(record, hidden): (ImageRecord, bool)| {
-            (record.id.clone(), Entry { record: record.into(), hidden, uses: 0 })
+            let used = used.get(&record.id).copied().unwrap_or_default().max(record.pulled);
+            (record.id.clone(), Entry::new(record.into(), hidden, used))
         };
         let table = Table {
             by_id: images.into_iter().map(entry).collect(),
@@ -133,6 +170,22 @@ impl ImageIndex {
     pub fn count(&self) -> u32 {
         let table = self.table.read().expect("images");
         u32::try_from(table.by_id.values().filter(|e| !e.hidden).count()).unwrap_or(u32::MAX)
+    }
+
+    /// All images, those that live on for their containers counted.
+    pub fn facts(&self) -> Vec<ImageFact> {
+        let table = self.table.read().expect("images");
+        table.by_id.values().map(|e| e.fact(table.tags_of(&e.record.id))).collect()
+    }
+
+    pub fn fact(&self, id: &Digest) -> Option<ImageFact> {
+        let table = self.table.read().expect("images");
+        table.by_id.get(id).map(|e| e.fact(table.tags_of(id)))
+    }
+
+    /// When a layer goes that nothing takes up by then.
+    pub fn doom(&self, layer: &Digest) -> Option<Timestamp> {
+        self.table.read().expect("images").doomed.get(layer).copied()
     }
 }
 
@@ -178,6 +231,18 @@ pub(crate) async fn pull(
     auth: Option<Auth>,
     progress: ProgressFn,
 ) -> Result<PullOutcome, NodeError> {
+    pull_to_use(inner, caller, reference, platform, auth, progress).await.map(|(outcome, _)| outcome)
+}
+
+/// As [`pull`]; the image cannot go until the use is dropped.
+pub(crate) async fn pull_to_use(
+    inner: &Arc<Inner>,
+    caller: &str,
+    reference: &Reference,
+    platform: Option<Platform>,
+    auth: Option<Auth>,
+    progress: ProgressFn,
+) -> Result<(PullOutcome, ImageUse), NodeError> {
     fail::point("pull.before_fetch")?;
     let guard = inner.layers.begin_pull();
     let platform = platform.unwrap_or_else(|| inner.platform.clone());
@@ -198,7 +263,7 @@ async fn commit(
     caller: &str,
     reference: Reference,
     pulled: Pulled,
-) -> Result<PullOutcome, NodeError> {
+) -> Result<(PullOutcome, ImageUse), NodeError> {
     fail::point("pull.before_commit")?;
     // The pins keep its manifests from a sweep until the record is there.
     let Pulled { mut record, fetched_bytes, pins } = pulled;
@@ -234,8 +299,9 @@ async fn commit(
     inner.store.write(writes, Durability::Durable).await?;
     {
         let mut table = inner.images.table.write().expect("images");
-        let uses = table.by_id.get(&record.id).map_or(0, |e| e.uses);
-        table.by_id.insert(record.id.clone(), Entry { record: record.clone(), hidden: false, uses });
+        let uses = table.by_id.get(&record.id).map_or(0, |e| e.uses) + 1;
+        let entry = Entry { uses, ..Entry::new(record.clone(), false, Timestamp::now()) };
+        table.by_id.insert(record.id.clone(), entry);
         if tagged {
             table.tags.insert(reference.clone(), record.id.clone());
         }
@@ -243,9 +309,10 @@ async fn commit(
             table.doomed.remove(&layer.diff_id);
         }
     }
+    let used = ImageUse { table: inner.images.table.clone(), record: record.clone() };
     drop((change, pins));
     fail::point("pull.after_commit")?;
-    Ok(PullOutcome { image: record, reference, up_to_date, fetched_bytes })
+    Ok((PullOutcome { image: record, reference, up_to_date, fetched_bytes }, used))
 }
 
 /// Takes up an image that was made here: its layers and documents are on the disk, and the record makes it visible.
@@ -273,7 +340,7 @@ pub(crate) async fn adopt(
     inner.store.write(writes, Durability::Durable).await?;
     let mut table = inner.images.table.write().expect("images");
     let uses = table.by_id.get(&record.id).map_or(0, |e| e.uses);
-    table.by_id.insert(record.id.clone(), Entry { record: record.clone(), hidden: false, uses });
+    table.by_id.insert(record.id.clone(), Entry { uses, ..Entry::new(record.clone(), false, Timestamp::now()) });
     if let Some(reference) = reference {
         table.tags.insert(reference, record.id.clone());
     }
@@ -329,10 +396,35 @@ struct Removal {
 /// Takes a name away; with the last one, the image and the layers that nothing else uses. Gone already is fine.
 pub(crate) async fn remove(inner: &Arc<Inner>, name: &str, force: bool) -> Result<RemovedImage, NodeError> {
     let _change = inner.images.change.lock().await;
-    let removal = match decide_removal(inner, name, force) {
-        Err(NodeError::ImageNotFound(_)) => return Ok(RemovedImage::default()),
-        decided => decided?,
+    match decide_removal(inner, name, force) {
+        Err(NodeError::ImageNotFound(_)) => Ok(RemovedImage::default()),
+        decided => carry_out(inner, decided?).await,
+    }
+}
+
+/// Removes an image under all its names when nothing uses it and `still` says so of what it is by now. None: it stays.
+pub(crate) async fn remove_unused(
+    inner: &Arc<Inner>,
+    id: &Digest,
+    still: impl Fn(&ImageFact) -> bool,
+) -> Result<Option<RemovedImage>, NodeError> {
+    let _change = inner.images.change.lock().await;
+    let removal = {
+        let mut table = inner.images.table.write().expect("images");
+        let untag = table.tags_of(id);
+        let Some(entry) = table.by_id.get_mut(id) else { return Ok(None) };
+        let used = inner.containers.all().iter().any(|c| c.image.id == *id);
+        if entry.uses > 0 || used || !entry.is_there() || !still(&entry.fact(untag.clone())) {
+            return Ok(None);
+        }
+        entry.going = true;
+        Removal { record: entry.record.clone(), untag, delete: true, hide: false }
     };
+    carry_out(inner, removal).await.map(Some)
+}
+
+/// Writes a removal down and does it. The caller has the lock for changes.
+async fn carry_out(inner: &Arc<Inner>, removal: Removal) -> Result<RemovedImage, NodeError> {
     let id = removal.record.id.clone();
     let mut removed =
         RemovedImage { untagged: removal.untag.iter().map(ToString::to_string).collect(), ..Default::default() };
@@ -355,7 +447,12 @@ pub(crate) async fn remove(inner: &Arc<Inner>, name: &str, force: bool) -> Resul
         writes.push(inner.events.add(EventKind::Image, "delete", id.as_str(), BTreeMap::new()));
         removed.deleted.push(id.to_string());
     }
-    inner.store.write(writes, Durability::Durable).await?;
+    if let Err(e) = inner.store.write(writes, Durability::Durable).await {
+        if let Some(entry) = inner.images.table.write().expect("images").by_id.get_mut(&id) {
+            entry.going = false;
+        }
+        return Err(e.into());
+    }
     {
         let mut table = inner.images.table.write().expect("images");
         for reference in &removal.untag {
@@ -363,7 +460,7 @@ pub(crate) async fn remove(inner: &Arc<Inner>, name: &str, force: bool) -> Resul
         }
         if removal.hide {
             if let Some(entry) = table.by_id.get_mut(&id) {
-                entry.hidden = true;
+                (entry.hidden, entry.going) = (true, false);
             }
         } else if removal.delete {
             table.by_id.remove(&id);
@@ -379,10 +476,11 @@ pub(crate) async fn remove(inner: &Arc<Inner>, name: &str, force: bool) -> Resul
     Ok(removed)
 }
 
+/// From here on a creation does not find the image any more.
 fn decide_removal(inner: &Inner, name: &str, force: bool) -> Result<Removal, NodeError> {
-    let table = inner.images.table.read().expect("images");
+    let mut table = inner.images.table.write().expect("images");
     let (entry, tag) = table.find(name)?;
-    let record = entry.record.clone();
+    let (record, uses) = (entry.record.clone(), entry.uses);
     let tags = table.tags_of(&record.id);
     if let Some(tag) = tag
         && !force
@@ -391,7 +489,7 @@ fn decide_removal(inner: &Inner, name: &str, force: bool) -> Result<Removal, Nod
         return Ok(Removal { record, untag: vec![tag], delete: false, hide: false });
     }
     let in_use = |by: String| NodeError::ImageInUse { image: name.to_owned(), by };
-    if entry.uses > 0 {
+    if uses > 0 {
         return Err(in_use("that is being made".to_owned()));
     }
     let users: Vec<Arc<Container>> = inner.containers.all().into_iter().filter(|c| c.image.id == record.id).collect();
@@ -400,6 +498,9 @@ fn decide_removal(inner: &Inner, name: &str, force: bool) -> Result<Removal, Nod
         if runs || !force {
             return Err(in_use(user.record().name.clone()));
         }
+    }
+    if let Some(entry) = table.by_id.get_mut(&record.id) {
+        entry.going = true;
     }
     Ok(Removal { record, untag: tags, delete: true, hide: !users.is_empty() })
 }
@@ -450,6 +551,39 @@ async fn drop_layers(inner: &Arc<Inner>, layers: Vec<Digest>) -> (u64, Vec<Diges
         tracing::warn!(error = %e, "writing down which layers are gone");
     }
     (freed, gone)
+}
+
+/// Removes a layer that no image refers to by now, and that no pull counts on. None: it stays.
+pub(crate) async fn remove_orphan(inner: &Arc<Inner>, layer: &Digest) -> Result<Option<u64>, NodeError> {
+    let _change = inner.images.change.lock().await;
+    let of_container = |c: &Arc<Container>| c.record().layers.contains(layer);
+    let kept = {
+        let table = inner.images.table.read().expect("images");
+        table.by_id.values().any(|e| e.record.layers.iter().any(|l| l.diff_id == *layer))
+    };
+    if kept || inner.containers.all().iter().any(of_container) || inner.layers.is_pulling() {
+        return Ok(None);
+    }
+    let (bytes, gone) = drop_layers(inner, vec![layer.clone()]).await;
+    Ok((!gone.is_empty()).then_some(bytes))
+}
+
+/// A container is gone: its image was needed until now.
+pub(crate) async fn was_used(inner: &Arc<Inner>, id: &Digest) {
+    let now = Timestamp::now();
+    let write = {
+        let mut table = inner.images.table.write().expect("images");
+        let Some(entry) = table.by_id.get_mut(id) else { return };
+        entry.used = now;
+        let due = now.nanos() - entry.used_written.nanos() >= USED_SECS * 1_000_000_000;
+        if due {
+            entry.used_written = now;
+        }
+        due
+    };
+    if write && let Err(e) = inner.store.submit(vec![Write::ImageUsed(id.clone(), now)], Durability::Quick).await {
+        tracing::warn!(image = %id, error = %e, "writing down when an image was used");
+    }
 }
 
 /// A container is gone: a hidden image goes with its last one.
@@ -545,7 +679,7 @@ mod tests {
         two.id = format!("sha256:0101{}", "2".repeat(60)).parse().unwrap();
         let tag = |t: &str, r: &ImageRecord| (t.parse().unwrap(), r.id.clone());
         let tags = vec![tag("a", &one), tag("a:2", &one), tag("abcd", &two)];
-        ImageIndex::new(vec![(one, false), (two, false), (image_record(3), true)], tags, Vec::new())
+        ImageIndex::new(vec![(one, false), (two, false), (image_record(3), true)], tags, Vec::new(), Vec::new())
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl Layers {
         self.pulls.lock().expect("pulls").under_way > 0
     }
 
+    /// A pull under way was told that it is there.
+    pub fn is_counted_on(&self, diff_id: &Digest) -> bool {
+        self.pulls.lock().expect("pulls").counted_on.contains(diff_id)
+    }
+
     /// Removes a layer (blocking). `None`: a pull under way counts on it.
     pub fn remove(&self, diff_id: &Digest) -> Result<Option<u64>, RootfsError> {
         // The lock is held until it is gone: a pull is told the truth, before or after.

@@ -25,6 +25,7 @@ mod events;
 mod exec;
 mod exit;
 pub mod fail;
+mod gc;
 mod images;
 mod info;
 mod layers;
@@ -51,11 +52,15 @@ mod testing;
 mod timers;
 mod top;
 mod update;
+mod usage;
 mod view;
+mod wait;
 
+pub use container::Hold;
 pub use copy::Pieces;
 pub use error::NodeError;
 pub use exec::NodeExec;
+pub use gc::policy::{Basis, ContainerRule, GcConfig, ImageRule, Keep, LabelFilter, Policy, Watermarks};
 pub use logs::{BadLogCursor, LogCursor, LogPosition};
 pub use session::ResumedSession;
 pub use stats::{ContainerSample, Sample, StatsWatch};
@@ -96,6 +101,8 @@ pub struct NodeConfig {
     pub runtime: RuntimeConfig,
     /// Events kept.
     pub event_history: usize,
+    /// What goes by itself.
+    pub gc: GcConfig,
 }
 
 /// The node. Cheap to clone; when the last clone goes, its tasks end and containers go on.
@@ -343,6 +350,18 @@ impl Node {
         stop::wait(self.inner(), container).await
     }
 
+    /// Waits for a condition. The status is that of the end that was waited for; none for one that runs, or never did.
+    ///
+    /// # Errors
+    /// `ContainerNotFound`: there is none, or it went and the condition can no longer come; `NoHealthCheck`.
+    pub async fn wait_for(
+        &self,
+        container: &str,
+        condition: WaitCondition,
+    ) -> Result<(ContainerId, Option<ExitStatus>), NodeError> {
+        wait::wait_for(self.inner(), container, condition).await
+    }
+
     /// Removes it with its files and logs; `force` kills it first. None: there was none.
     ///
     /// # Errors
@@ -369,7 +388,7 @@ impl Node {
 
     /// Newest first; cheap: from memory.
     pub fn containers(&self) -> Vec<ContainerView> {
-        let view = |c: Arc<Container>| ContainerView { record: c.record(), effective: c.effective.clone() };
+        let view = |c: Arc<Container>| view_of(&c);
         let mut all: Vec<_> = self.inner().containers.all().into_iter().map(view).collect();
         all.sort_by_key(|v| std::cmp::Reverse(v.record.created));
         all
@@ -379,7 +398,7 @@ impl Node {
     pub fn container(&self, name: &str) -> Result<ContainerDetail, NodeError> {
         let container = self.find(name)?;
         Ok(ContainerDetail {
-            view: ContainerView { record: container.record(), effective: container.effective.clone() },
+            view: view_of(&container),
             log_path: self.inner().paths(&container.id).log,
             upper_path: self.inner().container_dir(&container.id).join("upper"),
             cgroup_paths: self.inner().runtime.cgroup_paths(&container.id),
@@ -574,6 +593,71 @@ impl Node {
         info::info(self.inner())
     }
 
+    /// What a container's own files and its logs take. Reads its folders; dropping the future stops that.
+    pub async fn container_bytes(&self, id: &ContainerId) -> Result<ContainerBytes, NodeError> {
+        usage::container_bytes(self.inner(), id).await
+    }
+
+    /// What takes the room of the data folder. Reads every container's folders; dropping the future stops that.
+    pub async fn disk_usage(&self) -> Result<DiskUsage, NodeError> {
+        usage::disk_usage(self.inner()).await
+    }
+
+    /// The configured policy, as of now.
+    pub fn policy(&self) -> Policy {
+        Policy::of(&self.inner().config.gc, Timestamp::now())
+    }
+
+    /// Removes what `policy` gives up, one item for each thing and the total last; with `dry_run` only tells. Goes on to its end when
+    /// the receiver goes. `rpc`: PruneContainers, PruneImages or CollectGarbage; `content` is what the request asked for.
+    ///
+    /// # Errors
+    /// `RequestIdReused`; in the stream `Stopping` and what asking the host says.
+    pub async fn free(
+        &self,
+        who: &Requester,
+        rpc: &'static str,
+        content: &impl serde::Serialize,
+        policy: Policy,
+        dry_run: bool,
+    ) -> Result<mpsc::Receiver<Result<FreedItem, NodeError>>, NodeError> {
+        let (send, receive) = mpsc::channel(16);
+        let ticket = match self.inner().requests.begin(who, rpc, fingerprint(content)).await? {
+            Begin::New(ticket) => ticket,
+            Begin::Answered(total) => {
+                // Err: it was written by another version; the sum is not worth an error.
+                let total = serde_json::from_str(&total).unwrap_or_default();
+                let _ = send.send(Ok(FreedItem::Total(total))).await;
+                return Ok(receive);
+            }
+        };
+        if self.inner().stop.is_cancelled() {
+            return Err(NodeError::Stopping);
+        }
+        let (node, inner) = (self.clone(), self.inner().clone());
+        let action = if rpc == "CollectGarbage" { "gc" } else { "prune" };
+        self.inner().tasks.spawn(async move {
+            let (tell, mut told) = mpsc::channel(16);
+            let work = async {
+                let done = gc::run(&inner, &policy, dry_run, action, &tell).await;
+                drop(tell);
+                done
+            };
+            let pass_on = async {
+                while let Some(freed) = told.recv().await {
+                    let _ = send.send(Ok(FreedItem::Freed(freed))).await;
+                }
+            };
+            let (done, ()) = tokio::join!(work, pass_on);
+            if let Ok(total) = &done {
+                let text = serde_json::to_string(total).unwrap_or_default();
+                node.answered(ticket, &text).await;
+            }
+            let _ = send.send(done.map(FreedItem::Total)).await;
+        });
+        Ok(receive)
+    }
+
     fn find(&self, name: &str) -> Result<Arc<Container>, NodeError> {
         self.inner().containers.find(name)
     }
@@ -608,4 +692,8 @@ fn has_run(container: &Container) -> bool {
         Phase::Starting | Phase::Running => true,
         Phase::Exited | Phase::Removing => record.starts > 0,
     }
+}
+
+fn view_of(container: &Container) -> ContainerView {
+    ContainerView { record: container.record(), effective: container.effective.clone(), image: container.image.clone() }
 }

@@ -71,6 +71,7 @@ async fn reap(inner: &Arc<Inner>, mut job: Job) {
         match outcome {
             Ok(()) => {
                 if job.remove {
+                    crate::images::was_used(inner, &job.container.image.id).await;
                     crate::images::drop_hidden(inner, &job.container.image.id).await;
                 }
                 return;

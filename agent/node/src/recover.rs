@@ -137,7 +137,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         events: Events::new(loaded.events, loaded.newest_cursor, config.event_history),
         requests: Requests::new(loaded.requests),
         containers: Arc::new(seen_off),
-        images: ImageIndex::new(loaded.images, loaded.tags, loaded.doomed),
+        images: ImageIndex::new(loaded.images, loaded.tags, loaded.doomed, loaded.used),
         config,
         boot_id,
         store,
@@ -169,6 +169,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     // Not before: all that runs has its address by now, and what is due keeps to the order of the boot.
     boot::begin(&inner, loaded.same_boot).await;
     inner.watchers.spawn(timers::run(inner.clone()));
+    crate::gc::at_intervals(&inner);
     tracing::info!(
         containers = inner.containers.all().len(),
         images = inner.images.count(),

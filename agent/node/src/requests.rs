@@ -168,8 +168,23 @@ impl Drop for Ticket {
 
 /// The calls whose answers are kept.
 const RPCS: &[&str] = &[
-    "Create", "Pull", "Start", "Stop", "Kill", "Remove", "Exec", "Restart", "Pause", "Unpause", "Rename", "CopyTo",
-    "Commit", "Update",
+    "Create",
+    "Pull",
+    "Start",
+    "Stop",
+    "Kill",
+    "Remove",
+    "Exec",
+    "Restart",
+    "Pause",
+    "Unpause",
+    "Rename",
+    "CopyTo",
+    "Commit",
+    "Update",
+    "PruneContainers",
+    "PruneImages",
+    "CollectGarbage",
 ];
 
 /// FNV-1a over JSON: the same over restarts and versions of the compiler. It tells mistakes, not attacks.

@@ -34,6 +34,9 @@ pub(crate) const REQUESTS_MAX: usize = 10_000;
 /// Old events and requests are dropped once per so many new ones.
 const TRIM_EVERY: u32 = 256;
 
+/// Keys of `meta` with the time when an image was used last, in nanoseconds.
+const USED: &str = "used:";
+
 const SCHEMA: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE images (id TEXT PRIMARY KEY, hidden INTEGER NOT NULL, json TEXT NOT NULL) WITHOUT ROWID;
@@ -128,6 +131,8 @@ pub(crate) enum Write {
     /// The layer goes at this time, unless an image refers to it by then.
     Doom(Digest, Timestamp),
     Spare(Digest),
+    /// A container needed the image until then.
+    ImageUsed(Digest, Timestamp),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,6 +154,8 @@ pub(crate) struct Loaded {
     pub events: Vec<Event>,
     pub requests: Vec<RequestRow>,
     pub doomed: Vec<(Digest, Timestamp)>,
+    /// When images were used last, as far as it was written down.
+    pub used: Vec<(Digest, Timestamp)>,
     /// The highest cursor that may have been given.
     pub newest_cursor: u64,
     /// The last agent closed the store; it did not die.
@@ -360,6 +367,14 @@ fn load(connection: &Connection, path: &Path, boot_id: &str) -> Result<Loaded, S
         let time = time.parse().map_err(|e| damaged(format!("table doomed, row {layer}: {e}")))?;
         loaded.doomed.push((digest, Timestamp(time)));
     }
+    for (key, time) in rows("meta", "key, value")? {
+        // What cannot be read is as good as not written down: the image counts from when it came.
+        if let Some(id) = key.strip_prefix(USED)
+            && let (Ok(id), Ok(time)) = (id.parse(), time.parse())
+        {
+            loaded.used.push((id, Timestamp(time)));
+        }
+    }
     for (cursor, json) in rows("events", "CAST(cursor AS TEXT), json")? {
         loaded.events.push(parse("events", &cursor, &json).map_err(damaged)?);
     }
@@ -534,7 +549,10 @@ fn apply(c: &Connection, write: &Write) -> Result<(), StoreError> {
              ON CONFLICT (id) DO UPDATE SET hidden = excluded.hidden, json = excluded.json",
             &[&record.id.as_str(), hidden, &json(record.as_ref())?],
         ),
-        Write::DeleteImage(id) => run("DELETE FROM images WHERE id = ?1", &[&id.as_str()]),
+        Write::DeleteImage(id) => {
+            run("DELETE FROM images WHERE id = ?1", &[&id.as_str()])?;
+            run("DELETE FROM meta WHERE key = ?1", &[&format!("{USED}{id}")])
+        }
         Write::PutTag(reference, image) => run(
             "INSERT INTO tags (reference, image) VALUES (?1, ?2)
              ON CONFLICT (reference) DO UPDATE SET image = excluded.image",
@@ -554,6 +572,10 @@ fn apply(c: &Connection, write: &Write) -> Result<(), StoreError> {
         Write::Doom(layer, time) => {
             run("INSERT OR REPLACE INTO doomed (layer, time) VALUES (?1, ?2)", &[&layer.as_str(), &time.nanos()])
         }
+        Write::ImageUsed(id, time) => run(
+            "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            &[&format!("{USED}{id}"), &time.nanos().to_string()],
+        ),
         Write::Spare(layer) => run("DELETE FROM doomed WHERE layer = ?1", &[&layer.as_str()]),
     }
 }

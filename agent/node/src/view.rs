@@ -65,6 +65,8 @@ pub struct Created {
     pub warnings: Vec<String>,
     /// It was made by this request before, has ended and is gone.
     pub gone: bool,
+    /// Kept while a start is on its way: prunes and collections leave the container alone. None: nobody will start it.
+    pub hold: Option<crate::container::Hold>,
 }
 
 /// An image with its names and users, for lists.
@@ -151,6 +153,141 @@ pub struct RemovedImage {
 pub struct ContainerView {
     pub record: Arc<ContainerRecord>,
     pub effective: Arc<Effective>,
+    /// As it was when the container was made.
+    pub image: Arc<ImageRecord>,
+}
+
+/// What a wait is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WaitCondition {
+    #[default]
+    NotRunning,
+    /// The end of this run, or of the next one when it does not run.
+    NextExit,
+    Removed,
+    Running,
+    /// Its health check says that it is well.
+    Healthy,
+}
+
+/// One thing that was removed to free space, or would be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Freed {
+    pub kind: FreedKind,
+    /// Container id, image id, or diff_id.
+    pub id: String,
+    /// The container's name.
+    pub name: String,
+    /// Full names that the image lost.
+    pub untagged: Vec<String>,
+    pub bytes: u64,
+    /// Why it goes, in words.
+    pub reason: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FreedKind {
+    Container,
+    Image,
+    Layer,
+}
+
+/// What a run freed, or would.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct FreedTotal {
+    pub containers: u32,
+    pub images: u32,
+    pub layers: u32,
+    pub bytes: u64,
+    /// What could not be removed.
+    pub problems: Vec<String>,
+}
+
+impl FreedTotal {
+    pub(crate) fn add(&mut self, freed: &Freed) {
+        match freed.kind {
+            FreedKind::Container => self.containers += 1,
+            FreedKind::Image => self.images += 1,
+            FreedKind::Layer => self.layers += 1,
+        }
+        self.bytes += freed.bytes;
+    }
+}
+
+/// Bytes of one container's files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ContainerBytes {
+    /// What it wrote into its root.
+    pub written: u64,
+    pub logs: u64,
+}
+
+impl ContainerBytes {
+    pub fn total(self) -> u64 {
+        self.written + self.logs
+    }
+}
+
+/// What takes the room of the data folder.
+#[derive(Clone, Debug, Default)]
+pub struct DiskUsage {
+    pub items: Vec<UsageItem>,
+    pub sums: Vec<UsageSum>,
+    pub disk_free_bytes: u64,
+    pub disk_total_bytes: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UsageKind {
+    /// Layers of images.
+    Images,
+    /// What containers wrote into their roots.
+    Containers,
+    Logs,
+    /// What of the layer store is no image's.
+    LayerStore,
+    Database,
+}
+
+#[derive(Clone, Debug)]
+pub struct UsageItem {
+    pub kind: UsageKind,
+    pub id: String,
+    pub names: Vec<String>,
+    /// In all: of an image with the layers that it shares.
+    pub bytes: u64,
+    /// Of an image, bytes of layers that others have too.
+    pub shared_bytes: u64,
+    /// Containers made from the image.
+    pub containers: u32,
+    pub created: Option<Timestamp>,
+    pub active: bool,
+    /// The image of a container.
+    pub image: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct UsageSum {
+    pub kind: UsageKind,
+    pub count: u32,
+    pub active: u32,
+    pub bytes: u64,
+    /// What a prune of everything unused would give back.
+    pub reclaimable_bytes: u64,
+}
+
+impl UsageSum {
+    pub(crate) fn new(kind: UsageKind) -> UsageSum {
+        UsageSum { kind, count: 0, active: 0, bytes: 0, reclaimable_bytes: 0 }
+    }
+}
+
+/// What a prune or a collection tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FreedItem {
+    Freed(Freed),
+    /// Last.
+    Total(FreedTotal),
 }
 
 /// A container with its places on the host.

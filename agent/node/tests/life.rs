@@ -40,6 +40,7 @@ impl Bed {
             },
             runtime: RuntimeConfig { cgroup_parent: format!("berth-node-{tag}"), default_pids: None },
             event_history: 1000,
+            gc: Default::default(),
         };
         Bed { dir, config }
     }

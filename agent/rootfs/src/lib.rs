@@ -21,6 +21,7 @@ mod store;
 pub use berth_tar as tar;
 pub mod tree;
 mod unpack;
+mod usage;
 mod writer;
 
 pub use changes::{Change, ChangeKind, Upper};
@@ -29,4 +30,5 @@ pub use error::RootfsError;
 pub use overlay::{MAX_LAYERS, MountOptions, RootMount, WritableLayer};
 pub use remove::remove_tree;
 pub use store::{Driver, LayerInfo, LayerStore};
+pub use usage::tree_bytes;
 pub use writer::LayerWriter;

@@ -1,0 +1,93 @@
+//! Fields of the API in the words of the command line: `start.create.config.name` is what a person wrote as `--name`.
+
+/// Fields of a container's configuration whose flag has another name. The others are the field with `-` for `_`.
+const CONFIG: &[(&str, &str)] = &[
+    ("image", "IMAGE"),
+    ("command", "COMMAND"),
+    ("groups", "--group-add"),
+    ("open_stdin", "--interactive"),
+    ("stdin_once", "--interactive"),
+    ("read_only_root", "--read-only"),
+    ("mounts", "--mount or --volume"),
+    ("extra_hosts", "--add-host"),
+    ("dns_options", "--dns-option"),
+    ("labels", "--label"),
+    ("annotations", "--annotation"),
+    ("ulimits", "--ulimit"),
+    ("sysctls", "--sysctl"),
+    ("no_new_privileges", "--security-opt no-new-privileges"),
+    ("seccomp", "--security-opt seccomp"),
+    ("devices", "--device"),
+    ("ports", "--publish"),
+    ("host_pid", "--pid"),
+    ("host_ipc", "--ipc"),
+    ("host_uts", "--uts"),
+    ("stop_timeout_seconds", "--stop-timeout"),
+    ("auto_remove", "--rm"),
+    ("shm_bytes", "--shm-size"),
+    ("log", "--log-opt"),
+    ("resources.memory_bytes", "--memory"),
+    ("resources.memory_swap_bytes", "--memory-swap"),
+    ("resources.memory_reservation_bytes", "--memory-reservation"),
+    ("resources.nano_cpus", "--cpus"),
+    ("resources.cpu_shares", "--cpu-shares"),
+    ("resources.cpuset_cpus", "--cpuset-cpus"),
+    ("resources.cpuset_mems", "--cpuset-mems"),
+    ("resources.pids", "--pids-limit"),
+];
+
+/// Fields of other requests.
+const OTHERS: &[(&str, &str)] = &[
+    ("container", "CONTAINER"),
+    ("reference", "IMAGE"),
+    ("source", "SOURCE"),
+    ("target", "TARGET"),
+    ("filters", "--filter"),
+    ("references", "--filter reference"),
+    ("timeout_seconds", "--time"),
+    ("stdin_once", "--interactive"),
+    ("size", "the terminal's size"),
+];
+
+/// The flag or the argument behind a field of a request.
+pub fn flag(path: &str) -> String {
+    let (path, table) = match path.rfind("config.") {
+        Some(at) => (&path[at + "config.".len()..], CONFIG),
+        None => (path.strip_prefix("start.").unwrap_or(path), OTHERS),
+    };
+    let path = path.strip_prefix("create.").unwrap_or(path);
+    // What a map or a list holds is named by its key, not by its place.
+    let head = path.split(['[', '.']).next().unwrap_or(path);
+    let dotted = path.split('[').next().unwrap_or(path);
+    let known = |wanted: &str| table.iter().find(|(field, _)| *field == wanted).map(|(_, flag)| (*flag).to_owned());
+    known(dotted).or_else(|| known(head)).unwrap_or_else(|| format!("--{}", head.replace('_', "-")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::flag;
+
+    #[test]
+    fn fields_are_shown_as_flags() {
+        for (path, shown) in [
+            ("start.create.config.name", "--name"),
+            ("config.env[1]", "--env"),
+            ("config.image", "IMAGE"),
+            ("config.command[0]", "COMMAND"),
+            ("config.workdir", "--workdir"),
+            ("config.resources.memory_bytes", "--memory"),
+            ("config.mounts[3].bind.source", "--mount or --volume"),
+            ("config.ports[0].host_port", "--publish"),
+            ("config.dns_search[2]", "--dns-search"),
+            ("config.sysctls[\"net.x\"]", "--sysctl"),
+            ("start.create.platform.os", "--platform"),
+            ("create.pull", "--pull"),
+            ("filters[0].key", "--filter"),
+            ("signal", "--signal"),
+            ("container", "CONTAINER"),
+            ("user", "--user"),
+        ] {
+            assert_eq!(flag(path), shown, "{path}");
+        }
+    }
+}
