@@ -136,6 +136,8 @@ pub fn beyond_operator(spec: &ContainerSpec) -> Vec<String> {
     add(spec.network == NetworkMode::Host, "the host's network");
     // A profile of one's own may allow everything, so it counts as none.
     add(spec.seccomp != Seccomp::Default, "a seccomp profile other than the default");
+    // The agent connects there as root of the host, and the container chooses what it sends.
+    add(spec.log.own_address, &format!("a log collector of its own, {}", spec.log.syslog.address));
     for mount in &spec.mounts {
         if let MountKind::Bind { source, .. } = &mount.kind {
             add(true, &format!("the host's path {source}"));

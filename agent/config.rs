@@ -4,10 +4,10 @@
 //! key and the line. `deploy/berthd.toml` shows every key with its default.
 
 use berth_image::{ImagesConfig, RegistryConfig};
+use berth_model::log::{LogConfig, LogDriver};
 use berth_model::pattern::LabelPattern;
-use berth_model::spec::LogConfig;
 use berth_network::NetworkConfig;
-use berth_node::{GcConfig, NodeConfig, Watermarks};
+use berth_node::{GcConfig, LogsConfig, NodeConfig, Watermarks};
 use berth_rootfs::Driver;
 use berth_runtime::RuntimeConfig;
 use serde::Deserialize;
@@ -53,6 +53,7 @@ pub struct Config {
     pub tls: Tls,
     pub network: Network,
     pub containers: Containers,
+    pub logs: Logs,
     pub images: Images,
     /// By `host[:port]` as image names have it.
     pub registries: BTreeMap<String, RegistryConfig>,
@@ -73,6 +74,7 @@ impl Default for Config {
             tls: Tls::default(),
             network: Network::default(),
             containers: Containers::default(),
+            logs: Logs::default(),
             images: Images::default(),
             registries: BTreeMap::new(),
             limits: Limits::default(),
@@ -147,6 +149,30 @@ impl Default for Containers {
             default_pids: 4096,
             log_file_bytes: log.max_file_bytes,
             log_files: log.max_files,
+        }
+    }
+}
+
+/// What becomes of containers' output, where they do not say it themselves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Logs {
+    /// local, json-file, none, journald or syslog.
+    pub driver: String,
+    /// Options of that driver, as for `--log-opt`.
+    pub options: BTreeMap<String, String>,
+    /// Bytes of all containers' logs together; beyond, the oldest files that are full are removed. 0: no limit.
+    pub host_max_bytes: u64,
+    pub journald_socket: PathBuf,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Logs {
+            driver: LogDriver::default().name().into(),
+            options: BTreeMap::new(),
+            host_max_bytes: 0,
+            journald_socket: "/run/systemd/journal/socket".into(),
         }
     }
 }
@@ -414,6 +440,18 @@ impl Config {
         );
         check(self.containers.log_file_bytes >= 4096, "containers.log_file_bytes", "must be at least 4096");
         check((1..=1000).contains(&self.containers.log_files), "containers.log_files", "must be 1 to 1000");
+        match self.logs.driver.parse::<LogDriver>() {
+            Err(e) => check(false, "logs.driver", &e.to_string()),
+            Ok(driver) => {
+                for (key, why) in LogConfig::default().with(Some(driver), &self.logs.options).err().unwrap_or_default()
+                {
+                    check(false, &format!("logs.options.{key}"), &why);
+                }
+            }
+        }
+        let host_max = self.logs.host_max_bytes;
+        check(host_max == 0 || host_max >= 1 << 20, "logs.host_max_bytes", "must be 0 or at least 1048576");
+        check(self.logs.journald_socket.is_absolute(), "logs.journald_socket", "must be an absolute path");
         check(self.images.parallel_layers <= 64, "images.parallel_layers", "must be at most 64");
         let limits = &self.limits;
         let message = (64 << 10..=64 << 20).contains(&limits.message_bytes);
@@ -514,12 +552,21 @@ impl Config {
             event_history: self.event_history,
             // Checked when the file was parsed.
             gc: self.gc.decode().unwrap_or_default(),
+            logs: LogsConfig {
+                host_max_bytes: Some(self.logs.host_max_bytes).filter(|n| *n > 0),
+                journald_socket: self.logs.journald_socket.clone(),
+            },
         }
     }
 
-    /// Log sizes of containers that do not say them.
+    /// The log of containers that say nothing about it.
     pub fn container_log(&self) -> LogConfig {
-        LogConfig { max_file_bytes: self.containers.log_file_bytes, max_files: self.containers.log_files }
+        let Containers { log_file_bytes, log_files, .. } = self.containers;
+        let sizes = LogConfig { max_file_bytes: log_file_bytes, max_files: log_files, ..LogConfig::default() };
+        // Checked when the file was parsed.
+        let mut config = sizes.with(self.logs.driver.parse().ok(), &self.logs.options).unwrap_or(sizes);
+        config.own_address = false;
+        config
     }
 }
 

@@ -169,6 +169,9 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::NoHealthCheck(name) => {
             Draft::new(Code::FailedPrecondition, "NO_HEALTH_CHECK", message).resource("container", &name)
         }
+        NodeError::LogNotKept(name) => {
+            Draft::new(Code::FailedPrecondition, "LOG_NOT_KEPT", message).resource("container", &name)
+        }
         NodeError::Busy(name) => Draft::new(Code::ResourceExhausted, "CONTAINER_BUSY", message)
             .resource("container", &name)
             .retry(RETRY_SOON),

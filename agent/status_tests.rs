@@ -34,6 +34,7 @@ fn every_kind_of_error_has_its_code_and_reason() {
         (NodeError::ImageInUse { image: name(), by: name() }, Code::FailedPrecondition, "IMAGE_IN_USE"),
         (NodeError::Invalid(vec![(name(), name())]), Code::InvalidArgument, "INVALID_FIELDS"),
         (NodeError::NoTerminal(name()), Code::FailedPrecondition, "NO_TERMINAL"),
+        (NodeError::LogNotKept(name()), Code::FailedPrecondition, "LOG_NOT_KEPT"),
         (NodeError::Busy(name()), Code::ResourceExhausted, "CONTAINER_BUSY"),
         (NodeError::CursorInFuture { asked: 2, newest: 1 }, Code::OutOfRange, "CURSOR_IN_FUTURE"),
         (NodeError::WatchTooSlow, Code::ResourceExhausted, "WATCH_TOO_SLOW"),

@@ -323,7 +323,7 @@ fn mount(m: &v1::Mount) -> Value {
 /// What Docker keeps under HostConfig.
 fn host_config(c: &v1::ContainerConfig) -> Value {
     let res = c.resources.clone().unwrap_or_default();
-    let log = c.log.unwrap_or_default();
+    let log = c.log.clone().unwrap_or_default();
     let network_mode = match c.network() {
         v1::NetworkMode::Unspecified | v1::NetworkMode::Bridge => "bridge",
         v1::NetworkMode::None => "none",
@@ -368,12 +368,28 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
         "PidMode": host(c.host_pid),
         "IpcMode": host(c.host_ipc),
         "UTSMode": host(c.host_uts),
-        "LogConfig": {"MaxSize": log.max_file_bytes, "MaxFile": log.max_files},
+        "LogConfig": {
+            "Type": log.driver, "Config": strings(&log.options), "MaxSize": log.max_file_bytes, "MaxFile": log.max_files,
+        },
     });
     if let (Value::Object(all), Value::Object(limits)) = (&mut value, limits) {
         all.extend(limits);
     }
     value
+}
+
+fn log_state(log: &v1::LogState) -> Value {
+    json!({
+        "Driver": log.driver,
+        "Files": log.files,
+        "StoredBytes": log.stored_bytes,
+        "RemovedFiles": log.removed_files,
+        "RemovedBytes": log.removed_bytes,
+        "ForwardedEntries": log.forwarded_entries,
+        "Gaps": log.gaps,
+        "LostBytes": log.lost_bytes,
+        "ForwardError": log.forward_error,
+    })
 }
 
 /// `inspect` of a container, in Docker's shape where Docker has one.
@@ -429,6 +445,7 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
         "Image": s.image_id,
         "Warnings": r.warnings,
         "LogPath": r.log_path,
+        "Log": r.log.as_ref().map(log_state),
         "UpperDir": r.upper_path,
         "CgroupPaths": r.cgroup_paths,
         "Config": {

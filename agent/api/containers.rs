@@ -373,6 +373,8 @@ impl containers_server::Containers for Containers {
         let container = self.look(request.into_inner().container)?;
         let detail = self.node.container(&container).map_err(status::from_node)?;
         let mut answer = encode::container_detail(&detail);
+        let log = self.node.log_state(detail.view.record.id.as_str()).await.map_err(status::from_node)?;
+        answer.log = Some(encode::log_state(&log, detail.view.record.spec.log.driver));
         if role.is_none_or(|role| role < Role::Operator) {
             encode::hide_env(&mut answer);
         }
@@ -394,7 +396,7 @@ impl containers_server::Containers for Containers {
             after,
         };
         f.done()?;
-        let container = self.node.container(&request.container).map_err(status::from_node)?.view.record.id.clone();
+        let container = self.node.container_id(&request.container).map_err(status::from_node)?;
         let mut source = self.node.logs(container.as_str(), query).await.map_err(status::from_node)?;
         let (answers, stream) = mpsc::channel(QUEUE);
         tokio::spawn(async move {

@@ -2,9 +2,10 @@
 
 use berth::v1;
 use berth_model::image::{ImageConfig, ImageRecord};
+use berth_model::log::LogDriver;
 use berth_model::supervision::ExitCause;
 use berth_model::{ContainerRecord, ExitStatus, Phase, Platform, Timestamp};
-use berth_node::{ContainerDetail, ContainerView, ImageView, PullOutcome};
+use berth_node::{ContainerDetail, ContainerView, ImageView, LogState, PullOutcome};
 
 pub fn time(time: Timestamp) -> prost_types::Timestamp {
     let (seconds, nanos) = time.parts();
@@ -110,6 +111,21 @@ pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerRespons
             time: Some(time(f.time)),
         }),
         stopped_by_caller: record.supervision.stopped,
+        log: None,
+    }
+}
+
+pub fn log_state(log: &LogState, driver: LogDriver) -> v1::LogState {
+    v1::LogState {
+        driver: driver.name().to_owned(),
+        files: log.files,
+        stored_bytes: log.stored_bytes,
+        removed_files: log.removed_files,
+        removed_bytes: log.removed_bytes,
+        forwarded_entries: log.forwarded_entries,
+        gaps: log.gaps,
+        lost_bytes: log.lost_bytes,
+        forward_error: log.forward_error.clone().unwrap_or_default(),
     }
 }
 

@@ -6,7 +6,7 @@ use berth_model::network::{NetworkMode, PortMapping, Protocol};
 use berth_model::spec::{
     Device, ExtraHost, HostTarget, LogConfig, Mount, MountKind, Propagation, Resources, Seccomp, Ulimit,
 };
-use berth_model::{ContainerSpec, id};
+use berth_model::{ContainerSpec, id, log};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -445,15 +445,29 @@ fn ports(f: &mut Fields, list: &[v1::PortMapping]) -> Vec<PortMapping> {
     ports
 }
 
-fn log_config(f: &mut Fields, log: Option<v1::LogConfig>, default: &LogConfig) -> LogConfig {
-    let log = log.unwrap_or_default();
-    let bytes = log.max_file_bytes;
-    f.check(bytes == 0 || (4096..=1 << 40).contains(&bytes), "log.max_file_bytes", "must be 0 or at least 4096");
-    f.check(log.max_files <= 1000, "log.max_files", "must be at most 1000");
-    LogConfig {
-        max_file_bytes: if bytes == 0 { default.max_file_bytes } else { bytes },
-        max_files: if log.max_files == 0 { default.max_files } else { log.max_files },
+fn log_config(f: &mut Fields, asked: Option<v1::LogConfig>, default: &LogConfig) -> LogConfig {
+    let asked = asked.unwrap_or_default();
+    let bytes = asked.max_file_bytes;
+    let bytes_good = bytes == 0 || (log::MIN_FILE_BYTES..=log::MAX_FILE_BYTES).contains(&bytes);
+    f.check(bytes_good, "log.max_file_bytes", "must be 0 or at least 4096");
+    f.check(asked.max_files <= log::MAX_FILES, "log.max_files", "must be at most 10000");
+    let driver = if asked.driver.is_empty() { None } else { f.take("log.driver", asked.driver.parse()) };
+    let mut config = match default.with(driver, &asked.options.into_iter().collect()) {
+        Ok(config) => config,
+        Err(wrong) => {
+            for (key, why) in wrong {
+                f.wrong(format!("log.options.{key}"), why);
+            }
+            return default.clone();
+        }
+    };
+    if bytes > 0 {
+        config.max_file_bytes = bytes;
     }
+    if asked.max_files > 0 {
+        config.max_files = asked.max_files;
+    }
+    config
 }
 
 /// A spec as the caller asked for it.
@@ -528,7 +542,12 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
         auto_remove: spec.auto_remove,
         oom_score_adj: spec.oom_score_adj,
         shm_bytes: spec.shm_bytes.unwrap_or_default(),
-        log: Some(v1::LogConfig { max_file_bytes: spec.log.max_file_bytes, max_files: spec.log.max_files }),
+        log: Some(v1::LogConfig {
+            max_file_bytes: spec.log.max_file_bytes,
+            max_files: spec.log.max_files,
+            driver: spec.log.driver.name().to_owned(),
+            options: spec.log.options.clone().into_iter().collect(),
+        }),
         restart: super::supervise::encode_restart(spec.restart),
     }
 }

@@ -95,7 +95,7 @@ fn full() -> v1::ContainerConfig {
         stop_timeout_seconds: Some(0),
         oom_score_adj: Some(-5),
         shm_bytes: 1 << 20,
-        log: Some(v1::LogConfig { max_file_bytes: 8192, max_files: 2 }),
+        log: Some(v1::LogConfig { max_file_bytes: 8192, max_files: 2, driver: "local".into(), ..Default::default() }),
         restart: policy(Mode::OnFailure, 3),
         ..Default::default()
     }
@@ -112,7 +112,7 @@ fn what_is_read_is_written_the_same() {
 #[test]
 fn defaults_come_from_the_node() {
     let mut f = Fields::default();
-    let node = LogConfig { max_file_bytes: 5000, max_files: 7 };
+    let node = LogConfig { max_file_bytes: 5000, max_files: 7, ..LogConfig::default() };
     let spec = decode(&mut f, plain(), &node);
     assert_eq!(f.errors(), []);
     assert_eq!(spec.log, node);
@@ -206,7 +206,7 @@ fn each_wrong_field_is_named() {
         (v1::ContainerConfig { stop_signal: "SIGFOO".into(), ..plain() }, "stop_signal"),
         (v1::ContainerConfig { oom_score_adj: Some(1001), ..plain() }, "oom_score_adj"),
         (
-            v1::ContainerConfig { log: Some(v1::LogConfig { max_file_bytes: 1, max_files: 0 }), ..plain() },
+            v1::ContainerConfig { log: Some(v1::LogConfig { max_file_bytes: 1, ..Default::default() }), ..plain() },
             "log.max_file_bytes",
         ),
         (r(v1::Resources { memory_bytes: 1, ..d() }), "resources.memory_bytes"),

@@ -80,7 +80,10 @@ pub struct Create {
     /// Seconds between the stop signal and the kill [default: 10]
     #[arg(long, value_name = "SECONDS")]
     pub stop_timeout: Option<u32>,
-    /// Option of the log: max-size=10m (bytes of a file), max-file=5
+    /// Where the output goes: local, json-file, none, journald or syslog
+    #[arg(long, value_name = "DRIVER", value_parser = ["local", "json-file", "none", "journald", "syslog"])]
+    pub log_driver: Option<String>,
+    /// Option of the log driver: max-size=10m (bytes of a file), max-file=5, max-age=7d, compress=false, tag, labels, env, syslog-address
     #[arg(long, value_name = "KEY=VALUE")]
     pub log_opt: Vec<String>,
     /// Write the container's id to a new file
@@ -278,7 +281,7 @@ impl Create {
             auto_remove: self.rm,
             oom_score_adj: self.oom_score_adj,
             shm_bytes: self.shm_size.unwrap_or(0),
-            log: pairs::log(&self.log_opt)?,
+            log: pairs::log(self.log_driver.as_deref(), &self.log_opt)?,
             restart: self.restart.as_deref().map(supervise::restart).transpose()?,
         })
     }

@@ -94,24 +94,28 @@ pub fn ulimit(text: &str) -> Result<v1::Ulimit> {
     Ok(v1::Ulimit { name: name.to_owned(), soft, hard })
 }
 
-/// `max-size=SIZE` and `max-file=NUMBER`.
-pub fn log(options: &[String]) -> Result<Option<v1::LogConfig>> {
-    let mut log = v1::LogConfig::default();
+/// The log driver and its options, which the agent knows; sizes are read here.
+pub fn log(driver: Option<&str>, options: &[String]) -> Result<Option<v1::LogConfig>> {
+    let mut log = v1::LogConfig { driver: driver.unwrap_or_default().to_owned(), ..Default::default() };
     for option in options {
         let bad = |why: &str| Error::usage(format!("--log-opt {option:?}: {why}"));
         match option.split_once('=') {
-            Some(("max-size", v)) => {
+            // With the driver none the agent says that there are no options.
+            Some(("max-size", v)) if driver != Some("none") => {
                 log.max_file_bytes = parse_bytes(v).map_err(|e| bad(&e))?;
                 if log.max_file_bytes == 0 {
                     return Err(bad("logs are always bounded; give a size above 0"));
                 }
             }
-            Some(("max-file", v)) => {
+            Some(("max-file", v)) if driver != Some("none") => {
                 log.max_files =
                     v.parse().ok().filter(|&n| n > 0).ok_or_else(|| bad("must be a number of files, at least 1"))?;
             }
-            _ => return Err(bad("is not supported; there are max-size and max-file")),
+            Some((key, value)) if !key.is_empty() => {
+                log.options.insert(key.to_owned(), value.to_owned());
+            }
+            _ => return Err(bad("write KEY=VALUE")),
         }
     }
-    Ok(if options.is_empty() { None } else { Some(log) })
+    Ok(if options.is_empty() && driver.is_none() { None } else { Some(log) })
 }

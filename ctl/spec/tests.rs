@@ -207,7 +207,7 @@ fn refusals_name_flag_and_value() {
         (["--cpus", "1.2.3"], "--cpus \"1.2.3\""),
         (["--ulimit", "nofile=5:1"], "--ulimit \"nofile=5:1\""),
         (["--add-host", "x:y"], "--add-host \"x:y\""),
-        (["--log-opt", "mode=x"], "--log-opt \"mode=x\""),
+        (["--log-opt", "mode"], "--log-opt \"mode\""),
         (["--memory", "5x"], "'--memory <SIZE>'"),
         (["--label", "=v"], "--label \"=v\""),
         (["--env", "=v"], "--env \"=v\""),

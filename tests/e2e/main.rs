@@ -15,6 +15,7 @@ mod hostile;
 mod images;
 mod layers;
 mod lifecycle;
+mod log_drivers;
 mod logs;
 mod network;
 mod prune;

@@ -1,5 +1,6 @@
 //! What a caller asks for when a container is created: parsed, checked, and kept as it is.
 
+pub use crate::log::LogConfig;
 use crate::network::{NetworkMode, PortMapping};
 use crate::supervision::RestartPolicy;
 use serde::{Deserialize, Serialize};
@@ -172,21 +173,6 @@ pub struct Device {
     pub container_path: String,
     /// Letters of `rwm`.
     pub permissions: String,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LogConfig {
-    /// Bytes of one file before it is rotated.
-    pub max_file_bytes: u64,
-    /// Files kept, the current one counted.
-    pub max_files: u32,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        LogConfig { max_file_bytes: 10 << 20, max_files: 5 }
-    }
 }
 
 /// What an exec asks for.

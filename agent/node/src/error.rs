@@ -32,6 +32,8 @@ pub enum NodeError {
     NoTerminal(String),
     #[error("container {0} has no health check")]
     NoHealthCheck(String),
+    #[error("the output of container {0} is not kept: its log driver is none")]
+    LogNotKept(String),
     #[error("container {0} has too much to do; try again")]
     Busy(String),
     #[error("event cursor {asked} is ahead of this node's newest, {newest}")]

@@ -103,6 +103,21 @@ pub struct NodeConfig {
     pub event_history: usize,
     /// What goes by itself.
     pub gc: GcConfig,
+    pub logs: LogsConfig,
+}
+
+/// What holds for the output of all containers.
+#[derive(Clone, Debug)]
+pub struct LogsConfig {
+    /// Bytes of all containers' logs together; beyond, the oldest full files go.
+    pub host_max_bytes: Option<u64>,
+    pub journald_socket: PathBuf,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        LogsConfig { host_max_bytes: None, journald_socket: "/run/systemd/journal/socket".into() }
+    }
 }
 
 /// The node. Cheap to clone; when the last clone goes, its tasks end and containers go on.
@@ -399,16 +414,44 @@ impl Node {
         let container = self.find(name)?;
         Ok(ContainerDetail {
             view: view_of(&container),
-            log_path: self.inner().paths(&container.id).log,
+            log_path: logs::place::path(self.inner(), &container.record()),
             upper_path: self.inner().container_dir(&container.id).join("upper"),
             cgroup_paths: self.inner().runtime.cgroup_paths(&container.id),
         })
     }
 
+    /// The id behind a name or a prefix.
+    pub fn container_id(&self, container: &str) -> Result<ContainerId, NodeError> {
+        Ok(self.find(container)?.id.clone())
+    }
+
+    /// What is kept of a container's output, and how far it was handed over.
+    pub async fn log_state(&self, container: &str) -> Result<LogState, NodeError> {
+        let (inner, id) = (self.inner().clone(), self.find(container)?.id.clone());
+        self.inner()
+            .blocking(move || {
+                let dir = inner.paths(&id).log;
+                let (files, stored_bytes) = logs::place::stored(&inner, &id);
+                let removed = logs::keep::removed(&dir);
+                let (forwarded, forward_error) = inner.forwarders.state(&id, &dir);
+                Ok(LogState {
+                    files,
+                    stored_bytes,
+                    removed_files: removed.files,
+                    removed_bytes: removed.bytes,
+                    forwarded_entries: forwarded.entries,
+                    gaps: forwarded.gaps,
+                    lost_bytes: forwarded.lost_bytes,
+                    forward_error,
+                })
+            })
+            .await
+    }
+
     /// What the container wrote, in batches, oldest first. A follower's stream ends with the container.
     ///
     /// # Errors
-    /// `Invalid`: a cursor of another container, or a tail beside a cursor.
+    /// `Invalid`: a cursor of another container, or a tail beside a cursor; `LogNotKept`.
     pub async fn logs(
         &self,
         container: &str,

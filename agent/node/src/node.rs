@@ -4,6 +4,7 @@ use crate::container::Containers;
 use crate::events::Events;
 use crate::images::ImageIndex;
 use crate::layers::Layers;
+use crate::logs::Forwarders;
 use crate::reaper::Job;
 use crate::requests::Requests;
 use crate::stats::Stats;
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     pub timers: Timers,
     /// Starts by policy, side by side.
     pub restarts: Arc<Semaphore>,
+    pub forwarders: Forwarders,
     /// Work that runs to its end when the node is closed.
     pub tasks: TaskTracker,
     /// Tasks that wait for something that may never come; they end with `stop`.

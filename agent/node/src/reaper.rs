@@ -111,6 +111,7 @@ fn take_apart(inner: &Inner, job: &mut Job) -> Result<(), NodeError> {
         _ => {}
     }
     if job.remove {
+        inner.forwarders.finish(id);
         let dir = inner.container_dir(id);
         if dir.try_exists().map_err(NodeError::io(format!("looking for {}", dir.display())))? {
             berth_rootfs::remove_tree(&dir)?;

@@ -6,6 +6,7 @@ use crate::events::Events;
 use crate::exit::{self, killed_shim};
 use crate::images::{self, ImageIndex};
 use crate::layers::Layers;
+use crate::logs::{self, Forwarders};
 use crate::node::{Inner, RESTARTS_AT_ONCE};
 use crate::reaper::{self, Job};
 use crate::requests::Requests;
@@ -151,6 +152,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         copies: Arc::new(tokio::sync::Semaphore::new(COPIES)),
         timers: Timers::default(),
         restarts: Arc::new(tokio::sync::Semaphore::new(RESTARTS_AT_ONCE)),
+        forwarders: Forwarders::default(),
         tasks: TaskTracker::new(),
         watchers: TaskTracker::new(),
         stop: CancellationToken::new(),
@@ -166,6 +168,11 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     let event = inner.events.add(EventKind::Node, "start", "node", BTreeMap::new());
     let _ = inner.store.submit(vec![event], Durability::Quick).await?;
     background(&inner, known).await?;
+    // Those that have ended, too: their last lines may not be handed over yet.
+    for container in inner.containers.all() {
+        Forwarders::start(&inner, &container);
+    }
+    inner.watchers.spawn(logs::keep::run(inner.clone()));
     // Not before: all that runs has its address by now, and what is due keeps to the order of the boot.
     boot::begin(&inner, loaded.same_boot).await;
     inner.watchers.spawn(timers::run(inner.clone()));

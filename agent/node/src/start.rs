@@ -2,6 +2,7 @@
 
 use crate::container::{Container, Gate, Life};
 use crate::create::make_folder;
+use crate::logs::{self, Forwarders};
 use crate::node::{Beside, Inner};
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
@@ -140,6 +141,7 @@ async fn run(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>) 
     let submitted = inner.store.submit(writes, Durability::Quick).await;
     drop(gate);
     exit::watch(inner, container.clone(), launched.shim);
+    Forwarders::start(inner, &container);
     if let Err(e) = submitted {
         tracing::error!(container = %container.id, error = %e, "a start could not be written down");
     }
@@ -242,6 +244,7 @@ fn spawn(
         host_gateway: inner.networks.gateway().into(),
         // Not below /run: the container may write its /etc/hosts as long as it likes, and /run is the host's memory.
         state_dir: &inner.container_dir(&container.id),
+        log: logs::place::plan(container, record),
     })?;
     times.plan = begun.elapsed();
     let mut warnings = plan.warnings.clone();

@@ -348,6 +348,23 @@ pub struct LogEntry {
     pub lost_bytes: u64,
 }
 
+/// What has become of a container's output.
+#[derive(Clone, Debug, Default)]
+pub struct LogState {
+    /// Kept on the host, as they are there.
+    pub files: u32,
+    pub stored_bytes: u64,
+    /// Because of their age or the host's limit.
+    pub removed_files: u64,
+    pub removed_bytes: u64,
+    pub forwarded_entries: u64,
+    /// How often, and how much, was dropped before it was handed over.
+    pub gaps: u64,
+    pub lost_bytes: u64,
+    /// Why nothing can be handed over just now.
+    pub forward_error: Option<String>,
+}
+
 /// What a watcher of events is sent.
 #[derive(Clone, Debug)]
 pub enum EventItem {

@@ -41,6 +41,7 @@ impl Bed {
             runtime: RuntimeConfig { cgroup_parent: format!("berth-node-{tag}"), default_pids: None },
             event_history: 1000,
             gc: Default::default(),
+            logs: LogsConfig::default(),
         };
         Bed { dir, config }
     }

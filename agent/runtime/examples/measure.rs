@@ -41,6 +41,12 @@ fn start(
             network: None,
             host_gateway: [127, 0, 0, 1].into(),
             state_dir: &dir,
+            log: Some(berth_model::wire::LogPlan {
+                max_file_bytes: 10 << 20,
+                max_files: 5,
+                name: b"log".as_slice().into(),
+                json: None,
+            }),
         })
         .expect("plan");
     let rootfs = berth_sys::mount::open_tree(None, root, true, false).expect("root");

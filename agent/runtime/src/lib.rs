@@ -64,6 +64,8 @@ pub struct PlanInput<'a> {
     pub host_gateway: IpAddr,
     /// Folder for hosts, hostname, resolv.conf (made by spawn), on the host.
     pub state_dir: &'a Path,
+    /// How the output is stored. None: it is not.
+    pub log: Option<berth_model::wire::LogPlan<'static>>,
 }
 
 /// What runs in the end: for inspect and for the plan.

@@ -81,6 +81,16 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     owned(unsafe { libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) })
 }
 
+/// Bytes that the other side has not taken yet: not acknowledged (tcp(7), SIOCOUTQ) or not read (unix(7)).
+pub fn unsent(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ (the same number as SIOCOUTQ) writes one int.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u32::try_from(bytes).unwrap_or_default())
+}
+
 /// Room for a control message with `MAX_FDS` descriptors, aligned as cmsghdr wants it.
 #[repr(C, align(8))]
 struct Control([u8; 16 + MAX_FDS * size_of::<RawFd>()]);

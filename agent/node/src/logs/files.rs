@@ -129,6 +129,23 @@ pub(super) fn name_of(base: &str, start: u64, form: Form) -> String {
     format!("{base}.{start:0DIGITS$}{}", form.suffix())
 }
 
+/// The file that begins at `start`, in whatever form it is.
+pub(super) fn find(dir: &Path, base: &str, start: u64) -> io::Result<Option<Segment>> {
+    // The compressed one is there before the plain one goes.
+    for form in [Form::Plain, Form::Zstd, Form::Gzip] {
+        let name = name_of(base, start, form);
+        match std::fs::metadata(dir.join(&name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            meta => {
+                let meta = meta?;
+                let (bytes, modified) = (meta.len(), meta.modified()?);
+                return Ok(Some(Segment { start: Start::At(start), form, name, bytes, modified }));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Every file there is, oldest first. No folder: none.
 pub(super) fn list(dir: &Path) -> io::Result<Vec<Segment>> {
     let mut found: BTreeMap<Start, Segment> = BTreeMap::new();

@@ -1,12 +1,19 @@
 //! What containers wrote: read and followed.
 //!
 //! The shim writes local files and nothing else (`files.rs` knows their names); all readers are here. A follower looks for more every
-//! 20 to 100 ms, and at once when the container ends; without followers nothing wakes up.
+//! 20 to 100 ms, and at once when the container ends. `forward.rs` hands output over to collectors; `keep.rs` compresses and removes.
 
 mod files;
+mod forward;
+mod journald;
+pub(crate) mod keep;
 mod line;
+pub(crate) mod place;
 mod position;
 mod reader;
+mod syslog;
+
+pub(crate) use forward::Forwarders;
 
 pub use position::{BadLogCursor, LogCursor, LogPosition};
 
@@ -14,6 +21,7 @@ use crate::NodeError;
 use crate::container::{Container, Life};
 use crate::node::Inner;
 use crate::view::{LogEntry, LogQuery};
+use berth_model::log::LogDriver;
 use berth_model::{Phase, Timestamp};
 use reader::LogReader;
 use std::sync::Arc;
@@ -34,6 +42,9 @@ pub(crate) fn read(
     let wrong = |field: &str, why: &str| NodeError::Invalid(vec![(field.to_owned(), why.to_owned())]);
     if query.after.as_ref().is_some_and(|c| !c.is_of(&container.id)) {
         return Err(wrong("after_cursor", "is of another container's log"));
+    }
+    if container.record().spec.log.driver == LogDriver::None {
+        return Err(NodeError::LogNotKept(container.record().name.clone()));
     }
     if query.after.is_some() && query.tail.is_some() {
         return Err(wrong("tail", "must be unset beside after_cursor"));

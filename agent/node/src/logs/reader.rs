@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Bytes read at once: a batch of entries is about as large.
 const CHUNK: usize = 64 << 10;
+/// What an entry counts beside its text.
+const ENTRY: usize = 64;
 /// A line longer than this did not come from a shim; what there is of it is skipped.
 const LINE_MAX: usize = 1 << 20;
 /// A file's time is the kernel's coarse one, behind the entries' by a tick.
@@ -144,6 +146,11 @@ impl LogReader {
         LogReader { dir, filter, tail: query.tail, after, current: None, lost: 0 }
     }
 
+    /// From behind `position` on.
+    pub fn from_position(dir: PathBuf, query: &LogQuery, position: LogPosition) -> Self {
+        LogReader { after: Some(position), ..LogReader::new(dir, query) }
+    }
+
     /// The next entries: at least one, or the end.
     pub fn batch(&mut self) -> io::Result<Batch> {
         let mut entries = Vec::new();
@@ -156,7 +163,8 @@ impl LogReader {
                 entries.push(gap(std::mem::take(&mut self.lost), current.position(current.offset)));
             }
             if current.read(&self.filter, &mut entries)? {
-                if entries.is_empty() {
+                // Small files are taken together.
+                if entries.iter().map(|e| e.line.len() + ENTRY).sum::<usize>() < CHUNK {
                     continue;
                 }
                 return Ok(Batch { entries, at_end: false });
@@ -175,11 +183,16 @@ impl LogReader {
     /// A newer file is there: nobody writes to the current one any more.
     fn is_left(&self) -> io::Result<bool> {
         let Some(current) = &self.current else { return Ok(false) };
-        if let (Start::At(start), Some((base, ..))) = (current.segment.start, files::parse_name(&current.segment.name))
+        if let (Start::At(start), Some((base, _, form))) =
+            (current.segment.start, files::parse_name(&current.segment.name))
         {
-            let next = files::name_of(base, start.saturating_add(current.offset), Form::Plain);
-            if current.offset > 0 && self.dir.join(next).try_exists()? {
+            let end = start.saturating_add(current.offset);
+            if current.offset > 0 && files::find(&self.dir, base, end)?.is_some() {
                 return Ok(true);
+            }
+            // The oldest go first: as long as it is there itself, the next one is not gone already.
+            if form == Form::Plain && files::find(&self.dir, base, start)?.is_some() {
+                return Ok(false);
             }
         }
         Ok(files::list(&self.dir)?.last().is_some_and(|newest| newest.start > current.segment.start))
@@ -195,16 +208,10 @@ impl LogReader {
         };
         if let (Some(end), Some((base, ..))) =
             (end.filter(|_| current.offset > 0), files::parse_name(&current.segment.name))
+            && let Some(segment) = files::find(&self.dir, base, end)?
+            && let Some(source) = files::open(&self.dir, &segment)?
         {
-            let segment = Segment {
-                start: Start::At(end),
-                form: Form::Plain,
-                name: files::name_of(base, end, Form::Plain),
-                ..current.segment.clone()
-            };
-            if let Some(source) = files::open(&self.dir, &segment)? {
-                return Ok(Some(Open::new(segment, source, 0)));
-            }
+            return Ok(Some(Open::new(segment, source, 0)));
         }
         for _ in 0..ROUNDS {
             let Some(segment) = files::list(&self.dir)?.into_iter().find(|s| s.start > start) else { return Ok(None) };

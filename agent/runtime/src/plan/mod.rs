@@ -12,7 +12,7 @@ use crate::host::{Host, HostDevice};
 use crate::{Effective, PlanInput, RuntimeError, user};
 use berth_model::network::NetworkMode;
 use berth_model::spec::{ContainerSpec, ExecSpec};
-use berth_model::wire::{self, LogPlan, Step};
+use berth_model::wire::{self, Step};
 use berth_sys::{cap, process};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -137,12 +137,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
             stdin: spec.open_stdin,
             stdin_once: spec.stdin_once,
             size: None,
-            log: Some(LogPlan {
-                max_file_bytes: spec.log.max_file_bytes.max(1),
-                max_files: spec.log.max_files.max(1),
-                name: bytes("log"),
-                json: None,
-            }),
+            log: input.log.clone(),
             init: spec.init,
             args: effective.args.iter().cloned().map(bytes).collect(),
             env: effective.env.iter().cloned().map(bytes).collect(),

@@ -3,6 +3,7 @@
 use berth_model::image::ImageConfig;
 use berth_model::network::NetworkMode;
 use berth_model::spec::ExecSpec;
+use berth_model::wire::LogPlan;
 use berth_model::{ContainerId, ContainerSpec, ExitStatus};
 use berth_runtime::{
     AttachOptions, Attachment, ContainerPaths, Exec, ExecRequest, Output, PlanInput, Runtime, RuntimeConfig,
@@ -72,6 +73,12 @@ impl Lab {
             network: None,
             host_gateway: "172.18.0.1".parse().unwrap(),
             state_dir: &state,
+            log: Some(LogPlan {
+                max_file_bytes: spec.log.max_file_bytes,
+                max_files: spec.log.max_files,
+                name: b"log".as_slice().into(),
+                json: None,
+            }),
         })?;
         let netns = (spec.network != NetworkMode::Host).then(new_network);
         let prepared = self.runtime.prepare(&self.id, spec, self.paths())?;
@@ -146,6 +153,6 @@ pub fn sh(script: &str) -> ContainerSpec {
 }
 
 pub fn log_lines(dir: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(dir.join("log/container.log")).unwrap_or_default();
+    let text = std::fs::read_to_string(dir.join("log/log.00000000000000000000")).unwrap_or_default();
     text.lines().map(|l| l.split_once(' ').map_or("", |(_, rest)| rest).to_owned()).collect()
 }
