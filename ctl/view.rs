@@ -1,5 +1,7 @@
 //! What rows and objects show: the API's messages under the field names that Docker's users put in templates.
 
+pub mod docker;
+
 use crate::progress::short;
 use crate::units::{human_bytes, human_duration, human_size, time};
 use berth::v1::{self, ContainerState};

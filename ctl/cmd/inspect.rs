@@ -21,13 +21,15 @@ pub enum Type {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  berthctl inspect -f '{{.State.Status}} {{.NetworkSettings.IPAddress}}' web")]
+#[command(
+    after_help = "Examples:\n  berthctl inspect -f '{{.State.Status}} {{.NetworkSettings.IPAddress}}' web\n  berthctl inspect -o docker web"
+)]
 pub struct Inspect {
     /// Go template, or 'json'
     #[arg(short, long, value_name = "TEMPLATE")]
     format: Option<String>,
-    /// Shape of the output
-    #[arg(short, long, value_parser = ["json", "yaml"], default_value = "json", conflicts_with = "format")]
+    /// Shape of the output; docker: the JSON of Docker's Engine API, which is also what --format sees then
+    #[arg(short, long, value_parser = ["json", "yaml", "docker"], default_value = "json")]
     output: String,
     /// Only things of this type
     #[arg(long, value_enum)]
@@ -38,6 +40,9 @@ pub struct Inspect {
 }
 
 pub async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
+    if args.format.is_some() && args.output == "yaml" {
+        return Err(Error::usage("--format and --output yaml exclude each other"));
+    }
     let format = match args.format.as_deref() {
         None if args.output == "yaml" => Format::Yaml,
         None => Format::Json,
@@ -53,7 +58,7 @@ pub async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
         async move {
             let (mut found, mut failed) = (Vec::new(), Vec::new());
             for name in &args.names {
-                match one(&c, name, args.r#type).await {
+                match one(&c, name, args.r#type, shape(&args)).await {
                     Ok(value) => found.push(value),
                     Err(e) => failed.push(e),
                 }
@@ -100,7 +105,37 @@ pub async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
     Ok(answered.max(code))
 }
 
-async fn one(c: &Connection, name: &str, r#type: Option<Type>) -> Result<Value> {
+/// How an answer is shown.
+#[derive(Clone, Copy)]
+enum Shape {
+    Own,
+    Docker,
+    /// Our own, with what Docker has beside it: for templates written for either.
+    Both,
+}
+
+fn shape(args: &Inspect) -> Shape {
+    match (args.output.as_str(), &args.format) {
+        ("docker", _) => Shape::Docker,
+        (_, Some(template)) if template != "json" => Shape::Both,
+        _ => Shape::Own,
+    }
+}
+
+impl Shape {
+    fn show<T>(self, answer: &T, own: fn(&T) -> Value, docker: fn(&T) -> Value) -> Value {
+        match self {
+            Shape::Own => own(answer),
+            Shape::Docker => docker(answer),
+            Shape::Both => view::docker::beneath(own(answer), docker(answer)),
+        }
+    }
+}
+
+async fn one(c: &Connection, name: &str, r#type: Option<Type>, shape: Shape) -> Result<Value> {
+    let of_image = |r: &v1::InspectImageResponse| shape.show(r, view::inspect_image, view::docker::image);
+    let of_container =
+        |r: &v1::InspectContainerResponse| shape.show(r, view::inspect_container, view::docker::container);
     let container = async || {
         let request = v1::InspectContainerRequest { container: name.into() };
         c.containers().inspect(c.request(request, Some(UNARY_TIMEOUT))).await
@@ -110,13 +145,13 @@ async fn one(c: &Connection, name: &str, r#type: Option<Type>) -> Result<Value> 
         c.images().inspect(c.request(request, Some(UNARY_TIMEOUT))).await
     };
     match r#type {
-        Some(Type::Image) => Ok(view::inspect_image(&c.retry(image).await?.into_inner())),
-        Some(Type::Container) => Ok(view::inspect_container(&c.retry(container).await?.into_inner())),
+        Some(Type::Image) => Ok(of_image(&c.retry(image).await?.into_inner())),
+        Some(Type::Container) => Ok(of_container(&c.retry(container).await?.into_inner())),
         None => match container().await {
-            Ok(found) => Ok(view::inspect_container(found.get_ref())),
+            Ok(found) => Ok(of_container(found.get_ref())),
             // A name that no container can have, such as host:5000/app, may still be an image's.
             Err(status) if matches!(status.code(), Code::NotFound | Code::InvalidArgument) => match image().await {
-                Ok(found) => Ok(view::inspect_image(found.get_ref())),
+                Ok(found) => Ok(of_image(found.get_ref())),
                 Err(s) if matches!(s.code(), Code::NotFound | Code::InvalidArgument) => {
                     Err(Error::new(format!("no container and no image {name:?}"))
                         .hint("berthctl ps -a and berthctl images list what is there"))

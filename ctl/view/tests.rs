@@ -77,6 +77,66 @@ fn inspected() {
 }
 
 #[test]
+fn inspected_as_docker_does() {
+    let config = v1::ContainerConfig {
+        image: "nginx".into(),
+        ports: vec![v1::PortMapping { container_port: 80, protocol: v1::Protocol::Tcp.into(), ..Default::default() }],
+        mounts: vec![v1::Mount {
+            target: "/data".into(),
+            read_only: true,
+            kind: Some(v1::mount::Kind::Bind(v1::BindMount { source: "/srv".into(), ..Default::default() })),
+        }],
+        no_new_privileges: true,
+        ..Default::default()
+    };
+    let network = v1::ContainerNetwork {
+        bridge: "berth0".into(),
+        host_interface: "veth1".into(),
+        ip_address: "10.0.0.2".into(),
+        prefix_length: 24,
+        gateway: "10.0.0.1".into(),
+        mac_address: "02:00:00:00:00:01".into(),
+    };
+    let response = v1::InspectContainerResponse {
+        summary: Some(web()),
+        config: Some(config),
+        network: Some(network),
+        upper_path: "/var/lib/berth/containers/x/upper".into(),
+        ..Default::default()
+    };
+    let value = docker::container(&response);
+    insta::assert_json_snapshot!(value);
+    // A template of either kind finds its fields.
+    let both = docker::beneath(inspect_container(&response), value);
+    assert_eq!((both["Name"].as_str(), both["State"]["Status"].as_str()), (Some("web"), Some("running")));
+    assert_eq!(both["NetworkSettings"]["Networks"]["bridge"]["IPAddress"], "10.0.0.2");
+    assert!(both["State"]["ShimPid"].is_number() && both["HostConfig"]["PortBindings"].is_object());
+}
+
+#[test]
+fn an_image_inspected_as_docker_does() {
+    let summary = v1::ImageSummary {
+        id: format!("sha256:{}", "ab".repeat(32)),
+        tags: vec!["docker.io/library/nginx:1.27".into()],
+        digests: vec![format!("docker.io/library/nginx@sha256:{}", "cd".repeat(32))],
+        created: at(now().as_second() - 86_400),
+        size_bytes: 187_000_000,
+        platform: Some(v1::Platform { os: "linux".into(), architecture: "amd64".into(), variant: String::new() }),
+        ..Default::default()
+    };
+    let layer = v1::ImageLayer { diff_id: format!("sha256:{}", "ef".repeat(32)), ..Default::default() };
+    let config =
+        v1::ImageConfig { cmd: vec!["nginx".into()], exposed_ports: vec!["80/tcp".into()], ..Default::default() };
+    let response = v1::InspectImageResponse {
+        summary: Some(summary),
+        layers: vec![layer],
+        config: Some(config),
+        ..Default::default()
+    };
+    insta::assert_json_snapshot!(docker::image(&response));
+}
+
+#[test]
 fn event_lines() {
     let event = v1::Event {
         cursor: 7,

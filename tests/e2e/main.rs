@@ -17,6 +17,7 @@ mod layers;
 mod lifecycle;
 mod log_drivers;
 mod logs;
+mod look;
 mod network;
 mod prune;
 mod registry_faults;

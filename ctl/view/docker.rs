@@ -1,0 +1,249 @@
+//! `inspect` as Docker's Engine API writes it, for scripts and templates that were written for Docker.
+
+use super::{inspect_container, inspect_image, protocol, strings};
+use berth::v1::{self, ContainerState};
+use serde_json::{Map, Value, json};
+
+/// ContainerInspect.
+pub fn container(r: &v1::InspectContainerResponse) -> Value {
+    let mut value = inspect_container(r);
+    let s = r.summary.clone().unwrap_or_default();
+    let c = r.config.clone().unwrap_or_default();
+    take_out(&mut value, &["Warnings", "UpperDir", "CgroupPaths"]);
+    take_out(
+        &mut value["State"],
+        &[
+            "Signal",
+            "Reason",
+            "Cause",
+            "EndedBy",
+            "OOMCgroup",
+            "OOMLimit",
+            "StartFailure",
+            "StartCount",
+            "ShimPid",
+            "NextStart",
+            "StoppedByCaller",
+        ],
+    );
+    value["Name"] = format!("/{}", s.name).into();
+    value["Driver"] = "overlayfs".into();
+    value["Platform"] = "linux".into();
+    value["GraphDriver"] = json!({"Name": "overlayfs", "Data": {"UpperDir": r.upper_path}});
+    for (key, empty) in [
+        ("ResolvConfPath", json!("")),
+        ("HostnamePath", json!("")),
+        ("HostsPath", json!("")),
+        ("MountLabel", json!("")),
+        ("ProcessLabel", json!("")),
+        ("AppArmorProfile", json!("")),
+        ("ExecIDs", Value::Null),
+    ] {
+        value[key] = empty;
+    }
+    fill(
+        &mut value["State"],
+        json!({"Dead": s.state() == ContainerState::Removing, "Paused": false, "Restarting": false}),
+    );
+    value["State"]["Status"] = match s.state() {
+        // Docker has no word for what is not yet what it will be.
+        ContainerState::Creating | ContainerState::Starting => "created".into(),
+        other => super::state_word(other).into(),
+    };
+    config(&mut value["Config"], &c, &s);
+    host_config(&mut value["HostConfig"], &c);
+    network_settings(&mut value["NetworkSettings"], r, &c, &s);
+    if let Value::Array(mounts) = &mut value["Mounts"] {
+        for mount in mounts {
+            take_out(mount, &["SizeBytes"]);
+            let mode = if mount["RW"] == true { "" } else { "ro" };
+            fill(mount, json!({"Mode": mode, "Source": "", "Propagation": ""}));
+        }
+    }
+    value
+}
+
+fn config(value: &mut Value, c: &v1::ContainerConfig, s: &v1::ContainerSummary) {
+    take_out(value, &["Annotations"]);
+    // What runs, where the request left it to the image.
+    if c.command.is_empty() {
+        let skip = c.entrypoint.as_ref().map_or(0, |e| e.values.len());
+        value["Cmd"] = s.command.get(skip..).unwrap_or_default().into();
+    }
+    if c.hostname.is_empty() {
+        value["Hostname"] = s.id.get(..12).unwrap_or(&s.id).into();
+    }
+    let ports: Map<String, Value> = c.ports.iter().map(|p| (port(p), json!({}))).collect();
+    let attached = !c.stdin_once || c.tty;
+    fill(
+        value,
+        json!({
+            "AttachStdin": c.stdin_once, "AttachStdout": attached, "AttachStderr": attached, "ExposedPorts": ports,
+            "Volumes": Value::Null, "OnBuild": Value::Null,
+        }),
+    );
+}
+
+fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
+    let mut security = Vec::new();
+    if c.no_new_privileges {
+        security.push("no-new-privileges".to_owned());
+    }
+    if !c.seccomp.is_empty() {
+        security.push(format!("seccomp={}", c.seccomp));
+    }
+    let list = |items: &[String]| if items.is_empty() { Value::Null } else { items.into() };
+    let mut bindings: Map<String, Value> = Map::new();
+    for p in &c.ports {
+        let host_port = if p.host_port == 0 { String::new() } else { p.host_port.to_string() };
+        push(&mut bindings, port(p), json!({"HostIp": p.host_ip, "HostPort": host_port}));
+    }
+    let (mut binds, mut tmpfs) = (Vec::new(), Map::new());
+    for m in &c.mounts {
+        match &m.kind {
+            Some(v1::mount::Kind::Bind(b)) => {
+                let ro = if m.read_only { ":ro" } else { "" };
+                binds.push(format!("{}:{}{ro}", b.source, m.target));
+            }
+            Some(v1::mount::Kind::Tmpfs(t)) => {
+                let size = if t.size_bytes == 0 { String::new() } else { format!("size={}", t.size_bytes) };
+                tmpfs.insert(m.target.clone(), size.into());
+            }
+            None => {}
+        }
+    }
+    let log = c.log.clone().unwrap_or_default();
+    let mut options = Map::new();
+    if log.max_file_bytes > 0 {
+        options.insert("max-size".into(), log.max_file_bytes.to_string().into());
+    }
+    if log.max_files > 0 {
+        options.insert("max-file".into(), log.max_files.to_string().into());
+    }
+    take_out(value, &["NoNewPrivileges", "Seccomp"]);
+    value["SecurityOpt"] = list(&security);
+    value["CapAdd"] = list(&c.cap_add);
+    value["CapDrop"] = list(&c.cap_drop);
+    value["GroupAdd"] = list(&c.groups);
+    value["OomScoreAdj"] = c.oom_score_adj.unwrap_or_default().into();
+    value["PidsLimit"] = c.resources.as_ref().and_then(|r| r.pids).map_or(Value::Null, Value::from);
+    value["PortBindings"] = bindings.into();
+    value["Binds"] = list(&binds);
+    value["Tmpfs"] = tmpfs.into();
+    value["LogConfig"] = json!({"Type": "local", "Config": options});
+    if value["ShmSize"] == 0 {
+        value["ShmSize"] = (64 << 20).into();
+    }
+    fill(
+        value,
+        json!({
+            "ContainerIDFile": "", "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "VolumeDriver": "", "VolumesFrom": Value::Null,
+            "CgroupnsMode": "private", "Cgroup": "", "CgroupParent": "", "Links": Value::Null, "UsernsMode": "", "Runtime": "berth",
+            "Isolation": "", "OomKillDisable": Value::Null, "CpuQuota": 0, "CpuPeriod": 0,
+        }),
+    );
+}
+
+fn network_settings(
+    value: &mut Value,
+    r: &v1::InspectContainerResponse,
+    c: &v1::ContainerConfig,
+    s: &v1::ContainerSummary,
+) {
+    take_out(value, &["HostInterface"]);
+    let n = r.network.clone().unwrap_or_default();
+    let mut ports = Map::new();
+    if r.network.is_some() {
+        for p in &s.ports {
+            let ip = if p.host_ip.is_empty() { "0.0.0.0" } else { &p.host_ip };
+            push(&mut ports, port(p), json!({"HostIp": ip, "HostPort": p.host_port.to_string()}));
+        }
+    }
+    let name = match c.network() {
+        v1::NetworkMode::Unspecified | v1::NetworkMode::Bridge => "bridge",
+        v1::NetworkMode::None => "none",
+        v1::NetworkMode::Host => "host",
+    };
+    value["Ports"] = ports.into();
+    value["Bridge"] = "".into();
+    let network = json!({
+        "IPAMConfig": Value::Null, "Links": Value::Null, "Aliases": Value::Null, "MacAddress": n.mac_address, "NetworkID": n.bridge,
+        "EndpointID": n.host_interface, "Gateway": n.gateway, "IPAddress": n.ip_address, "IPPrefixLen": n.prefix_length,
+        "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DriverOpts": Value::Null, "DNSNames": Value::Null,
+    });
+    fill(
+        value,
+        json!({
+            "SandboxID": "", "SandboxKey": "", "EndpointID": n.host_interface, "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+            "IPv6Gateway": "", "Networks": {name: network},
+        }),
+    );
+}
+
+/// ImageInspect.
+pub fn image(r: &v1::InspectImageResponse) -> Value {
+    let mut value = inspect_image(r);
+    let s = r.summary.clone().unwrap_or_default();
+    let familiar = |name: &String| name.parse::<berth_model::Reference>().map_or(name.clone(), |r| r.familiar());
+    let diff_ids: Vec<&str> = r.layers.iter().map(|l| l.diff_id.as_str()).collect();
+    take_out(&mut value, &["ManifestDigest", "Pulled", "Containers", "Annotations", "Layers", "History"]);
+    value["RepoTags"] = s.tags.iter().map(familiar).collect();
+    value["RepoDigests"] = s.digests.iter().map(familiar).collect();
+    fill(
+        &mut value,
+        json!({
+            "Parent": "", "Comment": "", "DockerVersion": "", "GraphDriver": {"Name": "overlayfs", "Data": Value::Null},
+            "RootFS": {"Type": "layers", "Layers": diff_ids}, "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"},
+        }),
+    );
+    let config = &mut value["Config"];
+    config["Labels"] = strings(&s.labels);
+    for key in ["Entrypoint", "Cmd", "Env"] {
+        if config[key].as_array().is_some_and(Vec::is_empty) {
+            config[key] = Value::Null;
+        }
+    }
+    value
+}
+
+/// Docker's object with ours over it: a template finds what Docker has, and what we have beside it.
+pub fn beneath(ours: Value, docker: Value) -> Value {
+    match (ours, docker) {
+        (Value::Object(mut ours), Value::Object(docker)) => {
+            for (key, theirs) in docker {
+                let merged = match ours.remove(&key) {
+                    Some(own) => beneath(own, theirs),
+                    None => theirs,
+                };
+                ours.insert(key, merged);
+            }
+            Value::Object(ours)
+        }
+        (ours, _) => ours,
+    }
+}
+
+fn port(p: &v1::PortMapping) -> String {
+    format!("{}/{}", p.container_port, protocol(p.protocol()))
+}
+
+fn push(map: &mut Map<String, Value>, key: String, value: Value) {
+    if let Value::Array(list) = map.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
+        list.push(value);
+    }
+}
+
+fn take_out(value: &mut Value, keys: &[&str]) {
+    if let Value::Object(map) = value {
+        map.retain(|key, _| !keys.contains(&key.as_str()));
+    }
+}
+
+/// Adds what is not there.
+fn fill(value: &mut Value, more: Value) {
+    if let (Value::Object(map), Value::Object(more)) = (value, more) {
+        for (key, value) in more {
+            map.entry(key).or_insert(value);
+        }
+    }
+}

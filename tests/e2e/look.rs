@@ -1,0 +1,141 @@
+//! Looking at containers: waits, filters, several logs at once, Docker's view, and names that are not there.
+
+use crate::harness::{Node, image, until};
+use std::process::Stdio;
+
+#[test]
+fn waits_for_every_condition() {
+    let node = Node::with_busybox("look-wait");
+    let busybox = image("busybox");
+    let wait = |condition: &str, name: &str| {
+        let mut command = node.ctl_command(&["wait", "--condition", condition, name]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("wait")
+    };
+    let answer = |child: std::process::Child| {
+        let output = child.wait_with_output().expect("wait");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    node.ok(&[
+        "create",
+        "--name",
+        "w",
+        "--network",
+        "none",
+        &busybox,
+        "sh",
+        "-c",
+        "trap 'exit 7' TERM; while :; do sleep 0.1; done",
+    ]);
+    let (running, gone) = (wait("running", "w"), wait("removed", "w"));
+    let next = wait("next-exit", "w");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    node.ok(&["start", "w"]);
+    assert_eq!(answer(running), (Some(0), "w".to_owned()));
+    assert_eq!(node.ok(&["wait", "--condition", "running", "w"]), "w", "it runs already");
+    node.until_trapped("w", "trap 'exit 7;' TERM");
+    node.ok(&["stop", "--timeout", "20", "w"]);
+    assert_eq!(answer(next), (Some(0), "7".to_owned()));
+    assert_eq!(node.ok(&["wait", "w", "w"]), "7\n7");
+    let again = wait("next-exit", "w");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    node.ok(&["start", "w"]);
+    node.ok(&["kill", "w"]);
+    assert_eq!(answer(again), (Some(0), "137".to_owned()), "not the end of the run before");
+    node.ok(&["rm", "w"]);
+    assert_eq!(answer(gone), (Some(0), "137".to_owned()));
+    node.fails(1, &["wait", "--condition", "running", "w"]);
+    node.finish();
+}
+
+#[test]
+fn what_is_not_there_is_said_so() {
+    let node = Node::with_busybox("look-none");
+    for command in [&["rm", "nope"][..], &["stop", "nope"], &["rmi", "nope"], &["kill", "nope"], &["wait", "nope"]] {
+        let error = node.fails(1, command);
+        assert!(error.contains("no such") && error.contains("nope"), "{command:?}: {error}");
+    }
+    node.ok(&["rm", "-f", "nope"]);
+    let output = node.ctl(&["rmi", "-f", "nope"]);
+    assert!(output.code == 0 && output.stderr.contains("no such image: nope"), "{output:?}");
+    node.ok(&["create", "--name", "made", "--network", "none", &image("busybox")]);
+    node.ok(&["stop", "made"]);
+    let error = node.fails(125, &["run", "--name", "-", &image("busybox")]);
+    assert!(error.contains("--name") && !error.contains("config."), "{error}");
+    node.finish();
+}
+
+#[test]
+fn lists_are_filtered() {
+    let node = Node::with_busybox("look-filters");
+    let busybox = image("busybox");
+    node.ok(&["create", "--name", "first", "-p", "18080:80", "-l", "app=a", &busybox]);
+    node.ok(&["create", "--name", "second", "--network", "none", "--tmpfs", "/scratch", &busybox]);
+    let names = |filters: &[&str]| {
+        let mut arguments = vec!["ps", "-a", "-o", "name"];
+        filters.iter().for_each(|f| arguments.extend(["--filter", f]));
+        node.ok(&arguments)
+    };
+    assert_eq!(names(&["before=second"]), "first");
+    assert_eq!(names(&["since=first"]), "second");
+    assert_eq!(names(&["publish=18000-19000/tcp"]), "first");
+    assert_eq!(names(&["expose=80"]), "first");
+    assert_eq!(names(&["network=none"]), "second");
+    assert_eq!(names(&["volume=/scratch"]), "second");
+    assert_eq!(names(&["volume=/scratch", "label=app"]), "");
+    assert!(node.fails(125, &["ps", "--filter", "is-task=true"]).contains("swarm"));
+    assert!(node.fails(1, &["ps", "--filter", "before=nobody"]).contains("nobody"));
+    node.ok(&["pull", "-q", &image("layered")]);
+    let images = |filter: &str| node.ok(&["images", "-o", "name", "--filter", filter]);
+    assert_eq!(images("dangling=true"), "");
+    assert_eq!(images("reference=*layered*"), image("layered"));
+    assert!(images("label!=nothing").contains("busybox"));
+    assert_eq!(images("until=2000-01-01"), "");
+    let all = node.ok(&["events", "--until", "0s", "--filter", "event=create"]);
+    assert_eq!(all.lines().count(), 2, "{all}");
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("hostname");
+    let here = format!("node={}", host.trim());
+    assert_eq!(node.ok(&["events", "--until", "0s", "--filter", "event=create", "--filter", &here]), all);
+    assert_eq!(node.ok(&["events", "--until", "0s", "--filter", "node=elsewhere"]), "");
+    node.finish();
+}
+
+#[test]
+fn several_logs_are_one() {
+    let node = Node::with_busybox("look-logs");
+    let busybox = image("busybox");
+    node.ok(&["run", "-d", "--name", "a", "--network", "none", &busybox, "sh", "-c", "echo 1; sleep 0.6; echo 3"]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    node.ok(&["run", "-d", "--name", "bb", "--network", "none", &busybox, "sh", "-c", "echo 2; sleep 0.6; echo 4"]);
+    let followed = node.ok(&["logs", "-f", "a", "bb"]);
+    let mut lines: Vec<&str> = followed.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["a  | 1", "a  | 3", "bb | 2", "bb | 4"]);
+    node.ok(&["wait", "a", "bb"]);
+    assert_eq!(node.ok(&["logs", "a", "bb"]), "a  | 1\nbb | 2\na  | 3\nbb | 4");
+    assert_eq!(node.ok(&["logs", "--no-log-prefix", "--tail", "1", "a", "bb"]), "3\n4");
+    assert_eq!(node.ok(&["logs", "a"]), "1\n3");
+    assert!(node.fails(1, &["logs", "a", "nobody"]).contains("nobody"));
+    let json = node.ok(&["logs", "-o", "json", "a", "bb"]);
+    assert!(json.lines().all(|l| l.contains("\"Container\"")), "{json}");
+    node.finish();
+}
+
+#[test]
+fn templates_for_docker_work() {
+    let node = Node::with_busybox("look-docker");
+    node.detached(&["--name", "web", "--network", "bridge", "-p", "18081:80"], "while :; do sleep 1; done");
+    let shown = |template: &str| node.ok(&["inspect", "-f", template, "web"]);
+    assert_eq!(shown("{{.State.Status}} {{.State.Running}} {{.State.Paused}}"), "running true false");
+    assert!(shown("{{.NetworkSettings.Networks.bridge.IPAddress}}").contains('.'));
+    assert_eq!(shown("{{.HostConfig.RestartPolicy.Name}}"), "no");
+    assert_eq!(node.ok(&["inspect", "-o", "docker", "-f", "{{.Name}}", "web"]), "/web");
+    let value: serde_json::Value = serde_json::from_str(&node.ok(&["inspect", "-o", "docker", "web"])).expect("JSON");
+    let web = &value[0];
+    assert_eq!(web["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"], "18081", "{web}");
+    assert!(web["State"]["Pid"].as_u64().is_some_and(|pid| pid > 0) && web["State"].get("ShimPid").is_none(), "{web}");
+    let value = node.ok(&["inspect", "-o", "docker", &image("busybox")]);
+    let value: serde_json::Value = serde_json::from_str(&value).expect("JSON");
+    assert_eq!(value[0]["RootFS"]["Type"], "layers", "{value}");
+    until("the container is up", || node.ctl(&["ps", "-q"]).stdout.lines().count() == 1);
+    node.finish();
+}
