@@ -68,6 +68,7 @@ pub static RULES: &[Rule] = &[
     follow("/berth.v1.Containers/Stats"),
     long_change("/berth.v1.Containers/Stop"),
     look("/berth.v1.Containers/Top"),
+    long_change("/berth.v1.Containers/StopAll"),
     change("/berth.v1.Containers/Unpause"),
     change("/berth.v1.Containers/Update"),
     follow("/berth.v1.Containers/Wait"),

@@ -49,6 +49,8 @@ pub struct Config {
     pub run_root: PathBuf,
     /// Events kept for those who come back with a cursor.
     pub event_history: usize,
+    /// What becomes of the containers when the agent is told to end.
+    pub shutdown: Shutdown,
     pub listen: Listen,
     pub tls: Tls,
     pub network: Network,
@@ -70,6 +72,7 @@ impl Default for Config {
             data_root: "/var/lib/berth".into(),
             run_root: "/run/berth".into(),
             event_history: 10_000,
+            shutdown: Shutdown::default(),
             listen: Listen::default(),
             tls: Tls::default(),
             network: Network::default(),
@@ -84,6 +87,17 @@ impl Default for Config {
             upgrade: Upgrade::default(),
         }
     }
+}
+
+/// What SIGTERM means for containers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shutdown {
+    /// They go on.
+    #[default]
+    Leave,
+    /// They are stopped, as with `berthctl stop --all-containers`.
+    Stop,
 }
 
 /// Where callers come in.
@@ -218,6 +232,8 @@ pub struct Limits {
     pub request_seconds: u64,
     /// Seconds that running calls get when the agent stops.
     pub drain_seconds: u64,
+    /// Seconds for the stop of all containers with `shutdown = "stop"`.
+    pub shutdown_seconds: u64,
 }
 
 impl Default for Limits {
@@ -231,6 +247,7 @@ impl Default for Limits {
             handshake_seconds: 10,
             request_seconds: 600,
             drain_seconds: 10,
+            shutdown_seconds: 60,
         }
     }
 }
@@ -466,6 +483,7 @@ impl Config {
         check((1..=10_000).contains(&limits.handshakes), "limits.handshakes", "must be 1 to 10000");
         check((1..=300).contains(&limits.handshake_seconds), "limits.handshake_seconds", "must be 1 to 300");
         check((1..=86_400).contains(&limits.request_seconds), "limits.request_seconds", "must be 1 to 86400");
+        check((1..=3600).contains(&limits.shutdown_seconds), "limits.shutdown_seconds", "must be 1 to 3600");
         check(limits.drain_seconds <= 600, "limits.drain_seconds", "must be at most 600");
         for (key, why) in self.gc.decode().err().unwrap_or_default() {
             check(false, key, &why);

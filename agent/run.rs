@@ -2,13 +2,13 @@
 
 use crate::api;
 use crate::audit::{AuditConfig, AuditLog};
-use crate::config::Config;
+use crate::config::{Config, Shutdown};
 use crate::serve::Doors;
 use crate::tls::TlsStore;
 use crate::upgrade::{self, Place, Upgrades};
 use crate::version::version;
 use anyhow::{Context, bail};
-use berth_node::Node;
+use berth_node::{Node, Requester};
 use sd_notify::NotifyState;
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -65,8 +65,10 @@ pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
         () = upgrades.successor() => End::Successor,
     };
 
+    // A successor takes the containers over.
+    let stop_all = end == End::Stop && config.shutdown == Shutdown::Stop;
     if end == End::Stop {
-        tracing::info!("stopping; containers go on");
+        tracing::info!("stopping; containers {}", if stop_all { "are stopped" } else { "go on" });
         notify(&[NotifyState::Stopping]);
     } else {
         // "Stopping" would make systemd wait for this pid to end. It hears READY=1 again from the successor.
@@ -78,6 +80,9 @@ pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
     match tokio::time::timeout(config.limits.drain(), serving).await {
         Ok(served) => served??,
         Err(_) => tracing::warn!("calls under way did not end within {:?}", config.limits.drain()),
+    }
+    if stop_all {
+        stop_containers(&node, Duration::from_secs(config.limits.shutdown_seconds)).await;
     }
     if tokio::time::timeout(Duration::from_secs(10), node.close()).await.is_err() {
         tracing::warn!("work under way did not end; it is taken up at the next start");
@@ -109,6 +114,23 @@ pub fn works(config: &Config) -> anyhow::Result<()> {
         bail!("broken as told");
     }
     Ok(())
+}
+
+/// Nobody is served any more; those that depend on others go first.
+async fn stop_containers(node: &Node, within: Duration) {
+    // systemd waits for as long as it may take, and for what comes behind it.
+    let more = within + Duration::from_secs(30);
+    notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(more.as_micros()).unwrap_or(u32::MAX))]);
+    match node.stop_all(&Requester::default(), within).await {
+        Ok(shut) => {
+            for one in shut {
+                if let Some(error) = one.error {
+                    tracing::warn!(container = %one.id, name = one.name, error, "it could not be stopped");
+                }
+            }
+        }
+        Err(e) => tracing::error!(error = %e, "stopping all containers"),
+    }
 }
 
 /// Says what would keep an agent with this configuration from starting.

@@ -162,6 +162,10 @@ pub fn from_node(error: NodeError) -> Status {
             Draft::with(Code::FailedPrecondition, "IMAGE_IN_USE", message, [("container", by)])
                 .resource("image", &image)
         }
+        NodeError::Dependency { container, dependency, .. } => {
+            Draft::with(Code::FailedPrecondition, "DEPENDENCY_NOT_MET", message, [("dependency", dependency)])
+                .resource("container", &container)
+        }
         NodeError::Invalid(fields) => return invalid(fields),
         NodeError::NoTerminal(name) => {
             Draft::new(Code::FailedPrecondition, "NO_TERMINAL", message).resource("container", &name)

@@ -43,10 +43,19 @@ fn up(c: &v1::ContainerSummary, now: Timestamp) -> String {
     }
 }
 
+const fn health_note(status: v1::HealthStatus) -> &'static str {
+    match status {
+        v1::HealthStatus::Unspecified => "",
+        v1::HealthStatus::Starting => " (health: starting)",
+        v1::HealthStatus::Healthy => " (healthy)",
+        v1::HealthStatus::Unhealthy => " (unhealthy)",
+    }
+}
+
 /// `Up 5 minutes`, `Exited (0) 3 seconds ago`.
 fn status(c: &v1::ContainerSummary, now: Timestamp) -> String {
     match c.state() {
-        ContainerState::Running => up(c, now),
+        ContainerState::Running => up(c, now) + health_note(c.health()),
         ContainerState::Paused => format!("{} (Paused)", up(c, now)),
         ContainerState::Exited => {
             let exit = c.exit.clone().unwrap_or_default();
@@ -157,6 +166,7 @@ pub fn container(c: &v1::ContainerSummary, now: Timestamp, truncate: bool) -> Va
         "Size": c.size_rw_bytes.map_or_else(String::new, |rw| {
             format!("{} (virtual {})", human_size(rw), human_size(c.size_root_bytes.unwrap_or(rw)))
         }),
+        "Health": health_word(c.health()),
     })
 }
 
@@ -322,6 +332,47 @@ fn mount(m: &v1::Mount) -> Value {
     value
 }
 
+fn health_action(action: v1::HealthAction) -> &'static str {
+    match action {
+        v1::HealthAction::Unspecified | v1::HealthAction::None => "none",
+        v1::HealthAction::Restart => "restart",
+        v1::HealthAction::Stop => "stop",
+        v1::HealthAction::Kill => "kill",
+    }
+}
+
+fn health_word(status: v1::HealthStatus) -> &'static str {
+    match status {
+        v1::HealthStatus::Unspecified => "none",
+        v1::HealthStatus::Starting => "starting",
+        v1::HealthStatus::Healthy => "healthy",
+        v1::HealthStatus::Unhealthy => "unhealthy",
+    }
+}
+
+/// As it was asked for; Docker writes nanoseconds.
+fn health_check(h: &v1::HealthCheck) -> Value {
+    let nanos = |ms: u64| ms.saturating_mul(1_000_000);
+    json!({
+        "Test": h.test,
+        "Interval": nanos(h.interval_ms),
+        "Timeout": nanos(h.timeout_ms),
+        "StartPeriod": nanos(h.start_period_ms),
+        "StartInterval": nanos(h.start_interval_ms),
+        "Retries": h.retries,
+    })
+}
+
+fn health(h: &v1::Health) -> Value {
+    json!({
+        "Status": health_word(h.status()),
+        "FailingStreak": h.failing_streak,
+        "Log": h.log.iter().map(|r| json!({
+            "Start": rfc3339(r.start.as_ref()), "End": rfc3339(r.end.as_ref()), "ExitCode": r.exit_code, "Output": r.output,
+        })).collect::<Vec<_>>(),
+    })
+}
+
 /// What Docker keeps under HostConfig.
 fn host_config(c: &v1::ContainerConfig) -> Value {
     let res = c.resources.clone().unwrap_or_default();
@@ -336,6 +387,8 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
     let mut value = json!({
         "NetworkMode": network_mode,
         "AutoRemove": c.auto_remove,
+        "After": c.after.iter().map(crate::spec::supervise::after_words).collect::<Vec<_>>(),
+        "HealthcheckOnFailureAction": health_action(c.health_on_failure()),
         "RestartPolicy": {"Name": restart, "MaximumRetryCount": retries},
         "Privileged": c.privileged,
         "ReadonlyRootfs": c.read_only_root,
@@ -435,6 +488,7 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
             "OOMCgroup": exit.oom_cgroup,
             "OOMLimit": exit.oom_limit_bytes,
             "Error": r.error,
+            "Health": r.health.as_ref().map(health),
             "StartFailure": r.start_failure.as_ref().map(|f| json!({
                 "Step": f.step, "Errno": f.errno, "ExitCode": f.exit_code, "Time": rfc3339(f.time.as_ref()),
             })),
@@ -465,6 +519,7 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
             "OpenStdin": c.open_stdin,
             "StdinOnce": c.stdin_once,
             "StopSignal": r.effective_stop_signal,
+            "Healthcheck": c.health.as_ref().map(health_check),
             "StopTimeout": c.stop_timeout_seconds,
         },
         "HostConfig": host_config(&c),

@@ -21,6 +21,9 @@ use tonic::{Request, Response, Status, Streaming};
 /// Entries of one message of logs are split when their lines have more bytes: messages stay far below 4 MiB.
 const LOG_MESSAGE_BYTES: usize = 256 << 10;
 
+/// What all containers together get to stop in, when the caller does not say it.
+const STOP_ALL_SECONDS: u32 = 60;
+
 pub struct Containers {
     pub node: Node,
     /// Sizes of logs where a container does not say them.
@@ -276,6 +279,26 @@ impl containers_server::Containers for Containers {
 
     async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<Self::StatsStream>, Status> {
         Ok(Response::new(usage::stats(self.node.clone(), request.into_inner())?))
+    }
+
+    async fn stop_all(&self, request: Request<v1::StopAllRequest>) -> Result<Response<v1::StopAllResponse>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        let seconds = request.timeout_seconds.unwrap_or(STOP_ALL_SECONDS);
+        f.check(seconds <= 3600, "timeout_seconds", "must be at most 3600");
+        f.done()?;
+        let who = call.about("all containers", &request.request_id);
+        let node = self.node.clone();
+        let within = std::time::Duration::from_secs(seconds.into());
+        let shut = finish(async move { node.stop_all(&who, within).await }).await?;
+        let one = |s: berth_node::Shut| v1::StoppedContainer {
+            id: s.id.to_string(),
+            name: s.name,
+            error: s.error.unwrap_or_default(),
+        };
+        Ok(Response::new(v1::StopAllResponse { containers: shut.into_iter().map(one).collect() }))
     }
 
     async fn kill(

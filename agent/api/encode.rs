@@ -74,6 +74,7 @@ pub fn container(view: &ContainerView) -> v1::ContainerSummary {
         pid: record.process.as_ref().filter(|_| record.phase == Phase::Running).map_or(0, |p| p.pid),
         restart_count: record.supervision.restarts,
         next_start: record.supervision.next.map(time),
+        health: super::supervise::health_status(record.supervision.health.as_ref().map(|h| h.status)).into(),
         ..Default::default()
     }
 }
@@ -112,6 +113,7 @@ pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerRespons
         }),
         stopped_by_caller: record.supervision.stopped,
         log: None,
+        health: detail.health.as_ref().map(super::supervise::health_state),
     }
 }
 

@@ -143,6 +143,9 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig) -> C
         devices: devices(f, config.devices),
         log: log_config(f, config.log, log),
         restart: super::supervise::restart(f, config.restart, config.auto_remove),
+        health: super::supervise::health(f, config.health),
+        health_on_failure: super::supervise::health_action(f, config.health_on_failure),
+        after: super::supervise::after(f, config.after),
         network,
         ports,
         image: config.image,
@@ -549,6 +552,9 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
             options: spec.log.options.clone().into_iter().collect(),
         }),
         restart: super::supervise::encode_restart(spec.restart),
+        health: super::supervise::encode_health(&spec.health),
+        health_on_failure: super::supervise::encode_health_action(spec.health_on_failure) as i32,
+        after: super::supervise::encode_after(&spec.after),
     }
 }
 

@@ -16,6 +16,9 @@ use std::time::Duration;
 /// What a stop without -t may take: a container's own stop timeout is rarely above Docker's 10 s, and this leaves room for five minutes.
 const OWN_STOP_TIMEOUT: Duration = Duration::from_secs(330);
 
+/// A start waits up to five minutes for what it starts after.
+const START_TIMEOUT: Duration = Duration::from_secs(330);
+
 #[derive(Debug, Args)]
 pub struct Start {
     /// Containers
@@ -31,8 +34,12 @@ pub struct Stop {
     /// Signal instead of the container's own
     #[arg(short, long)]
     signal: Option<String>,
+    /// Every container of the host, before its shutdown: those first that start after others; -t is for all of them together
+    /// [default: 60]. What a restart policy keeps going comes back with the next start of the agent
+    #[arg(long, conflicts_with_all = ["signal", "containers"])]
+    all_containers: bool,
     /// Containers
-    #[arg(required = true, value_name = "CONTAINER", add = ArgValueCompleter::new(complete::running))]
+    #[arg(required_unless_present = "all_containers", value_name = "CONTAINER", add = ArgValueCompleter::new(complete::running))]
     containers: Vec<String>,
 }
 
@@ -141,7 +148,7 @@ pub async fn start(fleet: &Fleet, args: Start) -> Result<u8> {
         async move {
             let request = v1::StartContainerRequest { request_id: request_id()?, container: container.clone() };
             let started =
-                c.retry(async || c.containers().start(c.request(request.clone(), Some(UNARY_TIMEOUT))).await).await?;
+                c.retry(async || c.containers().start(c.request(request.clone(), Some(START_TIMEOUT))).await).await?;
             super::warn(&sink, &started.get_ref().warnings);
             Ok(vec![container])
         }
@@ -149,7 +156,27 @@ pub async fn start(fleet: &Fleet, args: Start) -> Result<u8> {
     .await
 }
 
+/// `stop --all-containers`: the names of those that ended.
+async fn stop_all(fleet: &Fleet, seconds: Option<u32>) -> Result<u8> {
+    let limit = Duration::from_secs(seconds.unwrap_or(60).into()) + 2 * UNARY_TIMEOUT;
+    for_names(fleet, vec!["all".to_owned()], move |c, _| async move {
+        let request = v1::StopAllRequest { request_id: request_id()?, timeout_seconds: seconds };
+        let call = async || c.containers().stop_all(c.request(request.clone(), Some(limit))).await;
+        let (left, ended): (Vec<_>, Vec<_>) =
+            c.retry(call).await?.into_inner().containers.into_iter().partition(|one| !one.error.is_empty());
+        if !left.is_empty() {
+            let left: Vec<String> = left.into_iter().map(|one| format!("{}: {}", one.name, one.error)).collect();
+            return Err(Error::new(format!("not all containers have ended: {}", left.join("; "))));
+        }
+        Ok(ended.into_iter().map(|one| one.name).collect())
+    })
+    .await
+}
+
 pub async fn stop(fleet: &Fleet, args: Stop) -> Result<u8> {
+    if args.all_containers {
+        return stop_all(fleet, args.time).await;
+    }
     let limit = args.time.map_or(OWN_STOP_TIMEOUT, |t| Duration::from_secs(t.into()) + UNARY_TIMEOUT);
     for_names(fleet, args.containers, move |c, container| {
         let signal = args.signal.clone().unwrap_or_default();

@@ -8,7 +8,7 @@ pub mod supervise;
 use crate::complete;
 use crate::error::{Error, Result};
 use crate::pki::files;
-use crate::units::parse_bytes;
+use crate::units::{parse_bytes, parse_duration};
 use berth::v1;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
@@ -44,6 +44,33 @@ pub struct Create {
     /// Start it again when it ends: no, always, on-failure[:MAX] or unless-stopped [default: no]
     #[arg(long, value_name = "POLICY", conflicts_with = "rm")]
     pub restart: Option<String>,
+    /// Start it after another container: NAME, NAME:healthy or NAME:completed
+    #[arg(long, value_name = "NAME[:CONDITION]")]
+    pub after: Vec<String>,
+    /// Command for /bin/sh that says whether it is healthy
+    #[arg(long, value_name = "COMMAND", help_heading = "Health")]
+    pub health_cmd: Option<String>,
+    /// Time between two checks, such as 500ms or 30s [default: the image's, else 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Health")]
+    pub health_interval: Option<std::time::Duration>,
+    /// Time after which a check has failed [default: the image's, else 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Health")]
+    pub health_timeout: Option<std::time::Duration>,
+    /// Failures in a row that make it unhealthy [default: the image's, else 3]
+    #[arg(long, value_name = "NUMBER", help_heading = "Health")]
+    pub health_retries: Option<u32>,
+    /// Time at the start in which failures do not count
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Health")]
+    pub health_start_period: Option<std::time::Duration>,
+    /// Time between two checks at the start [default: the image's, else 5s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Health")]
+    pub health_start_interval: Option<std::time::Duration>,
+    /// No health check, whatever the image says
+    #[arg(long, conflicts_with_all = ["health_cmd", "health_interval", "health_timeout", "health_retries", "health_start_period", "health_start_interval"], help_heading = "Health")]
+    pub no_healthcheck: bool,
+    /// What becomes of it when it is unhealthy
+    #[arg(long, value_name = "ACTION", value_enum, help_heading = "Health")]
+    pub health_on_failure: Option<supervise::OnFailure>,
     /// Environment variable; KEY alone takes the value from here
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
@@ -283,6 +310,9 @@ impl Create {
             shm_bytes: self.shm_size.unwrap_or(0),
             log: pairs::log(self.log_driver.as_deref(), &self.log_opt)?,
             restart: self.restart.as_deref().map(supervise::restart).transpose()?,
+            health: supervise::health(self)?,
+            health_on_failure: supervise::on_failure(self.health_on_failure).into(),
+            after: self.after.iter().map(|a| supervise::after(a)).collect::<Result<_>>()?,
         })
     }
 

@@ -6,11 +6,13 @@
 mod harness;
 
 mod attach;
+mod boot;
 mod changes;
 mod cp;
 mod ctl;
 mod exec;
 mod faults;
+mod health;
 mod hostile;
 mod images;
 mod layers;

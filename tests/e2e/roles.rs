@@ -42,6 +42,7 @@ const CHANGING: &[&str] = &[
     "/berth.v1.Containers/Run",
     "/berth.v1.Containers/Start",
     "/berth.v1.Containers/Stop",
+    "/berth.v1.Containers/StopAll",
     "/berth.v1.Containers/Unpause",
     "/berth.v1.Containers/Update",
     "/berth.v1.Files/Commit",

@@ -11,7 +11,7 @@ pub struct Event {
     pub cursor: u64,
     pub time: Timestamp,
     pub kind: EventKind,
-    /// Docker's word: create, start, die, oom, kill, stop, destroy, exec_create, exec_start, exec_die, attach, resize, pull, tag, untag, delete, …
+    /// Docker's word: create, start, start_failed, die, health_status: …, oom, kill, stop, destroy, exec_create, exec_start, exec_die, attach, resize, pull, tag, untag, delete, …
     pub action: String,
     /// Container id, image reference or digest.
     pub subject: String,

@@ -2,7 +2,7 @@
 
 pub use crate::log::LogConfig;
 use crate::network::{NetworkMode, PortMapping};
-use crate::supervision::RestartPolicy;
+use crate::supervision::{After, HealthAction, HealthCheck, RestartPolicy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -72,6 +72,10 @@ pub struct ContainerSpec {
     pub shm_bytes: Option<u64>,
     pub log: LogConfig,
     pub restart: RestartPolicy,
+    pub health: HealthCheck,
+    pub health_on_failure: HealthAction,
+    /// What it starts after.
+    pub after: Vec<After>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -128,6 +128,96 @@ pub struct StartFailure {
     pub time: Timestamp,
 }
 
+/// A health check as it was asked for. What is empty or 0 is the image's, else Docker's default.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthCheck {
+    /// `["NONE"]`, `["CMD", program, argument…]`, `["CMD-SHELL", line]`, or empty.
+    pub test: Vec<String>,
+    pub interval_ms: u64,
+    pub timeout_ms: u64,
+    /// Failures do not count for so long, until the first success.
+    pub start_period_ms: u64,
+    /// The interval within the start period.
+    pub start_interval_ms: u64,
+    /// Failures in a row that make it unhealthy.
+    pub retries: u32,
+}
+
+/// What becomes of a container that is unhealthy; Podman's words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthAction {
+    #[default]
+    None,
+    Restart,
+    Stop,
+    /// Its restart policy decides then.
+    Kill,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthStatus {
+    /// No probe has succeeded yet, and not too many have failed.
+    #[default]
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
+impl HealthStatus {
+    /// Docker's word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            HealthStatus::Starting => "starting",
+            HealthStatus::Healthy => "healthy",
+            HealthStatus::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// How a container's health checks went.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HealthState {
+    pub status: HealthStatus,
+    /// Failures in a row that count.
+    pub failing_streak: u32,
+    /// The last ones, oldest first.
+    pub log: Vec<ProbeResult>,
+}
+
+/// One run of a health check.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProbeResult {
+    pub start: Timestamp,
+    pub end: Timestamp,
+    /// 0: healthy; -1: it took too long.
+    pub exit_code: i32,
+    /// The beginning of what it wrote.
+    pub output: String,
+}
+
+/// A container that another one starts after.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct After {
+    /// As the caller wrote it: a name is looked up at each start.
+    pub container: String,
+    pub condition: AfterCondition,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterCondition {
+    /// It runs.
+    #[default]
+    Started,
+    /// Its health check has succeeded.
+    Healthy,
+    /// It has ended with code 0.
+    Completed,
+}
+
 /// What the agent remembers of a container to keep it going.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -148,6 +238,8 @@ pub struct Supervision {
     pub failure: Option<StartFailure>,
     /// What the last run had: a restart asks for the same address and ports.
     pub network: Option<NetworkAttachment>,
+    /// How its health checks stand; `None`: it has none. Results that changed nothing may be missing here.
+    pub health: Option<HealthState>,
 }
 
 impl Supervision {

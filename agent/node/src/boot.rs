@@ -2,17 +2,18 @@
 
 use crate::container::Container;
 use crate::node::Inner;
-use crate::policy;
 use crate::store::{Durability, Write};
+use crate::{after, policy};
 use berth_model::Timestamp;
 use std::sync::Arc;
 
 /// Plans and begins the starts. `same_boot`: the host was not booted since; then pending restarts keep their pauses.
 pub(crate) async fn begin(inner: &Arc<Inner>, same_boot: bool) {
     let mut all = inner.containers.all();
-    all.sort_by_key(|c| c.record().created);
+    let mut order: Vec<_> = after::depths(&all).into_iter().zip(all.drain(..)).collect();
+    order.sort_by_key(|(depth, c)| (*depth, c.record().created));
     let mut now = Vec::new();
-    for container in all {
+    for (_, container) in order {
         let record = container.record();
         if record.is_restarting() && same_boot {
             policy::arm(inner, &container);
@@ -28,13 +29,17 @@ pub(crate) async fn begin(inner: &Arc<Inner>, same_boot: bool) {
     let inner_ = inner.clone();
     inner.watchers.spawn(async move {
         for container in now {
+            let inner = inner_.clone();
+            if !after::is_met(&inner, &container) {
+                inner_.watchers.spawn(async move { policy::in_turn(&inner, container).await });
+                continue;
+            }
             let permit = tokio::select! {
                 permit = inner_.restarts.clone().acquire_owned() => permit,
                 () = inner_.stop.cancelled() => return,
             };
             let Ok(permit) = permit else { return };
-            let inner = inner_.clone();
-            inner_.tasks.spawn(async move { policy::again(&inner, &container, permit).await });
+            inner_.tasks.spawn(async move { policy::again(&inner, &container, Ok(()), permit).await });
         }
     });
 }

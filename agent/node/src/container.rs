@@ -5,7 +5,9 @@
 //! own, but for the one that waits for its end.
 
 use crate::NodeError;
+use crate::health::{self, Check};
 use berth_model::image::ImageRecord;
+use berth_model::supervision::HealthState;
 use berth_model::{ContainerId, ContainerRecord, ExitStatus, Phase};
 use berth_rootfs::RootMount;
 use berth_runtime::{Effective, Shim};
@@ -39,6 +41,10 @@ pub(crate) struct Container {
     pub id: ContainerId,
     pub image: Arc<ImageRecord>,
     pub effective: Arc<Effective>,
+    /// None: it has no health check.
+    pub check: Option<Arc<Check>>,
+    /// With the last results, which the record has only now and then. None: as `check`, or it never ran.
+    pub health: watch::Sender<Option<HealthState>>,
     record: RwLock<Arc<ContainerRecord>>,
     shim: RwLock<Option<Shim>>,
     gate: Arc<tokio::sync::Mutex<Owned>>,
@@ -84,8 +90,11 @@ impl Container {
             (Some(exit), Phase::Exited | Phase::Removing) => Life::Ended(exit.clone()),
             _ => Life::Open,
         };
+        let check = health::resolve(&record.spec, &image.config).map(Arc::new);
         Arc::new(Container {
             id: record.id.clone(),
+            health: watch::Sender::new(record.supervision.health.clone()),
+            check,
             image,
             effective,
             record: RwLock::new(Arc::new(record)),

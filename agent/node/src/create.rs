@@ -6,7 +6,7 @@ use crate::node::Inner;
 use crate::requests::{Begin, Ticket, fingerprint};
 use crate::store::{Durability, Write};
 use crate::view::{CreateRequest, Created, PullPolicy, Requester};
-use crate::{NodeError, fail};
+use crate::{NodeError, after, fail};
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp, id::check_name};
 use berth_rootfs::WritableLayer;
 use std::path::Path;
@@ -17,6 +17,7 @@ pub(crate) async fn create(inner: &Arc<Inner>, who: &Requester, request: CreateR
     if let Some(Err(e)) = request.spec.name.as_deref().map(check_name) {
         wrong.push(("name".to_owned(), e.to_string()));
     }
+    wrong.extend(after::check(&inner.containers, request.spec.name.as_deref(), &request.spec.after));
     if !wrong.is_empty() {
         return Err(NodeError::Invalid(wrong));
     }

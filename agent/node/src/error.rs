@@ -62,6 +62,9 @@ pub enum NodeError {
     /// What a caller comes back to is no longer there, or never was.
     #[error("the session is over: what it was about may have gone on")]
     SessionLost,
+    /// What it starts after is not as it should be.
+    #[error("container {container} starts after {dependency}, which {why}")]
+    Dependency { container: String, dependency: String, why: String },
     #[error(transparent)]
     Image(#[from] berth_image::ImageError),
     #[error(transparent)]

@@ -109,6 +109,7 @@ pub(crate) async fn exec(
                         container: &record_.spec,
                         image: &container__.image.config,
                         spec: &spec,
+                        probe: false,
                         passwd: passwd.as_deref(),
                         group: group.as_deref(),
                         session: new,
@@ -149,7 +150,7 @@ pub(crate) async fn exec(
 
 /// /etc/passwd and /etc/group as the container's processes see them now.
 #[expect(clippy::type_complexity, reason = "two files")]
-fn users(process: (u32, u64)) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>), NodeError> {
+pub(crate) fn users(process: (u32, u64)) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>), NodeError> {
     let (pid, start_time) = process;
     let read = |path: &str| {
         berth_sys::store::read_in_process_root(pid, path, USERS_MAX)

@@ -4,6 +4,7 @@ use crate::container::{Container, Gate, Life};
 use crate::node::Inner;
 use crate::reaper::Job;
 use crate::store::Durability;
+use crate::timers::Kind;
 use crate::{cause, fail, policy};
 use berth_model::supervision::ExitCause;
 use berth_model::{ExitStatus, Phase, Timestamp};
@@ -103,6 +104,7 @@ pub(crate) async fn finish(inner: &Arc<Inner>, container: &Arc<Container>, statu
         r.paused = false;
     });
     gate.set_shim(None);
+    inner.timers.clear(&container.id, Kind::Probe);
     // Free before the waiters know: who runs it again under the same name must not find it taken.
     if auto_remove {
         inner.containers.take_out(container);

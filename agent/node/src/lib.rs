@@ -8,11 +8,13 @@
 //! - `create.rs`, `start.rs`, `exit.rs`, `stop.rs`, `remove.rs` are a container's life in this order; what nobody waits for is done by
 //!   the reaper (`reaper.rs`), and found again by `recover.rs` when the agent dies before.
 //! - `policy.rs` decides at each end whether it is the last one; `timers.rs` is the one clock for what is due later.
+//! - `health.rs` probes, `after.rs` knows who starts after whom, `boot.rs` and `shutdown.rs` do it for all.
 //! - Channels in: none. Channels out: streams of containers, logs and events, each bounded.
 //!
 //! What it does not do: no gRPC, no TLS, no authorisation (the agent's API above), no system calls (sys below).
 #![forbid(unsafe_code)]
 
+mod after;
 mod boot;
 mod cause;
 mod changes;
@@ -26,6 +28,7 @@ mod exec;
 mod exit;
 pub mod fail;
 mod gc;
+mod health;
 mod images;
 mod info;
 mod layers;
@@ -42,6 +45,7 @@ mod requests;
 mod restart;
 mod root;
 mod session;
+mod shutdown;
 mod start;
 mod stats;
 mod stop;
@@ -63,6 +67,7 @@ pub use exec::NodeExec;
 pub use gc::policy::{Basis, ContainerRule, GcConfig, ImageRule, Keep, LabelFilter, Policy, Watermarks};
 pub use logs::{BadLogCursor, LogCursor, LogPosition};
 pub use session::ResumedSession;
+pub use shutdown::Shut;
 pub use stats::{ContainerSample, Sample, StatsWatch};
 pub use store::Schema;
 pub use top::Processes;
@@ -264,6 +269,7 @@ impl Node {
         let id = container.id.clone();
         let started = inner
             .to_its_end(async move {
+                after::before_start(&inner_, &container).await?;
                 let gate = container.enter().await?;
                 start::start(&inner_, gate, None).await
             })
@@ -293,6 +299,7 @@ impl Node {
         let session = self.new_session(&container, session, stdin)?;
         let started = inner
             .to_its_end(async move {
+                after::before_start(&inner_, &container).await?;
                 let gate = container.enter().await?;
                 if again && has_run(&container) {
                     return Err(NodeError::SessionLost);
@@ -417,6 +424,7 @@ impl Node {
             log_path: logs::place::path(self.inner(), &container.record()),
             upper_path: self.inner().container_dir(&container.id).join("upper"),
             cgroup_paths: self.inner().runtime.cgroup_paths(&container.id),
+            health: container.health.borrow().clone(),
         })
     }
 

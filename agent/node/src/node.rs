@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     /// Starts by policy, side by side.
     pub restarts: Arc<Semaphore>,
     pub forwarders: Forwarders,
+    /// Health checks under way.
+    pub probes: Semaphore,
     /// Work that runs to its end when the node is closed.
     pub tasks: TaskTracker,
     /// Tasks that wait for something that may never come; they end with `stop`.

@@ -8,7 +8,7 @@ use crate::node::Inner;
 use crate::start;
 use crate::store::{Durability, Write};
 use crate::timers::Kind;
-use crate::{NodeError, cause};
+use crate::{NodeError, after, cause};
 use berth_model::supervision::{EndingKind, RestartPolicy};
 use berth_model::{ContainerId, ContainerRecord, ExitStatus, Phase, Timestamp};
 use std::sync::Arc;
@@ -118,27 +118,40 @@ pub(crate) fn cancel(inner: &Inner, gate: &mut Gate) -> bool {
 pub(crate) fn due(inner: &Arc<Inner>, id: &ContainerId) {
     let Ok(container) = inner.containers.find(id.as_str()) else { return };
     let inner_ = inner.clone();
-    inner.watchers.spawn(async move {
-        let permit = tokio::select! {
-            permit = inner_.restarts.clone().acquire_owned() => permit,
-            () = inner_.stop.cancelled() => return,
-        };
-        let Ok(permit) = permit else { return };
-        let inner = inner_.clone();
-        inner_.tasks.spawn(async move { again(&inner, &container, permit).await });
-    });
+    inner.watchers.spawn(async move { in_turn(&inner_, container).await });
+}
+
+/// Waits for what the container starts after, then for its turn, and has it started.
+pub(crate) async fn in_turn(inner: &Arc<Inner>, container: Arc<Container>) {
+    let met = after::ready(inner, &container, ContainerRecord::is_restarting).await;
+    let permit = tokio::select! {
+        permit = inner.restarts.clone().acquire_owned() => permit,
+        () = inner.stop.cancelled() => return,
+    };
+    let Ok(permit) = permit else { return };
+    let inner_ = inner.clone();
+    inner.tasks.spawn(async move { again(&inner_, &container, met, permit).await });
 }
 
 /// Starts it, if that is still wanted; a start that fails is planned again.
-pub(crate) async fn again(inner: &Arc<Inner>, container: &Arc<Container>, _permit: OwnedSemaphorePermit) {
+pub(crate) async fn again(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    met: Result<(), NodeError>,
+    _permit: OwnedSemaphorePermit,
+) {
     if inner.stop.is_cancelled() {
         return;
     }
     let gate = container.enter_first().await;
     let record = container.record();
     let Some(planned) = record.supervision.next.filter(|_| record.phase == Phase::Exited) else { return };
-    let error = match start::start_again(inner, gate).await {
-        Ok(_) => return,
+    let started = match met {
+        Ok(()) => start::start_again(inner, gate).await.map(drop),
+        Err(e) => start::refuse(inner, gate, e).await,
+    };
+    let error = match started {
+        Ok(()) => return,
         Err(NodeError::Stopping) => return,
         Err(e) => e,
     };

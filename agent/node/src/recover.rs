@@ -4,6 +4,7 @@ use crate::boot;
 use crate::container::{Container, Containers};
 use crate::events::Events;
 use crate::exit::{self, killed_shim};
+use crate::health;
 use crate::images::{self, ImageIndex};
 use crate::layers::Layers;
 use crate::logs::{self, Forwarders};
@@ -151,6 +152,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         room_beside: Arc::new(tokio::sync::Semaphore::new(crate::node::BESIDE)),
         copies: Arc::new(tokio::sync::Semaphore::new(COPIES)),
         timers: Timers::default(),
+        probes: tokio::sync::Semaphore::new(health::PROBES_AT_ONCE),
         restarts: Arc::new(tokio::sync::Semaphore::new(RESTARTS_AT_ONCE)),
         forwarders: Forwarders::default(),
         tasks: TaskTracker::new(),
@@ -408,12 +410,14 @@ async fn adopt(inner: &Arc<Inner>, container: Arc<Container>, shim: Option<Shim>
         let (pid, start_time) = shim.pid();
         let (shim_pid, shim_start_time) = shim.shim_pid();
         let boot_id = inner.boot_id.clone();
+        let state = health::begin(&gate);
         let record = gate.change(|r| {
             r.phase = Phase::Running;
             r.exit = None;
             r.finished = None;
             r.process = Some(ProcessRecord { pid, start_time, shim_pid, shim_start_time, boot_id });
             r.supervision.has_started();
+            r.supervision.health = state;
         });
         gate.set_life(crate::container::Life::Open);
         let writes = vec![Write::PutContainer(record.clone()), inner.events.add_container(&record, "start", &[])];
@@ -429,6 +433,7 @@ async fn adopt(inner: &Arc<Inner>, container: Arc<Container>, shim: Option<Shim>
         tracing::error!(container = %container.id, error = %e, "its state could not be written down");
     }
     drop(gate);
+    health::adopt(inner, &container);
     exit::watch(inner, container, shim);
 }
 

@@ -185,6 +185,7 @@ const RPCS: &[&str] = &[
     "PruneContainers",
     "PruneImages",
     "CollectGarbage",
+    "StopAll",
 ];
 
 /// FNV-1a over JSON: the same over restarts and versions of the compiler. It tells mistakes, not attacks.

@@ -4,7 +4,7 @@ use crate::container::Container;
 use crate::node::Inner;
 use crate::store::Durability;
 use crate::view::Requester;
-use crate::{Node, NodeError, remove, start, stop};
+use crate::{Node, NodeError, after, remove, start, stop};
 use berth_model::{ContainerId, Phase};
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ async fn restart(
     signal: Option<i32>,
     by: &str,
 ) -> Result<(), NodeError> {
+    // Before the stop: one that could not start again is left as it is.
+    after::ready(inner, container, |_| true).await?;
     let kept = container.keep();
     stop::stop(inner, container, timeout_secs, signal, by).await?;
     let gate = match container.enter().await {

@@ -7,7 +7,7 @@ use crate::node::{Beside, Inner};
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
 use crate::timers::Kind;
-use crate::{NodeError, cause, exit, fail, remove};
+use crate::{NodeError, cause, exit, fail, health, remove};
 use berth_model::network::{NetworkAttachment, NetworkMode, PortMapping, Protocol};
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
@@ -67,6 +67,15 @@ pub(crate) async fn start_again(inner: &Arc<Inner>, gate: Gate) -> Result<Starte
     run(inner, gate, None).await
 }
 
+/// Takes down that it was to be started and could not be, for want of something else.
+pub(crate) async fn refuse(inner: &Arc<Inner>, gate: Gate, error: NodeError) -> Result<(), NodeError> {
+    if !matches!(error, NodeError::Stopping) {
+        let before = gate.container.record();
+        failed(inner, gate, &before, &error).await;
+    }
+    Err(error)
+}
+
 async fn run(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>) -> Result<Started, NodeError> {
     let container = gate.container.clone();
     let before = container.record();
@@ -120,6 +129,7 @@ async fn run(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>) 
     let (shim_pid, shim_start_time) = launched.shim.shim_pid();
     let boot_id = inner.boot_id.clone();
     let (network, warnings) = (launched.record.network.clone(), launched.warnings);
+    let state = health::begin(&gate);
     let record = gate.change(|r| {
         r.phase = Phase::Running;
         r.exit = None;
@@ -129,6 +139,7 @@ async fn run(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>) 
         r.paused = false;
         r.process = Some(ProcessRecord { pid, start_time, shim_pid, shim_start_time, boot_id });
         r.supervision.has_started();
+        r.supervision.health = state;
     });
     gate.owned.root = Some(launched.root);
     gate.set_shim(Some(launched.shim.clone()));
@@ -140,6 +151,7 @@ async fn run(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>) 
     writes.push(inner.events.add_container(&record, "start", &[]));
     let submitted = inner.store.submit(writes, Durability::Quick).await;
     drop(gate);
+    health::arm(inner, &container);
     exit::watch(inner, container.clone(), launched.shim);
     Forwarders::start(inner, &container);
     if let Err(e) = submitted {

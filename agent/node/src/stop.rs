@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// Docker's default grace.
-const GRACE_SECS: u32 = 10;
+pub(crate) const GRACE_SECS: u32 = 10;
 /// From SIGKILL to the end of every process; longer means that the kernel holds one (D state).
 const KILL: Duration = Duration::from_secs(5);
 /// The shim tells of the end within this, once the processes are gone.
@@ -50,10 +50,13 @@ pub(crate) async fn stop_for(
     let mut gate = container.enter().await?;
     let mut life = container.life();
     let Ok(shim) = container.running_shim() else {
+        if matches!(kind, EndingKind::UnhealthyStop | EndingKind::UnhealthyKill | EndingKind::UnhealthyRestart) {
+            return Ok(Stopped::Before(container.record().exit.clone()));
+        }
         let planned = policy::cancel(inner, &mut gate);
         let exit = container.record().exit.clone();
         if planned || kind == EndingKind::Stop && container.phase() == Phase::Exited {
-            not_again(inner, &mut gate, planned, kind).await?;
+            not_again(inner, &mut gate, planned, by, kind).await?;
         }
         return Ok(match exit.clone().filter(|_| planned) {
             Some(status) => Stopped::Now(status),
@@ -112,9 +115,21 @@ pub(crate) async fn note(
 }
 
 /// Writes down that one that has ended is not to be started again. `planned`: it was about to.
-async fn not_again(inner: &Arc<Inner>, gate: &mut Gate, planned: bool, kind: EndingKind) -> Result<(), NodeError> {
+async fn not_again(
+    inner: &Arc<Inner>,
+    gate: &mut Gate,
+    planned: bool,
+    by: &str,
+    kind: EndingKind,
+) -> Result<(), NodeError> {
     let before = gate.container.record();
-    let record = gate.change(|r| r.supervision.stopped |= kind != EndingKind::Shutdown);
+    let record = gate.change(|r| match kind {
+        // What was about to start comes back with the agent.
+        EndingKind::Shutdown => {
+            r.supervision.ending = Some(Ending { by: by.to_owned(), kind, signal: 0, time: Timestamp::now() });
+        }
+        _ => r.supervision.stopped = true,
+    });
     if planned || record.supervision.stopped != before.supervision.stopped {
         let mut writes = vec![Write::PutContainer(record.clone())];
         if planned {
@@ -163,7 +178,7 @@ pub(crate) async fn kill(
     let mut gate = container.enter().await?;
     if container.record().is_restarting() {
         policy::cancel(inner, &mut gate);
-        return not_again(inner, &mut gate, true, EndingKind::Kill).await;
+        return not_again(inner, &mut gate, true, by, EndingKind::Kill).await;
     }
     let shim = container.running_shim()?;
     let record = container.record();

@@ -3,7 +3,7 @@
 //! One task for all of them. It sleeps until the earliest, and for ever while nothing waits: an idle node does not wake up.
 
 use crate::node::Inner;
-use crate::policy;
+use crate::{health, policy};
 use berth_model::ContainerId;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Kind {
     Restart,
+    Probe,
 }
 
 #[derive(Default)]
@@ -98,6 +99,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         while let Some((id, kind)) = inner.timers.take(Instant::now()) {
             match kind {
                 Kind::Restart => policy::due(&inner, &id),
+                Kind::Probe => health::due(&inner, &id),
             }
         }
     }

@@ -5,6 +5,7 @@ use crate::logs::{LogCursor, LogPosition};
 use berth_image::{Auth, Progress};
 use berth_model::event::Event;
 use berth_model::image::ImageRecord;
+use berth_model::supervision::HealthState;
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Platform, Reference, Timestamp};
 use berth_runtime::{AttachInput, Effective, Output};
 use std::path::PathBuf;
@@ -297,6 +298,8 @@ pub struct ContainerDetail {
     pub log_path: PathBuf,
     pub upper_path: PathBuf,
     pub cgroup_paths: Vec<PathBuf>,
+    /// None: it has no health check, or never ran.
+    pub health: Option<HealthState>,
 }
 
 /// Live streams of a container or an exec.

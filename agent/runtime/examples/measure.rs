@@ -108,6 +108,7 @@ async fn main() {
             container: &container,
             image: &ImageConfig::default(),
             spec: &exec,
+            probe: false,
             passwd: None,
             group: None,
             session: None,

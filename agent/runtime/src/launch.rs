@@ -372,7 +372,7 @@ fn exec_plan(
     let mut wire = plan::exec(request.container, spec, &effective, &user, env, host, program);
     let mut places = Places::default();
     places.add(open_process(request.process.0, request.process.1)?);
-    let (mut steps, cgroup) = join(cgroups.enter(request.id)?, &mut places);
+    let (mut steps, cgroup) = join(cgroups.enter(request.id, request.probe)?, &mut places);
     steps.append(&mut wire.steps);
     wire.steps = steps;
     wire.fds.cgroup = cgroup;

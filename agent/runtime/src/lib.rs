@@ -120,6 +120,8 @@ pub struct ExecRequest<'a> {
     pub container: &'a ContainerSpec,
     pub image: &'a ImageConfig,
     pub spec: &'a ExecSpec,
+    /// A health check: in a cgroup of its own below the container's, for [`Runtime::kill_probe`].
+    pub probe: bool,
     pub passwd: Option<&'a [u8]>,
     pub group: Option<&'a [u8]>,
     /// Its streams are to outlive the agent.
@@ -319,6 +321,11 @@ impl Runtime {
     /// Did the kernel's OOM killer strike in this container's cgroup?
     pub fn oom_killed(&self, id: &ContainerId) -> bool {
         self.inner.cgroups.oom_killed(id)
+    }
+
+    /// Kills what is left of the container's health checks, and nothing else of it. Returns when that is gone or `timeout` is over.
+    pub fn kill_probe(&self, id: &ContainerId, timeout: Duration) -> Result<(), RuntimeError> {
+        cgroup::kill_probe(&*self.inner.cgroups, id, timeout)
     }
 
     /// The cgroup that counts the container's memory, and its limit in bytes. None: there is none.

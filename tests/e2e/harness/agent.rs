@@ -25,6 +25,7 @@ pub struct Builder {
     name: String,
     /// TOML tables and keys of tables, behind what the harness sets.
     tables: String,
+    top: String,
     images: String,
     limits: String,
     tmpfs_mib: Option<u32>,
@@ -37,6 +38,12 @@ impl Builder {
     #[cfg(feature = "failpoints")]
     pub fn own_program(mut self) -> Self {
         self.own_program = true;
+        self
+    }
+
+    /// Keys before the first table.
+    pub fn top(mut self, line: &str) -> Self {
+        writeln!(self.top, "{line}").expect("string");
         self
     }
 
@@ -108,6 +115,7 @@ impl Builder {
             child: None,
             fds_at_rest: 0,
             environment: Vec::new(),
+            boot_id: None,
             checked: false,
             killed_deliberately: false,
             program: super::binary("berthd", env!("CARGO_BIN_EXE_berthd")),
@@ -120,7 +128,7 @@ impl Builder {
         prepare(&node.dir);
         let d = node.dir.display();
         let config = format!(
-            "data_root = \"{d}/data\"\nrun_root = \"{d}/run\"\n\
+            "data_root = \"{d}/data\"\nrun_root = \"{d}/run\"\n{top}\
              [listen]\ntcp = [\"127.0.0.1:{port}\"]\n\
              [tls]\nca = \"{d}/pki/ca.pem\"\ncert = \"{d}/pki/agent.pem\"\nkey = \"{d}/pki/agent.key\"\n{crl}\
              [network]\nbridge = \"{bridge}\"\nsubnet = \"{gateway}/24\"\n\
@@ -135,6 +143,7 @@ impl Builder {
             bridge = node.slot.bridge(),
             gateway = node.slot.gateway(),
             parent = node.slot.cgroup_parent(),
+            top = self.top,
             images = self.images,
             limits = self.limits,
             level = std::env::var("BERTH_TEST_LOG").unwrap_or_else(|_| "info".into()),
@@ -165,6 +174,8 @@ pub struct Node {
     child: Option<Child>,
     fds_at_rest: usize,
     environment: Vec<(String, String)>,
+    /// Given to the agent in place of the kernel's: the host was booted in between.
+    boot_id: Option<String>,
     checked: bool,
     killed_deliberately: bool,
     program: PathBuf,
@@ -175,6 +186,7 @@ impl Node {
         Builder {
             name: name.to_owned(),
             tables: String::new(),
+            top: String::new(),
             images: String::new(),
             limits: String::new(),
             tmpfs_mib: None,
@@ -232,7 +244,10 @@ impl Node {
     pub fn spawn_without_waiting(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.dir.join("agent.log")).expect("agent.log");
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.boot_id {
+            None => Command::new(&self.program),
+            Some(id) => self.in_boot(id, &self.program),
+        };
         command.arg("--config").arg(self.dir.join("berthd.toml")).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("dup")).stderr(log);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -243,6 +258,20 @@ impl Node {
     pub fn set_env(&mut self, name: &str, value: Option<&str>) {
         self.environment.retain(|(n, _)| n != name);
         self.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
+    /// The next agent finds another boot id than the one before: in a mount namespace where a file stands in for the kernel's.
+    pub fn set_boot_id(&mut self, id: &str) {
+        self.boot_id = Some(id.to_owned());
+    }
+
+    fn in_boot(&self, id: &str, program: &Path) -> Command {
+        let file = self.dir.join("boot_id");
+        fs::write(&file, format!("{id}\n")).expect("boot_id");
+        let mut command = Command::new("unshare");
+        let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script]).arg(file).arg(program);
+        command
     }
 
     fn answers(&self) -> bool {

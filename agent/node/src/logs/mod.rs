@@ -58,7 +58,9 @@ pub(crate) fn read(
         let mut pause = PAUSE_MIN;
         loop {
             // Looked at before the reading: what was written before the end is read behind it.
-            let ended = !matches!(container.phase(), Phase::Starting | Phase::Running);
+            // What is about to be started again goes on, as with Docker.
+            let between = container.record().is_restarting();
+            let ended = !between && !matches!(container.phase(), Phase::Starting | Phase::Running);
             let batch = tokio::task::spawn_blocking(move || {
                 let batch = reader.batch();
                 (reader, batch)
@@ -87,7 +89,7 @@ pub(crate) fn read(
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                _ = life.wait_for(|l| *l != Life::Open) => {}
+                _ = life.wait_for(|l| *l != Life::Open), if !between => {}
                 () = send.closed() => return,
                 () = stop.cancelled() => return,
             }

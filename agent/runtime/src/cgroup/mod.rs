@@ -42,8 +42,10 @@ pub(crate) trait Cgroups: Send + Sync {
     fn mode(&self) -> &'static str;
     /// Makes the groups with their limits.
     fn create(&self, id: &ContainerId, limits: &Limits) -> Result<Entry, RuntimeError>;
-    /// Opens the way into groups that are there (exec).
-    fn enter(&self, id: &ContainerId) -> Result<Entry, RuntimeError>;
+    /// Opens the way into groups that are there (exec); with `probe` into the group of health checks, where there is one.
+    fn enter(&self, id: &ContainerId, probe: bool) -> Result<Entry, RuntimeError>;
+    /// The folder of the group of health checks, there or not.
+    fn probe(&self, id: &ContainerId) -> Option<PathBuf>;
     /// Folders of the container that are there.
     fn paths(&self, id: &ContainerId) -> Vec<PathBuf>;
     /// Folders that hold containers' groups.
@@ -151,6 +153,47 @@ pub(crate) fn kill_all(cgroups: &dyn Cgroups, id: &ContainerId, timeout: Duratio
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Folder of the health checks' processes below a container's own: no limits of its own, only to find them.
+const PROBE: &str = "probe";
+
+/// Kills what is in the group of the container's health checks, and waits until it is empty.
+pub(crate) fn kill_probe(cgroups: &dyn Cgroups, id: &ContainerId, timeout: Duration) -> Result<(), RuntimeError> {
+    let Some(group) = cgroups.probe(id) else { return Ok(()) };
+    let start = Instant::now();
+    let mut pause = Duration::from_micros(500);
+    let mut held = false;
+    loop {
+        let pids = processes(&group);
+        if pids.is_empty() {
+            if held {
+                let _ = write_existing(&group.join("pids.max"), "max");
+            }
+            return Ok(());
+        }
+        if start.elapsed() >= timeout {
+            return Err(RuntimeError::StillAlive { left: pids.len(), waited_ms: start.elapsed().as_millis() });
+        }
+        // Nothing forks any more, so that the loop comes to an end.
+        held |= write_existing(&group.join("pids.max"), "0").is_ok();
+        if write_existing(&group.join("cgroup.kill"), "1").is_err() {
+            pids.into_iter().for_each(|pid| kill_in(&group, pid));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Sends SIGKILL to exactly a process that is in the group: the pidfd is opened first, then the group is asked again.
+fn kill_in(group: &Path, pid: u32) {
+    use std::os::fd::AsFd;
+    const SIGKILL: i32 = 9;
+    if let Ok(pidfd) = berth_sys::process::pidfd_open(pid)
+        && processes(group).contains(&pid)
+    {
+        let _ = berth_sys::process::pidfd_send_signal(pidfd.as_fd(), SIGKILL);
     }
 }
 

@@ -1,7 +1,8 @@
 //! cgroup v1: one hierarchy per controller (Documentation/admin-guide/cgroup-v1/).
 
 use super::{
-    CPU_PERIOD_US, Cgroups, Entry, Limits, Setting, cpu_quota_us, make, open, processes, put, put_each, write_existing,
+    CPU_PERIOD_US, Cgroups, Entry, Limits, PROBE, Setting, cpu_quota_us, kill_in, make, open, processes, put, put_each,
+    write_existing,
 };
 use crate::RuntimeError;
 use crate::counters::Counter;
@@ -203,9 +204,21 @@ impl Cgroups for V1 {
         Ok(entry)
     }
 
-    fn enter(&self, id: &ContainerId) -> Result<Entry, RuntimeError> {
-        let procs = self.paths(id).into_iter().map(|p| open(p.join(JOIN), true)).collect::<Result<_, _>>()?;
+    fn enter(&self, id: &ContainerId, probe: bool) -> Result<Entry, RuntimeError> {
+        let mut paths = self.paths(id);
+        if let Some(group) = self.probe(id).filter(|_| probe)
+            && let Some(path) = paths.iter_mut().find(|p| group.parent() == Some(p))
+        {
+            make(&group)?;
+            *path = group;
+        }
+        let procs = paths.into_iter().map(|p| open(p.join(JOIN), true)).collect::<Result<_, _>>()?;
         Ok(Entry { procs, folder: None, warnings: Vec::new() })
+    }
+
+    /// In the hierarchy that counts processes, whose limits hold for the groups below too.
+    fn probe(&self, id: &ContainerId) -> Option<PathBuf> {
+        Some(self.parent_in("pids")?.join(id.as_str()).join(PROBE))
     }
 
     fn paths(&self, id: &ContainerId) -> Vec<PathBuf> {
@@ -362,17 +375,6 @@ impl Cgroups for V1 {
                 Some((name, data.join(",")))
             })
             .collect()
-    }
-}
-
-/// Sends SIGKILL to exactly a process that is in the group: the pidfd is opened first, then the group is asked again.
-fn kill_in(group: &Path, pid: u32) {
-    use std::os::fd::AsFd;
-    const SIGKILL: i32 = 9;
-    if let Ok(pidfd) = berth_sys::process::pidfd_open(pid)
-        && processes(group).contains(&pid)
-    {
-        let _ = berth_sys::process::pidfd_send_signal(pidfd.as_fd(), SIGKILL);
     }
 }
 

@@ -1,6 +1,6 @@
 //! cgroup v2: one tree (Documentation/admin-guide/cgroup-v2.rst).
 
-use super::{CPU_PERIOD_US, Cgroups, Entry, Limits, Setting, cpu_quota_us, make, open, put, write_existing};
+use super::{CPU_PERIOD_US, Cgroups, Entry, Limits, PROBE, Setting, cpu_quota_us, make, open, put, write_existing};
 use crate::RuntimeError;
 use crate::counters::Counter;
 use berth_model::ContainerId;
@@ -154,9 +154,20 @@ impl Cgroups for V2 {
         Ok(Entry { procs: Vec::new(), folder: Some(folder), warnings })
     }
 
-    fn enter(&self, id: &ContainerId) -> Result<Entry, RuntimeError> {
-        let folder = open(self.parent.join(id.as_str()), false)?;
+    fn enter(&self, id: &ContainerId, probe: bool) -> Result<Entry, RuntimeError> {
+        let mut group = self.parent.join(id.as_str());
+        if probe {
+            // A leaf without controllers: it may have processes beside its parent's ("no internal processes" counts groups that hand
+            // controllers down), and the parent's limits hold for it.
+            group.push(PROBE);
+            make(&group)?;
+        }
+        let folder = open(group, false)?;
         Ok(Entry { procs: Vec::new(), folder: Some(folder), warnings: Vec::new() })
+    }
+
+    fn probe(&self, id: &ContainerId) -> Option<PathBuf> {
+        Some(self.parent.join(id.as_str()).join(PROBE))
     }
 
     fn paths(&self, id: &ContainerId) -> Vec<PathBuf> {

@@ -102,6 +102,7 @@ impl Lab {
             container: spec,
             image: &self.image,
             spec: exec,
+            probe: false,
             passwd: Some(PASSWD.as_bytes()),
             group: Some(GROUP.as_bytes()),
             session: None,
