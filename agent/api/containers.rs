@@ -3,6 +3,7 @@
 use super::decode::{Fields, some};
 use super::progress::Feed;
 use super::{Answers, QUEUE, call, encode, filter, finish, list, reclaim, session, spec, usage};
+use super::{Answers, QUEUE, call, encode, filter, finish, list, session, spec, supervise, usage};
 use crate::gate::Call;
 use crate::{auth, status};
 use berth::role::Role;
@@ -264,6 +265,7 @@ impl containers_server::Containers for Containers {
         let mut update = Default::default();
         let (r, who) = self.change(request, |r, f| {
             update = usage::update(f, r.resources.clone());
+            update.restart = r.restart.map(|policy| supervise::restart(f, Some(policy), false));
             (r.container.clone(), r.request_id.clone())
         })?;
         let node = self.node.clone();

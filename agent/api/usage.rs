@@ -47,6 +47,7 @@ pub fn update(f: &mut Fields, request: Option<v1::ResourceUpdate>) -> ContainerU
             cpuset_mems: r.cpuset_mems,
             pids: r.pids,
         },
+        restart: None,
     }
 }
 

@@ -6,6 +6,7 @@ use crate::connect::{UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::spec::nano_cpus;
+use crate::spec::supervise;
 use crate::units::parse_bytes;
 use berth::v1;
 use clap::Args;
@@ -41,6 +42,9 @@ pub struct Update {
     /// Processes and threads at once; 0 or -1: no limit
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pids_limit: Option<i64>,
+    /// Start it again when it ends: no, always, on-failure[:MAX] or unless-stopped
+    #[arg(long, value_name = "POLICY")]
+    restart: Option<String>,
     /// Containers, running or not
     #[arg(required = true, value_name = "CONTAINER", add = ArgValueCompleter::new(complete::containers))]
     containers: Vec<String>,
@@ -64,7 +68,8 @@ pub async fn update(fleet: &Fleet, args: Update) -> Result<u8> {
         cpuset_mems: args.cpuset_mems,
         pids: args.pids_limit,
     };
-    if resources == v1::ResourceUpdate::default() {
+    let restart = args.restart.as_deref().map(supervise::restart).transpose()?;
+    if resources == v1::ResourceUpdate::default() && restart.is_none() {
         return Err(Error::usage("nothing to change").hint("berthctl update --help lists what can be changed"));
     }
     for_names(fleet, args.containers, move |c, container| {
@@ -74,6 +79,7 @@ pub async fn update(fleet: &Fleet, args: Update) -> Result<u8> {
                 request_id: request_id()?,
                 container: container.clone(),
                 resources: Some(resources),
+                restart,
             };
             c.retry(async || c.containers().update(c.request(request.clone(), Some(UNARY_TIMEOUT))).await).await?;
             Ok(vec![container])

@@ -173,6 +173,24 @@ fn a_start_that_fails_is_tried_again() {
 }
 
 #[test]
+fn a_policy_can_be_changed() {
+    let node = Node::with_busybox("restart-update");
+    let gate = until_told(&node, "box", &[]);
+    node.ok(&["update", "--restart", "on-failure:9", "box"]);
+    end(&gate, 1);
+    until("the new policy counts", || is(&node, "box", "running", 1));
+    assert_eq!(node.inspect("box")["HostConfig"]["RestartPolicy"]["MaximumRetryCount"], 9);
+    node.detached(&["--name", "pausing", "--restart", "always"], "exit 1");
+    until("it pauses", || status(&node, "pausing") == "restarting" && restarts(&node, "pausing") >= 4);
+    node.ok(&["update", "--restart", "no", "pausing"]);
+    let runs = node.inspect("pausing")["State"]["StartCount"].clone();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let state = node.inspect("pausing")["State"].clone();
+    assert_eq!((state["Status"].as_str(), &state["StartCount"]), (Some("exited"), &runs));
+    node.finish();
+}
+
+#[test]
 fn what_does_not_go_together_is_refused() {
     let node = Node::with_busybox("restart-refused");
     let busybox = image("busybox");

@@ -231,6 +231,7 @@ async fn run(
                 passwd: passwd.as_deref(),
                 group: group.as_deref(),
                 probe: true,
+                session: None,
             })?;
             if late.load(Ordering::SeqCst) {
                 inner_.runtime.kill_probe(&container_.id, KILL)?;
@@ -239,7 +240,7 @@ async fn run(
         })
         .await?;
     let mut keep = |piece: Output| {
-        let (Output::Stdout(bytes) | Output::Stderr(bytes)) = piece;
+        let (Output::Stdout(bytes) | Output::Stderr(bytes)) = piece else { return };
         let room = OUTPUT_BYTES.saturating_sub(output.len());
         output.extend_from_slice(&bytes[..bytes.len().min(room)]);
     };

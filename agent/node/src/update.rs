@@ -1,11 +1,12 @@
-//! Update: limits of a container, of one that runs at once.
+//! Update: limits of a container, of one that runs at once, and its restart policy.
 
 use crate::container::Container;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::Requester;
-use crate::{Node, NodeError};
+use crate::{Node, NodeError, policy};
 use berth_model::spec::Resources;
+use berth_model::supervision::RestartPolicy;
 use berth_model::{ContainerId, Phase};
 use serde::Serialize;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct ContainerUpdate {
     pub resources: ResourceUpdate,
+    pub restart: Option<RestartPolicy>,
 }
 
 /// Limits; None: it stays. The values that mean "no limit" are those of the API.
@@ -87,9 +89,13 @@ async fn apply(inner: &Arc<Inner>, container: &Arc<Container>, update: &Containe
     }
     let mut spec = before.spec.clone();
     spec.resources = update.resources.applied(&before.spec.resources);
+    spec.restart = update.restart.unwrap_or(spec.restart);
     let mut wrong = inner.runtime.check(&spec);
     // The rest was good enough when it was made.
     wrong.retain(|(field, _)| field.starts_with("resources."));
+    if spec.auto_remove && spec.restart != RestartPolicy::No {
+        wrong.push(("restart".to_owned(), "does not go with auto_remove".to_owned()));
+    }
     if !wrong.is_empty() {
         return Err(NodeError::Invalid(wrong));
     }
@@ -98,10 +104,18 @@ async fn apply(inner: &Arc<Inner>, container: &Arc<Container>, update: &Containe
     if live && old != new {
         limit(inner, container, old.clone(), new.clone()).await?;
     }
+    let planned = before.supervision.next.filter(|_| spec.restart == RestartPolicy::No);
+    if planned.is_some() {
+        policy::cancel(inner, &mut gate);
+    }
     let record = gate.change(|r| r.spec = spec);
     let event = inner.events.add_container(&record, "update", &[]);
     if let Err(e) = inner.store.write(vec![Write::PutContainer(record), event], Durability::Durable).await {
-        gate.change(|r| r.spec = before.spec.clone());
+        gate.change(|r| {
+            r.spec = before.spec.clone();
+            r.supervision.next = before.supervision.next;
+        });
+        policy::arm(inner, container);
         if live
             && old != new
             && let Err(e) = limit(inner, container, new, old).await
