@@ -2,8 +2,7 @@
 
 use super::decode::{Fields, some};
 use super::progress::Feed;
-use super::{Answers, QUEUE, call, encode, filter, finish, list, reclaim, session, spec, usage};
-use super::{Answers, QUEUE, call, encode, filter, finish, list, session, spec, supervise, usage};
+use super::{Answers, QUEUE, call, encode, filter, finish, list, reclaim, session, spec, supervise, usage};
 use crate::gate::Call;
 use crate::{auth, status};
 use berth::role::Role;

@@ -44,7 +44,8 @@ impl EventFilter {
         let attribute = |key: &str| e.attributes.get(key).map(String::as_str);
         values_fit(&self.values, |key, value| match key {
             "type" => kind(e.kind) == value,
-            "event" => e.action == value,
+            // Docker: health_status: healthy is a health_status too.
+            "event" => e.action == value || e.action.split_once(": ").is_some_and(|(word, _)| word == value),
             "container" => {
                 e.kind == EventKind::Container && (e.subject.starts_with(value) || attribute("name") == Some(value))
             }
