@@ -86,6 +86,7 @@ pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Node/CollectGarbage"),
     admin_change("/berth.v1.Node/ConfirmUpgrade"),
     look("/berth.v1.Node/DiskUsage"),
+    look("/berth.v1.Node/Doctor"),
     follow("/berth.v1.Node/Events"),
     look("/berth.v1.Node/Info"),
     admin_change("/berth.v1.Node/UpgradeAgent"),

@@ -238,6 +238,65 @@ fn load(files: &TlsFiles) -> Result<Loaded, TlsError> {
     Ok(Loaded { config: Arc::new(config), revoked, notes })
 }
 
+/// How long one of the files still holds.
+#[derive(Debug)]
+pub enum Held {
+    Until {
+        /// Which file, and which entry of it.
+        what: String,
+        /// Negative: it holds no more.
+        left_seconds: i64,
+    },
+    Unreadable(String),
+}
+
+/// The files as they are now, not as they were read: what the next start would find.
+pub fn validity(files: &TlsFiles) -> Vec<Held> {
+    let mut held = Vec::new();
+    for (kind, path) in [(FileKind::Certificate, &files.cert), (FileKind::Ca, &files.ca)] {
+        let certificates: Vec<CertificateDer<'static>> = match sections(kind, path) {
+            Ok(certificates) => certificates,
+            Err(e) => {
+                held.push(Held::Unreadable(e.to_string()));
+                continue;
+            }
+        };
+        for (index, der) in certificates.iter().enumerate() {
+            let what = match index {
+                0 => format!("{kind} {}", path.display()),
+                _ => format!("{kind} {} (entry {index})", path.display()),
+            };
+            held.push(match parse_certificate(der) {
+                Ok(c) => Held::Until { what, left_seconds: until(c.validity().not_after) },
+                Err(e) => Held::Unreadable(format!("{what}: {e}")),
+            });
+        }
+    }
+    if files.crl_required || files.crl.exists() {
+        held.extend(lists(&files.crl));
+    }
+    held
+}
+
+/// Seconds from now.
+fn until(time: x509_parser::time::ASN1Time) -> i64 {
+    time.timestamp() - x509_parser::time::ASN1Time::now().timestamp()
+}
+
+fn lists(path: &Path) -> Vec<Held> {
+    let lists: Vec<CertificateRevocationListDer<'static>> = match sections(FileKind::Crl, path) {
+        Ok(lists) => lists,
+        Err(e) => return vec![Held::Unreadable(e.to_string())],
+    };
+    let what = format!("{} {}", FileKind::Crl, path.display());
+    let of = |der: &CertificateRevocationListDer<'_>| match CertificateRevocationList::from_der(der) {
+        // Without a next update it holds for ever.
+        Ok((_, list)) => list.next_update().map(|due| Held::Until { what: what.clone(), left_seconds: until(due) }),
+        Err(e) => Some(Held::Unreadable(format!("{what}: {e}"))),
+    };
+    lists.iter().filter_map(of).collect()
+}
+
 fn parse_certificate<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
     X509Certificate::from_der(der).map(|(_, certificate)| certificate).map_err(|e| e.to_string())
 }

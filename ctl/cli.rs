@@ -156,6 +156,8 @@ pub enum Command {
     /// The host's disk
     #[command(subcommand)]
     System(System),
+    /// Look hosts over
+    Node(cmd::node::Node),
     /// Make certificates for agents and callers
     Pki(cmd::pki::Pki),
     /// Name hosts and groups of them
@@ -265,6 +267,7 @@ async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u
         Command::System(System::Df(a)) => cmd::df::df(fleet, a).await,
         Command::System(System::Prune(a)) => cmd::prune::everything(fleet, a).await,
         Command::System(System::Gc(a)) => cmd::prune::gc(fleet, a).await,
+        Command::Node(a) => cmd::node::run(fleet, a).await,
         Command::Pki(_) | Command::Context(_) | Command::Completion(_) | Command::Man(_) => Ok(0),
     }
 }

@@ -23,6 +23,8 @@ same() { # WHAT: the container of before, untouched
 docker-registry serve "$from/registry/config.yml" >/run/registry.log 2>&1 &
 for _ in $(seq 100); do curl -sf 127.0.0.1:5055/v2/ >/dev/null && break; sleep .2; done
 
+# Upper folders of containers cannot stand on an overlay, which is this root.
+mkdir -p /var/lib/berth; mount -t tmpfs -o size=70% data /var/lib/berth
 dpkg -i "$from/berth.deb" >/run/dpkg.log 2>&1 || { cat /run/dpkg.log; exit 1; }
 pki=/root/pki
 berthctl pki --dir $pki init --name test >/dev/null
@@ -31,8 +33,6 @@ install -m 600 $pki/ca.pem /etc/berth/pki/ca.pem
 install -m 600 $pki/agents/vm.pem /etc/berth/pki/agent.pem
 install -m 600 $pki/agents/vm.key /etc/berth/pki/agent.key
 printf '\n[registries."127.0.0.1:5055"]\nplain_http = true\n' >> /etc/berth/berthd.toml
-# Upper folders of containers cannot stand on an overlay, which is this root.
-mount -t tmpfs -o size=70% data /var/lib/berth
 systemctl restart berthd || { systemctl status berthd --no-pager; journalctl -u berthd --no-pager | tail -20; exit 1; }
 check "the unit is active when the agent serves" "$(systemctl is-active berthd) $(berthctl version >/dev/null 2>&1 && echo serves)" "active serves"
 check "enabled at boot" "$(systemctl is-enabled berthd)" enabled
@@ -72,7 +72,7 @@ dpkg -P berth >/run/dpkg.log 2>&1; status=$?
 check "purged" $status 0
 check "no process is left" "$(pgrep -fc '^(/usr/bin/berthd|berth-shim)')$(test -d "/proc/$web" && echo container)" 0
 check "no file is left" "$(ls -A /var/lib/berth; ls -d /run/berth /etc/berth /usr/bin/berthd 2>/dev/null)" ""
-umount /var/lib/berth && rmdir /var/lib/berth
+umount /var/lib/berth; rmdir /var/lib/berth
 check "no mount is left" "$(grep -c berth /proc/self/mountinfo)" 0
 check "no link is left" "$(ip -br link | grep -cE 'berth|veth')" 0
 check "no unit is left" "$(systemctl list-units --all --plain --no-legend 'berth*' | grep -vc not-found)" 0

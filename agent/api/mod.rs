@@ -2,6 +2,7 @@
 
 mod containers;
 mod decode;
+mod doctor;
 mod encode;
 mod events;
 mod files;
@@ -43,8 +44,12 @@ pub async fn routes(node: &Node, config: &Config, upgrades: &Upgrades) -> anyhow
     let images = ImagesServer::new(images::Images { node: node.clone() }).max_decoding_message_size(limit);
     let containers = ContainersServer::new(containers::Containers { node: node.clone(), log: config.container_log() })
         .max_decoding_message_size(limit);
-    let about = NodeServer::new(node::About { node: node.clone(), upgrades: upgrades.clone() })
-        .max_decoding_message_size(limit);
+    let about = NodeServer::new(node::About {
+        node: node.clone(),
+        upgrades: upgrades.clone(),
+        tls: config.tcp().map(|(_, f)| f),
+    })
+    .max_decoding_message_size(limit);
     let files = FilesServer::new(files::Files { node: node.clone() }).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ImagesServer<images::Images>>().await;

@@ -1,7 +1,8 @@
 //! `berth.v1.Node`.
 
 use super::decode::Fields;
-use super::{Answers, call, encode, events, list, reclaim, upgrade};
+use super::{Answers, call, doctor, encode, events, list, reclaim, upgrade};
+use crate::config::TlsFiles;
 use crate::status;
 use crate::upgrade::Upgrades;
 use crate::version::version;
@@ -14,6 +15,8 @@ use tonic::{Request, Response, Status, Streaming};
 pub struct About {
     pub node: Node,
     pub upgrades: Upgrades,
+    /// The files of mutual TLS; None: there is only the socket.
+    pub tls: Option<TlsFiles>,
 }
 
 #[tonic::async_trait]
@@ -54,6 +57,13 @@ impl node_server::Node for About {
             disk_total_bytes: info.disk_total_bytes,
             agent_pid: std::process::id(),
         }))
+    }
+
+    async fn doctor(&self, _: Request<v1::DoctorRequest>) -> Result<Response<v1::DoctorResponse>, Status> {
+        let (node, tls) = (self.node.clone(), self.tls.clone());
+        let findings = tokio::task::spawn_blocking(move || doctor::look(&node, tls.as_ref())).await;
+        let findings = findings.map_err(|e| status::internal(format!("looking the host over: {e}")))?;
+        Ok(Response::new(v1::DoctorResponse { findings }))
     }
 
     async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::VersionResponse>, Status> {

@@ -10,6 +10,7 @@ mod boot;
 mod changes;
 mod cp;
 mod ctl;
+mod doctor;
 mod exec;
 mod faults;
 mod health;

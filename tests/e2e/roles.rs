@@ -21,6 +21,7 @@ const LOOKING: &[&str] = &[
     "/berth.v1.Images/Inspect",
     "/berth.v1.Images/List",
     "/berth.v1.Node/DiskUsage",
+    "/berth.v1.Node/Doctor",
     "/berth.v1.Node/Events",
     "/berth.v1.Node/Info",
     "/berth.v1.Node/UpgradeStatus",

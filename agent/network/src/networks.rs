@@ -343,6 +343,20 @@ impl Networks {
         lock(&inner.rules).remove()
     }
 
+    /// Ports of the bridge that no container has and that are not on their way out: names of links. For those who look for leaks.
+    pub fn strangers(&self) -> Result<Vec<String>, NetworkError> {
+        let inner = &self.inner;
+        let links = lock(&inner.links).list()?;
+        let Some(bridge) = links.iter().find(|l| l.name == inner.config.bridge && l.bridge) else {
+            return Ok(Vec::new());
+        };
+        let state = inner.lock_state();
+        let owned =
+            |name: &str| state.leaving.contains(name) || state.attached.values().any(|a| a.host_interface == name);
+        let ports = links.iter().filter(|l| l.master == Some(bridge.index) && is_link_name(&l.name));
+        Ok(ports.filter(|l| !owned(&l.name)).map(|l| l.name.clone()).collect())
+    }
+
     /// The gateway: what `host-gateway` means.
     pub fn gateway(&self) -> Ipv4Addr {
         self.inner.config.gateway

@@ -22,6 +22,7 @@ mod commit;
 mod container;
 mod copy;
 mod create;
+mod doctor;
 mod error;
 mod events;
 mod exec;
@@ -62,6 +63,7 @@ mod wait;
 
 pub use container::Hold;
 pub use copy::Pieces;
+pub use doctor::{Finding, Verdict};
 pub use error::NodeError;
 pub use exec::NodeExec;
 pub use gc::policy::{Basis, ContainerRule, GcConfig, ImageRule, Keep, LabelFilter, Policy, Watermarks};
@@ -707,6 +709,11 @@ impl Node {
             let _ = send.send(done.map(FreedItem::Total)).await;
         });
         Ok(receive)
+    }
+
+    /// Looks the host over; blocking, some milliseconds.
+    pub fn doctor(&self) -> Vec<Finding> {
+        doctor::look(self.inner())
     }
 
     fn find(&self, name: &str) -> Result<Arc<Container>, NodeError> {

@@ -1,0 +1,285 @@
+//! Looks the host over: what it has, what it lacks, and what of berth's is there without an owner. Changes nothing.
+//!
+//! What was just made or is just going has no owner for a moment, too: what looks like a leftover is looked at again a little later, and
+//! only what is still there is told.
+
+use crate::node::Inner;
+use berth_model::ContainerId;
+use berth_sys::store;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+/// How a thing is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Verdict {
+    /// Does not work, or will not for long.
+    Bad,
+    /// Works, but not as well as it could.
+    Warning,
+    Good,
+}
+
+/// What was found of one thing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// kernel, cgroups, disk, …
+    pub name: &'static str,
+    pub verdict: Verdict,
+    pub found: String,
+    /// What to do; empty: nothing.
+    pub advice: String,
+}
+
+impl Finding {
+    pub fn new(name: &'static str, verdict: Verdict, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Finding { name, verdict, found: found.into(), advice: advice.into() }
+    }
+
+    fn good(name: &'static str, found: impl Into<String>) -> Self {
+        Finding::new(name, Verdict::Good, found, "")
+    }
+}
+
+/// Bytes of free space below which pulls are likely to fail.
+const DISK_LOW: u64 = 2 << 30;
+/// Of 100 parts, that many free are few.
+const DISK_LOW_PERCENT: u64 = 10;
+/// Inodes that one image of ordinary size may take in the directory store.
+const INODES_LOW: u64 = 50_000;
+/// Descriptors for some hundred containers.
+const DESCRIPTORS_LOW: u64 = 65_536;
+/// Between two looks at what seems to be left over: the sweep of links takes half a second.
+const SECOND_LOOK: Duration = Duration::from_millis(1500);
+
+pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
+    let mut findings = vec![kernel(inner), layers(inner), memory()];
+    findings.extend(cgroups(inner));
+    findings.extend(disk(inner));
+    findings.push(descriptors());
+    findings.extend(threads());
+    findings.push(database(inner));
+    findings.push(images(inner));
+    findings.push(leftovers(inner));
+    findings
+}
+
+fn kernel(inner: &Inner) -> Finding {
+    let release = store::uname().release;
+    let missing: Vec<&str> =
+        inner.runtime.features().into_iter().filter(|(_, there)| !there).map(|(name, _)| name).collect();
+    if missing.is_empty() {
+        return Finding::good("kernel", format!("Linux {release} has all that is used"));
+    }
+    Finding::new(
+        "kernel",
+        Verdict::Warning,
+        format!("Linux {release} lacks {}", missing.join(", ")),
+        "containers run, by older means; a newer kernel or cgroup v2 has them",
+    )
+}
+
+fn layers(inner: &Inner) -> Finding {
+    match inner.layers.store.driver_name() {
+        "erofs" => Finding::good("layers", "layers are kept as one file each (EROFS)"),
+        other => Finding::new(
+            "layers",
+            Verdict::Warning,
+            format!("layers are kept as files in folders ({other} store)"),
+            "pulls and removals are faster with Linux 6.12 or newer, where layers are mounted from one file (EROFS)",
+        ),
+    }
+}
+
+fn cgroups(inner: &Inner) -> Vec<Finding> {
+    let mode = inner.runtime.cgroup_mode();
+    let mut findings = vec![match mode {
+        "v2" => Finding::good("cgroups", "cgroup v2"),
+        _ => Finding::new(
+            "cgroups",
+            Verdict::Warning,
+            format!("cgroup {mode}"),
+            "pressure (PSI), whole-group OOM kills and write-back limits need cgroup v2: boot with systemd.unified_cgroup_hierarchy=1",
+        ),
+    }];
+    for warning in inner.runtime.warnings() {
+        findings.push(Finding::new(
+            "limits",
+            Verdict::Warning,
+            warning,
+            "give the agent what it lacks, or live with it",
+        ));
+    }
+    findings
+}
+
+fn memory() -> Finding {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let mib = |key: &str| -> u64 {
+        let line = text.lines().find_map(|l| l.strip_prefix(key));
+        line.and_then(|l| l.split_ascii_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+    };
+    let (total, available) = (mib("MemTotal:"), mib("MemAvailable:"));
+    let found = format!("{available} of {total} MiB are available");
+    if total > 0 && available * 100 < total * 5 {
+        return Finding::new("memory", Verdict::Warning, found, "stop something, or give containers memory limits");
+    }
+    Finding::good("memory", found)
+}
+
+fn disk(inner: &Inner) -> Vec<Finding> {
+    let root = &inner.config.data_root;
+    let space = match store::disk_space(root) {
+        Ok(space) => space,
+        Err(e) => {
+            let found = format!("the space of {} cannot be told: {e}", root.display());
+            return vec![Finding::new("disk", Verdict::Bad, found, "look at the file system and its mount")];
+        }
+    };
+    let mut findings = vec![space_of(root, space.free_bytes, space.total_bytes)];
+    // 0: a file system without a fixed number.
+    if space.free_inodes > 0 && space.free_inodes < INODES_LOW {
+        let found = format!("{} inodes are free in {}", space.free_inodes, root.display());
+        let advice =
+            "remove images and containers that nobody needs, or move data_root to a file system with more inodes";
+        findings.push(Finding::new("inodes", Verdict::Warning, found, advice));
+    }
+    findings
+}
+
+fn space_of(root: &Path, free: u64, total: u64) -> Finding {
+    let gib = |bytes: u64| format!("{}.{} GiB", bytes >> 30, ((bytes >> 20) % 1024) * 10 / 1024);
+    let found = format!("{} of {} are free in {}", gib(free), gib(total), root.display());
+    let advice =
+        "remove images and containers that nobody needs (berthctl images, berthctl ps -a), or give data_root more room";
+    match free {
+        f if f < DISK_LOW / 4 => Finding::new("disk", Verdict::Bad, found, advice),
+        f if f < DISK_LOW || f < total / 100 * DISK_LOW_PERCENT / 2 => {
+            Finding::new("disk", Verdict::Warning, found, advice)
+        }
+        _ => Finding::good("disk", found),
+    }
+}
+
+fn descriptors() -> Finding {
+    let limit = fs::read_to_string("/proc/self/limits").ok().and_then(|t| soft_limit(&t, "Max open files"));
+    let open = fs::read_dir("/proc/self/fd").map(|d| d.count() as u64).unwrap_or(0);
+    match limit {
+        Some(limit) if limit < DESCRIPTORS_LOW || open * 10 > limit * 8 => Finding::new(
+            "descriptors",
+            if open * 10 > limit * 9 { Verdict::Bad } else { Verdict::Warning },
+            format!("the agent has {open} files open and may have {limit}"),
+            "each container takes some: set LimitNOFILE=1048576 in the unit (systemctl edit berthd)",
+        ),
+        Some(limit) => Finding::good("descriptors", format!("the agent has {open} files open and may have {limit}")),
+        None => Finding::good("descriptors", format!("the agent has {open} files open, without a limit")),
+    }
+}
+
+/// The soft limit of a line of /proc/PID/limits (proc_pid_limits(5)). None: unlimited, or no such line.
+fn soft_limit(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|l| l.strip_prefix(name))?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// Processes and threads that the kernel can have: proc_sys_kernel(5), pid_max and threads-max.
+fn threads() -> Option<Finding> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?.trim().parse::<u64>().ok();
+    let most = read("pid_max")?.min(read("threads-max")?);
+    let loadavg = fs::read_to_string("/proc/loadavg").ok()?;
+    let now: u64 = loadavg.split_ascii_whitespace().nth(3)?.split('/').nth(1)?.parse().ok()?;
+    let found = format!("{now} of {most} processes and threads are taken");
+    Some(if now * 10 > most * 8 {
+        Finding::new("processes", Verdict::Warning, found, "raise kernel.pid_max, or give containers --pids-limit")
+    } else {
+        Finding::good("processes", found)
+    })
+}
+
+fn database(inner: &Inner) -> Finding {
+    if inner.store.is_failing() {
+        let found = "the store cannot be written: what happens now may be forgotten with the agent";
+        let advice = "look at the disk (space, inodes, read-only mount) and at the agent's log; it goes on by itself when it can write again";
+        return Finding::new("store", Verdict::Bad, found, advice);
+    }
+    Finding::good(
+        "store",
+        format!("{} containers and {} images are on record", inner.containers.all().len(), inner.images.count()),
+    )
+}
+
+fn images(inner: &Inner) -> Finding {
+    let damaged = inner.layers.store.damaged();
+    if damaged.is_empty() {
+        return Finding::good("images", "no layer is known to be damaged");
+    }
+    let list: Vec<String> = damaged.iter().map(|(layer, why)| format!("{layer}: {why}")).collect();
+    Finding::new("images", Verdict::Bad, list.join("; "), "pull the images again: only what is damaged is fetched")
+}
+
+/// What nobody owns any more: groups, folders, links.
+fn leftovers(inner: &Inner) -> Finding {
+    let first = ownerless(inner);
+    if first.is_empty() {
+        return Finding::good("leftovers", "every cgroup, folder and link of berth's has its container");
+    }
+    thread::sleep(SECOND_LOOK);
+    let still: Vec<String> = ownerless(inner).intersection(&first).cloned().collect();
+    if still.is_empty() {
+        return Finding::good("leftovers", "every cgroup, folder and link of berth's has its container");
+    }
+    let advice = "restart the agent: it removes at its start what has no owner (containers go on)";
+    Finding::new("leftovers", Verdict::Bad, still.join("; "), advice)
+}
+
+fn ownerless(inner: &Inner) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    // Things first, then the owners: one that came meanwhile has its owner by now.
+    let groups = inner.runtime.list_cgroups().unwrap_or_default();
+    let links = inner.networks.strangers();
+    let folders = [inner.config.run_root.join("containers"), inner.config.data_root.join("containers")]
+        .map(|folder| (names(&folder), folder));
+    let owned = |id: &str| id.parse::<ContainerId>().is_ok_and(|id| inner.containers.find(id.as_str()).is_ok());
+    found.extend(groups.iter().filter(|id| !owned(id.as_str())).map(|id| format!("cgroup of {id}")));
+    for (names, folder) in folders {
+        found.extend(names.iter().filter(|n| !owned(n)).map(|n| format!("folder {}", folder.join(n).display())));
+    }
+    match links {
+        Ok(links) => found.extend(links.iter().map(|name| format!("link {name}"))),
+        Err(e) => drop(found.insert(format!("links cannot be listed: {e}"))),
+    }
+    found
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units\n\
+            Max processes             unlimited            unlimited            processes\n\
+            Max open files            1024                 524288               files\n";
+        assert_eq!(soft_limit(text, "Max open files"), Some(1024));
+        assert_eq!(soft_limit(text, "Max processes"), None);
+        assert_eq!(soft_limit(text, "Max nothing"), None);
+    }
+
+    #[test]
+    fn space() {
+        let verdict = |free: u64, total: u64| space_of(Path::new("/"), free << 20, total << 20).verdict;
+        assert_eq!(verdict(100_000, 200_000), Verdict::Good);
+        assert_eq!(verdict(1_500, 200_000), Verdict::Warning);
+        // A small share of a large disk.
+        assert_eq!(verdict(9_000, 200_000), Verdict::Warning);
+        assert_eq!(verdict(100, 200_000), Verdict::Bad);
+        let text = space_of(Path::new("/data"), 3 << 29, 4 << 30).found;
+        assert_eq!(text, "1.5 GiB of 4.0 GiB are free in /data");
+    }
+}
