@@ -462,6 +462,47 @@ def memory(options, crun, peers):
         agent.end()
 
 
+def stats(options, crun, peers):
+    """What it costs the agent to measure many containers once a second, in percent of one CPU."""
+    agent = Agent('stats')
+    count, seconds, tick = options.stats_count, options.stats_seconds, os.sysconf('SC_CLK_TCK')
+
+    def used():
+        fields = open(f'/proc/{agent.process.pid}/stat').read().rsplit(')', 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / tick
+
+    def share():
+        """Of one CPU, over some seconds."""
+        before, begin = used(), time.perf_counter()
+        time.sleep(seconds)
+        return (used() - before) / (time.perf_counter() - begin) * 100
+
+    watchers = []
+
+    def watch():
+        watchers.append(subprocess.Popen([CTL, 'stats', '-o', 'json'], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
+        time.sleep(3)
+    try:
+        run([CTL, 'pull', '-q', BUSYBOX])
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda n: timed([CTL, 'run', '-d', '--name', f's{n}', BUSYBOX, 'sleep', '100000']), range(count)))
+        time.sleep(3)
+        record('stats', f'agent, {count} containers, nobody watches', [share()], '%')
+        watch()
+        watched = record('stats', f'agent, {count} containers, once a second', [share()], '%')
+        record('stats', 'open files of the agent', [len(os.listdir(f'/proc/{agent.process.pid}/fd'))], '')
+        watch()
+        watch()
+        record('stats', f'agent, {count} containers, three watchers', [share()], '%')
+        # The target is for 500 containers.
+        target(f'stats of {count} containers once a second, % of a CPU', watched, 5 * count / 500)
+    finally:
+        for watcher in watchers:
+            watcher.kill()
+            watcher.wait()
+        agent.end()
+
+
 def lists(options, crun, peers):
     agent = Agent('list')
     try:
@@ -569,7 +610,8 @@ def pull(options, crun, peers):
             target(f'removal of {name}, ms (the whole berthctl)', median('pull', f'{name}: berth rmi'), 50)
 
 
-SECTIONS = {'start': start, 'exec': execs, 'rate': rate, 'memory': memory, 'pull': pull, 'list': lists, 'agent': resting}
+SECTIONS = {'start': start, 'exec': execs, 'rate': rate, 'memory': memory, 'pull': pull, 'list': lists, 'agent': resting,
+            'stats': stats}
 
 
 def main():
@@ -580,6 +622,8 @@ def main():
     parser.add_argument('--rate-count', type=int, default=60)
     parser.add_argument('--rate-rounds', type=int, default=3)
     parser.add_argument('--memory-count', type=int, default=100)
+    parser.add_argument('--stats-count', type=int, default=int(os.environ.get('N', 100)), help='containers; also N in the environment')
+    parser.add_argument('--stats-seconds', type=float, default=20, help='length of each of its measurements')
     parser.add_argument('--big', action='store_true', help='pull the 1 GB images, too')
     parser.add_argument('--peers', metavar='SCRIPT')
     parser.add_argument('--json', default=SOURCE + '/tests/bench/results/latest.json')

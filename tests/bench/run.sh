@@ -1,13 +1,13 @@
 #!/bin/bash
-# run.sh : builds what the bench measures and runs it. Environment: SECTIONS=start,exec,rate,memory,pull,list,agent (default: all),
-# RUNS (measurements of each kind, default 20), BIG=1 (the 1 GB image, too), BENCH_PEERS=SCRIPT (see bench.py --help).
+# run.sh : builds what the bench measures and runs it. Environment: SECTIONS=start,exec,rate,memory,pull,list,agent,stats (default: all),
+# RUNS (measurements of each kind, default 20), N (containers of stats, default 100), BIG=1 (the 1 GB image, too), BENCH_PEERS=SCRIPT (see bench.py --help).
 set -eu
 cd "$(dirname "$0")/../.."
 . tests/fixtures/env.sh
 tests/fixtures/setup.sh; tests/fixtures/setup.sh --bench
 cargo build --quiet --release --bins
 tests/fixtures/registry.sh start
-sections=${SECTIONS:-start,exec,rate,memory,pull,list,agent}
+sections=${SECTIONS:-start,exec,rate,memory,pull,list,agent,stats}
 images="busybox nginx"
 case ,$sections, in *,pull,*) [ -z "${BIG:-}" ] || images="$images big big-zstd" ;; esac
 # shellcheck disable=SC2086
