@@ -14,14 +14,19 @@ use tokio_stream::wrappers::ReceiverStream;
 /// History comes out of a queue that is filled meanwhile: an `until` of the past is not over before this.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// What fits the filter, until `until`.
+/// What fits the filter, until `until`; first the cursor where it begins, when that is asked for.
 pub fn stream(
     mut source: mpsc::Receiver<Result<EventItem, NodeError>>,
     until: Option<Timestamp>,
     filter: EventFilter,
+    begin: Option<u64>,
 ) -> Answers<v1::EventsResponse> {
     let (answers, stream) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
+        if let Some(cursor) = begin {
+            let begin = Kind::Begin(v1::EventsBegin { cursor });
+            let _ = answers.send(Ok(v1::EventsResponse { kind: Some(begin) })).await;
+        }
         let end = async {
             match until {
                 Some(until) => tokio::time::sleep(left(until)).await,
@@ -100,10 +105,10 @@ mod tests {
         for n in 1..=3 {
             send.send(event(n, n as i64)).await.unwrap();
         }
-        let answers: Vec<_> = stream(source, Some(Timestamp(2)), EventFilter::default()).collect().await;
+        let answers: Vec<_> = stream(source, Some(Timestamp(2)), EventFilter::default(), None).collect().await;
         assert_eq!(answers.len(), 2);
         let (_send, source) = mpsc::channel(8);
-        let answers: Vec<_> = stream(source, Some(Timestamp(2)), EventFilter::default()).collect().await;
+        let answers: Vec<_> = stream(source, Some(Timestamp(2)), EventFilter::default(), None).collect().await;
         assert!(answers.is_empty(), "nothing there, and the time is over");
     }
 }

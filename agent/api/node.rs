@@ -89,8 +89,12 @@ impl node_server::Node for About {
         // Docker: who asks for the past up to a time means all of it.
         let past = until.is_some_and(|until| until <= Timestamp::now()) && request.cursor == 0;
         let since = since.or(past.then_some(Timestamp(0)));
-        let source = self.node.events(request.cursor, since).map_err(status::from_node)?;
-        Ok(Response::new(events::stream(source, until, filter)))
+        // Asked for before the watch: what comes between the two is told, not lost.
+        let newest = self.node.newest_event();
+        let asked = if request.cursor == 0 && since.is_none() { newest } else { request.cursor };
+        let source = self.node.events(asked, since).map_err(status::from_node)?;
+        let begin = (request.tell_begin && since.is_none()).then_some(asked);
+        Ok(Response::new(events::stream(source, until, filter, begin)))
     }
 
     async fn upgrade_agent(

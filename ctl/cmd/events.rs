@@ -1,6 +1,6 @@
 //! `events`.
 
-use crate::connect::Connection;
+use crate::connect::{Connection, Patience};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::{Format, Show, Sink, print};
@@ -9,6 +9,7 @@ use crate::view;
 use berth::v1::{self, events_response::Kind};
 use clap::Args;
 use std::rc::Rc;
+use tonic::{Status, Streaming};
 
 #[derive(Debug, Args)]
 #[command(
@@ -39,6 +40,7 @@ pub async fn events(fleet: &Fleet, args: Events) -> Result<u8> {
         since: args.since.map(wire_time),
         until: args.until.map(wire_time),
         filters: found.into_iter().map(|f| v1::EventFilter { key: f.key, value: f.value }).collect(),
+        tell_begin: true,
     };
     let format = match args.show.format()? {
         Format::Json => Format::JsonLines,
@@ -48,14 +50,29 @@ pub async fn events(fleet: &Fleet, args: Events) -> Result<u8> {
     };
     let (labels, format) = (fleet.clone(), Rc::new(format));
     let call = move |c: Connection| {
-        let (request, format) = (request.clone(), format.clone());
+        let (mut request, format) = (request.clone(), format.clone());
         let sink = Sink::new(labels.label(&c.label));
         async move {
-            let mut stream =
-                c.retry(async || c.node().events(c.request(request.clone(), None)).await).await?.into_inner();
-            while let Some(answer) = stream.message().await.map_err(|s| c.error(&s))? {
+            let mut patience = Patience::default();
+            let mut stream = None;
+            loop {
+                let answer = match next(&c, &mut stream, &request).await {
+                    Ok(Some(answer)) => answer,
+                    Ok(None) => return Ok(()),
+                    // The next stream goes on behind what was shown.
+                    Err(status) => {
+                        patience.wait(&c, &status).await?;
+                        stream = None;
+                        continue;
+                    }
+                };
+                patience.rest();
                 match answer.kind {
-                    Some(Kind::Event(event)) => show(&c.label, &event, &format, &sink)?,
+                    Some(Kind::Event(event)) => {
+                        show(&c.label, &event, &format, &sink)?;
+                        (request.cursor, request.since) = (event.cursor, None);
+                    }
+                    Some(Kind::Begin(begin)) => request.cursor = begin.cursor,
                     Some(Kind::HistoryLost(lost)) => sink.say(&format!(
                         "warning: events between the cursors {} and {} are no longer kept",
                         lost.asked, lost.oldest
@@ -63,10 +80,22 @@ pub async fn events(fleet: &Fleet, args: Events) -> Result<u8> {
                     None => {}
                 }
             }
-            Ok(())
         }
     };
     fleet.each(call, |_, ()| Ok(())).await
+}
+
+/// The next answer, of a new stream when there is none.
+async fn next(
+    c: &Connection,
+    stream: &mut Option<Streaming<v1::EventsResponse>>,
+    request: &v1::EventsRequest,
+) -> Result<Option<v1::EventsResponse>, Status> {
+    let open = match stream {
+        Some(open) => open,
+        None => stream.insert(c.node().events(c.request(request.clone(), None)).await?.into_inner()),
+    };
+    open.message().await
 }
 
 fn show(host: &str, event: &v1::Event, format: &Format, sink: &Sink) -> Result<()> {

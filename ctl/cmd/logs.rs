@@ -1,7 +1,7 @@
 //! `logs`.
 
 use crate::complete;
-use crate::connect::Connection;
+use crate::connect::{Connection, Patience};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::{Sink, To, print};
@@ -86,6 +86,7 @@ struct Source {
     request: v1::LogsRequest,
     writer: Writer,
     stream: Option<Streaming<v1::LogsResponse>>,
+    patience: Patience,
     /// Entries that have come and are not shown yet.
     waiting: VecDeque<v1::LogEntry>,
 }
@@ -119,7 +120,7 @@ impl Source {
             stderr: true,
             ..v1::LogsRequest::default()
         };
-        Source { request, writer, stream: None, waiting: VecDeque::new() }
+        Source { request, writer, stream: None, patience: Patience::default(), waiting: VecDeque::new() }
     }
 
     async fn open(&mut self, c: &Connection) -> Result<()> {
@@ -131,9 +132,20 @@ impl Source {
     /// The next message; false: there is no more.
     async fn fetch(&mut self, c: &Connection) -> Result<bool> {
         let Some(stream) = &mut self.stream else { return Ok(false) };
-        match stream.message().await.map_err(|s| c.error(&s))? {
-            Some(answer) => self.waiting.extend(answer.entries),
-            None => self.stream = None,
+        match stream.message().await {
+            Ok(Some(answer)) => {
+                self.patience.rest();
+                if let Some(last) = answer.entries.last().filter(|e| !e.cursor.is_empty()) {
+                    (self.request.after_cursor, self.request.tail) = (last.cursor.clone(), None);
+                }
+                self.waiting.extend(answer.entries);
+            }
+            Ok(None) => self.stream = None,
+            // The next stream goes on behind what has come.
+            Err(status) => {
+                self.patience.wait(c, &status).await?;
+                self.open(c).await?;
+            }
         }
         Ok(self.stream.is_some())
     }

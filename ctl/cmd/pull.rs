@@ -1,6 +1,6 @@
 //! `pull`.
 
-use crate::connect::{Connection, request_id};
+use crate::connect::{Connection, Patience, request_id};
 use crate::credentials;
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
@@ -11,6 +11,7 @@ use berth::v1::{self, pull_response};
 use clap::Args;
 use serde_json::json;
 use std::rc::Rc;
+use tonic::Streaming;
 
 #[derive(Debug, Args)]
 #[command(
@@ -82,15 +83,28 @@ pub async fn pull(fleet: &Fleet, args: Pull) -> Result<u8> {
 }
 
 async fn one(c: &Connection, request: v1::PullRequest, sink: &Sink, quiet: bool, json: bool) -> Result<()> {
-    let (mut frames, mut next) = c
-        .retry(async || {
-            let mut frames = c.images().pull(c.request(request.clone(), None)).await?.into_inner();
-            let first = frames.message().await?;
-            Ok((frames, first))
-        })
-        .await?;
     let mut progress = Progress::new(&c.label, sink.clone(), quiet, json);
-    while let Some(frame) = next {
+    let mut patience = Patience::default();
+    let mut stream: Option<Streaming<v1::PullResponse>> = None;
+    loop {
+        let answer = async {
+            let open = match &mut stream {
+                Some(open) => open,
+                None => stream.insert(c.images().pull(c.request(request.clone(), None)).await?.into_inner()),
+            };
+            open.message().await
+        };
+        let frame = match answer.await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break,
+            // The same request once more: what was fetched is not fetched again.
+            Err(status) => {
+                patience.wait(c, &status).await?;
+                stream = None;
+                continue;
+            }
+        };
+        patience.rest();
         match frame.kind {
             Some(pull_response::Kind::Progress(p)) => progress.show(&p)?,
             Some(pull_response::Kind::Result(r)) => {
@@ -99,7 +113,6 @@ async fn one(c: &Connection, request: v1::PullRequest, sink: &Sink, quiet: bool,
             }
             None => {}
         }
-        next = frames.message().await.map_err(|s| c.error(&s))?;
     }
     Err(Error::new(format!("{} ended the stream before the image was there", c.label)))
 }

@@ -1,6 +1,6 @@
 //! `run` and `create`.
 
-use crate::connect::{Connection, request_id};
+use crate::connect::{Connection, Patience, request_id};
 use crate::error::{Error, FAILED_ITSELF, Result};
 use crate::fanout::Fleet;
 use crate::output::Sink;
@@ -13,7 +13,7 @@ use clap::Args;
 use std::io::Write;
 use std::path::Path;
 use std::rc::Rc;
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 #[derive(Debug, Args)]
 #[command(
@@ -242,16 +242,31 @@ pub async fn create(fleet: &Fleet, args: CreateOnly) -> Result<u8> {
         async move {
             let mut request = (*request).clone();
             request.request_id = request_id()?;
-            let (mut frames, mut next) = connection
-                .retry(async || {
-                    let mut frames =
-                        connection.containers().create(connection.request(request.clone(), None)).await?.into_inner();
-                    let first = frames.message().await?;
-                    Ok((frames, first))
-                })
-                .await?;
             let mut progress = Progress::new(&connection.label, sink.clone(), quiet, false);
-            while let Some(frame) = next {
+            let mut patience = Patience::default();
+            let mut stream: Option<Streaming<v1::CreateContainerResponse>> = None;
+            loop {
+                let answer = async {
+                    let open = match &mut stream {
+                        Some(open) => open,
+                        None => {
+                            let call = connection.request(request.clone(), None);
+                            stream.insert(connection.containers().create(call).await?.into_inner())
+                        }
+                    };
+                    open.message().await
+                };
+                let frame = match answer.await {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => break,
+                    // The same request once more: its id makes it one.
+                    Err(status) => {
+                        patience.wait(&connection, &status).await?;
+                        stream = None;
+                        continue;
+                    }
+                };
+                patience.rest();
                 match frame.kind {
                     Some(v1::create_container_response::Kind::Progress(p)) => progress.show(&p)?,
                     Some(v1::create_container_response::Kind::Created(c)) => {
@@ -263,7 +278,6 @@ pub async fn create(fleet: &Fleet, args: CreateOnly) -> Result<u8> {
                     }
                     None => {}
                 }
-                next = frames.message().await.map_err(|s| connection.error(&s))?;
             }
             Err(Error::new(format!("{} ended the stream before the container was there", connection.label)))
         }

@@ -7,6 +7,7 @@ mod harness;
 
 mod attach;
 mod boot;
+mod campaign;
 mod changes;
 mod cp;
 mod ctl;

@@ -280,6 +280,18 @@ impl Node {
 
     /// The file that the agent is started from.
     #[cfg(feature = "failpoints")]
+    /// From its next start on the agent runs from a copy of its own, and the copy before is taken away: as by an upgrade, and as a program
+    /// that was deleted from disk meanwhile.
+    pub fn move_program(&mut self) {
+        let [a, b] = ["scratch/berthd-a", "scratch/berthd-b"].map(|name| self.dir.join(name));
+        let (next, last) = if self.program == a { (b, a) } else { (a, b) };
+        let _ = fs::remove_file(&next);
+        copy(&super::binary("berthd", env!("CARGO_BIN_EXE_berthd")), &next);
+        // Who runs from it runs on.
+        let _ = fs::remove_file(last);
+        self.program = next;
+    }
+
     pub fn program(&self) -> &Path {
         &self.program
     }

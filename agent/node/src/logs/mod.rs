@@ -91,7 +91,11 @@ pub(crate) fn read(
                 () = tokio::time::sleep(pause) => {}
                 _ = life.wait_for(|l| *l != Life::Open), if !between => {}
                 () = send.closed() => return,
-                () = stop.cancelled() => return,
+                // No end of the log: a follower comes back to the next agent.
+                () = stop.cancelled() => {
+                    let _ = send.try_send(Err(NodeError::Stopping));
+                    return;
+                }
             }
             pause = (pause * 2).min(PAUSE_MAX);
         }

@@ -1,0 +1,352 @@
+//! Random operations of several clients with a model beside them, while the agent is killed all the time (campaign) or not at all (soak).
+//!
+//! BERTH_CAMPAIGN_OPS operations (default 60) by BERTH_CAMPAIGN_CLIENTS clients (4), a SIGKILL BERTH_CAMPAIGN_KILL_MS milliseconds (50)
+//! after the agent serves; every third one anywhere in its start. Half-way the agent goes on from a copy of its program, and the file that
+//! the running one came from is deleted. BERTH_SOAK_SECS seconds (30) of the same operations without kills look at the agent's memory,
+//! descriptors and threads. Figures are printed (cargo nextest run --no-capture).
+
+use crate::harness::agent::{Output, run};
+use crate::harness::{Node, image, until};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+fn size(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Numbers that are the same in every run (Knuth's MMIX generator).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// What all clients share.
+struct Field {
+    config: PathBuf,
+    busybox: String,
+    /// Operations that are still to do.
+    left: AtomicUsize,
+    /// The soak ends with the clock.
+    until: Option<Instant>,
+    done: AtomicUsize,
+    /// Commands that met no agent at the door, and were given again.
+    at_the_door: AtomicU64,
+    failures: Mutex<Vec<String>>,
+}
+
+impl Field {
+    fn ctl(&self, arguments: &[&str]) -> Output {
+        let begun = Instant::now();
+        loop {
+            let mut command = Command::new(crate::harness::pki::ctl_binary());
+            let output = run(command.env("BERTH_CONFIG", &self.config).args(arguments).stdin(Stdio::null()));
+            // Nothing was asked yet: there was nobody to ask.
+            let door = ["connecting to", "handshake", "no connection to", "starting HTTP/2"];
+            if output.code != 0
+                && door.iter().any(|words| {
+                    output.stderr.starts_with(&format!("error: {words}"))
+                        || output.stderr.contains(&format!(": {words}"))
+                })
+                && output.stdout.is_empty()
+                && begun.elapsed() < Duration::from_secs(60)
+            {
+                self.at_the_door.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            return output;
+        }
+    }
+
+    fn wrong(&self, what: String) {
+        self.failures.lock().expect("failures").push(what);
+    }
+
+    /// The command must end so, with this on standard output.
+    fn expect(&self, arguments: &[&str], code: i32, stdout: Option<&str>) -> Option<Output> {
+        let output = self.ctl(arguments);
+        if output.code == code && stdout.is_none_or(|wanted| output.stdout == wanted) {
+            return Some(output);
+        }
+        let start = |text: &str| text.chars().take(300).collect::<String>();
+        self.wrong(format!(
+            "{arguments:?}: code {} (not {code}), stdout {:?} (not {:?}), stderr {:?}",
+            output.code,
+            start(&output.stdout),
+            stdout.map(start),
+            start(&output.stderr)
+        ));
+        None
+    }
+
+    fn more(&self) -> bool {
+        let time = self.until.is_none_or(|until| Instant::now() < until);
+        let taken = |left: usize| left.checked_sub(1);
+        time && self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+    }
+}
+
+fn numbers(count: u64) -> String {
+    (1..=count).map(|n| format!("{n}\n")).collect()
+}
+
+/// One client: a few containers of its own, each operation checked against what must have come of it.
+fn client(field: &Field, number: u64) {
+    let mut random = Random(number + 1);
+    let mut round = 0;
+    while field.more() {
+        round += 1;
+        let name = format!("c{number}-{round}");
+        let lines = 1 + random.below(60);
+        let code = random.below(100) as i32;
+        let script = format!("i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo $i; usleep 2000; done; exit {code}");
+        let of = |options: &[&str], script: &str| -> Vec<String> {
+            let mut arguments: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
+            let network = if number % 2 == 0 { "none" } else { "bridge" };
+            arguments
+                .extend(["--name", &name, "--network", network, &field.busybox, "sh", "-c", script].map(str::to_owned));
+            arguments
+        };
+        let call = |arguments: &[String], code: i32, stdout: Option<&str>| {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            field.expect(&arguments, code, stdout)
+        };
+        match random.below(8) {
+            0 => {
+                call(&of(&["run", "--rm"], &script), code, Some(&numbers(lines)));
+            }
+            1 => {
+                call(&of(&["run"], &script), code, Some(&numbers(lines)));
+                field.expect(&["logs", &name], 0, Some(&numbers(lines)));
+                once(field, &name, Some(code));
+                field.expect(&["rm", &name], 0, None);
+            }
+            2 => {
+                call(&of(&["run", "-d"], &script), 0, None);
+                field.expect(&["logs", "-f", &name], 0, Some(&numbers(lines)));
+                field.expect(&["wait", &name], 0, Some(&format!("{code}\n")));
+                once(field, &name, Some(code));
+            }
+            3 => {
+                call(&of(&["create"], &script), 0, None);
+                field.expect(&["start", &name], 0, Some(&format!("{name}\n")));
+                field.expect(&["wait", &name], 0, Some(&format!("{code}\n")));
+                field.expect(&["logs", &name], 0, Some(&numbers(lines)));
+                once(field, &name, Some(code));
+            }
+            4 => {
+                call(&of(&["run", "-d"], "while :; do sleep 1; done"), 0, None);
+                field.expect(
+                    &["exec", &name, "sh", "-c", &format!("echo {name}; exit {code}")],
+                    code,
+                    Some(&format!("{name}\n")),
+                );
+                field.expect(&["stop", "-t", "0", &name], 0, Some(&format!("{name}\n")));
+                field.expect(&["wait", &name], 0, Some("137\n"));
+                once(field, &name, Some(137));
+            }
+            5 => {
+                let line = format!("echo {name} >> /tmp/lines");
+                field.expect(&["exec", "-d", "keeper", "sh", "-c", &line], 0, None);
+                let output = field.ctl(&["exec", "keeper", "sh", "-c", &script]);
+                if output.code != code || output.stdout != numbers(lines) {
+                    field.wrong(format!("exec: {output:?}, not {lines} lines and {code}"));
+                }
+            }
+            6 => {
+                field.expect(&["pull", "-q", &field.busybox], 0, None);
+            }
+            _ => {
+                call(&of(&["run", "-d"], "while :; do sleep 1; done"), 0, None);
+                field.expect(&["rm", "-f", &name], 0, Some(&format!("{name}\n")));
+                let output = field.ctl(&["inspect", &name]);
+                if output.code == 0 {
+                    field.wrong(format!("{name} is there after its removal"));
+                }
+            }
+        }
+        field.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// It was started once, and ended so.
+fn once(field: &Field, name: &str, code: Option<i32>) {
+    let Some(output) = field.expect(&["inspect", "-o", "json", name], 0, None) else { return };
+    let value: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+    let value = value.as_array().and_then(|list| list.first()).unwrap_or(&value);
+    let state = &value["State"];
+    let ended = code.is_none_or(|code| state["Status"] == "exited" && state["ExitCode"] == code);
+    if state["StartCount"] != 1 || !ended {
+        field.wrong(format!("{name}: {state}, not started once and ended with {code:?}"));
+    }
+}
+
+fn field(node: &Node, operations: usize, until: Option<Instant>) -> Field {
+    Field {
+        config: node.dir.join("config.toml"),
+        busybox: image("busybox"),
+        left: AtomicUsize::new(operations),
+        until,
+        done: AtomicUsize::new(0),
+        at_the_door: AtomicU64::new(0),
+        failures: Mutex::default(),
+    }
+}
+
+fn pid(node: &Node, container: &str) -> u64 {
+    node.inspect(container)["State"]["Pid"].as_u64().expect("pid")
+}
+
+/// No detached exec twice, no address of two containers.
+fn at_the_end(node: &Node, field: &Field) {
+    let lines = node.ctl(&["exec", "keeper", "cat", "/tmp/lines"]).stdout;
+    let mut unique: Vec<&str> = lines.lines().collect();
+    let all = unique.len();
+    unique.sort_unstable();
+    unique.dedup();
+    assert_eq!(unique.len(), all, "an exec ran twice: {lines}");
+    let list: serde_json::Value = serde_json::from_str(&node.ok(&["ps", "-a", "-o", "json"])).expect("JSON");
+    for container in list.as_array().expect("list") {
+        let state = container["State"].as_str().unwrap_or_default();
+        assert!(matches!(state, "created" | "running" | "exited"), "half done: {container}");
+    }
+    let failures = field.failures.lock().expect("failures");
+    assert!(
+        failures.is_empty(),
+        "{} of {}:\n{}",
+        failures.len(),
+        field.done.load(Ordering::Relaxed),
+        failures.join("\n")
+    );
+}
+
+#[test]
+fn operations_under_sigkill_lose_and_leak_nothing() {
+    let mut node = Node::with_busybox("campaign");
+    let operations = size("BERTH_CAMPAIGN_OPS", 60) as usize;
+    let pause = Duration::from_millis(size("BERTH_CAMPAIGN_KILL_MS", 50));
+    node.detached(&["--name", "keeper"], "i=0; while :; do i=$((i+1)); echo $i; usleep 20000; done");
+    let neighbours: Vec<String> = (0..3)
+        .map(|n| {
+            node.detached(
+                &["--name", &format!("web{n}"), "--network", "bridge", "-p", &format!("{}:80", node.slot.port(n))],
+                "sleep 100000",
+            )
+        })
+        .collect();
+    let address = |node: &Node, id: &str| {
+        node.inspect(id)["NetworkSettings"]["IPAddress"].as_str().unwrap_or_default().to_owned()
+    };
+    let before: Vec<_> = neighbours.iter().map(|id| (pid(&node, id), address(&node, id))).collect();
+    let keeper = pid(&node, "keeper");
+    let field = field(&node, operations, None);
+    let mut kills = 0u64;
+    let port = node.slot.agent_port();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..size("BERTH_CAMPAIGN_CLIENTS", 4))
+            .map(|number| {
+                let field = &field;
+                scope.spawn(move || client(field, number))
+            })
+            .collect();
+        let mut random = Random(7);
+        while !clients.iter().all(|c| c.is_finished()) {
+            if random.below(3) == 0 {
+                std::thread::sleep(Duration::from_millis(random.below(pause.as_millis() as u64 * 2 + 1)));
+            } else {
+                let begun = Instant::now();
+                while std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
+                    && begun.elapsed() < Duration::from_secs(10)
+                {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                std::thread::sleep(pause);
+            }
+            node.kill_agent();
+            kills += 1;
+            let moved = field.done.load(Ordering::Relaxed) * 2 > operations;
+            if moved {
+                node.move_program();
+            }
+            node.spawn_without_waiting();
+            if moved {
+                std::fs::remove_file(node.program()).expect("the running agent's program");
+            }
+        }
+    });
+    node.kill_agent();
+    node.move_program();
+    node.spawn();
+    eprintln!(
+        "campaign: {} operations, {kills} kills, {} times nobody at the door, {} wrong",
+        field.done.load(Ordering::Relaxed),
+        field.at_the_door.load(Ordering::Relaxed),
+        field.failures.lock().expect("failures").len()
+    );
+    assert_eq!(pid(&node, "keeper"), keeper);
+    let after: Vec<_> = neighbours.iter().map(|id| (pid(&node, id), address(&node, id))).collect();
+    assert_eq!(after, before, "a neighbour has changed");
+    let log = node.ok(&["logs", "keeper"]);
+    for (at, line) in log.lines().enumerate() {
+        assert_eq!(line, (at + 1).to_string(), "a line of the keeper is lost or doubled");
+    }
+    at_the_end(&node, &field);
+    node.finish();
+}
+
+/// Memory that is its own (KiB), descriptors, threads.
+fn resources(pid: u32) -> [u64; 3] {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let number = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+        line.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    };
+    [number("RssAnon:"), count(Path::new(&format!("/proc/{pid}/fd"))), number("Threads:")]
+}
+
+fn count(dir: &Path) -> u64 {
+    std::fs::read_dir(dir).map_or(0, Iterator::count) as u64
+}
+
+#[test]
+fn an_agent_stays_as_small_as_it_was() {
+    let node = Node::with_busybox("soak");
+    node.detached(&["--name", "keeper"], "while :; do sleep 1; done");
+    let agent = node.pid();
+    let soak = |seconds: u64| {
+        let field = field(&node, usize::MAX, Some(Instant::now() + Duration::from_secs(seconds)));
+        std::thread::scope(|scope| {
+            for number in 0..2 {
+                let field = &field;
+                scope.spawn(move || client(field, number));
+            }
+        });
+        at_the_end(&node, &field);
+        for id in node.ok(&["ps", "-a", "-q", "--filter", "status=exited"]).split_whitespace() {
+            node.ok(&["rm", id]);
+        }
+        field.done.load(Ordering::Relaxed)
+    };
+    let seconds = size("BERTH_SOAK_SECS", 30);
+    // Pools and caches are filled by then.
+    let mut operations = soak(seconds / 3);
+    let before = resources(agent);
+    operations += soak(seconds - seconds / 3);
+    // What is kept for a moment goes: sessions, idle threads, reapers.
+    let allowed = [before[0] + before[0] / 4 + 4096, before[1] + 16, before[2] + 8];
+    until(&format!("the agent falls to {allowed:?} (had {before:?})"), || {
+        resources(agent).iter().zip(allowed).all(|(now, most)| *now <= most)
+    });
+    eprintln!(
+        "soak: {operations} operations in {seconds} s; KiB, descriptors, threads {before:?} -> {:?}",
+        resources(agent)
+    );
+    node.finish();
+}
