@@ -176,6 +176,14 @@ impl Patience {
         *self = Patience::default();
     }
 
+    /// As [`Patience::wait`], for a call that may last: an agent that took it and went again has used up no patience.
+    pub async fn wait_long(&mut self, connection: &Connection, status: &Status) -> Result<()> {
+        if status::broken(status) && !connection.error(status).message.contains("connecting to") {
+            self.since = None;
+        }
+        self.wait(connection, status).await
+    }
+
     /// Waits a moment before the next try.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use super::{for_names, for_names_at_once};
 use crate::complete;
-use crate::connect::{Connection, UNARY_TIMEOUT, request_id};
+use crate::connect::{Connection, Patience, UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::Sink;
@@ -292,7 +292,13 @@ pub async fn wait(fleet: &Fleet, args: Wait) -> Result<u8> {
     let condition = args.condition;
     for_names_at_once(fleet, args.containers, move |c: Connection, container: String| async move {
         let request = v1::WaitContainerRequest { container: container.clone(), condition: condition.wire() };
-        let answer = c.retry(async || c.containers().wait(c.request(request.clone(), None)).await).await?.into_inner();
+        let mut patience = Patience::default();
+        let answer = loop {
+            match c.containers().wait(c.request(request.clone(), None)).await {
+                Ok(answer) => break answer.into_inner(),
+                Err(status) => patience.wait_long(&c, &status).await?,
+            }
+        };
         Ok(vec![match (condition, &answer.exit) {
             (Condition::Running | Condition::Healthy, _) => container,
             // Removed before it ever ran: Docker says 0.

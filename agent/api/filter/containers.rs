@@ -196,6 +196,7 @@ mod tests {
             network: None,
             request: None,
             starts: 1,
+            start_request: None,
             warnings: Vec::new(),
             paused: false,
             supervision: Default::default(),

@@ -66,6 +66,9 @@ pub struct ContainerRecord {
     /// Counted since it was created.
     #[serde(default)]
     pub starts: u32,
+    /// The request that started it last (caller, id), and how often it has been started with that: sent again, it starts nothing.
+    #[serde(default)]
+    pub start_request: Option<(String, String, u32)>,
     /// What the last start could not give in full, a sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -180,6 +180,7 @@ async fn record(
         network: None,
         request: (!who.request_id.is_empty()).then(|| (who.caller.clone(), who.request_id.clone())),
         starts: 0,
+        start_request: None,
         warnings: Vec::new(),
         paused: false,
         supervision: Default::default(),

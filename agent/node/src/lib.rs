@@ -269,10 +269,24 @@ impl Node {
         };
         let (container, inner_) = (self.find(container)?, inner.clone());
         let id = container.id.clone();
+        let request = (!who.request_id.is_empty()).then(|| (who.caller.clone(), who.request_id.clone()));
         let started = inner
             .to_its_end(async move {
                 after::before_start(&inner_, &container).await?;
-                let gate = container.enter().await?;
+                let mut gate = container.enter().await?;
+                if let Some((caller, request_id)) = request {
+                    let record = container.record();
+                    // An agent before this one has started it for this request, and could not say so.
+                    let done = record
+                        .start_request
+                        .as_ref()
+                        .is_some_and(|(c, r, starts)| (c, r) == (&caller, &request_id) && record.starts >= *starts);
+                    if done {
+                        return Ok(start::Started { already: true, attachment: None });
+                    }
+                    // Written down with the start.
+                    gate.change(|r| r.start_request = Some((caller, request_id, r.starts + 1)));
+                }
                 start::start(&inner_, gate, None).await
             })
             .await?;

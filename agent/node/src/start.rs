@@ -222,8 +222,10 @@ fn launch(
         let mut with_network = (*record).clone();
         with_network.network = attachment;
         record = Arc::new(with_network);
-        // Before the shim has its plan: an agent that dies then finds the address of what it left running.
-        let _ = inner.store.submit_blocking(vec![Write::PutContainer(record.clone())], Durability::Quick)?;
+        // Before there is a shim: an agent that dies now finds the address of what it left running.
+        let known = inner.store.submit_blocking(vec![Write::PutContainer(record.clone())], Durability::Quick)?;
+        // Written, not only asked for: what runs without a known address is taken for half done.
+        tokio::runtime::Handle::current().block_on(known.safe())?;
         fail::point("start.after_network")?;
     }
     let spawned = spawn(inner, container, &record, &root, prepared, netns, attach, &mut times)?;

@@ -49,6 +49,7 @@ pub fn container_record(n: u8) -> ContainerRecord {
         network: None,
         request: None,
         starts: 0,
+        start_request: None,
         warnings: Vec::new(),
         paused: false,
         supervision: Default::default(),
