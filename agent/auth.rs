@@ -83,6 +83,7 @@ pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Images/Pull"),
     change("/berth.v1.Images/Remove"),
     change("/berth.v1.Images/Tag"),
+    long_change("/berth.v1.Node/CheckImages"),
     long_change("/berth.v1.Node/CollectGarbage"),
     admin_change("/berth.v1.Node/ConfirmUpgrade"),
     look("/berth.v1.Node/DiskUsage"),

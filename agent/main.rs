@@ -50,6 +50,8 @@ enum Command {
         #[arg(long)]
         purge: bool,
     },
+    /// Make a new database of what can be read of a damaged one; containers run on
+    Repair,
     /// Put the program before back, if an upgrade to this one was not confirmed: for the service manager, before it starts the agent
     #[command(hide = true)]
     UpgradeGuard,
@@ -88,6 +90,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
         Some(Command::UpgradeWatch(watch)) => {
             return upgrade::watch::run(watch, args.config.as_deref(), &config.data_root);
         }
+        Some(Command::Repair) => return run::repair(&config),
         None | Some(Command::Uninstall { .. }) => {}
     }
     let place = upgrade::Place::of_this_process(args.config.as_deref(), &config.data_root)?;

@@ -104,6 +104,23 @@ fn break_as_told() {
     }
 }
 
+/// `berthd repair`.
+pub fn repair(config: &Config) -> anyhow::Result<()> {
+    let _lock = lock(&config.data_root).context("stop the agent first: systemctl stop berthd")?;
+    let Some(repaired) = Node::repair(&config.node())? else {
+        println!("the database is whole: nothing to repair");
+        return Ok(());
+    };
+    for what in &repaired.unreadable {
+        println!("not readable: {what}");
+    }
+    let (containers, images, names) = (repaired.containers, repaired.images, repaired.names);
+    println!("{containers} containers, {images} images and {names} names are in the new database");
+    println!("the damaged one is kept as {}", repaired.aside.display());
+    println!("Next: start the agent; berthctl info says what it misses, berthctl pull brings images back");
+    Ok(())
+}
+
 /// Whether this program could serve here, without a word: for the self-check of an upgrade.
 pub fn works(config: &Config) -> anyhow::Result<()> {
     if let Some((_, files)) = config.tcp() {

@@ -211,3 +211,14 @@ pub fn pulled(outcome: &PullOutcome) -> v1::PullResult {
         fetched_bytes: outcome.fetched_bytes,
     }
 }
+
+/// A layer or blob that was looked at.
+pub fn checked(one: berth_node::Checked) -> v1::CheckImagesResponse {
+    use berth_node::Condition;
+    let (condition, problem) = match one.condition {
+        Condition::Good => (v1::ImageCondition::Good, String::new()),
+        Condition::Unverifiable => (v1::ImageCondition::Unverifiable, String::new()),
+        Condition::Damaged(problem) => (v1::ImageCondition::Damaged, problem),
+    };
+    v1::CheckImagesResponse { digest: one.digest.to_string(), condition: condition.into(), problem, images: one.images }
+}

@@ -21,6 +21,7 @@ pub struct About {
 
 #[tonic::async_trait]
 impl node_server::Node for About {
+    type CheckImagesStream = Answers<v1::CheckImagesResponse>;
     type EventsStream = Answers<v1::EventsResponse>;
     type DiskUsageStream = Answers<v1::DiskUsageResponse>;
     type CollectGarbageStream = Answers<v1::CollectGarbageResponse>;
@@ -95,6 +96,16 @@ impl node_server::Node for About {
         let source = self.node.events(asked, since).map_err(status::from_node)?;
         let begin = (request.tell_begin && since.is_none()).then_some(asked);
         Ok(Response::new(events::stream(source, until, filter, begin)))
+    }
+
+    async fn check_images(
+        &self,
+        request: Request<v1::CheckImagesRequest>,
+    ) -> Result<Response<Self::CheckImagesStream>, Status> {
+        call(&request)?.about("", "");
+        let node = self.node.clone();
+        let checked = super::finish(async move { node.check().await }).await?;
+        Ok(Response::new(list(checked.into_iter().map(encode::checked).collect())))
     }
 
     async fn upgrade_agent(

@@ -37,6 +37,12 @@ pub enum Command {
     Upgrade(Upgrade),
     /// Sign a program for agents; the signature is FILE.sig
     Sign(Sign),
+    /// Compare all images with their digests; what is damaged is fetched again when it is needed
+    #[command(
+        after_help = "Reads all layers from the disk. Exit code 1 (3 or 4 with several hosts) when something is damaged; a pull or a create of the \
+            image brings it back."
+    )]
+    Check,
     /// Show the version of agents, and what became of their last upgrade
     Status,
 }
@@ -153,6 +159,7 @@ pub async fn run(fleet: &Fleet, a: Agent) -> Result<u8> {
     match a.command {
         Command::Upgrade(a) => upgrade(fleet, a).await,
         Command::Status => status(fleet).await,
+        Command::Check => check(fleet).await,
         Command::Sign(a) => sign(&a).map(|()| 0),
     }
 }
@@ -303,4 +310,38 @@ async fn status(fleet: &Fleet) -> Result<u8> {
         .await?;
     print(table.render())?;
     Ok(code)
+}
+
+async fn check(fleet: &Fleet) -> Result<u8> {
+    let labels = fleet.clone();
+    let call = move |c: Connection| {
+        let sink = Sink::new(labels.label(&c.label));
+        async move {
+            let (mut good, mut unverifiable, mut damaged) = (0, 0, 0);
+            let answer = c.node().check_images(c.request(v1::CheckImagesRequest {}, None)).await;
+            let mut stream = answer.map_err(|s| c.error(&s))?.into_inner();
+            while let Some(one) = stream.message().await.map_err(|s| c.error(&s))? {
+                match one.condition() {
+                    v1::ImageCondition::Good => good += 1,
+                    v1::ImageCondition::Unverifiable => unverifiable += 1,
+                    v1::ImageCondition::Damaged | v1::ImageCondition::Unspecified => {
+                        damaged += 1;
+                        let (problem, images) = (printable(&one.problem), printable(&one.images.join(", ")));
+                        sink.line(&format!("damaged: {} ({problem}) of {images}", printable(&one.digest)))?;
+                    }
+                }
+            }
+            let mut words = format!("{good} layers and manifests are as they should be");
+            if unverifiable > 0 {
+                words.push_str(&format!(", {unverifiable} are kept as directories and cannot be verified"));
+            }
+            sink.line(&words)?;
+            match damaged {
+                0 => Ok(()),
+                n => Err(Error::new(format!("{n} are damaged, and were put aside"))
+                    .hint("pull the images again, or let the next create do it")),
+            }
+        }
+    };
+    fleet.each(call, |_, ()| Ok(())).await
 }

@@ -55,6 +55,7 @@ const CHANGING: &[&str] = &[
     "/berth.v1.Images/Remove",
     "/berth.v1.Images/Tag",
     "/berth.v1.Node/CollectGarbage",
+    "/berth.v1.Node/CheckImages",
 ];
 
 fn all_rpcs() -> BTreeSet<String> {

@@ -11,6 +11,7 @@ pub struct Hasher {
 }
 
 impl Hasher {
+    /// Nothing hashed yet.
     pub fn new(algorithm: Algorithm) -> Self {
         let context = match algorithm {
             Algorithm::Sha256 => Context::new(&SHA256),
@@ -19,10 +20,12 @@ impl Hasher {
         Hasher { algorithm, context }
     }
 
+    /// The next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
     }
 
+    /// The digest of all that came.
     pub fn finish(self) -> Digest {
         Digest::from_bytes(self.algorithm, self.context.finish().as_ref())
     }

@@ -15,6 +15,14 @@ pub(crate) fn info(inner: &Inner) -> NodeInfo {
     if inner.store.is_failing() {
         warnings.push("the store cannot be written: what happens now may be forgotten with the agent".to_owned());
     }
+    for id in inner.spared.lock().expect("spared").iter() {
+        warnings.push(format!(
+            "container {id} runs, and the repaired database does not know it: end its processes by hand"
+        ));
+    }
+    for (layer, problem) in inner.layers.store.damaged() {
+        warnings.push(format!("layer {layer} is damaged ({problem}): a pull of its image brings it back"));
+    }
     let (mut created, mut running, mut exited) = (0, 0, 0);
     for container in inner.containers.all() {
         match container.phase() {

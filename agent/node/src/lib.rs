@@ -18,6 +18,7 @@ mod after;
 mod boot;
 mod cause;
 mod changes;
+mod check;
 mod commit;
 mod container;
 mod copy;
@@ -61,6 +62,7 @@ mod usage;
 mod view;
 mod wait;
 
+pub use check::{Checked, Condition};
 pub use container::Hold;
 pub use copy::Pieces;
 pub use doctor::{Finding, Verdict};
@@ -71,7 +73,7 @@ pub use logs::{BadLogCursor, LogCursor, LogPosition};
 pub use session::ResumedSession;
 pub use shutdown::Shut;
 pub use stats::{ContainerSample, Sample, StatsWatch};
-pub use store::Schema;
+pub use store::{Repaired, Schema};
 pub use top::Processes;
 pub use update::{ContainerUpdate, ResourceUpdate};
 pub use view::*;
@@ -150,6 +152,15 @@ impl Node {
     pub async fn open(config: NodeConfig) -> Result<Node, NodeError> {
         let inner = recover::open(config).await?;
         Ok(Node { handle: Arc::new(Handle(inner)) })
+    }
+
+    /// Makes a new database of what can be read of a damaged one and of its last copy (blocking). `None`: it is whole. Containers run on;
+    /// those that run and are not known any more are left alone when the node is opened.
+    ///
+    /// # Errors
+    /// `Io`: an agent runs; `Store`: it is from a newer agent, or the new one cannot be written.
+    pub fn repair(config: &NodeConfig) -> Result<Option<Repaired>, NodeError> {
+        recover::repair(config)
     }
 
     /// Stops taking work and lets running work end; containers go on.
@@ -653,6 +664,15 @@ impl Node {
     /// Cursor of the newest event: what to watch from to miss nothing from now on.
     pub fn newest_event(&self) -> u64 {
         self.inner().events.newest()
+    }
+
+    /// Reads every layer and manifest of every image and compares them with their digests. What is damaged is put aside, so that the next pull
+    /// or create of the image fetches it, and nothing else, again. Reads all there is from the disk: minutes with many images.
+    ///
+    /// # Errors
+    /// `Rootfs`, `Image`, `Io`: something could not be read at all.
+    pub async fn check(&self) -> Result<Vec<Checked>, NodeError> {
+        check::check(self.inner()).await
     }
 
     /// What the host is and what runs on it. Asks the kernel (some microseconds).

@@ -18,7 +18,7 @@ use berth_runtime::{ContainerPaths, Runtime};
 use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,6 +60,8 @@ pub(crate) struct Inner {
     /// Tasks that wait for something that may never come; they end with `stop`.
     pub watchers: TaskTracker,
     pub stop: CancellationToken,
+    /// Containers that run and that a repaired database does not know.
+    pub spared: Mutex<Vec<ContainerId>>,
     /// Held as long as anything of this node lives: two agents over the same folders would take each other's containers for orphans.
     pub _lock: File,
 }

@@ -11,7 +11,7 @@ use crate::logs::{self, Forwarders};
 use crate::node::{Inner, RESTARTS_AT_ONCE};
 use crate::reaper::{self, Job};
 use crate::requests::Requests;
-use crate::store::{Durability, Loaded, Store, Write};
+use crate::store::{Durability, Loaded, Store, StoreError, There, Write};
 use crate::timers::{self, Timers};
 use crate::{NodeConfig, NodeError, pause, session};
 use berth_image::Images;
@@ -20,14 +20,14 @@ use berth_model::image::ImageRecord;
 use berth_model::network::{NetworkAttachment, NetworkMode};
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::ExitCause;
-use berth_model::{ContainerId, ContainerRecord, ExitStatus, Phase, Platform, Timestamp};
+use berth_model::{ContainerId, ContainerRecord, Digest, ExitStatus, Phase, Platform, Timestamp};
 use berth_network::Networks;
 use berth_rootfs::LayerStore;
 use berth_runtime::{Runtime, Shim};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -158,6 +158,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         tasks: TaskTracker::new(),
         watchers: TaskTracker::new(),
         stop: CancellationToken::new(),
+        spared: Mutex::default(),
         _lock: lock,
     });
     inner.watchers.spawn(reaper::run(inner.clone(), jobs));
@@ -169,7 +170,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     }
     let event = inner.events.add(EventKind::Node, "start", "node", BTreeMap::new());
     let _ = inner.store.submit(vec![event], Durability::Quick).await?;
-    background(&inner, known).await?;
+    background(&inner, known, loaded.spare_unknown).await?;
     // Those that have ended, too: their last lines may not be handed over yet.
     for container in inner.containers.all() {
         Forwarders::start(&inner, &container);
@@ -212,6 +213,22 @@ fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
         };
         Ok(Parts { lock, store, loaded, layers, registry, networks, runtime, boot_id: boot_id.clone() })
     })
+}
+
+/// Makes a new database of a damaged one (blocking); `None`: it is whole. See [`crate::Repaired`].
+pub(crate) fn repair(config: &NodeConfig) -> Result<Option<crate::Repaired>, NodeError> {
+    let _lock = lock(&config.data_root.join("lock"))?;
+    let path = config.data_root.join("node.db");
+    let boot_id = berth_sys::store::boot_id().map_err(NodeError::io("reading the boot id"))?;
+    match Store::open(&path, &boot_id, config.event_history) {
+        // The threads end with the last handle.
+        Ok(_) => return Ok(None),
+        Err(StoreError::Damaged { .. }) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let container = |id: &ContainerId| config.data_root.join("containers").join(id.as_str()).is_dir();
+    let layer = |d: &Digest| config.data_root.join("layers/layers").join(d.algorithm().name()).join(d.hex()).is_dir();
+    Ok(Some(crate::store::repair(&path, &There { container: &container, layer: &layer })?))
 }
 
 /// 0700: what is below is nobody else's business.
@@ -458,14 +475,14 @@ async fn kill_leftovers(inner: &Arc<Inner>, id: &ContainerId, shim: Option<Shim>
 }
 
 /// Behind the opening: things without an owner, and layers that nobody took up.
-async fn background(inner: &Arc<Inner>, known: HashSet<ContainerId>) -> Result<(), NodeError> {
+async fn background(inner: &Arc<Inner>, known: HashSet<ContainerId>, spare: bool) -> Result<(), NodeError> {
     let inner_ = inner.clone();
     // Listed before the first new container is made: what is on the list cannot be a new one's.
     let orphans = inner.blocking(move || orphans(&inner_, &known)).await?;
     let inner_ = inner.clone();
     inner.watchers.spawn(async move {
         for id in orphans {
-            remove_orphan(&inner_, id).await;
+            remove_orphan(&inner_, id, spare).await;
         }
         loop {
             if let Err(e) = images::sweep(&inner_).await {
@@ -499,10 +516,15 @@ fn orphans(inner: &Inner, known: &HashSet<ContainerId>) -> Result<Vec<ContainerI
     Ok(ids)
 }
 
-async fn remove_orphan(inner: &Arc<Inner>, id: ContainerId) {
-    tracing::info!(container = %id, "removing what has no owner");
+async fn remove_orphan(inner: &Arc<Inner>, id: ContainerId, spare: bool) {
     let paths = inner.paths(&id);
     let shim = inner.runtime.reconnect(&paths, &id).await.unwrap_or(None);
+    if spare && shim.is_some() {
+        tracing::warn!(container = %id, "it runs, and the repaired database does not know it: it is left alone");
+        inner.spared.lock().expect("spared").push(id);
+        return;
+    }
+    tracing::info!(container = %id, "removing what has no owner");
     kill_leftovers(inner, &id, shim).await;
     let inner_ = inner.clone();
     let id_ = id.clone();

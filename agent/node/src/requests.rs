@@ -6,6 +6,7 @@ use crate::view::Requester;
 use berth_model::Timestamp;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 type Key = (String, String);
@@ -27,7 +28,8 @@ enum State {
 struct Table {
     entries: HashMap<Key, Entry>,
     /// Answered ones, oldest first.
-    order: VecDeque<(Key, Timestamp)>,
+    /// With when they were answered, by the clock that nobody sets: a jump of the other one must not make a request be done twice.
+    order: VecDeque<(Key, Instant)>,
 }
 
 #[derive(Clone, Default)]
@@ -58,7 +60,10 @@ impl Requests {
             let key = (row.caller, row.id);
             let state = State::Answered(row.result.into());
             table.entries.insert(key.clone(), Entry { rpc, fingerprint: row.fingerprint, state });
-            table.order.push_back((key, row.time));
+            // A time ahead of now is of a clock that was set back: as old as can be told, not at all.
+            let age = Timestamp::now().nanos().saturating_sub(row.time.nanos()).max(0);
+            let answered = Instant::now().checked_sub(Duration::from_nanos(age.unsigned_abs()));
+            table.order.push_back((key, answered.unwrap_or_else(Instant::now)));
         }
         Requests(Arc::new(Mutex::new(table)))
     }
@@ -77,7 +82,7 @@ impl Requests {
         loop {
             let mut under_way = {
                 let mut table = self.0.lock().expect("table of requests");
-                table.forget_old(Timestamp::now());
+                table.forget_old(Instant::now());
                 match table.entries.get(&key) {
                     None => {
                         let state = State::UnderWay(receiver);
@@ -120,10 +125,10 @@ impl Requests {
 }
 
 impl Table {
-    fn forget_old(&mut self, now: Timestamp) {
-        let horizon = now.nanos() - REQUEST_SECS * 1_000_000_000;
+    fn forget_old(&mut self, now: Instant) {
+        let kept = Duration::from_secs(REQUEST_SECS.unsigned_abs());
         while let Some((key, time)) = self.order.front()
-            && (time.nanos() < horizon || self.order.len() > REQUESTS_MAX)
+            && (now.saturating_duration_since(*time) > kept || self.order.len() > REQUESTS_MAX)
         {
             self.entries.remove(key);
             self.order.pop_front();
@@ -151,7 +156,7 @@ impl Ticket {
             if let Some(entry) = table.entries.get_mut(&key) {
                 entry.state = State::Answered(result.clone());
             }
-            table.order.push_back((key, time));
+            table.order.push_back((key, Instant::now()));
         }
         self.answer.send_replace(Some(result));
         Some(Write::Request(row))
@@ -246,6 +251,26 @@ mod tests {
         tokio::task::yield_now().await;
         drop(ticket);
         assert!(matches!(second.await.unwrap().unwrap(), Begin::New(_)));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_back_forgets_nothing() {
+        let ahead = Timestamp(Timestamp::now().nanos() + 86_400_000_000_000);
+        let row = |id: &str, time| RequestRow {
+            caller: "me".to_owned(),
+            id: id.to_owned(),
+            rpc: "Create".to_owned(),
+            fingerprint: 1,
+            result: "id".to_owned(),
+            time,
+        };
+        let requests = Requests::new(vec![row("a", ahead), row("b", Timestamp::now())]);
+        for id in ["a", "b"] {
+            assert!(matches!(requests.begin(&who(id), "Create", 1).await, Ok(Begin::Answered(_))), "{id}");
+        }
+        let late = Instant::now() + Duration::from_secs(REQUEST_SECS.unsigned_abs() + 1);
+        requests.0.lock().unwrap().forget_old(late);
+        assert!(requests.0.lock().unwrap().entries.is_empty(), "and then they go");
     }
 
     #[test]

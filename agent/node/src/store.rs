@@ -7,6 +7,11 @@
 //! Two durabilities. *Quick*: in the kernel's page cache, survives the death of the agent in any form, not a power cut. *Durable*:
 //! on the disk. Commits keep their order: what is durable makes all before it durable.
 
+mod repair;
+
+pub use repair::Repaired;
+pub(crate) use repair::{There, repair};
+
 use berth_model::event::Event;
 use berth_model::image::ImageRecord;
 use berth_model::{ContainerId, ContainerRecord, Digest, Reference, Timestamp};
@@ -15,6 +20,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Version of the schema; a database with a higher one is left alone.
@@ -31,6 +37,10 @@ const BATCH: usize = 256;
 pub(crate) const REQUEST_SECS: i64 = 600;
 /// Request ids remembered at most.
 pub(crate) const REQUESTS_MAX: usize = 10_000;
+/// Events that may have been given and are not found again by a repair.
+const CRASH_GAP_AT_REPAIR: u64 = 1_000_000;
+/// The database is copied so often at most, when something durable has changed.
+const COPY_EVERY: Duration = Duration::from_secs(60);
 /// Old events and requests are dropped once per so many new ones.
 const TRIM_EVERY: u32 = 256;
 
@@ -80,8 +90,8 @@ pub(crate) enum StoreError {
     )]
     Newer { path: String, found: i64 },
     #[error(
-        "{path} is damaged ({detail}): restore it from a backup, or move it and {path}-wal away to begin with an empty node, which \
-         removes the containers and images that the file knew"
+        "{path} is damaged ({detail}): containers run on; `berthd repair` makes a new one of what can be read of it and of its last copy, and \
+         keeps this one beside it"
     )]
     Damaged { path: String, detail: String },
     #[error("{path} is in use by another agent")]
@@ -160,6 +170,8 @@ pub(crate) struct Loaded {
     pub newest_cursor: u64,
     /// The last agent closed the store; it did not die.
     pub clean: bool,
+    /// It was repaired: containers that run and are not in it are left alone.
+    pub spare_unknown: bool,
     /// The host has not been booted since the last agent opened it.
     pub same_boot: bool,
 }
@@ -197,6 +209,12 @@ pub(crate) struct Store {
 impl Store {
     /// Opens or makes the database at `path` (blocking). Keeps `event_keep` events.
     pub fn open(path: &Path, boot_id: &str, event_keep: usize) -> Result<(Store, Loaded), StoreError> {
+        let empty = std::fs::metadata(path).map_or(true, |m| m.len() == 0);
+        if empty && repair::copy_path(path).exists() {
+            // SQLite would begin anew, and every container that runs would have no owner.
+            let detail = "it is empty or gone, and there was one".to_owned();
+            return Err(StoreError::Damaged { path: path.display().to_string(), detail });
+        }
         let connection = connect(path)?;
         let loaded = load(&connection, path, boot_id)?;
         let wal = File::open(wal_path(path))
@@ -218,6 +236,8 @@ impl Store {
             failing: failing.clone(),
             event_keep: event_keep.max(1) as u64,
             untrimmed: 0,
+            path: path.to_owned(),
+            copied: None,
         };
         spawn("store-write", Box::new(move || writer.run(receive)))?;
         spawn("store-sync", Box::new(move || sync(&wal, &sync_queue)))?;
@@ -341,7 +361,12 @@ fn load(connection: &Connection, path: &Path, boot_id: &str) -> Result<Loaded, S
             return Err(damaged(verdict));
         }
     }
-    let mut loaded = Loaded { clean, same_boot, ..Loaded::default() };
+    let mut loaded = Loaded {
+        clean,
+        same_boot,
+        spare_unknown: meta("spare_unknown")?.is_some_and(|s| s == "1"),
+        ..Loaded::default()
+    };
 
     let rows = |table: &str, columns: &str| -> Result<Vec<(String, String)>, StoreError> {
         let mut statement = connection.prepare(&format!("SELECT {columns} FROM {table}")).map_err(broken)?;
@@ -421,6 +446,9 @@ struct Writer {
     failing: Arc<AtomicBool>,
     event_keep: u64,
     untrimmed: u32,
+    path: PathBuf,
+    /// When the last copy was made.
+    copied: Option<Instant>,
 }
 
 impl Writer {
@@ -440,9 +468,22 @@ impl Writer {
                 next = if batch.len() < BATCH { queue.try_recv().ok() } else { None };
             }
             if !batch.is_empty() {
+                let durable = batch.iter().any(|r| r.durability == Durability::Durable);
                 self.commit(batch);
+                let due = self.copied.is_none_or(|t| t.elapsed() >= COPY_EVERY);
+                if durable && due && queue.is_empty() && !self.failing.load(Ordering::Relaxed) {
+                    self.copied = Some(Instant::now());
+                    if let Err(e) = repair::keep_copy(&self.connection, &self.path) {
+                        tracing::warn!(error = %e, "keeping a copy of the database");
+                    }
+                }
             }
             if let Some(done) = close {
+                if self.copied.is_some()
+                    && let Err(e) = repair::keep_copy(&self.connection, &self.path)
+                {
+                    tracing::warn!(error = %e, "keeping a copy of the database");
+                }
                 // The checkpoint syncs everything, so that closing is durable.
                 let closed = self
                     .connection

@@ -29,6 +29,6 @@ pub use erofs::{IndexError, write_index};
 pub use error::RootfsError;
 pub use overlay::{MAX_LAYERS, MountOptions, RootMount, WritableLayer};
 pub use remove::remove_tree;
-pub use store::{Driver, LayerInfo, LayerStore};
+pub use store::{Driver, LayerInfo, LayerStore, Whole};
 pub use usage::tree_bytes;
 pub use writer::LayerWriter;

@@ -12,6 +12,8 @@
 
 use crate::error::{Act, RootfsError};
 use crate::overlay::Lowers;
+use crate::tar::Parser;
+use crate::tree::Tree;
 use crate::writer::LayerWriter;
 use crate::{erofs, remove};
 use berth_model::{Digest, digest::Algorithm};
@@ -19,6 +21,7 @@ use berth_sys::fs::{self as sysfs, Open};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::io::{BufRead, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -73,6 +76,15 @@ pub struct Meta {
 impl Meta {
     /// Raised when older agents could not read what is written.
     pub const VERSION: u32 = 1;
+}
+
+/// What [`LayerStore::read_whole`] could look at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whole {
+    /// All of it, byte for byte.
+    Read,
+    /// It is kept as a directory: there is no tar any more whose digest could be taken.
+    Unpacked,
 }
 
 #[derive(Clone, Debug)]
@@ -301,6 +313,38 @@ impl LayerStore {
         damaged.collect()
     }
 
+    /// Reads a layer (blocking, all of it): the tar goes to `tar`, for its digest is its name; and the index is made anew and compared.
+    ///
+    /// # Errors
+    /// [`RootfsError::Damaged`] when the files are not what was written; [`RootfsError::Missing`]; and what reading gives.
+    pub fn read_whole(&self, diff_id: &Digest, tar: &mut dyn FnMut(&[u8])) -> Result<Whole, RootfsError> {
+        let (path, meta) = self.find(diff_id)?;
+        if meta.form == Form::Directory {
+            return Ok(Whole::Unpacked);
+        }
+        let damaged = |problem: String| RootfsError::Damaged { layer: diff_id.to_string(), problem };
+        let file = path.join("layer.tar");
+        let act = || format!("reading {}", file.display());
+        let source = fs::File::open(&file).act(act)?;
+        let (mut parser, mut tree) = (Parser::new(), Tree::new());
+        let (mut buffer, mut left) = (vec![0; 1 << 20], meta.tar_bytes);
+        while left > 0 {
+            let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let got = (&source).read(&mut buffer[..want]).act(act)?;
+            if got == 0 {
+                return Err(damaged("layer.tar is too short".into()));
+            }
+            left -= got as u64;
+            tar(&buffer[..got]);
+            parser.push(&buffer[..got], &mut tree).map_err(|e| damaged(format!("layer.tar: {e}")))?;
+        }
+        parser.finish().map_err(|e| damaged(format!("layer.tar: {e}")))?;
+        let (_, ingest) = self.make_ingest()?;
+        let made = same_index(&ingest, &tree, &source, &meta, &path.join("layer.erofs"));
+        self.discard(&ingest);
+        if made? { Ok(Whole::Read) } else { Err(damaged("layer.erofs is not the index of layer.tar".into())) }
+    }
+
     /// The uncompressed tar of a layer, byte for byte, to send or to save it. `None`: it is kept as a directory.
     pub fn tar(&self, diff_id: &Digest) -> Result<Option<fs::File>, RootfsError> {
         let (path, meta) = self.find(diff_id)?;
@@ -420,6 +464,33 @@ impl LayerStore {
         parent.sync_all().act(act)?;
         layers.insert(diff_id.clone(), State::Good(meta));
         Ok(())
+    }
+}
+
+/// Whether the index at `there` is what is made of the tar.
+fn same_index(ingest: &Path, tree: &Tree, tar: &fs::File, meta: &Meta, there: &Path) -> Result<bool, RootfsError> {
+    let fresh = ingest.join("layer.erofs");
+    let act = || format!("making {}", fresh.display());
+    let file = fs::File::options().create_new(true).read(true).write(true).open(&fresh).act(act)?;
+    erofs::write_index(tree, tar, meta.tar_bytes.next_multiple_of(512), &file).map_err(|e| match e {
+        erofs::IndexError::Io(source) => RootfsError::Io { act: act(), source },
+        erofs::IndexError::Layer(problem) => {
+            RootfsError::Io { act: act(), source: io::Error::other(problem.to_string()) }
+        }
+    })?;
+    let mut new = io::BufReader::new(fs::File::open(&fresh).act(act)?);
+    let mut old = io::BufReader::new(fs::File::open(there).act(|| format!("reading {}", there.display()))?);
+    loop {
+        let (a, b) = (new.fill_buf().act(act)?, old.fill_buf().act(|| format!("reading {}", there.display()))?);
+        let n = a.len().min(b.len());
+        if n == 0 {
+            return Ok(a.len() == b.len());
+        }
+        if a[..n] != b[..n] {
+            return Ok(false);
+        }
+        new.consume(n);
+        old.consume(n);
     }
 }
 

@@ -278,6 +278,11 @@ impl Node {
         self.ctl(&["version"]).code == 0
     }
 
+    /// Starts the agent from another file from now on.
+    pub fn set_program(&mut self, program: &Path) {
+        self.program = program.to_owned();
+    }
+
     /// The file that the agent is started from.
     #[cfg(feature = "failpoints")]
     /// From its next start on the agent runs from a copy of its own, and the copy before is taken away: as by an upgrade, and as a program

@@ -2,6 +2,7 @@
 //! side, and a check at its end that nothing of all that is left.
 
 pub mod agent;
+pub mod disk;
 pub mod leak;
 pub mod pki;
 pub mod proxy;
