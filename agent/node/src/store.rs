@@ -541,6 +541,23 @@ impl Writer {
     }
 
     fn transaction(&mut self, batch: &[Request]) -> Result<(), StoreError> {
+        self.write_all(batch).map_err(|e| self.explained(e))
+    }
+
+    /// SQLite says "disk I/O error" for much: what the file system says is nearer to the cause.
+    fn explained(&self, error: StoreError) -> StoreError {
+        let StoreError::Sqlite { act, message } = error else { return error };
+        let mut probe = self.path.as_os_str().to_owned();
+        probe.push(".probe");
+        let written = std::fs::write(&probe, [0; 512]);
+        let _ = std::fs::remove_file(&probe);
+        match written {
+            Ok(()) => StoreError::Sqlite { act, message },
+            Err(e) => StoreError::Sqlite { act, message: format!("{message} ({e})") },
+        }
+    }
+
+    fn write_all(&mut self, batch: &[Request]) -> Result<(), StoreError> {
         let transaction = self.connection.transaction().map_err(sqlite("beginning a transaction"))?;
         let mut rows = 0;
         for write in batch.iter().flat_map(|r| &r.writes) {
