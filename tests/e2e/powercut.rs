@@ -73,6 +73,16 @@ fn points(recording: &Recording, count: usize) -> Vec<(usize, Cache)> {
     chosen.enumerate().map(|(i, at)| (all[at], caches[i % caches.len()])).collect()
 }
 
+/// Writes a disk with holes where it is empty: hundreds of them must not fill this machine's.
+fn sparse(path: &Path, disk: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::create(path).expect("raw");
+    file.set_len(disk.len() as u64).expect("raw");
+    for (at, block) in disk.chunks(4096).enumerate().filter(|(_, block)| block.iter().any(|b| *b != 0)) {
+        file.write_all_at(block, at as u64 * 4096).expect("raw");
+    }
+}
+
 fn mount(device: &str, at: &Path) {
     tool("mount", &["-t", "ext4", "-o", "commit=1", device, at.to_str().expect("utf-8")]);
 }
@@ -127,7 +137,7 @@ fn what_was_answered_for_is_there_after_a_power_cut() {
         let at = format!("after {n} of {} entries, {cache:?}", recording.log.len());
         // A file of its own: what the kernel still holds of the last mount must not write into this one.
         let raw = node.scratch().join(format!("raw-{boot}"));
-        std::fs::write(&raw, recording.at(n, cache)).expect("raw");
+        sparse(&raw, &recording.at(n, cache));
         let device = tool("losetup", &["-f", "--show", raw.to_str().expect("utf-8")]);
         mount(&device, &node.data());
         let _ = std::fs::remove_dir_all(node.dir.join("run/containers"));
