@@ -109,7 +109,7 @@ fn client(field: &Field, number: u64) {
         let script = format!("i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo $i; usleep 2000; done; exit {code}");
         let of = |options: &[&str], script: &str| -> Vec<String> {
             let mut arguments: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
-            let network = if number % 2 == 0 { "none" } else { "bridge" };
+            let network = if number.is_multiple_of(2) { "none" } else { "bridge" };
             arguments
                 .extend(["--name", &name, "--network", network, &field.busybox, "sh", "-c", script].map(str::to_owned));
             arguments

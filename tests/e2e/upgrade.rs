@@ -23,7 +23,7 @@ fn unkeyed(name: &str, keyed: bool) -> Node {
     if keyed {
         builder = builder.table("[upgrade]\npublic_key = \"PKI/release.pub\"");
     }
-    let node = builder.start_with(|dir| {
+    builder.start_with(|dir| {
         let pki = dir.join("pki");
         let made = std::process::Command::new(crate::harness::pki::ctl_binary())
             .args(["pki", "release-key", "--algorithm", "ed25519", "--dir"])
@@ -31,8 +31,7 @@ fn unkeyed(name: &str, keyed: bool) -> Node {
             .output()
             .expect("berthctl");
         assert!(made.status.success(), "{made:?}");
-    });
-    node
+    })
 }
 
 /// Another build: `traits` such as `version=9.0.0;fail=crash`.

@@ -283,8 +283,6 @@ impl Node {
         self.program = program.to_owned();
     }
 
-    /// The file that the agent is started from.
-    #[cfg(feature = "failpoints")]
     /// From its next start on the agent runs from a copy of its own, and the copy before is taken away: as by an upgrade, and as a program
     /// that was deleted from disk meanwhile.
     pub fn move_program(&mut self) {
@@ -297,6 +295,7 @@ impl Node {
         self.program = next;
     }
 
+    /// The file that the agent is started from.
     pub fn program(&self) -> &Path {
         &self.program
     }
