@@ -5,6 +5,7 @@ use crate::error::ImageError;
 use crate::layer::{self, Done, Work};
 use berth_model::Digest;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
@@ -64,6 +65,8 @@ impl Reporter {
 }
 
 struct Job {
+    /// Tells it from another one of the same layer, before or behind it.
+    number: u64,
     reporter: Reporter,
     cancel: CancellationToken,
     /// Changed under the map's lock only.
@@ -73,6 +76,7 @@ struct Job {
 /// All layers that are on their way, by diff_id.
 pub(crate) struct Jobs {
     running: Mutex<HashMap<Digest, Job>>,
+    begun: AtomicU64,
     /// Layers side by side.
     slots: Semaphore,
 }
@@ -81,11 +85,13 @@ pub(crate) struct Jobs {
 struct Waiter<'a> {
     jobs: &'a Jobs,
     diff_id: &'a Digest,
+    job: u64,
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        if let Some(job) = self.jobs.lock().get_mut(self.diff_id) {
+        // When this one's job has failed, another one who waited may have started the layer's next by now.
+        if let Some(job) = self.jobs.lock().get_mut(self.diff_id).filter(|job| job.number == self.job) {
             job.waiters = job.waiters.saturating_sub(1);
             if job.waiters == 0 {
                 job.cancel.cancel();
@@ -95,15 +101,15 @@ impl Drop for Waiter<'_> {
 }
 
 enum Joined {
-    /// The flag: this call started it.
-    Waiting(watch::Receiver<Snapshot>, bool),
+    /// The job's number; the flag: this call started it.
+    Waiting(watch::Receiver<Snapshot>, u64, bool),
     /// One that was cancelled has not ended yet.
     Ending(watch::Receiver<Snapshot>),
 }
 
 impl Jobs {
     pub fn new(parallel: usize) -> Arc<Self> {
-        Arc::new(Jobs { running: Mutex::default(), slots: Semaphore::new(parallel) })
+        Arc::new(Jobs { running: Mutex::default(), begun: AtomicU64::new(0), slots: Semaphore::new(parallel) })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Job>> {
@@ -114,15 +120,15 @@ impl Jobs {
     /// came from, this caller's own source is tried. `fetched_bytes` is 0 when it was somebody else's work.
     pub async fn get(self: &Arc<Self>, work: &Work, tell: impl Fn(&Snapshot)) -> Result<Done, ImageError> {
         loop {
-            let (mut receiver, mine) = match self.join(work) {
-                Joined::Waiting(receiver, mine) => (receiver, mine),
+            let (mut receiver, job, mine) = match self.join(work) {
+                Joined::Waiting(receiver, job, mine) => (receiver, job, mine),
                 Joined::Ending(mut receiver) => {
                     let _ = receiver.wait_for(|s| s.result.is_some()).await;
                     tokio::task::yield_now().await;
                     continue;
                 }
             };
-            let waiter = Waiter { jobs: self, diff_id: &work.diff_id };
+            let waiter = Waiter { jobs: self, diff_id: &work.diff_id, job };
             let result = loop {
                 let snapshot = receiver.borrow_and_update().clone();
                 if let Some(result) = snapshot.result {
@@ -150,11 +156,13 @@ impl Jobs {
                 return Joined::Ending(receiver);
             }
             job.waiters += 1;
-            return Joined::Waiting(receiver, false);
+            return Joined::Waiting(receiver, job.number, false);
         }
         let (reporter, cancel) = (Reporter::new(), CancellationToken::new());
         let receiver = reporter.to.subscribe();
-        running.insert(work.diff_id.clone(), Job { reporter: reporter.clone(), cancel: cancel.clone(), waiters: 1 });
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        let job = Job { number, reporter: reporter.clone(), cancel: cancel.clone(), waiters: 1 };
+        running.insert(work.diff_id.clone(), job);
         let (jobs, work) = (self.clone(), work.clone());
         tokio::spawn(async move {
             let result = jobs.run(&work, &reporter, &cancel).await;
@@ -162,7 +170,7 @@ impl Jobs {
             jobs.lock().remove(&work.diff_id);
             reporter.to.send_modify(|s| s.result = Some(result));
         });
-        Joined::Waiting(receiver, true)
+        Joined::Waiting(receiver, number, true)
     }
 
     async fn run(&self, work: &Work, reporter: &Reporter, cancel: &CancellationToken) -> Result<Done, ImageError> {

@@ -154,6 +154,10 @@ pub fn sh(script: &str) -> ContainerSpec {
 }
 
 pub fn log_lines(dir: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(dir.join("log/log.00000000000000000000")).unwrap_or_default();
+    // Named by the bytes before them: in the order of their names.
+    let files = std::fs::read_dir(dir.join("log")).into_iter().flatten().flatten();
+    let mut files: Vec<_> = files.map(|entry| entry.path()).collect();
+    files.sort();
+    let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap_or_default()).collect();
     text.lines().map(|l| l.split_once(' ').map_or("", |(_, rest)| rest).to_owned()).collect()
 }
