@@ -25,6 +25,9 @@ const CONFIG: &[(&str, &str)] = &[
     ("stop_timeout_seconds", "--stop-timeout"),
     ("auto_remove", "--rm"),
     ("shm_bytes", "--shm-size"),
+    ("log.driver", "--log-driver"),
+    ("log.max_file_bytes", "--log-opt max-size"),
+    ("log.max_files", "--log-opt max-file"),
     ("log", "--log-opt"),
     ("resources.memory_bytes", "--memory"),
     ("resources.memory_swap_bytes", "--memory-swap"),
@@ -45,6 +48,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("filters", "--filter"),
     ("references", "--filter reference"),
     ("timeout_seconds", "--time"),
+    ("changes", "--change"),
     ("stdin_once", "--interactive"),
     ("size", "the terminal's size"),
 ];
@@ -56,10 +60,16 @@ pub fn flag(path: &str) -> String {
         None => (path.strip_prefix("start.").unwrap_or(path), OTHERS),
     };
     let path = path.strip_prefix("create.").unwrap_or(path);
+    if let Some(option) = path.strip_prefix("log.options.") {
+        return format!("--log-opt {option}");
+    }
     // What a map or a list holds is named by its key, not by its place.
     let head = path.split(['[', '.']).next().unwrap_or(path);
     let dotted = path.split('[').next().unwrap_or(path);
-    let known = |wanted: &str| table.iter().find(|(field, _)| *field == wanted).map(|(_, flag)| (*flag).to_owned());
+    // Limits have the same names where they are changed.
+    let known = |wanted: &str| {
+        table.iter().chain(CONFIG).find(|(field, _)| *field == wanted).map(|(_, flag)| (*flag).to_owned())
+    };
     known(dotted).or_else(|| known(head)).unwrap_or_else(|| format!("--{}", head.replace('_', "-")))
 }
 
@@ -84,6 +94,10 @@ mod tests {
             ("create.pull", "--pull"),
             ("filters[0].key", "--filter"),
             ("signal", "--signal"),
+            ("config.log.options.max-size", "--log-opt max-size"),
+            ("config.log.driver", "--log-driver"),
+            ("resources.memory_swap_bytes", "--memory-swap"),
+            ("changes[0]", "--change"),
             ("container", "CONTAINER"),
             ("user", "--user"),
         ] {

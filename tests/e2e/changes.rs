@@ -105,7 +105,7 @@ fn commit(store: &str) {
     let mut node = node(&format!("commit-{store}"), store);
     edited(&node);
     let error = node.fails(1, &["commit", "-c", "RUN true", "box", "made:1"]);
-    assert!(error.contains("changes[0]"), "{error}");
+    assert!(error.contains("--change: "), "{error}");
     node.fails(125, &["commit", "box", "Not A Name"]);
     let id = node.ok(&[
         "commit",

@@ -18,7 +18,7 @@ fn waits_for_every_condition() {
     node.ok(&[
         "create",
         "--name",
-        "w",
+        "ww",
         "--network",
         "none",
         &busybox,
@@ -26,24 +26,24 @@ fn waits_for_every_condition() {
         "-c",
         "trap 'exit 7' TERM; while :; do sleep 0.1; done",
     ]);
-    let (running, gone) = (wait("running", "w"), wait("removed", "w"));
-    let next = wait("next-exit", "w");
+    let (running, gone) = (wait("running", "ww"), wait("removed", "ww"));
+    let next = wait("next-exit", "ww");
     std::thread::sleep(std::time::Duration::from_millis(300));
-    node.ok(&["start", "w"]);
-    assert_eq!(answer(running), (Some(0), "w".to_owned()));
-    assert_eq!(node.ok(&["wait", "--condition", "running", "w"]), "w", "it runs already");
-    node.until_trapped("w", "trap 'exit 7;' TERM");
-    node.ok(&["stop", "--timeout", "20", "w"]);
+    node.ok(&["start", "ww"]);
+    assert_eq!(answer(running), (Some(0), "ww".to_owned()));
+    assert_eq!(node.ok(&["wait", "--condition", "running", "ww"]), "ww", "it runs already");
+    node.until_trapped("ww", "trap 'exit 7;' TERM");
+    node.ok(&["stop", "--timeout", "20", "ww"]);
     assert_eq!(answer(next), (Some(0), "7".to_owned()));
-    assert_eq!(node.ok(&["wait", "w", "w"]), "7\n7");
-    let again = wait("next-exit", "w");
+    assert_eq!(node.ok(&["wait", "ww", "ww"]), "7\n7");
+    let again = wait("next-exit", "ww");
     std::thread::sleep(std::time::Duration::from_millis(300));
-    node.ok(&["start", "w"]);
-    node.ok(&["kill", "w"]);
+    node.ok(&["start", "ww"]);
+    node.ok(&["kill", "ww"]);
     assert_eq!(answer(again), (Some(0), "137".to_owned()), "not the end of the run before");
-    node.ok(&["rm", "w"]);
+    node.ok(&["rm", "ww"]);
     assert_eq!(answer(gone), (Some(0), "137".to_owned()));
-    node.fails(1, &["wait", "--condition", "running", "w"]);
+    node.fails(1, &["wait", "--condition", "running", "ww"]);
     node.finish();
 }
 
@@ -103,19 +103,19 @@ fn lists_are_filtered() {
 fn several_logs_are_one() {
     let node = Node::with_busybox("look-logs");
     let busybox = image("busybox");
-    node.ok(&["run", "-d", "--name", "a", "--network", "none", &busybox, "sh", "-c", "echo 1; sleep 0.6; echo 3"]);
+    node.ok(&["run", "-d", "--name", "aa", "--network", "none", &busybox, "sh", "-c", "echo 1; sleep 0.6; echo 3"]);
     std::thread::sleep(std::time::Duration::from_millis(300));
     node.ok(&["run", "-d", "--name", "bb", "--network", "none", &busybox, "sh", "-c", "echo 2; sleep 0.6; echo 4"]);
-    let followed = node.ok(&["logs", "-f", "a", "bb"]);
+    let followed = node.ok(&["logs", "-f", "aa", "bb"]);
     let mut lines: Vec<&str> = followed.lines().collect();
     lines.sort_unstable();
-    assert_eq!(lines, ["a  | 1", "a  | 3", "bb | 2", "bb | 4"]);
-    node.ok(&["wait", "a", "bb"]);
-    assert_eq!(node.ok(&["logs", "a", "bb"]), "a  | 1\nbb | 2\na  | 3\nbb | 4");
-    assert_eq!(node.ok(&["logs", "--no-log-prefix", "--tail", "1", "a", "bb"]), "3\n4");
-    assert_eq!(node.ok(&["logs", "a"]), "1\n3");
-    assert!(node.fails(1, &["logs", "a", "nobody"]).contains("nobody"));
-    let json = node.ok(&["logs", "-o", "json", "a", "bb"]);
+    assert_eq!(lines, ["aa | 1", "aa | 3", "bb | 2", "bb | 4"]);
+    node.ok(&["wait", "aa", "bb"]);
+    assert_eq!(node.ok(&["logs", "aa", "bb"]), "aa | 1\nbb | 2\naa | 3\nbb | 4");
+    assert_eq!(node.ok(&["logs", "--no-log-prefix", "--tail", "1", "aa", "bb"]), "3\n4");
+    assert_eq!(node.ok(&["logs", "aa"]), "1\n3");
+    assert!(node.fails(1, &["logs", "aa", "nobody"]).contains("nobody"));
+    let json = node.ok(&["logs", "-o", "json", "aa", "bb"]);
     assert!(json.lines().all(|l| l.contains("\"Container\"")), "{json}");
     node.finish();
 }

@@ -110,7 +110,7 @@ fn what_the_kernel_refuses_changes_nothing() {
     assert_eq!(node.inspect("box")["HostConfig"]["Memory"], 134_217_728);
     // What does not fit beside what stays is named before anything is done.
     let error = node.fails(1, &["update", "--memory", "256m", "box"]);
-    assert!(error.contains("memory_swap_bytes"), "{error}");
+    assert!(error.contains("--memory-swap: "), "{error}");
     assert!(node.fails(1, &["update", "--memory", "1m", "box"]).contains("6 MiB"));
     assert!(node.fails(125, &["update", "box"]).contains("nothing to change"));
     assert_eq!(node.inspect("box")["State"]["Status"], "running");

@@ -37,6 +37,10 @@ fn point_in_time(text: &str) -> Option<Timestamp> {
         let fraction: u32 = (fraction.len() <= 9).then(|| format!("{fraction:0<9}").parse().ok())??;
         return Some(Timestamp::from_parts(seconds.parse().ok()?, fraction));
     }
+    // Without a zone: UTC.
+    if let Ok(time) = text.parse::<jiff::civil::DateTime>() {
+        return nanos(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp());
+    }
     let mut left = text;
     let mut seconds: i64 = 0;
     while !left.is_empty() {
@@ -65,6 +69,8 @@ mod tests {
     fn points_in_time() {
         assert_eq!(point_in_time("1.5"), Some(Timestamp(1_500_000_000)));
         assert_eq!(point_in_time("1970-01-01T00:00:02Z"), Some(Timestamp(2_000_000_000)));
+        assert_eq!(point_in_time("1970-01-02"), Some(Timestamp(86_400_000_000_000)));
+        assert_eq!(point_in_time("1970-01-01T00:00:02"), Some(Timestamp(2_000_000_000)));
         let ago = Timestamp::now().nanos() - point_in_time("1h30m").expect("a time").nanos();
         assert!((5_400_000_000_000 - 1_000_000_000..5_401_000_000_000).contains(&ago), "{ago}");
         for bad in ["", "m", "10", "yesterday", "5x", "1.1.1", "-5m", "99999999999999999999s", "1.0000000000"] {
