@@ -100,7 +100,12 @@ pub static RULES: &[Rule] = &[
 
 /// The rule of an RPC. `None`: nobody may call it.
 pub fn rule(path: &str) -> Option<&'static Rule> {
-    RULES.binary_search_by(|rule| rule.path.cmp(path)).ok().map(|index| &RULES[index])
+    index(path).map(|index| &RULES[index])
+}
+
+/// Where in [`RULES`] it is.
+pub fn index(path: &str) -> Option<usize> {
+    RULES.binary_search_by(|rule| rule.path.cmp(path)).ok()
 }
 
 /// Docker's default capabilities: a container has these anyway (moby, oci/caps/defaults.go).

@@ -63,6 +63,7 @@ pub struct Config {
     pub gc: Gc,
     pub audit: Audit,
     pub log: Log,
+    pub metrics: Metrics,
     pub upgrade: Upgrade,
 }
 
@@ -84,6 +85,7 @@ impl Default for Config {
             gc: Gc::default(),
             audit: Audit::default(),
             log: Log::default(),
+            metrics: Metrics::default(),
             upgrade: Upgrade::default(),
         }
     }
@@ -381,6 +383,16 @@ impl Default for Log {
     }
 }
 
+/// Figures of the agent and of containers, for Prometheus.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Where `GET /metrics` is answered. Unset: nowhere, and nothing is counted for it.
+    pub listen: Option<SocketAddr>,
+    /// Mutual TLS with the certificates of `[tls]`; any role may read. Without, only a loopback address is taken.
+    pub tls: bool,
+}
+
 /// Programs that the agent may replace itself by.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -490,6 +502,12 @@ impl Config {
         }
         check(self.audit.file_bytes >= 64 << 10, "audit.file_bytes", "must be at least 65536");
         check((1..=1000).contains(&self.audit.files), "audit.files", "must be 1 to 1000");
+        let open = self.metrics.listen.is_some_and(|a| !a.ip().is_loopback()) && !self.metrics.tls;
+        check(
+            !open,
+            "metrics.listen",
+            "must be a loopback address, such as 127.0.0.1:9464, unless metrics.tls is true",
+        );
         for (host, registry) in &self.registries {
             let key = format!("registries.{host:?}");
             check(!host.is_empty() && !host.contains(['/', ' ']), &key, "must be host or host:port");
@@ -525,14 +543,7 @@ impl Config {
     /// Addresses and files for mutual TLS; `None`: nothing listens on TCP, because nothing says so and there are no
     /// certificates where they would be looked for.
     pub fn tcp(&self) -> Option<(Vec<SocketAddr>, TlsFiles)> {
-        let pick = |set: &Option<PathBuf>, name: &str| set.clone().unwrap_or_else(|| Path::new(PKI_DIR).join(name));
-        let files = TlsFiles {
-            ca: pick(&self.tls.ca, "ca.pem"),
-            cert: pick(&self.tls.cert, "agent.pem"),
-            key: pick(&self.tls.key, "agent.key"),
-            crl: pick(&self.tls.crl, "crl.pem"),
-            crl_required: self.tls.crl.is_some(),
-        };
+        let files = self.tls_files();
         let configured = self.tls.ca.is_some() || self.tls.cert.is_some() || self.tls.key.is_some();
         match &self.listen.tcp {
             Some(addresses) if addresses.is_empty() => None,
@@ -541,6 +552,23 @@ impl Config {
                 Some((vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT))], files))
             }
             None => None,
+        }
+    }
+
+    /// The files of TLS, where something needs them.
+    pub fn certificates(&self) -> Option<TlsFiles> {
+        let for_metrics = || (self.metrics.tls && self.metrics.listen.is_some()).then(|| self.tls_files());
+        self.tcp().map(|(_, files)| files).or_else(for_metrics)
+    }
+
+    fn tls_files(&self) -> TlsFiles {
+        let pick = |set: &Option<PathBuf>, name: &str| set.clone().unwrap_or_else(|| Path::new(PKI_DIR).join(name));
+        TlsFiles {
+            ca: pick(&self.tls.ca, "ca.pem"),
+            cert: pick(&self.tls.cert, "agent.pem"),
+            key: pick(&self.tls.key, "agent.key"),
+            crl: pick(&self.tls.crl, "crl.pem"),
+            crl_required: self.tls.crl.is_some(),
         }
     }
 
@@ -681,6 +709,7 @@ mod tests {
             ("low_watermark: Some(75)", "low_watermark: None"),
             (r#"keep_labels: ["keep", "tier=base"]"#, "keep_labels: []"),
             (r#"keep_images: ["nginx:*"]"#, "keep_images: []"),
+            ("listen: Some(127.0.0.1:9464)", "listen: None"),
             (r#"public_key: Some("/etc/berth/pki/release.pub")"#, "public_key: None"),
         ] {
             assert!(config.contains(set), "{set} in {config}");
@@ -723,5 +752,19 @@ mod tests {
         let set = parse("[tls]\ncert = \"/c\"\n").unwrap().tcp().unwrap();
         assert_eq!(set.0, vec!["0.0.0.0:7443".parse().unwrap()]);
         assert_eq!((set.1.cert, set.1.ca), ("/c".into(), "/etc/berth/pki/ca.pem".into()));
+    }
+
+    #[test]
+    fn figures_are_not_for_the_network_without_certificates() {
+        let metrics = |text: &str| parse(&format!("[listen]\ntcp = []\n[metrics]\n{text}"));
+        for good in ["listen = \"127.0.0.1:9464\"", "listen = \"[::1]:1\"", "listen = \"0.0.0.0:9464\"\ntls = true", ""]
+        {
+            let config = metrics(good).unwrap();
+            assert_eq!(config.certificates().is_some(), good.contains("tls"), "{good}");
+        }
+        for bad in ["listen = \"0.0.0.0:9464\"", "listen = \"[::]:1\"", "listen = \"10.0.0.1:9464\"\ntls = false"] {
+            let error = metrics(bad).unwrap_err();
+            assert!(error.contains("metrics.listen") && error.contains("metrics.tls"), "{error}");
+        }
     }
 }

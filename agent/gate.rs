@@ -6,6 +6,7 @@
 
 use crate::audit::{AuditLog, Record, Verdict};
 use crate::auth::{self, Duration as Length, Rule};
+use crate::metrics::Calls;
 use crate::peer::{Lapse, Peer, PeerInfo};
 use crate::status;
 use berth::role::Role;
@@ -34,6 +35,8 @@ pub struct Gate {
     /// Ends endless calls, so that their callers come back to the next agent at once.
     pub stopping: CancellationToken,
     pub activity: crate::quiet::Activity,
+    /// Where figures are wanted.
+    pub counted: Option<Arc<Calls>>,
 }
 
 impl<S> tower::Layer<S> for Gate {
@@ -59,6 +62,7 @@ pub struct Call {
     long: bool,
     begun: Instant,
     audit: AuditLog,
+    counted: Option<Arc<Calls>>,
     told: Mutex<Told>,
 }
 
@@ -143,6 +147,9 @@ impl Call {
             }
             told.denied
         };
+        if let Some(calls) = &self.counted {
+            calls.ended(&self.path, code, self.begun.elapsed());
+        }
         let ms = self.begun.elapsed().as_millis();
         tracing::debug!(rpc = self.path, caller = self.peer.name(), code = status::code_name(code), ms, "call");
         if self.mutates || denied {
@@ -174,6 +181,9 @@ impl Gate {
     fn admit(&self, peer: &Arc<Peer>, path: &str) -> (Arc<Call>, Result<&'static Rule, Status>) {
         let role = peer.role();
         let rule = auth::rule(path);
+        if let Some(calls) = &self.counted {
+            calls.begun();
+        }
         let call = Arc::new(Call {
             peer: peer.clone(),
             role: role.as_ref().ok().copied(),
@@ -182,6 +192,7 @@ impl Gate {
             long: rule.is_some_and(|rule| rule.duration == Length::Endless),
             begun: Instant::now(),
             audit: self.audit.clone(),
+            counted: self.counted.clone(),
             told: Mutex::default(),
         });
         let verdict = match (peer.lapse(), role, rule) {

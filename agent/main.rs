@@ -7,6 +7,7 @@ mod auth;
 mod config;
 mod gate;
 mod log;
+mod metrics;
 mod peer;
 mod quiet;
 mod run;

@@ -3,6 +3,7 @@
 use crate::api;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::{Config, Shutdown};
+use crate::metrics::{Calls, Certificates, Metrics, Server};
 use crate::serve::Doors;
 use crate::tls::TlsStore;
 use crate::upgrade::{self, Place, Upgrades};
@@ -36,10 +37,7 @@ pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
         Upgrades::open(place, config.upgrade.public_key.clone()).context("looking for an upgrade under way")?;
     upgrade::reap_inherited().context("taking over children")?;
     let tcp = config.tcp();
-    let store = match &tcp {
-        Some((_, files)) => Some(Arc::new(TlsStore::open(files.clone())?)),
-        None => None,
-    };
+    let store = config.certificates().map(TlsStore::open).transpose()?.map(Arc::new);
     let audit = AuditLog::open(AuditConfig {
         file: config.audit_file(),
         file_bytes: config.audit.file_bytes,
@@ -49,15 +47,20 @@ pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
     .context("opening the audit log")?;
     let node = Node::open(config.node()).await?;
     let addresses = tcp.map(|(addresses, _)| addresses).unwrap_or_default();
-    let doors = Doors::open(&addresses, store, config.unix_socket().as_deref(), &config.limits).await?;
+    let doors = Doors::open(&addresses, store.clone(), config.unix_socket().as_deref(), &config.limits).await?;
     if doors.names().is_empty() {
         bail!("nothing to listen on: listen.unix is empty, and there are no certificates or listen.tcp is empty");
     }
+    let metrics = open_metrics(&config, &node, store, &doors).await?;
     tracing::info!(version = version(), listening = doors.names().join(" "), "ready");
     let stopping = CancellationToken::new();
     let reload = Arc::new(Notify::new());
+    let counted = metrics.as_ref().map(|(_, calls)| calls.clone());
+    if let Some((server, _)) = metrics {
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(server.run()));
+    }
     let (routes, health) = api::routes(&node, &config, &upgrades).await?;
-    let serving = tokio::spawn(doors.serve(routes, audit.clone(), reload.clone(), stopping.clone()));
+    let serving = tokio::spawn(doors.serve(routes, audit.clone(), reload.clone(), stopping.clone(), counted));
     notify(&[NotifyState::Ready]);
     upgrades.serving().context("writing down that the new agent serves")?;
     let end = tokio::select! {
@@ -89,6 +92,24 @@ pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
     }
     audit.close(Duration::from_secs(5));
     Ok(end)
+}
+
+/// The door for figures, where one is wanted, and what counts calls for it.
+async fn open_metrics(
+    config: &Config,
+    node: &Node,
+    store: Option<Arc<TlsStore>>,
+    doors: &Doors,
+) -> anyhow::Result<Option<(Server, Arc<Calls>)>> {
+    let Some(address) = config.metrics.listen else { return Ok(None) };
+    let calls = Arc::new(Calls::default());
+    let certificates = store.filter(|_| config.metrics.tls).map(|store| Certificates { store, look: doors.look() });
+    let metrics = Metrics { node: node.clone(), calls: calls.clone() };
+    let server = Server::open(address, certificates, metrics).await;
+    let server = server.with_context(|| format!("listening on {address} for metrics"))?;
+    let over = if config.metrics.tls { "mutual TLS" } else { "this host" };
+    tracing::info!(%address, over, "metrics");
+    Ok(Some((server, calls)))
 }
 
 /// What a test wants to be wrong with this program.
@@ -123,7 +144,7 @@ pub fn repair(config: &Config) -> anyhow::Result<()> {
 
 /// Whether this program could serve here, without a word: for the self-check of an upgrade.
 pub fn works(config: &Config) -> anyhow::Result<()> {
-    if let Some((_, files)) = config.tcp() {
+    if let Some(files) = config.certificates() {
         TlsStore::open(files)?;
     }
     #[cfg(feature = "failpoints")]
@@ -160,6 +181,12 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
             }
         }
         None => println!("listen tcp: none (no certificates, or listen.tcp is empty)"),
+    }
+    if let Some(address) = config.metrics.listen {
+        if config.metrics.tls {
+            config.certificates().map(TlsStore::open).transpose()?;
+        }
+        println!("metrics http{}://{address}/metrics", if config.metrics.tls { "s" } else { "" });
     }
     if let Some(path) = config.unix_socket() {
         println!("listen unix {}", path.display());

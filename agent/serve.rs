@@ -6,6 +6,7 @@
 use crate::audit::AuditLog;
 use crate::config::Limits;
 use crate::gate::Gate;
+use crate::metrics::Calls;
 use crate::peer::{Connection, Lapse, Peer};
 use crate::tls::{self, Reload, TlsStore};
 use berth::role::Holder;
@@ -104,6 +105,12 @@ impl Doors {
         tcp.chain(self.unix.iter().map(|(_, path)| format!("unix://{}", path.display()))).collect()
     }
 
+    /// Takes the certificates' files up when they have changed.
+    pub fn look(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let shared = self.shared.clone();
+        Arc::new(move || shared.look(false))
+    }
+
     /// Serves `routes` until `stopping`, then lets calls under way end.
     pub async fn serve(
         self,
@@ -111,6 +118,7 @@ impl Doors {
         audit: AuditLog,
         reload: Arc<Notify>,
         stopping: CancellationToken,
+        counted: Option<Arc<Calls>>,
     ) -> Result<(), tonic::transport::Error> {
         let limits = self.shared.limits.clone();
         let (arrivals, incoming) = mpsc::channel::<io::Result<Connection>>(16);
@@ -135,6 +143,7 @@ impl Doors {
             patience: limits.request(),
             stopping: stopping.clone(),
             activity,
+            counted,
         };
         let served = Server::builder()
             .layer(gate)
@@ -284,7 +293,7 @@ impl Drop for AddressSlot {
     }
 }
 
-async fn accept_failed(what: &str, error: &io::Error) {
+pub async fn accept_failed(what: &str, error: &io::Error) {
     tracing::error!("accepting on {what}: {error}");
     // Out of files, mostly: it passes when connections end, and must not spin until then.
     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -23,6 +23,7 @@ mod lifecycle;
 mod log_drivers;
 mod logs;
 mod look;
+mod metrics;
 mod network;
 mod powercut;
 mod prune;

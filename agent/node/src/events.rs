@@ -102,6 +102,11 @@ impl Events {
         self.ring.lock().expect("ring of events").newest
     }
 
+    /// How many watch.
+    pub fn watchers(&self) -> u64 {
+        self.live.receiver_count() as u64
+    }
+
     /// Entries behind `cursor` (0: none, unless `since` says from when), then live ones, until the receiver goes.
     pub fn watch(
         &self,

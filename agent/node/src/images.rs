@@ -1,6 +1,7 @@
 //! Images: names, pulls, removal, and what becomes of layers that nobody refers to.
 
 use crate::container::Container;
+use crate::counts::Counts;
 use crate::gc::plan::ImageFact;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
@@ -246,7 +247,11 @@ pub(crate) async fn pull_to_use(
     fail::point("pull.before_fetch")?;
     let guard = inner.layers.begin_pull();
     let platform = platform.unwrap_or_else(|| inner.platform.clone());
-    let pulled = inner.registry.pull(reference, &platform, auth, progress).await?;
+    let pulled = inner.registry.pull(reference, &platform, auth, progress).await;
+    let counts = &inner.counts;
+    Counts::add(if pulled.is_ok() { &counts.pulls } else { &counts.failed_pulls }, 1);
+    let pulled = pulled?;
+    Counts::add(&counts.pulled_bytes, pulled.fetched_bytes);
     let (inner_, caller, reference) = (inner.clone(), caller.to_owned(), reference.clone());
     inner
         .to_its_end(async move {

@@ -1,6 +1,7 @@
 //! What all parts of the node share.
 
 use crate::container::Containers;
+use crate::counts::Counts;
 use crate::events::Events;
 use crate::images::ImageIndex;
 use crate::layers::Layers;
@@ -44,6 +45,7 @@ pub(crate) struct Inner {
     pub networks: Networks,
     pub runtime: Runtime,
     pub stats: Stats,
+    pub counts: Counts,
     pub reaper: mpsc::Sender<Job>,
     /// Room for work beside its caller: far less than the threads that may block (512).
     pub room_beside: Arc<Semaphore>,

@@ -148,6 +148,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         networks,
         runtime,
         stats: Default::default(),
+        counts: Default::default(),
         reaper,
         room_beside: Arc::new(tokio::sync::Semaphore::new(crate::node::BESIDE)),
         copies: Arc::new(tokio::sync::Semaphore::new(COPIES)),

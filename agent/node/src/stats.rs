@@ -94,6 +94,14 @@ impl StatsWatch {
 #[derive(Default)]
 pub(crate) struct Stats(Mutex<Option<Live>>);
 
+impl Stats {
+    /// How many watch.
+    pub fn watchers(&self) -> u64 {
+        let live = self.0.lock().expect("stats");
+        live.as_ref().map_or(0, |l| l.watchers.iter().filter(|w| w.strong_count() > 0).count() as u64)
+    }
+}
+
 struct Live {
     samples: broadcast::Sender<Arc<Sample>>,
     watchers: Vec<Weak<Watcher>>,

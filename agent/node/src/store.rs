@@ -12,6 +12,7 @@ mod repair;
 pub use repair::Repaired;
 pub(crate) use repair::{There, repair};
 
+use crate::counts::StoreTimes;
 use berth_model::event::Event;
 use berth_model::image::ImageRecord;
 use berth_model::{ContainerId, ContainerRecord, Digest, Reference, Timestamp};
@@ -204,6 +205,7 @@ pub(crate) struct Store {
     queue: mpsc::Sender<Message>,
     /// The last write failed: full disk, read-only file system.
     failing: Arc<AtomicBool>,
+    times: Arc<StoreTimes>,
 }
 
 impl Store {
@@ -221,6 +223,7 @@ impl Store {
             .map_err(|e| StoreError::Sqlite { act: "opening the write-ahead log", message: e.to_string() })?;
         let (queue, receive) = mpsc::channel(QUEUE);
         let failing = Arc::new(AtomicBool::new(false));
+        let times = Arc::new(StoreTimes::default());
         // As many as requests can wait: the syncer takes them all at once.
         let (to_sync, sync_queue) = std::sync::mpsc::sync_channel(QUEUE);
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -234,14 +237,21 @@ impl Store {
             connection,
             to_sync,
             failing: failing.clone(),
+            times: times.clone(),
             event_keep: event_keep.max(1) as u64,
             untrimmed: 0,
             path: path.to_owned(),
             copied: None,
         };
         spawn("store-write", Box::new(move || writer.run(receive)))?;
-        spawn("store-sync", Box::new(move || sync(&wal, &sync_queue)))?;
-        Ok((Store { queue, failing }, loaded))
+        spawn(
+            "store-sync",
+            Box::new({
+                let times = times.clone();
+                move || sync(&wal, &sync_queue, &times)
+            }),
+        )?;
+        Ok((Store { queue, failing, times }, loaded))
     }
 
     /// Hands changes over, in order with all that were handed over before. The answer comes when they are safe.
@@ -268,6 +278,16 @@ impl Store {
     /// The last write failed.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Writes that wait, and how many may.
+    pub fn queue(&self) -> (u64, u64) {
+        let max = self.queue.max_capacity();
+        ((max - self.queue.capacity()) as u64, max as u64)
+    }
+
+    pub fn times(&self) -> &StoreTimes {
+        &self.times
     }
 
     /// Writes out what waits and marks the file as closed. Writes after this fail.
@@ -444,6 +464,7 @@ struct Writer {
     connection: Connection,
     to_sync: std::sync::mpsc::SyncSender<oneshot::Sender<Result<(), StoreError>>>,
     failing: Arc<AtomicBool>,
+    times: Arc<StoreTimes>,
     event_keep: u64,
     untrimmed: u32,
     path: PathBuf,
@@ -558,6 +579,7 @@ impl Writer {
     }
 
     fn write_all(&mut self, batch: &[Request]) -> Result<(), StoreError> {
+        let begun = Instant::now();
         let transaction = self.connection.transaction().map_err(sqlite("beginning a transaction"))?;
         let mut rows = 0;
         for write in batch.iter().flat_map(|r| &r.writes) {
@@ -565,6 +587,7 @@ impl Writer {
             rows += u32::from(matches!(write, Write::Event(_) | Write::Request(_)));
         }
         transaction.commit().map_err(sqlite("committing"))?;
+        self.times.commit.add(begun.elapsed());
         self.untrimmed += rows;
         Ok(())
     }
@@ -639,13 +662,15 @@ fn apply(c: &Connection, write: &Write) -> Result<(), StoreError> {
 }
 
 /// One fdatasync(2) of the log for all that wait. A checkpoint may have taken a commit out of the log meanwhile: it has synced it then.
-fn sync(wal: &File, queue: &std::sync::mpsc::Receiver<oneshot::Sender<Result<(), StoreError>>>) {
+fn sync(wal: &File, queue: &std::sync::mpsc::Receiver<oneshot::Sender<Result<(), StoreError>>>, times: &StoreTimes) {
     while let Ok(first) = queue.recv() {
         let mut waiting = vec![first];
         waiting.extend(queue.try_iter());
+        let begun = Instant::now();
         let outcome = wal
             .sync_data()
             .map_err(|e| StoreError::Sqlite { act: "syncing the write-ahead log", message: e.to_string() });
+        times.sync.add(begun.elapsed());
         for done in waiting {
             let _ = done.send(outcome.clone());
         }

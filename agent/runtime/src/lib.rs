@@ -323,6 +323,11 @@ impl Runtime {
         self.inner.cgroups.oom_killed(id)
     }
 
+    /// How many processes of this run it ended. None: this host does not count them, or the container has ended. Reads one small file.
+    pub fn oom_kills(&self, id: &ContainerId) -> Option<u64> {
+        self.inner.cgroups.oom_kills(id)
+    }
+
     /// Kills what is left of the container's health checks, and nothing else of it. Returns when that is gone or `timeout` is over.
     pub fn kill_probe(&self, id: &ContainerId, timeout: Duration) -> Result<(), RuntimeError> {
         cgroup::kill_probe(&*self.inner.cgroups, id, timeout)

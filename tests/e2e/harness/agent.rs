@@ -85,7 +85,8 @@ impl Builder {
         self.start_with(|_| {})
     }
 
-    /// `prepare` gets the node's folder before the agent starts. `PKI` in tables is the folder of its certificates.
+    /// `prepare` gets the node's folder before the agent starts. `PKI` in tables is the folder of its certificates, `:PORT` the
+    /// first of its ports.
     pub fn start_with(self, prepare: impl FnOnce(&Path)) -> Node {
         let slot = Slot::take();
         let dir = test_dir().join("run").join(format!("{}-{}", self.name, slot.number));
@@ -154,6 +155,7 @@ impl Builder {
             },
         );
         let config = config.replace("\"PKI/", &format!("\"{d}/pki/"));
+        let config = config.replace(":PORT\"", &format!(":{}\"", node.slot.port(0)));
         fs::write(node.dir.join("berthd.toml"), config).expect("berthd.toml");
         node.write_ctl_config();
         node.spawn();

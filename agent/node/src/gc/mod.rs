@@ -9,6 +9,7 @@ pub(crate) mod plan;
 pub(crate) mod policy;
 
 use crate::container::Container;
+use crate::counts::Counts;
 use crate::node::Inner;
 use crate::store::Durability;
 use crate::view::{Freed, FreedKind, FreedTotal};
@@ -65,6 +66,16 @@ pub(crate) async fn run(
             && let Err(e) = images::sweep(inner).await
         {
             total.problems.push(e.to_string());
+        }
+        let counts = &inner.counts;
+        for (counter, n) in [
+            (&counts.gc_runs, 1),
+            (&counts.gc_containers, total.containers.into()),
+            (&counts.gc_images, total.images.into()),
+            (&counts.gc_layers, total.layers.into()),
+            (&counts.gc_bytes, total.bytes),
+        ] {
+            Counts::add(counter, n);
         }
         let attributes = BTreeMap::from([
             ("bytes".to_owned(), total.bytes.to_string()),

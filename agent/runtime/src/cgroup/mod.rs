@@ -50,7 +50,11 @@ pub(crate) trait Cgroups: Send + Sync {
     fn paths(&self, id: &ContainerId) -> Vec<PathBuf>;
     /// Folders that hold containers' groups.
     fn parents(&self) -> Vec<PathBuf>;
-    fn oom_killed(&self, id: &ContainerId) -> bool;
+    /// Processes that the kernel ended for want of memory. None: it does not count them here.
+    fn oom_kills(&self, id: &ContainerId) -> Option<u64>;
+    fn oom_killed(&self, id: &ContainerId) -> bool {
+        self.oom_kills(id).is_some_and(|n| n > 0)
+    }
     /// The folder that counts memory, and its limit in bytes (None: no limit).
     fn memory_limit(&self, id: &ContainerId) -> Option<(PathBuf, Option<u64>)>;
     /// Starts the end of every process in the group, and keeps new ones from coming where the kernel can.

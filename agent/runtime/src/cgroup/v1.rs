@@ -232,11 +232,11 @@ impl Cgroups for V1 {
         parents
     }
 
-    fn oom_killed(&self, id: &ContainerId) -> bool {
-        let Some(parent) = self.parent_in("memory") else { return false };
-        let text = fs::read_to_string(parent.join(id.as_str()).join("memory.oom_control")).unwrap_or_default();
+    fn oom_kills(&self, id: &ContainerId) -> Option<u64> {
+        let group = self.parent_in("memory")?.join(id.as_str());
+        let text = fs::read_to_string(group.join("memory.oom_control")).ok()?;
         // `oom_kill N`, Linux 4.13.
-        text.lines().filter_map(|l| l.strip_prefix("oom_kill ")).any(|n| n.trim() != "0")
+        text.lines().find_map(|l| l.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok())
     }
 
     fn memory_limit(&self, id: &ContainerId) -> Option<(PathBuf, Option<u64>)> {

@@ -178,9 +178,9 @@ impl Cgroups for V2 {
         vec![self.parent.clone()]
     }
 
-    fn oom_killed(&self, id: &ContainerId) -> bool {
-        let text = fs::read_to_string(self.parent.join(id.as_str()).join("memory.events")).unwrap_or_default();
-        text.lines().filter_map(|l| l.strip_prefix("oom_kill ")).any(|n| n.trim() != "0")
+    fn oom_kills(&self, id: &ContainerId) -> Option<u64> {
+        let text = fs::read_to_string(self.parent.join(id.as_str()).join("memory.events")).ok()?;
+        text.lines().find_map(|l| l.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok())
     }
 
     fn memory_limit(&self, id: &ContainerId) -> Option<(PathBuf, Option<u64>)> {
