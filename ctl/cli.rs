@@ -2,6 +2,7 @@
 
 use crate::complete;
 use crate::config::{Config, Selection, default_path};
+use crate::connect::Limits;
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::{cmd, units};
@@ -19,7 +20,9 @@ use std::time::Duration;
     after_help = "Without a context, commands go to the agent of this machine (/run/berth/berthd.sock).\n\
         On several hosts a command runs side by side; exit code 0: all hosts did it, 3: some, 4: none.\n\
         With one host: 125 for a wrong command line, else 1 for a failure (run, exec and attach have Docker's codes).\n\n\
-        Environment: BERTH_CONFIG names the configuration file [default: ~/.config/berth/config.toml]"
+        Environment: BERTH_CONFIG names the configuration file [default: ~/.config/berth/config.toml]\n\
+        BERTH_RECONNECT: how long to try again when an agent is away, as 10s or 5m, 0 for not at all\n\
+        [default: 2 s before the first answer, 30 s for what is under way; a host keeps a stream for 40 s]"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -190,6 +193,16 @@ pub enum System {
     Gc(cmd::prune::Gc),
 }
 
+/// How long an agent that is away is waited for, where the caller says so.
+fn reconnect() -> Result<Option<Duration>> {
+    let Some(text) = std::env::var_os("BERTH_RECONNECT").filter(|text| !text.is_empty()) else { return Ok(None) };
+    let text = text.to_string_lossy();
+    if text == "0" {
+        return Ok(Some(Duration::ZERO));
+    }
+    units::parse_deadline(&text).map(Some).map_err(|why| Error::usage(format!("BERTH_RECONNECT: {why}")))
+}
+
 /// Runs a parsed command line; the exit code.
 pub fn run(cli: Cli) -> Result<u8> {
     let path = default_path();
@@ -213,7 +226,7 @@ pub fn run(cli: Cli) -> Result<u8> {
             let fleet = Fleet {
                 hosts: config.select(&selection, &folder)?,
                 parallel: cli.hosts.parallel.into(),
-                deadline: cli.hosts.deadline,
+                limits: Limits { deadline: cli.hosts.deadline, reconnect: reconnect()? },
                 labelled,
             };
             let runtime = tokio::runtime::Builder::new_current_thread()

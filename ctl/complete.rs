@@ -1,7 +1,7 @@
 //! Completion with what is really there: containers, images, contexts and groups. A host that does not answer at once is left out.
 
 use crate::config::{Config, Selection, default_path};
-use crate::connect::Connection;
+use crate::connect::{Connection, Limits};
 use berth::v1;
 use clap_complete::engine::CompletionCandidate;
 use std::ffi::OsStr;
@@ -37,7 +37,8 @@ fn ask<Fut: Future<Output = Option<Vec<String>>>>(call: impl Fn(Connection) -> F
     let Some(host) = hosts.first() else { return Vec::new() };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     runtime.block_on(async {
-        let work = async { call(Connection::open(host, Some(PATIENCE)).await.ok()?).await };
+        let limits = Limits { deadline: Some(PATIENCE), reconnect: None };
+        let work = async { call(Connection::open(host, limits).await.ok()?).await };
         tokio::time::timeout(PATIENCE, work).await.ok().flatten().unwrap_or_default()
     })
 }

@@ -17,13 +17,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObjec
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 /// A host that is there answers within this, handshake counted; one that is not should not hold up the others.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,6 +34,11 @@ pub const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
 const RESUME: Duration = Duration::from_secs(30);
 /// The caller is told when it takes longer than this.
 const TELL: Duration = Duration::from_secs(2);
+/// A first connection that is refused, or breaks before anything was asked, is made again for so long: an agent that restarts is back by
+/// then, and who calls a host without one waits no longer.
+const DOOR: Duration = Duration::from_secs(2);
+/// Between two tries of that.
+const KNOCK: Duration = Duration::from_millis(40);
 /// Before the second try; longer before each further one. An agent restarts in less than the first few together.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
@@ -52,53 +58,102 @@ pub struct Connection {
     channel: Channel,
     refusal: Refusal,
     tls: bool,
-    /// The caller's `--deadline`.
-    deadline: Option<Duration>,
+    /// The connector's last try was in vain.
+    shut: Arc<AtomicBool>,
+    limits: Limits,
+}
+
+/// How long the caller waits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// `--deadline`: for every call.
+    pub deadline: Option<Duration>,
+    /// `BERTH_RECONNECT`: for an agent that is away, before the first call as in the middle of one.
+    pub reconnect: Option<Duration>,
+}
+
+impl Limits {
+    /// How long something that usually takes `usual` is tried again.
+    fn patience(self, usual: Duration) -> Duration {
+        self.reconnect.unwrap_or(usual).min(self.deadline.unwrap_or(Duration::MAX))
+    }
+}
+
+/// No connection came about.
+struct Failed {
+    error: Error,
+    /// Another try may help: nobody listened just now, or somebody hung up without a word.
+    passing: bool,
+}
+
+impl Failed {
+    fn for_good(error: Error) -> Failed {
+        Failed { error, passing: false }
+    }
 }
 
 impl Connection {
-    /// Connects to a host. `deadline` is the caller's, for every call.
-    pub async fn open(host: &Host, deadline: Option<Duration>) -> Result<Connection> {
+    /// Connects to a host.
+    pub async fn open(host: &Host, limits: Limits) -> Result<Connection> {
         let refusal = Refusal::default();
-        let dialer = Dialer::new(host, refusal.clone())?;
-        let first =
-            match tokio::time::timeout(deadline.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT), dialer.dial()).await {
-                Ok(io) => io?,
-                Err(_) => {
-                    return Err(Error::new(format!(
-                        "no connection to {} within {} s",
-                        dialer.shown,
-                        CONNECT_TIMEOUT.as_secs()
-                    ))
-                    .hint("is the host up, and is the port open in its firewall?"));
-                }
+        let dialer = Arc::new(Dialer::new(host, refusal.clone())?);
+        let (begun, limit) = (Instant::now(), limits.patience(DOOR));
+        let mut told = false;
+        loop {
+            let failed = match Connection::try_open(host, limits, &dialer).await {
+                Ok(connection) => return Ok(connection),
+                Err(failed) => failed,
             };
-        let tls = dialer.tls.is_some();
-        let mut first = Some(first);
-        let dialer = Arc::new(dialer);
+            if !failed.passing || begun.elapsed() >= limit {
+                return Err(failed.error);
+            }
+            if !told && begun.elapsed() >= TELL {
+                tell_silence(&host.label, limit.saturating_sub(begun.elapsed()));
+                told = true;
+            }
+            tokio::time::sleep(KNOCK).await;
+        }
+    }
+
+    async fn try_open(host: &Host, limits: Limits, dialer: &Arc<Dialer>) -> Result<Connection, Failed> {
+        let within = limits.deadline.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT);
+        let first = tokio::time::timeout(within, dialer.dial()).await.unwrap_or_else(|_| {
+            let error = format!("no connection to {} within {} s", dialer.shown, CONNECT_TIMEOUT.as_secs());
+            Err(Failed::for_good(Error::new(error).hint("is the host up, and is the port open in its firewall?")))
+        })?;
+        let (mut first, shut) = (Some(first), Arc::new(AtomicBool::new(false)));
+        let (connecting, closed) = (dialer.clone(), shut.clone());
         let connector = tower::service_fn(move |_| {
-            let (made, dialer) = (first.take(), dialer.clone());
+            let (made, dialer, shut) = (first.take(), connecting.clone(), closed.clone());
             async move {
-                let io = match made {
-                    Some(io) => io,
+                let dialed = match made {
+                    Some(io) => Ok(io),
                     // An agent that comes back answers; a host that does not must not hold the next try up.
                     None => match tokio::time::timeout(CONNECT_TIMEOUT, dialer.dial()).await {
-                        Ok(io) => io?,
-                        Err(_) => return Err(Error::new(format!("no answer from {}", dialer.shown))),
+                        Ok(dialed) => dialed.map_err(|failed| failed.error),
+                        Err(_) => Err(Error::new(format!("no answer from {}", dialer.shown))),
                     },
                 };
-                Ok::<_, Error>(TokioIo::new(io))
+                shut.store(dialed.is_err(), Ordering::Relaxed);
+                dialed.map(TokioIo::new)
             }
         });
         let channel = tonic::transport::Endpoint::from_static("http://berth")
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .user_agent(concat!("berthctl/", env!("CARGO_PKG_VERSION")))
-            .map_err(|e| Error::new(e.to_string()))?
+            .map_err(|e| Failed::for_good(Error::new(e.to_string())))?
             .connect_with_connector(connector)
             .await
-            .map_err(|e| Error::new(format!("starting HTTP/2 with {}: {e}", host.label)))?;
-        Ok(Connection { label: host.label.clone(), channel, refusal, tls, deadline })
+            .map_err(|e| match dialer.refusal.lock().ok().and_then(|refused| refused.clone()) {
+                Some(refused) => Failed::for_good(tls_error(&host.label, &refused, None)),
+                None => {
+                    let error = Error::new(format!("starting HTTP/2 with {}: {e}", host.label));
+                    Failed { error: error.hint("does berthd listen there?"), passing: true }
+                }
+            })?;
+        let (label, refusal, tls) = (host.label.clone(), dialer.refusal.clone(), dialer.tls.is_some());
+        Ok(Connection { label, channel, refusal, tls, shut, limits })
     }
 
     pub fn containers(&self) -> ContainersClient<Channel> {
@@ -120,7 +175,7 @@ impl Connection {
     /// A request with the caller's deadline, else the one that is usual for it.
     pub fn request<T>(&self, message: T, usual: Option<Duration>) -> Request<T> {
         let mut request = Request::new(message);
-        if let Some(timeout) = self.deadline.or(usual) {
+        if let Some(timeout) = self.limits.deadline.or(usual) {
             request.set_timeout(timeout);
         }
         request
@@ -141,6 +196,25 @@ impl Connection {
         }
     }
 
+    /// As [`Connection::retry`]. None: the agent has nothing of this name.
+    pub async fn find<T, F, Fut>(&self, mut call: F) -> Result<Option<T>>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        self.retry(|| {
+            let answer = call();
+            async {
+                match answer.await {
+                    // A name that nothing of the kind can have is one that nothing has.
+                    Err(status) if matches!(status.code(), Code::NotFound | Code::InvalidArgument) => Ok(None),
+                    answer => answer.map(Some),
+                }
+            }
+        })
+        .await
+    }
+
     /// The connection broke or the agent is on its way out; a refused certificate or a registry that is away does not mend in a second.
     fn worth_repeating(&self, status: &Status) -> bool {
         use tonic_types::StatusExt;
@@ -155,7 +229,7 @@ impl Connection {
         {
             return tls_error(&self.label, refused, None);
         }
-        status::error(status, &self.label, self.tls, self.deadline)
+        status::error(status, &self.label, self.tls, self.limits.deadline)
     }
 }
 
@@ -178,7 +252,7 @@ impl Patience {
 
     /// As [`Patience::wait`], for a call that may last: an agent that took it and went again has used up no patience.
     pub async fn wait_long(&mut self, connection: &Connection, status: &Status) -> Result<()> {
-        if status::broken(status) && !connection.error(status).message.contains("connecting to") {
+        if status::broken(status) && !connection.shut.load(Ordering::Relaxed) {
             self.since = None;
         }
         self.wait(connection, status).await
@@ -193,22 +267,25 @@ impl Patience {
             return Err(connection.error(status));
         }
         let since = *self.since.get_or_insert_with(Instant::now);
-        let limit = connection.deadline.unwrap_or(RESUME).min(RESUME);
+        let limit = connection.limits.patience(RESUME);
         if since.elapsed() >= limit {
             let mut error = connection.error(status);
-            error.message = format!("{} (tried again for {} s)", error.message, limit.as_secs());
+            error.message = format!("{} (tried again for {} s)", error.message, limit.as_secs_f64());
             error.exit = Some(FAILED_ITSELF);
             return Err(error);
         }
         if !self.told && since.elapsed() >= TELL {
-            let left = limit.saturating_sub(since.elapsed()).as_secs();
-            talk(&format!("{} does not answer; trying for {left} s more", connection.label));
+            tell_silence(&connection.label, limit.saturating_sub(since.elapsed()));
             self.told = true;
         }
         self.pause = if self.pause.is_zero() { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
         tokio::time::sleep(self.pause).await;
         Ok(())
     }
+}
+
+fn tell_silence(host: &str, left: Duration) {
+    talk(&format!("{host} does not answer; trying for {} s more", left.as_secs()));
 }
 
 /// To stderr, which may be a terminal that is raw just now.
@@ -244,7 +321,7 @@ impl Dialer {
         Ok(Dialer { endpoint: host.endpoint.clone(), shown, tls, refusal })
     }
 
-    async fn dial(&self) -> Result<Io> {
+    async fn dial(&self) -> Result<Io, Failed> {
         match &self.endpoint {
             Endpoint::Unix(path) => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Io::Unix(stream)),
@@ -254,35 +331,40 @@ impl Dialer {
                 let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(|e| self.tcp_error(&e))?;
                 _ = tcp.set_nodelay(true);
                 let Some((connector, name, files)) = &self.tls else {
-                    return Err(Error::new(format!("{} has no certificates", self.shown)));
+                    return Err(Failed::for_good(Error::new(format!("{} has no certificates", self.shown))));
                 };
                 match connector.connect(name.clone(), tcp).await {
                     Ok(stream) => Ok(Io::Tls(Box::new(stream), self.refusal.clone())),
                     Err(e) => Err(match rustls_error(&e) {
-                        Some(tls) => tls_error(&self.shown, tls, Some((name, files))),
-                        None => Error::new(format!("the TLS handshake with {} broke: {}", self.shown, io_words(&e)))
-                            .hint("does berthd listen there?"),
+                        Some(tls) => Failed::for_good(tls_error(&self.shown, tls, Some((name, files)))),
+                        None => {
+                            let words = format!("the TLS handshake with {} broke: {}", self.shown, io_words(&e));
+                            Failed { error: Error::new(words).hint("does berthd listen there?"), passing: true }
+                        }
                     }),
                 }
             }
         }
     }
 
-    fn unix_error(&self, e: &io::Error) -> Error {
+    fn unix_error(&self, e: &io::Error) -> Failed {
+        let passing = is_passing(e);
         let error = Error::new(format!("connecting to berthd at {}: {}", self.shown, io_words(e)));
-        match e.kind() {
+        let error = match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => error
                 .hint("is berthd running on this machine? For another one: -H HOST:7443, or berthctl context create"),
             io::ErrorKind::PermissionDenied => {
                 error.hint("only root may use the local socket; others call over TLS with a certificate")
             }
             _ => error,
-        }
+        };
+        Failed { error, passing }
     }
 
-    fn tcp_error(&self, e: &io::Error) -> Error {
+    fn tcp_error(&self, e: &io::Error) -> Failed {
+        let passing = is_passing(e);
         let error = Error::new(format!("connecting to {}: {}", self.shown, io_words(e)));
-        match e.kind() {
+        let error = match e.kind() {
             io::ErrorKind::ConnectionRefused => {
                 error.hint("nothing listens there: is berthd running, and is it the right port?")
             }
@@ -293,8 +375,15 @@ impl Dialer {
                 error.hint("is the name right? berthctl context ls shows the known hosts")
             }
             _ => error,
-        }
+        };
+        Failed { error, passing }
     }
+}
+
+/// Nobody listens, as between two agents, or somebody went while we came.
+fn is_passing(e: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(e.kind(), Kind::ConnectionRefused | Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe)
 }
 
 fn rustls_error(e: &io::Error) -> Option<&rustls::Error> {

@@ -1,11 +1,10 @@
 //! One command on many hosts: side by side, a bounded number at once, each answer shown as it comes.
 
 use crate::config::Host;
-use crate::connect::Connection;
+use crate::connect::{Connection, Limits};
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::Duration;
 use tokio::task::{JoinSet, LocalSet};
 
 /// Exit code when some hosts failed.
@@ -20,7 +19,7 @@ pub struct Fleet {
     /// At most so many at once.
     pub parallel: usize,
     /// Per host, connecting included.
-    pub deadline: Option<Duration>,
+    pub limits: Limits,
     /// Answers are labelled: the caller named hosts, not one context.
     pub labelled: bool,
 }
@@ -49,7 +48,7 @@ impl Fleet {
         Fut: Future<Output = Result<T>> + 'static,
     {
         if let ([host], false) = (self.hosts.as_slice(), self.labelled) {
-            let answer = one(host.clone(), self.deadline, &call).await?;
+            let answer = one(host.clone(), self.limits, &call).await?;
             show(&host.label, answer)?;
             return Ok(0);
         }
@@ -100,10 +99,10 @@ impl Fleet {
             while running.len() < self.parallel.max(1)
                 && let Some(host) = waiting.pop_front()
             {
-                let (call, deadline) = (call.clone(), self.deadline);
+                let (call, limits) = (call.clone(), self.limits);
                 running.spawn_local(async move {
                     let label = host.label.clone();
-                    (label, one(host, deadline, &*call).await)
+                    (label, one(host, limits, &*call).await)
                 });
             }
             let Some(done) = running.join_next().await else { break };
@@ -134,13 +133,13 @@ impl Fleet {
     }
 }
 
-async fn one<T, C, Fut>(host: Host, deadline: Option<Duration>, call: &C) -> Result<T>
+async fn one<T, C, Fut>(host: Host, limits: Limits, call: &C) -> Result<T>
 where
     C: Fn(Connection) -> Fut,
     Fut: Future<Output = Result<T>>,
 {
-    let work = async { call(Connection::open(&host, deadline).await?).await };
-    match deadline {
+    let work = async { call(Connection::open(&host, limits).await?).await };
+    match limits.deadline {
         None => work.await,
         Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
             Err(Error::new(format!("no answer from {} within {} s", host.label, limit.as_secs_f64()))

@@ -61,6 +61,8 @@ pub fn broken(status: &Status) -> bool {
         Code::Unavailable => status.get_error_details().error_info().is_none_or(|i| i.domain != DOMAIN),
         // An agent's own refusal comes as text, and has no cause here.
         Code::Unknown | Code::Internal => std::error::Error::source(status).is_some(),
+        // The same of a call that was still waiting for its turn on the connection; a call that took too long has no cause.
+        Code::Cancelled => std::error::Error::source(status).is_some(),
         _ => false,
     }
 }
@@ -135,6 +137,15 @@ mod tests {
 
     fn reason(reason: &str) -> ErrorDetails {
         ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new())
+    }
+
+    #[test]
+    fn a_call_that_was_not_sent_is_one_that_broke() {
+        let mut unsent = Status::cancelled("operation was canceled");
+        assert!(!broken(&unsent), "an agent may say so");
+        unsent.set_source(std::sync::Arc::new(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
+        assert!(broken(&unsent));
+        assert!(!broken(&Status::cancelled("Timeout expired")));
     }
 
     #[test]

@@ -34,6 +34,8 @@ const QUIET_AFTER_EXIT: Duration = Duration::from_secs(1);
 const FRAME: usize = 64 << 10;
 /// A caller of a session that has its end says so within this.
 const FAREWELL: Duration = Duration::from_secs(30);
+/// When one half of a stream has ended with its connection, the other half does within this.
+const BOTH_HALVES: Duration = Duration::from_secs(1);
 /// The end that a shim tells is known to the node within this, where the node still knows of the container.
 const KNOWN: Duration = Duration::from_secs(2);
 
@@ -576,7 +578,11 @@ enum Parting {
     Left(bool),
     /// It has said all that it will say, and listens.
     Closed,
-    /// Its connection broke.
+    /// It has ended the stream, without a word.
+    Cancelled,
+    /// Its end of the connection was closed or reset: it has ended, or somebody between has.
+    HungUp,
+    /// Nothing is known of it.
     Broken,
 }
 
@@ -608,10 +614,10 @@ async fn session_of<R: Asks, M: Answer>(
         () = left(parted.clone()) => false,
         sent = send_output(output, &mut ended, about.shown, session.is_some(), &answers) => sent,
     };
-    if sent && session.is_some() {
-        // The caller says when it has the end.
-        let told = parted.wait_for(Option::is_some);
-        let _ = tokio::time::timeout(FAREWELL, told).await;
+    if session.is_some() {
+        // The caller says when it has the end; and both halves of a connection that broke end together.
+        let patience = if sent { FAREWELL } else { BOTH_HALVES };
+        let _ = tokio::time::timeout(patience, parted.wait_for(Option::is_some)).await;
     }
     reader.abort();
     let parting = *parted.borrow();
@@ -622,9 +628,15 @@ async fn session_of<R: Asks, M: Answer>(
         _ => false,
     };
     if session.is_some() {
-        let over = matches!(parting, Some(Parting::Left(_))) || (sent && parting == Some(Parting::Closed));
+        let over = match parting {
+            Some(Parting::Left(_)) => true,
+            Some(Parting::Closed | Parting::Cancelled) => sent,
+            _ => false,
+        };
         if over {
             let _ = input.leave(false).await;
+        } else if matches!(parting, Some(Parting::HungUp | Parting::Cancelled)) {
+            let _ = input.hung_up().await;
         }
         if let Some(name) = about.name {
             about.node.session_ended(name, over);
@@ -648,6 +660,20 @@ async fn left(mut parted: watch::Receiver<Option<Parting>>) {
 /// The caller has ended the stream by itself, and its connection stands.
 fn cancelled(status: &Status) -> bool {
     status.code() == tonic::Code::Cancelled
+}
+
+/// The other side closed its connection, which the kernel does for a process that has ended. A network that carries nothing is not known
+/// by this: its pings stay without an answer.
+fn hung_up(status: &Status) -> bool {
+    use std::error::Error;
+    use std::io::ErrorKind as Kind;
+    let causes = std::iter::successors(status.source(), |&cause| cause.source());
+    let kinds = causes.filter_map(|cause| {
+        let io = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io).or(cause.downcast_ref());
+        io.map(std::io::Error::kind)
+    });
+    let gone = [Kind::BrokenPipe, Kind::ConnectionReset, Kind::ConnectionAborted, Kind::UnexpectedEof];
+    kinds.into_iter().any(|kind| gone.contains(&kind))
 }
 
 /// false: the caller has gone before the end.
@@ -746,7 +772,8 @@ async fn take_input<R: Asks, M: Answer>(
     loop {
         let frame = match requests.message().await {
             // The caller has gone: what it did not end stays open, for those who attach later.
-            Err(e) => return if cancelled(&e) { Parting::Closed } else { Parting::Broken },
+            Err(e) if cancelled(&e) => return Parting::Cancelled,
+            Err(e) => return if hung_up(&e) { Parting::HungUp } else { Parting::Broken },
             // On a terminal an end must be asked for, by a frame: callers also leave by their detach keys.
             Ok(None) => {
                 if open && !tty {

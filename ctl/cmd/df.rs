@@ -60,15 +60,20 @@ pub async fn df(fleet: &Fleet, args: Df) -> Result<u8> {
         let (verbose, truncate) = (args.verbose, !args.no_trunc);
         async move {
             let request = v1::DiskUsageRequest { items: verbose };
-            let mut stream = c.retry(async || c.node().disk_usage(c.request(request, None)).await).await?.into_inner();
-            let (mut items, mut sums) = (Vec::new(), Vec::new());
-            while let Some(answer) = stream.message().await.map_err(|s| c.error(&s))? {
-                match answer.kind {
-                    Some(Kind::Item(item)) => items.push(item),
-                    Some(Kind::Total(total)) => sums = total.sums,
-                    None => {}
-                }
-            }
+            let (mut items, sums) = c
+                .retry(async || {
+                    let mut stream = c.node().disk_usage(c.request(request, None)).await?.into_inner();
+                    let (mut items, mut sums) = (Vec::new(), Vec::new());
+                    while let Some(answer) = stream.message().await? {
+                        match answer.kind {
+                            Some(Kind::Item(item)) => items.push(item),
+                            Some(Kind::Total(total)) => sums = total.sums,
+                            None => {}
+                        }
+                    }
+                    Ok((items, sums))
+                })
+                .await?;
             if !verbose {
                 return Ok(sums.iter().map(sum).collect());
             }

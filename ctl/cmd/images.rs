@@ -102,21 +102,22 @@ pub async fn images(fleet: &Fleet, args: Images) -> Result<u8> {
         let request = request.clone();
         async move {
             let now = Timestamp::now();
-            let mut rows = Vec::new();
-            let mut stream = c
-                .retry(async || c.images().list(c.request(request.clone(), Some(UNARY_TIMEOUT))).await)
-                .await?
-                .into_inner();
-            while let Some(answer) = stream.message().await.map_err(|s| c.error(&s))? {
-                if let Some(image) = answer.image {
-                    let mut named = view::images(&image, now, !args.no_trunc);
-                    if args.quiet {
-                        named.truncate(1);
+            c.retry(async || {
+                let mut rows = Vec::new();
+                let request = c.request(request.clone(), Some(UNARY_TIMEOUT));
+                let mut stream = c.images().list(request).await?.into_inner();
+                while let Some(answer) = stream.message().await? {
+                    if let Some(image) = answer.image {
+                        let mut named = view::images(&image, now, !args.no_trunc);
+                        if args.quiet {
+                            named.truncate(1);
+                        }
+                        rows.extend(named);
                     }
-                    rows.extend(named);
                 }
-            }
-            Ok(rows)
+                Ok(rows)
+            })
+            .await
         }
     })
     .await

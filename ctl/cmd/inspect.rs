@@ -12,7 +12,6 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use serde_json::Value;
 use std::rc::Rc;
-use tonic::Code;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Type {
@@ -147,18 +146,16 @@ async fn one(c: &Connection, name: &str, r#type: Option<Type>, shape: Shape) -> 
     match r#type {
         Some(Type::Image) => Ok(of_image(&c.retry(image).await?.into_inner())),
         Some(Type::Container) => Ok(of_container(&c.retry(container).await?.into_inner())),
-        None => match container().await {
-            Ok(found) => Ok(of_container(found.get_ref())),
+        None => {
+            if let Some(found) = c.find(container).await? {
+                return Ok(of_container(found.get_ref()));
+            }
             // A name that no container can have, such as host:5000/app, may still be an image's.
-            Err(status) if matches!(status.code(), Code::NotFound | Code::InvalidArgument) => match image().await {
-                Ok(found) => Ok(of_image(found.get_ref())),
-                Err(s) if matches!(s.code(), Code::NotFound | Code::InvalidArgument) => {
-                    Err(Error::new(format!("no container and no image {name:?}"))
-                        .hint("berthctl ps -a and berthctl images list what is there"))
-                }
-                Err(s) => Err(c.error(&s)),
-            },
-            Err(status) => Err(c.error(&status)),
-        },
+            match c.find(image).await? {
+                Some(found) => Ok(of_image(found.get_ref())),
+                None => Err(Error::new(format!("no container and no image {name:?}"))
+                    .hint("berthctl ps -a and berthctl images list what is there")),
+            }
+        }
     }
 }

@@ -90,15 +90,17 @@ pub async fn ps(fleet: &Fleet, args: Ps) -> Result<u8> {
         let request = request.clone();
         async move {
             let now = Timestamp::now();
-            let mut rows = Vec::new();
-            let mut stream =
-                c.retry(async || c.containers().list(c.request(request.clone(), deadline)).await).await?.into_inner();
-            while let Some(answer) = stream.message().await.map_err(|s| c.error(&s))? {
-                if let Some(summary) = answer.container {
-                    rows.push(view::container(&summary, now, !args.no_trunc));
+            c.retry(async || {
+                let mut rows = Vec::new();
+                let mut stream = c.containers().list(c.request(request.clone(), deadline)).await?.into_inner();
+                while let Some(answer) = stream.message().await? {
+                    if let Some(summary) = answer.container {
+                        rows.push(view::container(&summary, now, !args.no_trunc));
+                    }
                 }
-            }
-            Ok(rows)
+                Ok(rows)
+            })
+            .await
         }
     })
     .await

@@ -7,6 +7,7 @@ mod harness;
 
 mod attach;
 mod boot;
+#[cfg(feature = "failpoints")]
 mod campaign;
 mod changes;
 mod cp;

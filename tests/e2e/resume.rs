@@ -2,10 +2,16 @@
 
 use crate::harness::pty::{self, Step};
 use crate::harness::{Node, image, until};
+use berth::v1::{self, containers_client::ContainersClient};
 use std::io::Write;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+use tonic_types::StatusExt;
 
 /// A command that runs beside the test.
 struct Beside(Child);
@@ -178,31 +184,36 @@ fn a_detached_exec_runs_once() {
         let command = || node_command(&node.dir);
         let worker = scope.spawn({
             let command = command();
-            let ended = &ended;
+            let ended = Ends(&ended);
             move || {
                 for number in 1..=25 {
                     let line = format!("echo {number} >> /tmp/lines");
                     let output = command(&["exec", "-d", "box", "sh", "-c", &line]);
-                    // Refused at the door: nothing was asked yet.
-                    if output.stderr.contains("connecting to") || output.stderr.contains("handshake") {
-                        continue;
-                    }
                     assert_eq!(output.code, 0, "{output:?}");
                 }
-                ended.store(true, Ordering::Relaxed);
+                drop(ended);
             }
         });
         kill_until(&mut node, 3, || ended.load(Ordering::Relaxed));
         worker.join().expect("worker");
     });
+    until("every exec has run", || node.ok(&["exec", "box", "cat", "/tmp/lines"]).lines().count() >= 25);
     std::thread::sleep(Duration::from_millis(300));
     let lines = node.ok(&["exec", "box", "cat", "/tmp/lines"]);
     let mut unique: Vec<&str> = lines.lines().collect();
-    let all = unique.len();
     unique.sort_unstable();
     unique.dedup();
-    assert_eq!(unique.len(), all, "an exec ran twice: {lines}");
+    assert_eq!((unique.len(), lines.lines().count()), (25, 25), "an exec ran twice: {lines}");
     node.finish();
+}
+
+/// Says so when it is dropped, also by a panic.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// `berthctl` without the node: it is being killed meanwhile.
@@ -210,6 +221,128 @@ fn node_command(dir: &std::path::Path) -> impl Fn(&[&str]) -> crate::harness::ag
     let config = dir.join("config.toml");
     move |arguments| {
         let mut command = std::process::Command::new(crate::harness::pki::ctl_binary());
-        crate::harness::agent::run(command.env("BERTH_CONFIG", &config).args(arguments).stdin(Stdio::null()))
+        command.env("BERTH_CONFIG", &config).env("BERTH_RECONNECT", "60s");
+        crate::harness::agent::run(command.args(arguments).stdin(Stdio::null()))
     }
+}
+
+#[test]
+fn an_agent_that_stays_away_is_given_up() {
+    let mut node = Node::with_busybox("resume-given-up");
+    node.detached(&["--name", "box"], "while :; do sleep 1; done");
+    let mut command = node.ctl_command(&["exec", "box", "sh", "-c", "touch /tmp/runs; sleep 1000"]);
+    command.env("BERTH_RECONNECT", "1s").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let exec = Beside(command.spawn().expect("berthctl"));
+    until("the exec runs", || node.ctl(&["exec", "box", "test", "-e", "/tmp/runs"]).code == 0);
+    node.kill_agent();
+    let (code, _, stderr) = exec.end();
+    assert!(code == 125 && stderr.contains("(tried again for 1 s)"), "{code}: {stderr}");
+    // At the door: not at all, for a moment, or for as long as it takes.
+    let version = |patience: &str| {
+        let mut command = node.ctl_command(&["version"]);
+        command.env("BERTH_RECONNECT", patience).stdin(Stdio::null());
+        command
+    };
+    for patience in ["0", "100ms", ""] {
+        let output = crate::harness::agent::run(&mut version(patience));
+        assert!(output.code == 1 && output.stderr.contains("connecting to"), "{patience:?}: {output:?}");
+    }
+    let output = crate::harness::agent::run(&mut version("soon"));
+    assert!(output.code == 125 && output.stderr.contains("BERTH_RECONNECT"), "{output:?}");
+    let patient = Beside(version("60s").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("berthctl"));
+    std::thread::sleep(Duration::from_secs(3));
+    node.spawn();
+    let (code, _, stderr) = patient.end();
+    assert!(code == 0 && stderr.contains("does not answer"), "{code}: {stderr}");
+    node.finish();
+}
+
+/// Sooner than sessions are kept for a caller whose agent died (40 s).
+fn soon(what: &str, done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(25), "{what}: not within 25 s");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_caller_that_was_killed_holds_nothing_back() {
+    let node = Node::with_busybox("resume-killed");
+    node.detached(&["--name", "box"], "while :; do sleep 1; done");
+    let is_there = |file: &str| node.ctl(&["exec", "box", "test", "-e", file]).code == 0;
+    // Nobody reads what it writes.
+    let mut exec =
+        Beside::start(&node, &["exec", "box", "sh", "-c", "touch /tmp/runs; seq 1 2000000; touch /tmp/done"]);
+    until("the exec runs", || is_there("/tmp/runs"));
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!is_there("/tmp/done"), "its output went nowhere");
+    exec.0.kill().expect("kill");
+    exec.0.wait().expect("wait");
+    soon("the exec goes on", || is_there("/tmp/done"));
+
+    let script = "trap 'touch /tmp/hup; exit' HUP; echo rea\"\"dy; while :; do sleep 0.1; done";
+    let command = node.ctl_command(&["exec", "-it", "box", "sh", "-c", script]);
+    pty::run(&command, &[Step::Expect("ready"), Step::Signal(9)]);
+    soon("the terminal hangs up", || is_there("/tmp/hup"));
+    node.finish();
+}
+
+/// An exec of `cat` with a session of this name: its first frames until the session is there, or why there is none.
+async fn cat(
+    channel: Channel,
+    session: &str,
+    resume: Option<v1::Resume>,
+) -> Result<(mpsc::Sender<v1::ExecRequest>, Streaming<v1::ExecResponse>), Status> {
+    use v1::exec_request::Kind;
+    let (sender, receiver) = mpsc::channel(4);
+    let start = v1::ExecStart {
+        request_id: session.into(),
+        container: "box".into(),
+        command: vec!["cat".into()],
+        attach_stdin: true,
+        session_id: session.into(),
+        resume,
+        ..Default::default()
+    };
+    sender.send(v1::ExecRequest { kind: Some(Kind::Start(start)) }).await.expect("queue");
+    let mut frames = ContainersClient::new(channel).exec(ReceiverStream::new(receiver)).await?.into_inner();
+    while let Some(frame) = frames.message().await? {
+        if matches!(frame.kind, Some(v1::exec_response::Kind::Session(_))) {
+            return Ok((sender, frames));
+        }
+    }
+    panic!("no session");
+}
+
+#[test]
+fn nobody_else_takes_a_session() {
+    use v1::{exec_request::Kind, exec_response};
+    let node = Node::with_busybox("resume-owner");
+    node.detached(&["--name", "box"], "while :; do sleep 1; done");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let begun = || Some(v1::Resume { started: true, stdout: 0, stderr: 0 });
+    let first = runtime.block_on(async { cat(node.channel().await, "secret", None).await.expect("exec") });
+    let others = [node.pki.identity("operator"), node.pki.odd("another", "admin", |_| {})];
+    runtime.block_on(async {
+        for other in &others {
+            let channel = node.channel_as(other).await.expect("channel");
+            let status = cat(channel, "secret", begun()).await.expect_err("a session of somebody else");
+            assert_eq!(status.get_error_details().error_info().expect("info").reason, "SESSION_LOST", "{status}");
+        }
+        // Its owner is not disturbed by that, also on another connection.
+        let (sender, mut frames) = cat(node.channel().await, "secret", begun()).await.expect("its owner");
+        sender.send(v1::ExecRequest { kind: Some(Kind::Stdin("mine\n".into())) }).await.expect("stdin");
+        while let Some(frame) = frames.message().await.expect("frame") {
+            if let Some(exec_response::Kind::Stdout(bytes)) = frame.kind {
+                assert_eq!(bytes, "mine\n");
+                break;
+            }
+        }
+        sender.send(v1::ExecRequest { kind: Some(Kind::Leave(v1::Leave { hang_up: false })) }).await.expect("leave");
+        while frames.message().await.is_ok_and(|frame| frame.is_some()) {}
+    });
+    drop(first);
+    drop(runtime);
+    node.finish();
 }

@@ -18,7 +18,7 @@ fn node(name: &str) -> Node {
     node
 }
 
-fn unkeyed(name: &str, keyed: bool) -> Node {
+pub fn unkeyed(name: &str, keyed: bool) -> Node {
     let mut builder = Node::builder(name).own_program();
     if keyed {
         builder = builder.table("[upgrade]\npublic_key = \"PKI/release.pub\"");
@@ -54,7 +54,7 @@ fn sign(node: &Node, file: &Path, version: &str) {
     node.ok(&["agent", "sign", file, "--key", key, "--release-version", version]);
 }
 
-fn signed(node: &Node, traits: &str) -> PathBuf {
+pub fn signed(node: &Node, traits: &str) -> PathBuf {
     let file = build(node, traits);
     let version = traits.split(';').find_map(|t| t.strip_prefix("version=")).expect("version");
     sign(node, &file, version);
@@ -67,7 +67,7 @@ fn upgrade(node: &Node, file: &Path, more: &[&str]) -> Output {
     node.ctl(&arguments)
 }
 
-fn running(node: &Node) -> String {
+pub fn running(node: &Node) -> String {
     let text = node.ok(&["version", "-o", "json"]);
     let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     value["Server"]["Version"].as_str().expect("version").to_owned()

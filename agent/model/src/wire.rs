@@ -59,6 +59,9 @@ pub enum Request<'a> {
     Leave(bool),
     /// On the control connection: nobody is to come back to this workload. Ends every session, and is a release.
     Abandon,
+    /// Who reads the session hung up, and the agent is there to say so: it is kept for a moment only. Shims of before know it not and
+    /// keep it as for an agent that is away.
+    HungUp,
 }
 
 /// Who joins, or comes back.
@@ -169,6 +172,7 @@ const TAG_SESSION: u8 = 9;
 const TAG_TAKEN: u8 = 10;
 const TAG_LEAVE: u8 = 11;
 const TAG_ABANDON: u8 = 12;
+const TAG_HUNG_UP: u8 = 13;
 const TAG_STARTED: u8 = 0x81;
 const TAG_FAILED: u8 = 0x82;
 const TAG_EXITED: u8 = 0x83;
@@ -234,6 +238,7 @@ impl<'a> Request<'a> {
                 w.bool(*hang_up);
             }
             Request::Abandon => w.u8(TAG_ABANDON),
+            Request::HungUp => w.u8(TAG_HUNG_UP),
         }
         w.done()
     }
@@ -269,6 +274,7 @@ impl<'a> Request<'a> {
             TAG_TAKEN => Request::Taken([r.u64()?, r.u64()?]),
             TAG_LEAVE => Request::Leave(r.bool()?),
             TAG_ABANDON => Request::Abandon,
+            TAG_HUNG_UP => Request::HungUp,
             tag => return Err(WireError::Tag(tag)),
         };
         r.end()?;
@@ -407,6 +413,7 @@ mod tests {
             Request::Taken([5, 0]),
             Request::Leave(true),
             Request::Abandon,
+            Request::HungUp,
         ] {
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }

@@ -156,6 +156,11 @@ impl AttachInput {
         self.send(&[IoSlice::new(&Request::Taken(counts).encode())]).await
     }
 
+    /// Its reader's connection has ended while this agent lives: it has a moment to come back.
+    pub async fn hung_up(&self) -> Result<(), RuntimeError> {
+        self.send(&[IoSlice::new(&Request::HungUp.encode())]).await
+    }
+
     /// The session is over; `hang_up`: its process is told as by a terminal.
     pub async fn leave(&self, hang_up: bool) -> Result<(), RuntimeError> {
         self.send(&[IoSlice::new(&Request::Leave(hang_up).encode())]).await

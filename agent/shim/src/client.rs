@@ -11,7 +11,10 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// A session whose connection broke is kept for so long; longer than a caller tries to come back (30 s), so that it never comes in vain.
-pub const RESUME_MS: u64 = 40_000;
+const RESUME_MS: u64 = 40_000;
+/// One whose reader hung up while its agent was there is kept for so long: its process has ended, and one whose network has a hiccup is
+/// back within a second.
+const HUNG_UP_MS: u64 = 3_000;
 /// A reader that holds the workload back and takes nothing for so long is cut off.
 pub const CUT_OFF_MS: u64 = 30_000;
 
@@ -43,8 +46,10 @@ pub struct Session {
     fed_told: u64,
     greeted: bool,
     pub exit_told: bool,
-    /// Since when it is away.
-    pub away: Option<u64>,
+    /// It is away, and kept until then.
+    pub kept_until: Option<u64>,
+    /// The agent has seen its reader hang up.
+    hung_up: bool,
 }
 
 /// What is known of the workload when something is sent.
@@ -72,12 +77,23 @@ impl Session {
             fed_told: 0,
             greeted: false,
             exit_told: false,
-            away: None,
+            kept_until: None,
+            hung_up: false,
         }
     }
 }
 
 impl Session {
+    /// The word before its connection ends.
+    pub fn hang_up(&mut self) {
+        self.hung_up = true;
+    }
+
+    /// Its connection has ended.
+    pub fn lose(&mut self, now: u64) {
+        self.kept_until = Some(now + if self.hung_up { HUNG_UP_MS } else { RESUME_MS });
+    }
+
     /// More of its input has come. False: more than its window allows.
     pub fn feed(&mut self, n: u64) -> bool {
         self.fed += n;
@@ -138,7 +154,8 @@ impl Client {
         }
         let Some(session) = &mut self.session else { return false };
         self.sent = session.taken;
-        (session.greeted, session.exit_told, session.away) = (false, false, None);
+        (session.greeted, session.exit_told, session.hung_up) = (false, false, false);
+        session.kept_until = None;
         self.said_end = false;
         self.fd = Some(fd);
         true

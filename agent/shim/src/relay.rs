@@ -4,7 +4,7 @@
 //! that the pipe is not read. So nothing is lost, nothing grows without end, and a slow reader slows the workload down as a pipe does, but
 //! not for ever: one that holds it back for 30 s is cut off.
 
-use crate::client::{CUT_OFF_MS, Client, RESUME_MS, Session, State, greet};
+use crate::client::{CUT_OFF_MS, Client, Session, State, greet};
 use crate::log::{Log, Stream};
 use crate::ring::Ring;
 use crate::start::{Container, send};
@@ -59,6 +59,19 @@ enum Source {
     Client(usize),
     /// The listener of a session.
     Session(usize),
+}
+
+/// What is sent to clients, apart from them.
+fn state_of(outputs: &[Output; 2], started: Started, exited: Option<Exited>, takes_input: bool) -> State<'_> {
+    let [stdout, stderr] = outputs;
+    State {
+        started,
+        rings: [&stdout.ring, &stderr.ring],
+        tags: [stdout.tag, stderr.tag],
+        ended: stdout.fd.is_none() && stderr.fd.is_none(),
+        exited,
+        takes_input,
+    }
 }
 
 pub struct Relay {
@@ -223,27 +236,12 @@ impl Relay {
     }
 
     fn state(&self) -> State<'_> {
-        State {
-            started: self.started,
-            rings: [&self.outputs[0].ring, &self.outputs[1].ring],
-            tags: [self.outputs[0].tag, self.outputs[1].tag],
-            ended: self.outputs.iter().all(|o| o.fd.is_none()),
-            exited: self.exited.filter(|_| self.told),
-            takes_input: self.input.len() - self.input_done <= INPUT_WINDOW as usize / 2,
-        }
+        state_of(&self.outputs, self.started, self.exited.filter(|_| self.told), self.takes_input())
     }
 
-    /// A client with what it is sent, which it does not own.
-    fn client(&mut self, at: usize) -> (&mut Client, State<'_>) {
-        let state = State {
-            started: self.started,
-            rings: [&self.outputs[0].ring, &self.outputs[1].ring],
-            tags: [self.outputs[0].tag, self.outputs[1].tag],
-            ended: self.outputs.iter().all(|o| o.fd.is_none()),
-            exited: self.exited.filter(|_| self.told),
-            takes_input: self.input.len() - self.input_done <= INPUT_WINDOW as usize / 2,
-        };
-        (&mut self.clients[at], state)
+    /// The workload keeps up with its standard input.
+    fn takes_input(&self) -> bool {
+        self.input.len() - self.input_done <= INPUT_WINDOW as usize / 2
     }
 
     fn room(&self) -> bool {
@@ -281,8 +279,8 @@ impl Relay {
 
     /// When a client has to be let go.
     fn deadline(&self, client: &Client, state: &State<'_>) -> Option<u64> {
-        if let Some(away) = client.session.as_ref().and_then(|s| s.away) {
-            return Some(away + RESUME_MS);
+        if let Some(until) = client.session.as_ref().and_then(|s| s.kept_until) {
+            return Some(until);
         }
         let blocks = (0..2).any(|i| self.outputs[i].fd.is_some() && client.blocks(i, state.rings[i]));
         let lags = client.session.is_none() && client.is_owed(state);
@@ -400,8 +398,9 @@ impl Relay {
 
     /// Sends a client what there is for it, as far as its socket goes.
     fn deliver(&mut self, at: usize, now: u64) {
-        let (client, state) = self.client(at);
-        let sent = client.deliver(&state, now);
+        let (exited, takes_input) = (self.exited.filter(|_| self.told), self.takes_input());
+        let client = &mut self.clients[at];
+        let sent = client.deliver(&state_of(&self.outputs, self.started, exited, takes_input), now);
         let plain = client.session.is_none();
         if sent.is_err() || (plain && self.clients[at].said_end) {
             self.lose(at, now);
@@ -437,7 +436,7 @@ impl Relay {
         match &mut client.session {
             None => self.leave(at, false),
             Some(session) => {
-                session.away = Some(now);
+                session.lose(now);
                 client.fd = None;
             }
         }
@@ -488,6 +487,12 @@ impl Relay {
             Ok(Request::Resize(rows, columns)) => self.resize(rows, columns),
             Ok(Request::Taken(counts)) if self.clients[at].take(counts, now) => self.drop_taken(),
             Ok(Request::Leave(hang_up)) => self.leave(at, hang_up),
+            Ok(Request::HungUp) => {
+                if let Some(session) = &mut self.clients[at].session {
+                    session.hang_up();
+                }
+                self.lose(at, now);
+            }
             _ => self.lose(at, now),
         }
     }

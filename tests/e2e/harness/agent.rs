@@ -253,7 +253,17 @@ impl Node {
         command.arg("--config").arg(self.dir.join("berthd.toml")).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("dup")).stderr(log);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        self.child = Some(command.spawn().expect("berthd"));
+        let begun = Instant::now();
+        self.child = Some(loop {
+            match command.spawn() {
+                Ok(child) => break child,
+                // Another thread's child was made while the program was copied, and holds it open for writing until it is a program itself.
+                Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy && begun.elapsed() < LONG => {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+                Err(e) => panic!("berthd: {e}"),
+            }
+        });
     }
 
     #[cfg(feature = "failpoints")]
@@ -283,18 +293,6 @@ impl Node {
     /// Starts the agent from another file from now on.
     pub fn set_program(&mut self, program: &Path) {
         self.program = program.to_owned();
-    }
-
-    /// From its next start on the agent runs from a copy of its own, and the copy before is taken away: as by an upgrade, and as a program
-    /// that was deleted from disk meanwhile.
-    pub fn move_program(&mut self) {
-        let [a, b] = ["scratch/berthd-a", "scratch/berthd-b"].map(|name| self.dir.join(name));
-        let (next, last) = if self.program == a { (b, a) } else { (a, b) };
-        let _ = fs::remove_file(&next);
-        copy(&super::binary("berthd", env!("CARGO_BIN_EXE_berthd")), &next);
-        // Who runs from it runs on.
-        let _ = fs::remove_file(last);
-        self.program = next;
     }
 
     /// The file that the agent is started from.
