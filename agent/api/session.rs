@@ -286,10 +286,13 @@ impl Running {
             }
             started
         });
-        started.await.unwrap_or_else(|e| {
-            tracing::error!("starting: {e}");
-            Err(NodeError::Stopping)
-        })
+        match started.await {
+            Ok(started) => started,
+            Err(e) => {
+                tracing::error!("starting: {e}");
+                Err(NodeError::Stopping)
+            }
+        }
     }
 
     /// The session of an earlier try.
