@@ -76,7 +76,12 @@ pub fn flag(path: &str) -> String {
     let known = |wanted: &str| {
         table.iter().chain(CONFIG).find(|(field, _)| *field == wanted).map(|(_, flag)| (*flag).to_owned())
     };
-    known(dotted).or_else(|| known(head)).unwrap_or_else(|| format!("--{}", head.replace('_', "-")))
+    let flag = known(dotted).or_else(|| known(head)).unwrap_or_else(|| format!("--{}", head.replace('_', "-")));
+    // `sysctls["net.x"]`: the key is what the person wrote.
+    match path.split_once("[\"").and_then(|(_, rest)| rest.split_once("\"]")) {
+        Some((key, _)) => format!("{flag} {key}"),
+        None => flag,
+    }
 }
 
 #[cfg(test)]
@@ -95,7 +100,7 @@ mod tests {
             ("config.mounts[3].bind.source", "--mount or --volume"),
             ("config.ports[0].host_port", "--publish"),
             ("config.dns_search[2]", "--dns-search"),
-            ("config.sysctls[\"net.x\"]", "--sysctl"),
+            ("config.sysctls[\"net.x\"]", "--sysctl net.x"),
             ("start.create.platform.os", "--platform"),
             ("create.pull", "--pull"),
             ("filters[0].key", "--filter"),

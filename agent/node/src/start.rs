@@ -177,8 +177,9 @@ fn launch(
     let network = (record.spec.network == NetworkMode::Bridge).then(|| {
         let (networks, id, ports) = (inner.networks.clone(), id.clone(), ports(container, &record));
         let (networks_, id_) = (networks.clone(), id.clone());
+        let last = record.supervision.network.clone();
         inner.beside(
-            move || networks.attach(&id, &ports),
+            move || networks.attach_again(&id, &ports, last.as_ref()),
             move |attached| {
                 if let Ok(unused) = attached {
                     undo_network(&networks_, &id_, &unused.attachment);
