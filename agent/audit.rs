@@ -59,6 +59,9 @@ pub struct Record {
     pub reason: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub request_id: String,
+    /// Of the trace that the caller's `traceparent` names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<f64>,
 }
@@ -268,6 +271,7 @@ mod tests {
             result: Some("OK".into()),
             reason: None,
             request_id: String::new(),
+            trace_id: None,
             duration_ms: Some(1.5),
         }
     }

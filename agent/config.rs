@@ -368,18 +368,47 @@ impl Default for Audit {
     }
 }
 
-/// The agent's own log, on standard error.
+/// Where the agent's own log goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogTarget {
+    /// To the journal with its fields where standard error is the journal's, else to standard error.
+    #[default]
+    Auto,
+    Stderr,
+    Journald,
+}
+
+/// What lines on standard error look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// The agent's own log.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// Level, or tracing's directives: `info`, `info,berth_image=debug`.
     pub level: String,
+    pub target: LogTarget,
+    pub format: LogFormat,
+    /// An older word for `format = "json"`.
     pub json: bool,
+}
+
+impl Log {
+    pub fn format(&self) -> LogFormat {
+        if self.json { LogFormat::Json } else { self.format }
+    }
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { level: "info".into(), json: false }
+        Log { level: "info".into(), target: LogTarget::default(), format: LogFormat::default(), json: false }
     }
 }
 

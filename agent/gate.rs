@@ -10,6 +10,7 @@ use crate::metrics::Calls;
 use crate::peer::{Lapse, Peer, PeerInfo};
 use crate::status;
 use berth::role::Role;
+use berth::trace::{TRACEPARENT, TraceParent};
 use berth_node::Requester;
 use http_body::Frame;
 use std::pin::Pin;
@@ -24,6 +25,7 @@ use tonic::codegen::Service;
 use tonic::codegen::http::{HeaderMap, Request, Response};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
+use tracing::{Instrument, Span};
 
 /// What all calls share.
 #[derive(Clone)]
@@ -63,6 +65,7 @@ pub struct Call {
     begun: Instant,
     audit: AuditLog,
     counted: Option<Arc<Calls>>,
+    trace: Option<TraceParent>,
     told: Mutex<Told>,
 }
 
@@ -82,6 +85,14 @@ impl Call {
 
     pub fn role(&self) -> Option<Role> {
         self.role
+    }
+
+    /// What is said in the log for this call has the trace that it belongs to. At any level: the span is not what is said.
+    fn span(&self) -> Span {
+        match &self.trace {
+            Some(trace) => tracing::error_span!("call", rpc = self.path, trace_id = trace.trace_id()),
+            None => Span::none(),
+        }
     }
 
     /// Says what the call is about, for the record; long streams leave their first line here.
@@ -134,6 +145,7 @@ impl Call {
             result: result.map(|code| status::code_name(code).to_owned()),
             reason,
             request_id: told.request_id.clone(),
+            trace_id: self.trace.map(|t| t.trace_id()),
             duration_ms: result.map(|_| (self.begun.elapsed().as_secs_f64() * 1e6).round() / 1e3),
         });
     }
@@ -178,7 +190,12 @@ impl Drop for Ending {
 
 impl Gate {
     /// The decision on one call, before anything is done for it.
-    fn admit(&self, peer: &Arc<Peer>, path: &str) -> (Arc<Call>, Result<&'static Rule, Status>) {
+    fn admit(
+        &self,
+        peer: &Arc<Peer>,
+        path: &str,
+        trace: Option<TraceParent>,
+    ) -> (Arc<Call>, Result<&'static Rule, Status>) {
         let role = peer.role();
         let rule = auth::rule(path);
         if let Some(calls) = &self.counted {
@@ -193,6 +210,7 @@ impl Gate {
             begun: Instant::now(),
             audit: self.audit.clone(),
             counted: self.counted.clone(),
+            trace,
             told: Mutex::default(),
         });
         let verdict = match (peer.lapse(), role, rule) {
@@ -234,7 +252,9 @@ where
             return Box::pin(std::future::ready(Ok(nobody.into_http())));
         };
         self.gate.activity.mark();
-        let (call, verdict) = self.gate.admit(&peer, request.uri().path());
+        // What is none is ignored.
+        let trace = request.headers().get(TRACEPARENT).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        let (call, verdict) = self.gate.admit(&peer, request.uri().path(), trace);
         let ending = Ending(call.clone());
         let admitted = verdict.and_then(|rule| {
             let deadline = deadline(request.headers(), rule, self.gate.patience)?;
@@ -255,7 +275,8 @@ where
             stopping: (rule.duration == Length::Endless)
                 .then(|| Box::pin(self.gate.stopping.clone().cancelled_owned())),
         };
-        let work = self.inner.call(request);
+        let span = call.span();
+        let work = span.in_scope(|| self.inner.call(request)).instrument(span.clone());
         Box::pin(async move {
             let mut work = std::pin::pin!(work);
             let answer = std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
@@ -267,7 +288,7 @@ where
                 call.end_with(answer.headers());
             }
             Ok(answer.map(|inner| {
-                Body::new(GuardedBody { inner, limits, done: false, ending: Some(ending), _permit: permit })
+                Body::new(GuardedBody { inner, limits, span, done: false, ending: Some(ending), _permit: permit })
             }))
         })
     }
@@ -299,6 +320,7 @@ impl Limits {
 struct GuardedBody {
     inner: Body,
     limits: Limits,
+    span: Span,
     done: bool,
     ending: Option<Ending>,
     _permit: OwnedSemaphorePermit,
@@ -336,7 +358,7 @@ impl http_body::Body for GuardedBody {
             this.finish(Some(&trailers));
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        let frame = ready!(this.span.in_scope(|| Pin::new(&mut this.inner).poll_frame(cx)));
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
 
 fn start(args: &Args) -> anyhow::Result<()> {
     let config = config::Config::load(args.config.as_deref())?;
-    log::start(&config.log).map_err(anyhow::Error::msg)?;
+    log::start(&config.log, &config.logs.journald_socket).map_err(anyhow::Error::msg)?;
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider was there already"))?;

@@ -8,6 +8,7 @@ use crate::config::{Endpoint, Host, TlsFiles};
 use crate::error::{Error, FAILED_ITSELF, Result, io_words};
 use crate::pki::files;
 use crate::status;
+use berth::trace::{TRACEPARENT, TraceParent};
 use berth::v1::containers_client::ContainersClient;
 use berth::v1::files_client::FilesClient;
 use berth::v1::images_client::ImagesClient;
@@ -18,7 +19,7 @@ use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -47,6 +48,8 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 /// An inspect with a large label set still fits.
 const MAX_MESSAGE: usize = 16 << 20;
+
+type Traced = tonic::metadata::MetadataValue<tonic::metadata::Ascii>;
 
 /// Why the agent ended the TLS session, when it did.
 type Refusal = Arc<Mutex<Option<rustls::Error>>>;
@@ -178,6 +181,9 @@ impl Connection {
         if let Some(timeout) = self.limits.deadline.or(usual) {
             request.set_timeout(timeout);
         }
+        if let Some(value) = traceparent() {
+            request.metadata_mut().insert(TRACEPARENT, value.clone());
+        }
         request
     }
 
@@ -286,6 +292,15 @@ impl Patience {
 
 fn tell_silence(host: &str, left: Duration) {
     talk(&format!("{host} does not answer; trying for {} s more", left.as_secs()));
+}
+
+/// The trace that this command belongs to, where its caller says so: every call carries it.
+fn traceparent() -> Option<&'static Traced> {
+    static TRACE: LazyLock<Option<Traced>> = LazyLock::new(|| {
+        let given: TraceParent = std::env::var("TRACEPARENT").ok()?.parse().ok()?;
+        given.to_string().parse().ok()
+    });
+    TRACE.as_ref()
 }
 
 /// To stderr, which may be a terminal that is raw just now.

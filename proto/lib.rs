@@ -3,6 +3,7 @@
 
 pub mod release;
 pub mod role;
+pub mod trace;
 
 /// Version 1 of berth's API.
 pub mod v1 {

@@ -160,7 +160,7 @@ impl containers_server::Containers for Containers {
         let creation = Creation::decode(&call, request.into_inner(), &self.log, "")?;
         let node = self.node.clone();
         let (answers, stream) = mpsc::channel(QUEUE);
-        tokio::spawn(async move {
+        super::spawn(async move {
             let wrap = |p| Ok(v1::CreateContainerResponse { kind: Some(Kind::Progress(p)) });
             if let Some(done) = creation.run(&node, &answers, wrap).await {
                 let answer = done.map(|c| v1::CreateContainerResponse { kind: Some(Kind::Created(created(&c))) });
@@ -423,7 +423,7 @@ impl containers_server::Containers for Containers {
         let container = self.node.container_id(&request.container).map_err(status::from_node)?;
         let mut source = self.node.logs(container.as_str(), query).await.map_err(status::from_node)?;
         let (answers, stream) = mpsc::channel(QUEUE);
-        tokio::spawn(async move {
+        super::spawn(async move {
             loop {
                 let entries = tokio::select! {
                     () = answers.closed() => return,
@@ -476,7 +476,7 @@ impl containers_server::Containers for Containers {
 /// Containers with the bytes of their files, each as it is counted; a caller that goes away ends the counting.
 fn with_sizes(node: Node, views: Vec<ContainerView>) -> Answers<v1::ListContainersResponse> {
     let (answers, stream) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    super::spawn(async move {
         for view in views {
             let bytes = tokio::select! {
                 () = answers.closed() => return,

@@ -22,7 +22,7 @@ pub fn stream(
     begin: Option<u64>,
 ) -> Answers<v1::EventsResponse> {
     let (answers, stream) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    super::spawn(async move {
         if let Some(cursor) = begin {
             let begin = Kind::Begin(v1::EventsBegin { cursor });
             let _ = answers.send(Ok(v1::EventsResponse { kind: Some(begin) })).await;

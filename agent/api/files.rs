@@ -96,7 +96,7 @@ async fn feed(mut requests: Streaming<v1::CopyToRequest>, pieces: mpsc::Sender<R
 /// Pieces of a tar as answers, behind `first`.
 fn answers<M: Send + 'static>(first: Option<M>, mut pieces: Pieces, wrap: fn(Bytes) -> M) -> Answers<M> {
     let (sender, stream) = mpsc::channel(1);
-    tokio::spawn(async move {
+    super::spawn(async move {
         if let Some(first) = first
             && sender.send(Ok(first)).await.is_err()
         {

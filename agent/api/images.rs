@@ -34,7 +34,7 @@ impl images_server::Images for Images {
         let who = call.about(&reference.to_string(), &request.request_id);
         let node = self.node.clone();
         let (answers, stream) = mpsc::channel(QUEUE);
-        tokio::spawn(async move {
+        super::spawn(async move {
             let feed = Feed::default();
             let work = node.pull(&who, &reference, platform, auth, feed.writer());
             let wrap = |p| Ok(v1::PullResponse { kind: Some(Kind::Progress(p)) });

@@ -32,6 +32,7 @@ use tokio_stream::Stream;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 use tonic_health::server::HealthReporter;
+use tracing::Instrument;
 
 /// What a stream of answers is.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -84,6 +85,11 @@ fn call<T>(request: &Request<T>) -> Result<Arc<Call>, Status> {
     call.cloned().ok_or_else(|| status::internal("the request came past the gate"))
 }
 
+/// A task of the present call: what it says in the log belongs to the call's trace.
+fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(work.in_current_span())
+}
+
 /// Runs work that must end once it has begun, whether its caller waits or not.
 async fn finish<T: Send + 'static>(
     work: impl Future<Output = Result<T, NodeError>> + Send + 'static,
@@ -95,7 +101,7 @@ async fn finish<T: Send + 'static>(
 async fn finish_node<T: Send + 'static>(
     work: impl Future<Output = Result<T, NodeError>> + Send + 'static,
 ) -> Result<Result<T, NodeError>, Status> {
-    match tokio::spawn(work).await {
+    match spawn(work).await {
         Ok(done) => Ok(done),
         Err(e) => Err(status::internal(format!("the operation ended without an answer: {e}"))),
     }

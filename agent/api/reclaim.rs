@@ -30,7 +30,7 @@ pub fn stream<M: Send + 'static>(
     wrap: fn(Item) -> M,
 ) -> Answers<M> {
     let (answers, stream) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    super::spawn(async move {
         while let Some(item) = freed.recv().await {
             let answer = item.map_err(status::from_node).map(|item| match item {
                 FreedItem::Freed(one) => Item::One(reclaimed(one)),

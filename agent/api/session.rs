@@ -192,7 +192,7 @@ pub async fn run(
     let shown = Shown { stdout: start.attach_stdout, stderr: start.attach_stderr };
     let (answers, stream) = mpsc::channel(QUEUE);
     let running = Running { node, asked, who: creation.who.clone(), attached, shown, stdin: wants_stdin, size };
-    tokio::spawn(async move {
+    super::spawn(async move {
         let caller_left = running.run(creation, requests, &answers).await;
         if let Err(status) = caller_left {
             let _ = answers.send(Err(status)).await;
@@ -270,7 +270,7 @@ impl Running {
         let asker = Requester { caller: self.who.caller.clone(), request_id: String::new() };
         let (starter, name, again) = (self.node.clone(), id.to_owned(), self.asked.again());
         let (attached, stdin, size) = (self.attached, self.stdin, self.size);
-        let started = tokio::spawn(async move {
+        let started = super::spawn(async move {
             let started = if attached {
                 starter.start_attached(&asker, &name, stdin, size, session, again).await.map(Some)
             } else if again {
@@ -354,7 +354,7 @@ pub async fn attach(
     };
     let ended = Ended::of(&node, &id);
     let (answers, stream) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    super::spawn(async move {
         let begun = v1::attach_response::Kind::Started(v1::AttachStarted { tty });
         let _ = answers.send(Ok(v1::AttachResponse { kind: Some(begun) })).await;
         let target = Target::Container { node: node.clone(), who, id: id.to_string() };
@@ -425,7 +425,7 @@ pub async fn exec(
         made => made.map_err(status::from_node)?,
     };
     let (answers, stream) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    super::spawn(async move {
         let begun = v1::ExecStarted { exec_id: exec.exec_id.clone(), pid: exec.pid };
         let _ = answers.send(Ok(v1::ExecResponse { kind: Some(Kind::Started(begun)) })).await;
         let Some(streams) = exec.streams.take() else { return };
@@ -450,7 +450,7 @@ fn exec_goes_on(
 ) -> Response<Answers<v1::ExecResponse>> {
     use v1::exec_response::Kind;
     let (answers, stream) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    super::spawn(async move {
         let exec_id = found.exec_id.unwrap_or_default();
         let begun = v1::ExecStarted { exec_id, pid: found.process.0 };
         let _ = answers.send(Ok(v1::ExecResponse { kind: Some(Kind::Started(begun)) })).await;
@@ -535,11 +535,11 @@ struct Ended(Option<tokio::task::JoinHandle<Result<ExitStatus, NodeError>>>);
 impl Ended {
     fn of(node: &Node, id: &ContainerId) -> Ended {
         let (node, id) = (node.clone(), id.clone());
-        Ended(Some(tokio::spawn(async move { node.wait(id.as_str()).await.map(|(_, exit)| exit) })))
+        Ended(Some(super::spawn(async move { node.wait(id.as_str()).await.map(|(_, exit)| exit) })))
     }
 
     fn exec(exec: Arc<NodeExec>) -> Ended {
-        Ended(Some(tokio::spawn(async move { exec.wait().await })))
+        Ended(Some(super::spawn(async move { exec.wait().await })))
     }
 
     /// Nobody here knows but its shim.
@@ -606,7 +606,7 @@ async fn session_of<R: Asks, M: Answer>(
     let (tell, mut parted) = watch::channel(None);
     let reader = {
         let (input, target, answers) = (input.clone(), target.clone(), answers.clone());
-        tokio::spawn(async move {
+        super::spawn(async move {
             let parting = take_input(requests, input, target, about.stdin, tty, answers).await;
             tell.send_replace(Some(parting));
         })

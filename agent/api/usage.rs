@@ -119,7 +119,7 @@ pub fn stats(node: Node, request: v1::StatsRequest) -> Result<Answers<v1::StatsR
     let mut watch = node.stats(ids.clone(), Duration::from_secs(request.interval_seconds.max(1).into()));
     let view = View { node, ids, all: request.all, host: (info.cpus, info.memory_bytes) };
     let (answers, stream) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    super::spawn(async move {
         let mut sent = 0;
         while request.count == 0 || sent < request.count {
             let sample = tokio::select! {

@@ -419,7 +419,12 @@ fn journal_entry(socket: &UnixDatagram) -> Vec<(String, Vec<u8>)> {
         file.read_exact_at(&mut buffer, 0).expect("file");
         assert!(file.write_at(b"x", 0).is_err(), "it is sealed");
     }
-    let (mut fields, mut rest) = (Vec::new(), &buffer[..]);
+    journal_fields(&buffer)
+}
+
+/// What is in one datagram.
+pub fn journal_fields(datagram: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let (mut fields, mut rest) = (Vec::new(), datagram);
     while let Some(end) = rest.iter().position(|b| *b == b'\n') {
         let line = &rest[..end];
         let (name, value) = match line.iter().position(|b| *b == b'=') {

@@ -38,6 +38,7 @@ mod sandbox;
 mod smoke;
 mod survive;
 mod tls;
+mod trace;
 #[cfg(feature = "failpoints")]
 mod upgrade;
 mod usage;

@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, Span};
 
 /// A start waits for the kernel more than it works; more of them at once take no less time in all, and hold up what people ask for.
 pub(crate) const RESTARTS_AT_ONCE: usize = 8;
@@ -89,7 +90,7 @@ impl Inner {
         if self.stop.is_cancelled() {
             return Err(NodeError::Stopping);
         }
-        joined(self.tasks.spawn(work).await)
+        joined(self.tasks.spawn(work.in_current_span()).await)
     }
 
     /// Runs blocking work on a thread that may block.
@@ -97,7 +98,8 @@ impl Inner {
         &self,
         work: impl FnOnce() -> Result<T, NodeError> + Send + 'static,
     ) -> Result<T, NodeError> {
-        joined(self.tasks.spawn_blocking(work).await)
+        let span = Span::current();
+        joined(self.tasks.spawn_blocking(move || span.in_scope(work)).await)
     }
 
     /// Runs blocking work on another thread, from a thread that may block and will join it: `unused` takes the outcome of work that nobody
@@ -109,8 +111,9 @@ impl Inner {
     ) -> Beside<T> {
         let Ok(room) = self.room_beside.clone().try_acquire_owned() else { return Beside::Done(work()) };
         let (send, receive) = std::sync::mpsc::sync_channel(1);
+        let span = Span::current();
         self.tasks.spawn_blocking(move || {
-            let done = work();
+            let done = span.in_scope(work);
             drop(room);
             // Err: who waited for it has panicked.
             if let Err(std::sync::mpsc::SendError(done)) = send.send(done) {

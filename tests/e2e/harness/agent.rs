@@ -266,7 +266,7 @@ impl Node {
         });
     }
 
-    #[cfg(feature = "failpoints")]
+    /// For the next agent.
     pub fn set_env(&mut self, name: &str, value: Option<&str>) {
         self.environment.retain(|(n, _)| n != name);
         self.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
