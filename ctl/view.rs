@@ -440,6 +440,7 @@ fn log_state(log: &v1::LogState) -> Value {
         "StoredBytes": log.stored_bytes,
         "RemovedFiles": log.removed_files,
         "RemovedBytes": log.removed_bytes,
+        "LostLines": log.lost_lines,
         "ForwardedEntries": log.forwarded_entries,
         "Gaps": log.gaps,
         "LostBytes": log.lost_bytes,

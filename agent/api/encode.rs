@@ -124,6 +124,7 @@ pub fn log_state(log: &LogState, driver: LogDriver) -> v1::LogState {
         stored_bytes: log.stored_bytes,
         removed_files: log.removed_files,
         removed_bytes: log.removed_bytes,
+        lost_lines: log.lost_lines,
         forwarded_entries: log.forwarded_entries,
         gaps: log.gaps,
         lost_bytes: log.lost_bytes,

@@ -476,6 +476,7 @@ impl Node {
                     stored_bytes,
                     removed_files: removed.files,
                     removed_bytes: removed.bytes,
+                    lost_lines: logs::keep::lost_lines(&dir),
                     forwarded_entries: forwarded.entries,
                     gaps: forwarded.gaps,
                     lost_bytes: forwarded.lost_bytes,

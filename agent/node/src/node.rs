@@ -5,7 +5,7 @@ use crate::counts::Counts;
 use crate::events::Events;
 use crate::images::ImageIndex;
 use crate::layers::Layers;
-use crate::logs::Forwarders;
+use crate::logs::{Forwarders, LogWatch};
 use crate::reaper::Job;
 use crate::requests::Requests;
 use crate::stats::Stats;
@@ -56,6 +56,7 @@ pub(crate) struct Inner {
     /// Starts by policy, side by side.
     pub restarts: Arc<Semaphore>,
     pub forwarders: Forwarders,
+    pub log_watch: Arc<LogWatch>,
     /// Health checks under way.
     pub probes: Semaphore,
     /// Work that runs to its end when the node is closed.

@@ -7,7 +7,7 @@ use crate::exit::{self, killed_shim};
 use crate::health;
 use crate::images::{self, ImageIndex};
 use crate::layers::Layers;
-use crate::logs::{self, Forwarders};
+use crate::logs::{self, Forwarders, LogWatch};
 use crate::node::{Inner, RESTARTS_AT_ONCE};
 use crate::reaper::{self, Job};
 use crate::requests::Requests;
@@ -156,6 +156,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         probes: tokio::sync::Semaphore::new(health::PROBES_AT_ONCE),
         restarts: Arc::new(tokio::sync::Semaphore::new(RESTARTS_AT_ONCE)),
         forwarders: Forwarders::default(),
+        log_watch: Arc::new(LogWatch::new()),
         tasks: TaskTracker::new(),
         watchers: TaskTracker::new(),
         stop: CancellationToken::new(),
@@ -176,6 +177,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     for container in inner.containers.all() {
         Forwarders::start(&inner, &container);
     }
+    inner.watchers.spawn(inner.log_watch.clone().run(inner.stop.clone()));
     inner.watchers.spawn(logs::keep::run(inner.clone()));
     // Not before: all that runs has its address by now, and what is due keeps to the order of the boot.
     boot::begin(&inner, loaded.same_boot).await;

@@ -154,6 +154,7 @@ async fn run(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>) 
     health::arm(inner, &container);
     exit::watch(inner, container.clone(), launched.shim);
     Forwarders::start(inner, &container);
+    inner.log_watch.started();
     if let Err(e) = submitted {
         tracing::error!(container = %container.id, error = %e, "a start could not be written down");
     }

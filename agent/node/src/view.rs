@@ -360,6 +360,8 @@ pub struct LogState {
     /// Because of their age or the host's limit.
     pub removed_files: u64,
     pub removed_bytes: u64,
+    /// Never kept: the disk was full.
+    pub lost_lines: u64,
     pub forwarded_entries: u64,
     /// How often, and how much, was dropped before it was handed over.
     pub gaps: u64,
@@ -377,6 +379,8 @@ pub enum EventItem {
         asked: u64,
         oldest: u64,
     },
+    /// All of the history has come; what follows is new.
+    CaughtUp,
 }
 
 /// The host and what runs on it.

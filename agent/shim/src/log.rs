@@ -25,6 +25,8 @@ use text::{Filler, TIME_LEN, decimal, format_time};
 const BATCH: usize = 64;
 /// Files looked at in the folder; the agent removes what is beyond a container's own number.
 const FILES_MAX: usize = 16 << 10;
+/// How many lines were lost of all that was ever written, as decimal digits.
+const LOST: &str = "lost";
 /// Far behind everything: where a file begins when it cannot be told how long the one before it was.
 const UNKNOWN: u64 = 1 << 40;
 
@@ -59,6 +61,8 @@ pub struct Log {
     known: bool,
     /// Lines that could not be written since the last one that could.
     dropped: u64,
+    /// Those of them that are not in the count beside the files.
+    uncounted: u64,
 }
 
 impl Log {
@@ -75,6 +79,7 @@ impl Log {
             older: VecDeque::new(),
             known: false,
             dropped: 0,
+            uncounted: 0,
         }
     }
 
@@ -87,6 +92,7 @@ impl Log {
             self.tell_dropped(&time);
         }
         self.write_lines(stream, text, &time);
+        self.count_lost();
     }
 
     /// Gives pages that are used by entries under way alone back to the kernel.
@@ -161,7 +167,7 @@ impl Log {
                 (out.filled, entries) = (0, 0);
             }
             if most > out.bytes.len() {
-                self.dropped += 1;
+                self.lose(1);
                 all = false;
                 continue;
             }
@@ -190,11 +196,35 @@ impl Log {
 
     fn tell_dropped(&mut self, time: &[u8; TIME_LEN]) {
         let mut digits = [0; 20];
-        let before = std::mem::take(&mut self.dropped);
+        let (before, uncounted) = (std::mem::take(&mut self.dropped), self.uncounted);
         let count = decimal(before, &mut digits);
         let text = [b"berth: ", count, b" lines of output were lost: the log could not be written\n"].concat();
         if !self.write_lines(Stream::Stderr, &text, time) {
-            self.dropped = before;
+            // The telling is no line of the workload's.
+            (self.dropped, self.uncounted) = (before, uncounted);
+        }
+    }
+
+    fn lose(&mut self, entries: u64) {
+        self.dropped += entries;
+        self.uncounted += entries;
+    }
+
+    /// Adds to the count of all lost lines. A full disk may refuse its first byte; what is told later is counted then.
+    fn count_lost(&mut self) {
+        if self.uncounted == 0 {
+            return;
+        }
+        let flags = Open::RDWR | Open::CREATE | Open::NOFOLLOW;
+        let Ok(fd) = fs::openat(self.dir.as_fd(), LOST, flags, 0o640) else { return };
+        let file = File::from(fd);
+        let mut text = [0; 20];
+        let filled = file.read_at(&mut text, 0).unwrap_or(0);
+        let before: u64 = std::str::from_utf8(&text[..filled]).ok().and_then(|t| t.parse().ok()).unwrap_or(0);
+        // As wide each time: what is written over needs no new block.
+        let after = format!("{:020}", before.saturating_add(self.uncounted));
+        if file.write_all_at(after.as_bytes(), 0).is_ok() {
+            self.uncounted = 0;
         }
     }
 
@@ -207,14 +237,13 @@ impl Log {
             self.open();
         }
         let Some(file) = &mut self.file else {
-            self.dropped += entries;
+            self.lose(entries);
             return false;
         };
         if file.write_vectored(parts).is_ok_and(|n| n == bytes) {
             self.size += bytes as u64;
             return true;
         }
-        self.dropped += entries;
         // A full disk takes what fits. When even the cut fails, half an entry stays, and the next one begins a new file.
         if file.set_len(self.size).is_err()
             && let Ok(stat) = fs::fstat(file.as_fd())
@@ -223,6 +252,7 @@ impl Log {
             self.size = stat.size;
             self.rotate();
         }
+        self.lose(entries);
         false
     }
 
@@ -456,6 +486,13 @@ mod tests {
         let texts = dir.texts(0);
         assert_eq!(texts[0], "stderr F berth: 3 lines of output were lost: the log could not be written");
         assert_eq!(texts[1..], ["stdout F 4"]);
+        let count = || std::fs::read_to_string(dir.0.join(LOST)).unwrap().parse();
+        assert_eq!(count(), Ok(3));
+        // A shim of the next run goes on counting.
+        let mut log = dir.log(1 << 20, 2);
+        log.file = Some(File::options().write(true).open("/dev/full").unwrap());
+        log.write(Stream::Stdout, b"5\n");
+        assert_eq!((count(), log.uncounted), (Ok(4), 0));
     }
 
     #[test]

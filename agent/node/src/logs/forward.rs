@@ -25,9 +25,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 const STATE: &str = "forward.json";
-/// How often is looked for more: at once behind some, ever slower behind none.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// From the news of more to the look at it: a container that writes line by line is handed over in batches.
+const PACE: Duration = Duration::from_millis(50);
 /// A collector that is away is tried again: soon, then ever later.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -158,7 +157,7 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>, forward: &Arc<Forwa
     let mut collector = collector(inner, container);
     let mut reader = reader(dir, forward);
     let mut life = container.life();
-    let (mut pause, mut retry) = (PAUSE_MIN, RETRY_MIN);
+    let (mut armed, mut retry) = (None, RETRY_MIN);
     loop {
         // Looked at before the reading: what was written before the end is read behind it.
         let ended = has_ended(container);
@@ -174,12 +173,17 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>, forward: &Arc<Forwa
                 if ended {
                     return;
                 }
+                // Watched from here on: another look for what came before.
+                let Some(watch) = &mut armed else {
+                    armed = Some(inner.log_watch.arm(dir));
+                    continue;
+                };
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
+                    () = watch.fired() => armed = None,
                     _ = life.wait_for(|l| *l != Life::Open) => {}
                     () = forward.cancel.cancelled() => return,
                 }
-                pause = (pause * 2).min(PAUSE_MAX);
+                tokio::time::sleep(PACE).await;
                 continue;
             }
             Ok(batch) => tokio::select! {
@@ -187,7 +191,6 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>, forward: &Arc<Forwa
                 () = forward.cancel.cancelled() => return,
             },
         };
-        pause = PAUSE_MIN;
         match handed {
             Ok(()) => {
                 *forward.failing.lock().expect("failing") = None;

@@ -1,16 +1,17 @@
 //! Keeps what is stored of output small: compresses files that are full, removes old ones, holds the host's limit.
 //!
-//! One thread looks every two seconds, and only into folders that have changed; it compresses one file at a time and rests twice as long
-//! as it worked. The shim holds each container's own bounds by itself, so that nothing grows while the agent is away. Crash-safe: a
+//! One task, which sleeps while nobody writes and no file comes of age. It looks two seconds after a change, and only into folders that
+//! have changed; it compresses one file at a time and rests twice as long as it worked. The shim holds each container's own bounds by itself, so that nothing grows while the agent is away. Crash-safe: a
 //! compressed file takes its name when it is whole and on disk, and only then the plain one goes; of both, the plain one counts.
 
 use super::files::{self, Form, PACKED_MAX, Segment, Start};
+use super::watch::Armed;
 use crate::container::Container;
 use crate::node::Inner;
 use berth_model::log::{LogConfig, LogDriver};
 use berth_model::{ContainerId, Phase};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -22,6 +23,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 const TURN: Duration = Duration::from_secs(2);
 /// What was removed, beside a container's files.
 const REMOVED: &str = "removed.json";
+/// Where a shim counts the lines that it could not write.
+const LOST: &str = "lost";
 
 /// What the agent removed of a container's output, beyond the container's own rotation.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -36,59 +39,108 @@ pub(crate) fn removed(dir: &Path) -> Removed {
     std::fs::read(dir.join(REMOVED)).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default()
 }
 
+/// How many lines a shim could not write, because the disk was full. It counts them itself.
+pub(crate) fn lost_lines(dir: &Path) -> u64 {
+    std::fs::read_to_string(dir.join(LOST)).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
+}
+
 /// Runs until the node is closed.
 pub(crate) async fn run(inner: Arc<Inner>) {
-    let mut seen = HashMap::new();
+    let mut kept = HashMap::new();
     loop {
+        // What changes often is looked at together.
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
             () = inner.stop.cancelled() => return,
         }
         let inner_ = inner.clone();
         let swept = tokio::task::spawn_blocking(move || {
-            sweep(&inner_, &mut seen);
-            seen
+            let next = sweep(&inner_, &mut kept);
+            (kept, next)
         });
-        let Ok(back) = swept.await else { return };
-        seen = back;
+        let Ok((back, next)) = swept.await else { return };
+        kept = back;
+        tokio::select! {
+            () = inner.log_watch.any() => {}
+            () = at(next) => {}
+            () = inner.stop.cancelled() => return,
+        }
     }
 }
 
-/// One look at everything. `seen`: when a folder had changed last when nothing was left to do in it.
-fn sweep(inner: &Inner, seen: &mut HashMap<ContainerId, SystemTime>) {
-    let until = Instant::now() + TURN;
+/// Returns at `time`; `None`: never.
+async fn at(time: Option<SystemTime>) {
+    let Some(time) = time else { return std::future::pending().await };
+    // Looked at again at least once an hour: the clock may be set.
+    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
+    tokio::time::sleep(left.min(Duration::from_secs(3600))).await;
+}
+
+/// A folder as it was left.
+struct Folder {
+    /// When it had changed last when nothing was left to do in it.
+    changed: Option<SystemTime>,
+    /// When a file in it comes of age.
+    due: Option<SystemTime>,
+    /// Says that there may be more to do.
+    watch: Armed,
+}
+
+/// One look at everything; when the next one is due if nothing changes.
+fn sweep(inner: &Inner, kept: &mut HashMap<ContainerId, Folder>) -> Option<SystemTime> {
+    let (until, now) = (Instant::now() + TURN, SystemTime::now());
     let containers = inner.containers.all();
-    seen.retain(|id, _| containers.iter().any(|c| c.id == *id));
+    let there: HashSet<&ContainerId> = containers.iter().map(|c| &c.id).collect();
+    kept.retain(|id, _| there.contains(id));
+    // Before the looks: what changes behind them is told.
+    for container in &containers {
+        if container.record().spec.log.driver == LogDriver::None {
+            continue;
+        }
+        let dir = inner.paths(&container.id).log;
+        let arm = || inner.log_watch.arm(&dir);
+        match kept.get_mut(&container.id) {
+            Some(folder) if folder.watch.has_fired() => folder.watch = arm(),
+            Some(_) => {}
+            // The start makes it, and tells.
+            None if !dir.is_dir() => {}
+            None => drop(kept.insert(container.id.clone(), Folder { changed: None, due: None, watch: arm() })),
+        }
+    }
+    let mut more = false;
     if let Some(limit) = inner.config.logs.host_max_bytes
         && let Err(e) = hold_limit(inner, &containers, limit)
     {
         tracing::warn!(error = %e, "holding the limit of all logs");
     }
-    for container in containers {
+    for container in &containers {
         let record = container.record();
         let log = &record.spec.log;
-        if log.driver == LogDriver::None || record.phase == Phase::Removing {
-            continue;
-        }
+        let Some(folder) = kept.get_mut(&container.id).filter(|_| record.phase != Phase::Removing) else { continue };
         let dir = inner.paths(&container.id).log;
         let Ok(changed) = std::fs::metadata(&dir).and_then(|m| m.modified()) else { continue };
-        if log.max_age_secs.is_none() && seen.get(&container.id) == Some(&changed) {
+        if folder.changed == Some(changed) && folder.due.is_none_or(|due| due > now) {
             continue;
         }
         match tend(inner, &dir, log, until) {
             // What changed while it was looked at is looked at again.
-            Ok(true) => drop(seen.insert(container.id.clone(), changed)),
-            Ok(false) => {}
+            Ok((done, due)) => {
+                (folder.changed, folder.due) = (done.then_some(changed), due);
+                more |= !done;
+            }
             Err(e) => tracing::warn!(container = %container.id, error = %e, "keeping its logs small"),
         }
         if Instant::now() >= until || inner.stop.is_cancelled() {
-            return;
+            more = true;
+            break;
         }
     }
+    let blind = kept.values().any(|f| f.watch.is_blind());
+    if more || blind { Some(now) } else { kept.values().filter_map(|f| f.due).min() }
 }
 
-/// One container's files. True: nothing is left to do.
-fn tend(inner: &Inner, dir: &Path, log: &LogConfig, until: Instant) -> io::Result<bool> {
+/// One container's files. Whether nothing is left to do, and when the next file comes of age.
+fn tend(inner: &Inner, dir: &Path, log: &LogConfig, until: Instant) -> io::Result<(bool, Option<SystemTime>)> {
     remove_halves(dir)?;
     let mut segments = files::list(dir)?;
     // The newest is the shim's.
@@ -108,24 +160,27 @@ fn tend(inner: &Inner, dir: &Path, log: &LogConfig, until: Instant) -> io::Resul
         }
         note(dir, gone)?;
     }
+    let age = log.max_age_secs.map(Duration::from_secs);
+    let due = segments.first().zip(age).and_then(|(oldest, age)| oldest.modified.checked_add(age));
     if !log.compress {
-        return Ok(true);
+        return Ok((true, due));
     }
     let form = if log.driver == LogDriver::JsonFile { Form::Gzip } else { Form::Zstd };
-    for segment in segments.iter().filter(|s| s.form == Form::Plain && s.bytes <= PACKED_MAX) {
-        let Start::At(_) = segment.start else { continue };
+    let packable = |s: &&Segment| s.form == Form::Plain && s.bytes <= PACKED_MAX && matches!(s.start, Start::At(_));
+    let plain: Vec<&Segment> = segments.iter().filter(packable).collect();
+    for segment in &plain {
         if Instant::now() >= until || inner.stop.is_cancelled() {
-            return Ok(false);
+            return Ok((false, due));
         }
         match pack(dir, segment, form) {
             // Later: what is there is readable as it is.
-            Err(e) if berth_sys::fs::is_disk_full(&e) => return Ok(false),
+            Err(e) if berth_sys::fs::is_disk_full(&e) => return Ok((false, due)),
             Ok(worked) => std::thread::sleep((worked * 2).min(Duration::from_secs(1))),
             Err(e) => return Err(e),
         }
     }
     // Packing changes the folder: another look finds nothing to do.
-    Ok(segments.iter().all(|s| s.form != Form::Plain))
+    Ok((plain.is_empty(), due))
 }
 
 /// What a killed agent left half written.
@@ -273,7 +328,7 @@ mod tests {
             let mut source = files::open(dir.path(), &packed[0]).unwrap().unwrap();
             let mut start = [0; 7];
             assert_eq!(source.read_at(&mut start, 4993).unwrap(), 7);
-            assert_eq!(&start, b"xt\ntext");
+            assert_eq!(&start, b"t\ntext\n");
             // One that the shim has dropped is no error.
             pack(dir.path(), &segment, form).unwrap();
             assert!(remove(dir.path(), &packed[0]).unwrap());
@@ -287,5 +342,8 @@ mod tests {
         note(dir.path(), Removed { files: 1, bytes: 5 }).unwrap();
         note(dir.path(), Removed { files: 2, bytes: 7 }).unwrap();
         assert_eq!(removed(dir.path()), Removed { files: 3, bytes: 12 });
+        assert_eq!(lost_lines(dir.path()), 0);
+        std::fs::write(dir.path().join(LOST), "00000000000000000042").unwrap();
+        assert_eq!(lost_lines(dir.path()), 42);
     }
 }

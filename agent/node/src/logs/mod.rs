@@ -1,7 +1,7 @@
 //! What containers wrote: read and followed.
 //!
-//! The shim writes local files and nothing else (`files.rs` knows their names); all readers are here. A follower looks for more every
-//! 20 to 100 ms, and at once when the container ends. `forward.rs` hands output over to collectors; `keep.rs` compresses and removes.
+//! The shim writes local files and nothing else (`files.rs` knows their names); all readers are here. A follower looks for more when
+//! the kernel tells of it (`watch.rs`), and when the container ends. `forward.rs` hands output over to collectors; `keep.rs` compresses and removes.
 
 mod files;
 mod forward;
@@ -12,8 +12,10 @@ pub(crate) mod place;
 mod position;
 mod reader;
 mod syslog;
+mod watch;
 
 pub(crate) use forward::Forwarders;
+pub(crate) use watch::LogWatch;
 
 pub use position::{BadLogCursor, LogCursor, LogPosition};
 
@@ -25,13 +27,15 @@ use berth_model::log::LogDriver;
 use berth_model::{Phase, Timestamp};
 use reader::LogReader;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 /// Batches on their way to a reader.
 const QUEUE: usize = 4;
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// From the news of more to the look at it: a container that writes line by line is read in batches.
+const PACE: Duration = Duration::from_millis(20);
+/// While a container is about to be started again, whether it still is, is looked at so often.
+const BETWEEN: Duration = Duration::from_millis(200);
 
 /// Entries in batches; ends when everything is read and, for a follower, the container has ended.
 pub(crate) fn read(
@@ -51,11 +55,11 @@ pub(crate) fn read(
     }
     let (send, receive) = mpsc::channel(QUEUE);
     let dir = inner.paths(&container.id).log;
-    let stop = inner.stop.clone();
-    inner.watchers.spawn(async move {
+    let (inner, stop) = (inner.clone(), inner.stop.clone());
+    inner.watchers.clone().spawn(async move {
         let mut life = container.life();
-        let mut reader = LogReader::new(dir, &query);
-        let mut pause = PAUSE_MIN;
+        let mut reader = LogReader::new(dir.clone(), &query);
+        let mut armed = None;
         loop {
             // Looked at before the reading: what was written before the end is read behind it.
             // What is about to be started again goes on, as with Docker.
@@ -76,7 +80,6 @@ pub(crate) fn read(
                 }
             };
             if !batch.entries.is_empty() {
-                pause = PAUSE_MIN;
                 if send.send(Ok(batch.entries)).await.is_err() {
                     return;
                 }
@@ -87,8 +90,15 @@ pub(crate) fn read(
             if ended || !query.follow || query.until.is_some_and(|u| Timestamp::now() > u) {
                 return;
             }
+            // Watched from here on: another look for what came before.
+            let Some(watch) = &mut armed else {
+                armed = Some(inner.log_watch.arm(&dir));
+                continue;
+            };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = watch.fired() => armed = None,
+                () = tokio::time::sleep(BETWEEN), if between => {}
+                () = over(query.until) => {}
                 _ = life.wait_for(|l| *l != Life::Open), if !between => {}
                 () = send.closed() => return,
                 // No end of the log: a follower comes back to the next agent.
@@ -97,8 +107,15 @@ pub(crate) fn read(
                     return;
                 }
             }
-            pause = (pause * 2).min(PAUSE_MAX);
+            tokio::time::sleep(PACE).await;
         }
     });
     Ok(receive)
+}
+
+/// Returns behind `until`.
+async fn over(until: Option<Timestamp>) {
+    let Some(until) = until else { return std::future::pending().await };
+    let left = SystemTime::from(until).duration_since(SystemTime::now()).unwrap_or_default();
+    tokio::time::sleep(left + Duration::from_millis(1)).await;
 }
