@@ -11,9 +11,6 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// History comes out of a queue that is filled meanwhile: an `until` of the past is not over before this.
-const QUIET: Duration = Duration::from_millis(250);
-
 /// What fits the filter, until `until`; first the cursor where it begins, when that is asked for.
 pub fn stream(
     mut source: mpsc::Receiver<Result<EventItem, NodeError>>,
@@ -34,12 +31,14 @@ pub fn stream(
             }
         };
         let mut end = std::pin::pin!(end);
+        // History comes out of a queue that is filled meanwhile: an `until` of the past is not over before all of it.
+        let mut caught_up = false;
         loop {
             let item = tokio::select! {
                 biased;
                 () = answers.closed() => return,
                 item = source.recv() => item,
-                () = &mut end => return,
+                () = &mut end, if caught_up => return,
             };
             let answer = match item {
                 None => return,
@@ -49,6 +48,10 @@ pub fn stream(
                 }
                 Some(Ok(EventItem::HistoryLost { asked, oldest })) => {
                     Kind::HistoryLost(v1::HistoryLost { asked, oldest })
+                }
+                Some(Ok(EventItem::CaughtUp)) => {
+                    caught_up = true;
+                    continue;
                 }
                 Some(Ok(EventItem::Event(event))) if until.is_some_and(|until| event.time > until) => return,
                 Some(Ok(EventItem::Event(event))) if filter.fits(&event) => Kind::Event(event_message(&event)),
@@ -63,7 +66,7 @@ pub fn stream(
 }
 
 fn left(until: Timestamp) -> Duration {
-    SystemTime::from(until).duration_since(SystemTime::now()).unwrap_or_default().max(QUIET)
+    SystemTime::from(until).duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 fn event_message(event: &Event) -> v1::Event {
@@ -107,7 +110,8 @@ mod tests {
         }
         let answers: Vec<_> = stream(source, Some(Timestamp(2)), EventFilter::default(), None).collect().await;
         assert_eq!(answers.len(), 2);
-        let (_send, source) = mpsc::channel(8);
+        let (send, source) = mpsc::channel(8);
+        send.send(Ok(EventItem::CaughtUp)).await.unwrap();
         let answers: Vec<_> = stream(source, Some(Timestamp(2)), EventFilter::default(), None).collect().await;
         assert!(answers.is_empty(), "nothing there, and the time is over");
     }

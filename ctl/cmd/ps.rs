@@ -45,7 +45,7 @@ pub struct Ps {
     /// Not only running containers
     #[arg(short, long)]
     all: bool,
-    /// Only containers that fit: id=, name=, label=, status=, ancestor=, exited=, before=, since=, volume=, network=, publish=, expose=
+    /// Only containers that fit: id=, name=, label=, status=, health=, ancestor=, exited=, before=, since=, volume=, network=, publish=, expose=
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// The newest NUMBER containers, running or not
@@ -67,8 +67,9 @@ pub struct Ps {
     show: Show,
 }
 
-const FILTERS: [&str; 12] = [
-    "id", "name", "label", "status", "ancestor", "exited", "before", "since", "volume", "network", "publish", "expose",
+const FILTERS: [&str; 13] = [
+    "id", "name", "label", "status", "health", "ancestor", "exited", "before", "since", "volume", "network", "publish",
+    "expose",
 ];
 
 pub async fn ps(fleet: &Fleet, args: Ps) -> Result<u8> {

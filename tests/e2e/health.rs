@@ -3,6 +3,7 @@
 use crate::harness::{Node, image, until};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 const IDLE: &str = "while :; do sleep 1; done";
 
@@ -60,8 +61,16 @@ fn a_container_becomes_healthy_and_unhealthy() {
     until("a check within the start period has failed", || health(&node, "box")["Log"][0]["ExitCode"] == 1);
     assert!(shown(&node, "box").ends_with("(health: starting)"), "{}", shown(&node, "box"));
     assert_eq!(health(&node, "box")["FailingStreak"], 0);
+    let listed = |state: &str| node.ok(&["ps", "-o", "name", "--filter", &format!("health={state}")]);
+    assert_eq!((listed("starting"), listed("healthy"), listed("none")), ("box".into(), String::new(), String::new()));
+    let mut wait = node.ctl_command(&["wait", "--condition", "healthy", "box"]);
+    let wait = wait.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("wait");
     std::fs::write(folder.join("good"), "").expect("good");
-    until("it is healthy", || is(&node, "box", "healthy"));
+    let waited = wait.wait_with_output().expect("wait");
+    assert_eq!((waited.status.code(), String::from_utf8_lossy(&waited.stdout).trim()), (Some(0), "box"));
+    assert!(is(&node, "box", "healthy"), "{}", health(&node, "box"));
+    assert_eq!(node.ok(&["wait", "--condition", "healthy", "box"]), "box", "it is already");
+    assert_eq!((listed("healthy"), listed("unhealthy")), ("box".into(), String::new()));
     assert!(shown(&node, "box").ends_with("(healthy)"), "{}", shown(&node, "box"));
     until("five results are kept", || health(&node, "box")["Log"].as_array().is_some_and(|log| log.len() == 5));
     assert_eq!(health(&node, "box")["Log"][4]["Output"], "looked\n");
@@ -78,6 +87,10 @@ fn a_container_becomes_healthy_and_unhealthy() {
         .map(|l| serde_json::from_str::<Value>(l).expect("JSON")["Action"].as_str().expect("action").to_owned())
         .collect();
     assert_eq!(actions, ["health_status: healthy", "health_status: unhealthy"]);
+    node.detached(&["--name", "plain"], IDLE);
+    assert!(node.fails(1, &["wait", "--condition", "healthy", "plain"]).contains("health check"));
+    assert_eq!(node.ok(&["ps", "-o", "name", "--filter", "health=none"]), "plain");
+    assert!(node.fails(1, &["ps", "--filter", "health=fine"]).contains("unhealthy"));
     node.finish();
 }
 
@@ -174,7 +187,7 @@ fn checks_of_the_image_and_none() {
     let error = node.fails(125, &["run", "-d", "--health-cmd", "true", "--no-healthcheck", &image("busybox")]);
     assert!(error.contains("--no-healthcheck"), "{error}");
     let error = node.fails(125, &["run", "-d", "--health-cmd", "true", "--health-interval", "5ms", &image("busybox")]);
-    assert!(error.contains("--health-interval"), "{error}");
+    assert!(error.contains("--health-interval: "), "{error}");
     // A command that is not there is a failure as any other.
     node.detached(
         &["--name", "bad", "--health-cmd", "/no/such", "--health-interval", "100ms", "--health-retries", "1"],

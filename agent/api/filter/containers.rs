@@ -5,16 +5,20 @@ use crate::api::decode::{Fields, MAX_NAME};
 use berth::v1;
 use berth_model::network::{NetworkMode, PortMapping, Protocol};
 use berth_model::spec::MountKind;
+use berth_model::supervision::HealthStatus;
 use berth_model::{ContainerRecord, Phase, Reference, Timestamp};
 use berth_node::ContainerView;
 use std::collections::BTreeMap;
 
-const KEYS: &str = "id, name, label, status, ancestor, exited, before, since, volume, network, publish, expose";
+const KEYS: &str = "id, name, label, status, health, ancestor, exited, before, since, volume, network, publish, expose";
 
 /// The state that is no phase: a running container whose processes are frozen.
 const PAUSED: &str = "paused";
 /// Not a phase of its own: it has ended, and is started again soon.
 const RESTARTING: &str = "restarting";
+
+/// Of a container without a health check, or that never ran; Docker's word.
+const NO_HEALTH: &str = "none";
 
 /// Filters of `Containers.List`.
 #[derive(Debug, Default)]
@@ -45,6 +49,10 @@ impl ContainerFilter {
                         at,
                         "must be creating, created, starting, running, paused, restarting, exited or removing",
                     );
+                }
+                "health" => {
+                    let known = one.value == NO_HEALTH || health(&one.value).is_some();
+                    f.check(known, at, "must be starting, healthy, unhealthy or none");
                 }
                 "exited" => f.check(one.value.parse::<i32>().is_ok(), at, "must be an exit code"),
                 "before" | "since" => match made(&one.value) {
@@ -81,6 +89,7 @@ impl ContainerFilter {
             "name" => c.name.contains(value.trim_start_matches('/')),
             "label" => label(value, |key| c.spec.labels.get(key)),
             "status" => c.status() == value,
+            "health" => c.supervision.health.as_ref().map(|h| h.status) == health(value),
             "ancestor" => ancestor(value, c),
             "exited" => c.phase == Phase::Exited && c.exit.as_ref().is_some_and(|e| value.parse() == Ok(e.code)),
             "before" => c.created < made(value),
@@ -154,6 +163,10 @@ fn phase(text: &str) -> Option<Phase> {
         .find(|phase| phase.name() == text)
 }
 
+fn health(text: &str) -> Option<HealthStatus> {
+    [HealthStatus::Starting, HealthStatus::Healthy, HealthStatus::Unhealthy].into_iter().find(|h| h.name() == text)
+}
+
 /// An image's name as it was asked for, or its id or a prefix of that.
 fn ancestor(filter: &str, c: &ContainerRecord) -> bool {
     let hex = filter.strip_prefix("sha256:").unwrap_or(filter);
@@ -172,6 +185,7 @@ mod tests {
     use berth_model::digest::Algorithm;
     use berth_model::image::ImageConfig;
     use berth_model::spec::Mount;
+    use berth_model::supervision::{HealthState, Supervision};
     use berth_model::{ContainerId, ContainerSpec, Digest, ExitStatus};
     use std::sync::Arc;
 
@@ -199,7 +213,10 @@ mod tests {
             start_request: None,
             warnings: Vec::new(),
             paused: false,
-            supervision: Default::default(),
+            supervision: Supervision {
+                health: Some(HealthState { status: HealthStatus::Unhealthy, ..HealthState::default() }),
+                ..Supervision::default()
+            },
         }
     }
 
@@ -259,6 +276,7 @@ mod tests {
             ("label", "app"),
             ("label", "app=shop"),
             ("status", "exited"),
+            ("health", "unhealthy"),
             ("exited", "3"),
             ("ancestor", "nginx:latest"),
             ("ancestor", "docker.io/library/nginx"),
@@ -281,6 +299,8 @@ mod tests {
             ("label", "app=x"),
             ("label", "shop"),
             ("status", "running"),
+            ("health", "healthy"),
+            ("health", "none"),
             ("exited", "0"),
             ("ancestor", "nginx:1"),
             ("before", "old"),
@@ -307,6 +327,7 @@ mod tests {
         let wrong = [
             one("colour", "x"),
             one("status", "asleep"),
+            one("health", "fine"),
             one("exited", "x"),
             one("is-task", "true"),
             one("since", "nobody"),
@@ -315,8 +336,8 @@ mod tests {
         ];
         ContainerFilter::decode(&mut f, wrong.into(), made);
         let fields: Vec<&str> = f.errors().iter().map(|(field, _)| field.as_str()).collect();
-        let values = ["filters[4].value", "filters[5].value", "filters[6].value"];
-        let keys = ["filters[0].key", "filters[1].value", "filters[2].value", "filters[3].key"];
+        let values = ["filters[5].value", "filters[6].value", "filters[7].value"];
+        let keys = ["filters[0].key", "filters[1].value", "filters[2].value", "filters[3].value", "filters[4].key"];
         assert_eq!(fields, [&keys[..], &values].concat());
     }
 }

@@ -107,7 +107,7 @@ impl Events {
         self.live.receiver_count() as u64
     }
 
-    /// Entries behind `cursor` (0: none, unless `since` says from when), then live ones, until the receiver goes.
+    /// Entries behind `cursor` (0: none, unless `since` says from when), `CaughtUp`, then live ones, until the receiver goes.
     pub fn watch(
         &self,
         cursor: u64,
@@ -139,6 +139,9 @@ impl Events {
                 if send.send(Ok(EventItem::Event(event))).await.is_err() {
                     return;
                 }
+            }
+            if send.send(Ok(EventItem::CaughtUp)).await.is_err() {
+                return;
             }
             loop {
                 let item = tokio::select! {
@@ -191,6 +194,7 @@ mod tests {
         match rx.recv().await {
             Some(Ok(EventItem::Event(e))) => format!("{}:{}", e.cursor, e.action),
             Some(Ok(EventItem::HistoryLost { asked, oldest })) => format!("lost {asked} {oldest}"),
+            Some(Ok(EventItem::CaughtUp)) => "caught up".to_owned(),
             Some(Err(e)) => e.to_string(),
             None => "end".to_owned(),
         }
@@ -206,10 +210,12 @@ mod tests {
         let mut live_only = events.watch(0, None).unwrap();
         let mut all = events.watch(0, Some(Timestamp(0))).unwrap();
         add(&events, "d");
-        for want in ["2:b", "3:c", "4:d"] {
+        for want in ["2:b", "3:c", "caught up", "4:d"] {
             assert_eq!(next(&mut from_one).await, want);
         }
-        assert_eq!(next(&mut live_only).await, "4:d");
+        for want in ["caught up", "4:d"] {
+            assert_eq!(next(&mut live_only).await, want);
+        }
         assert_eq!(next(&mut all).await, "1:a");
     }
 

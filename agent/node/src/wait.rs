@@ -4,6 +4,7 @@ use crate::NodeError;
 use crate::container::{Container, Life};
 use crate::node::Inner;
 use crate::view::{EventItem, WaitCondition};
+use berth_model::supervision::HealthStatus;
 use berth_model::{ContainerId, ExitStatus, Phase};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,10 +32,10 @@ pub(crate) async fn wait_for(inner: &Arc<Inner>, name: &str, condition: WaitCond
                 Some(container.record().exit.clone())
             }
             WaitCondition::Running => running(inner, &container).await.then_some(None),
-            WaitCondition::Healthy => None,
+            WaitCondition::Healthy => healthy(&container).await.then_some(None),
         }
     };
-    if condition == WaitCondition::Healthy {
+    if condition == WaitCondition::Healthy && container.check.is_none() {
         return Err(NodeError::NoHealthCheck(container.record().name.clone()));
     }
     let waited = tokio::select! {
@@ -66,6 +67,24 @@ async fn next_exit(container: &Container) -> Option<ExitStatus> {
         () = container.gone() => {}
     }
     tokio::time::timeout(BEHIND, changes()).await.ok().flatten()
+}
+
+/// Waits until a run of it is found well; one that was, and has ended, is not. false: it was removed before.
+async fn healthy(container: &Container) -> bool {
+    let (mut health, mut life) = (container.health.subscribe(), container.life());
+    loop {
+        // Marked as seen before the look: what changes behind it is not missed.
+        let well = health.borrow_and_update().as_ref().is_some_and(|h| h.status == HealthStatus::Healthy);
+        life.mark_unchanged();
+        if well && container.phase() == Phase::Running {
+            return true;
+        }
+        tokio::select! {
+            _ = health.changed() => {}
+            _ = life.changed() => {}
+            () = container.gone() => return false,
+        }
+    }
 }
 
 /// Waits until it runs. false: it was removed before.

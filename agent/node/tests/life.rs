@@ -159,6 +159,7 @@ async fn actions(node: &Node, wanted: usize) -> Vec<String> {
     let mut actions = Vec::new();
     while actions.len() < wanted {
         match tokio::time::timeout(Duration::from_secs(5), rx.recv()).await {
+            Ok(Some(Ok(EventItem::CaughtUp))) => {}
             Ok(Some(Ok(EventItem::Event(e)))) => actions.push(e.action.clone()),
             other => panic!("{other:?} behind {actions:?}"),
         }
