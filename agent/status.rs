@@ -189,6 +189,9 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::RootReadOnly(name) => {
             Draft::new(Code::FailedPrecondition, "ROOT_READ_ONLY", message).resource("container", &name)
         }
+        NodeError::NotMounted { container, .. } => {
+            Draft::new(Code::FailedPrecondition, "NOT_MOUNTED", message).resource("container", &container)
+        }
         NodeError::EndedMeanwhile(name) => {
             Draft::new(Code::FailedPrecondition, "CONTAINER_ENDED", message).resource("container", &name)
         }

@@ -10,6 +10,7 @@ use berth::v1::{self, copy_from_response, copy_to_request};
 use berth_tar::Owner;
 use bytes::Bytes;
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -28,7 +29,8 @@ const SETTLE: Duration = Duration::from_millis(500);
     override_usage = "berthctl cp [OPTIONS] CONTAINER:SRC DEST|-\n       berthctl cp [OPTIONS] SRC|- CONTAINER:DEST",
     after_help = "A folder is copied into DEST when that is there, and becomes DEST when it is not; SRC/. copies what is in it. The folder \
         above DEST must be there. -: a tar on standard input or output.\n\
-        In a container files belong to root, here to whoever copies; --archive keeps owners and set-id bits.\n\n\
+        In a container files belong to root, here to whoever copies; --archive keeps owners and set-id bits.\n\
+        A container that does not run has its own files only: what is mounted into it is there while it runs.\n\n\
         Examples:\n  berthctl cp web:/var/log/nginx .\n  berthctl -g web cp ./site/. web:/usr/share/nginx/html\n  \
         tar c conf | berthctl cp - web:/etc/app"
 )]
@@ -79,6 +81,36 @@ fn place(text: &std::ffi::OsStr) -> Result<Place> {
     Ok(Place::Container(name, path))
 }
 
+/// How far a copy is: a line on a terminal, for one host.
+#[derive(Clone, Debug)]
+struct Going {
+    bar: ProgressBar,
+    what: &'static str,
+}
+
+impl Going {
+    fn new(sink: &Sink, quiet: bool, what: &'static str) -> Going {
+        let shown = !quiet && !sink.labelled() && crate::term::stderr_is_terminal();
+        let bar = if shown { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
+            bar.set_style(style);
+        }
+        Going { bar, what }
+    }
+
+    /// So many bytes more of the tar.
+    fn add(&self, bytes: usize) {
+        if !self.bar.is_hidden() {
+            self.bar.inc(bytes as u64);
+            self.bar.set_message(format!("{} - {}", self.what, units::human_size(self.bar.position())));
+        }
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 pub async fn cp(fleet: &Fleet, args: Cp) -> Result<u8> {
     let several = fleet.hosts.len() > 1;
     match (place(&args.source)?, place(&args.destination)?) {
@@ -125,7 +157,10 @@ async fn to_container(fleet: &Fleet, args: Cp, source: Source, container: String
                 name: source.name().to_vec().into(),
                 keep_owner: args.archive,
             };
-            let done = upload(&c, start, source.clone()).await?;
+            let going = Going::new(&sink, args.quiet, "Copying to container");
+            let done = upload(&c, start, source.clone(), &going).await;
+            going.end();
+            let done = done?;
             if !args.quiet {
                 let shown = String::from_utf8_lossy(path);
                 let size = units::human_size(done.bytes);
@@ -137,14 +172,18 @@ async fn to_container(fleet: &Fleet, args: Cp, source: Source, container: String
     fleet.each(call, |_, ()| Ok(())).await
 }
 
-async fn upload(c: &Connection, start: v1::CopyToStart, source: Source) -> Result<v1::CopyToResponse> {
+async fn upload(c: &Connection, start: v1::CopyToStart, source: Source, going: &Going) -> Result<v1::CopyToResponse> {
     let (frames, stream) = mpsc::channel(QUEUE);
     let frame = |kind| v1::CopyToRequest { kind: Some(kind) };
     let _ = frames.send(frame(copy_to_request::Kind::Start(start))).await;
     let (read, ended) = oneshot::channel();
+    let going = going.clone();
     // A thread of its own: nobody waits at the end for one that waits for a terminal.
     let thread = std::thread::Builder::new().name("read".into()).spawn(move || {
-        let send = |bytes: Bytes| frames.blocking_send(frame(copy_to_request::Kind::Tar(bytes))).is_ok();
+        let send = |bytes: Bytes| {
+            going.add(bytes.len());
+            frames.blocking_send(frame(copy_to_request::Kind::Tar(bytes))).is_ok()
+        };
         let done = source.read(&send);
         if done.is_ok() {
             let _ = frames.blocking_send(frame(copy_to_request::Kind::Done(v1::CopyDone {})));
@@ -177,7 +216,11 @@ async fn from_container(fleet: &Fleet, args: Cp, container: String, path: Vec<u8
                 path: path.clone().into(),
                 follow_link: args.follow_link,
             };
-            let (bytes, skipped) = download(&c, request, to, args.archive).await?;
+            let quiet = args.quiet || *to == Place::Stream;
+            let going = Going::new(&sink, quiet, "Copying from container");
+            let done = download(&c, request, to, args.archive, &going).await;
+            going.end();
+            let (bytes, skipped) = done?;
             for name in skipped {
                 super::warn(&sink, &[format!("the device {name} was left out")]);
             }
@@ -199,6 +242,7 @@ async fn download(
     request: v1::CopyFromRequest,
     to: &Place,
     archive: bool,
+    going: &Going,
 ) -> Result<(u64, Vec<String>)> {
     use copy_from_response::Kind;
     let (mut frames, first) = c
@@ -225,6 +269,9 @@ async fn download(
         match frames.message().await {
             Ok(None) => break,
             Ok(Some(frame)) => {
+                if let Some(Kind::Tar(bytes)) = &frame.kind {
+                    going.add(bytes.len());
+                }
                 if let Some(Kind::Tar(bytes)) = frame.kind
                     && !bytes.is_empty()
                     && pieces.send(bytes).await.is_err()

@@ -1,6 +1,6 @@
 //! `berthctl cp`: Docker's rules, and links that lead nobody out.
 
-use crate::harness::{Node, image, test_dir};
+use crate::harness::{Node, image, pty, test_dir};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Stdio;
@@ -217,6 +217,50 @@ fn read_only_roots_and_roles() {
         let output = node.ctl_as(&viewer, &arguments);
         assert!(output.code == 1 && output.stderr.contains("operator"), "{output:?}");
     }
+    node.finish();
+}
+
+#[test]
+fn mounts_of_a_stopped_container_are_not_taken_for_its_files() {
+    let node = Node::with_busybox("cp-mounts");
+    let (here, file) = (node.scratch().join("data"), node.scratch().join("file"));
+    fs::create_dir_all(&here).expect("mkdir");
+    fs::write(here.join("seen"), "on the host").expect("seen");
+    fs::write(&file, "x").expect("file");
+    let file = file.display().to_string();
+    node.detached(&["--name", "box", "-v", &format!("{}:/data", here.display())], SLEEP);
+    node.ok(&["cp", "box:/data/seen", &file]);
+    assert_eq!(fs::read_to_string(&file).expect("file"), "on the host");
+    node.ok(&["cp", &file, "box:/data/new"]);
+    assert_eq!(fs::read_to_string(here.join("new")).expect("new"), "on the host");
+    node.ok(&["stop", "-t", "0", "box"]);
+    for arguments in
+        [["cp", "box:/data/seen", &file], ["cp", &file, "box:/data/late"], ["cp", &file, "box:/etc/../data"]]
+    {
+        let error = node.fails(1, &arguments);
+        assert!(error.contains("mount /data") && error.contains("while it runs"), "{arguments:?}: {error}");
+    }
+    node.ok(&["cp", &file, "box:/database"]);
+    node.finish();
+}
+
+#[test]
+fn a_terminal_shows_how_far_a_copy_is() {
+    let node = Node::with_busybox("cp-progress");
+    let file = node.scratch().join("large");
+    fs::write(&file, vec![7; 40 << 20]).expect("large");
+    let file = file.display().to_string();
+    node.detached(&["--name", "box"], SLEEP);
+    let on_terminal = |arguments: &[&str]| {
+        let mut command = node.ctl_command(arguments);
+        command.env("TERM", "xterm");
+        pty::run(&command, &[pty::Step::Expect("Successfully copied")])
+    };
+    let session = on_terminal(&["cp", &file, "box:/new"]);
+    assert!(session.code == 0 && session.output.contains("Copying to container - "), "{session:?}");
+    let session = on_terminal(&["cp", "box:/new", &file]);
+    assert!(session.code == 0 && session.output.contains("Copying from container - "), "{session:?}");
+    assert!(!node.ctl(&["cp", "box:/new", &file]).stderr.contains("Copying"), "no terminal, no progress");
     node.finish();
 }
 

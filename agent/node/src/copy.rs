@@ -9,6 +9,8 @@ use crate::node::Inner;
 use crate::root::Root;
 use crate::store::Durability;
 use crate::view::{CopiedOut, CopyInto, CopySource};
+use berth_model::ContainerRecord;
+use berth_model::spec::MountKind;
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve, Stat};
 use berth_tar::{ExtractError, Extracted, Extractor, Found, Owner, Packer, Packing, Place, Rules, Source, Top, place};
 use bytes::{Bytes, BytesMut};
@@ -57,11 +59,15 @@ pub(crate) async fn into(
 ) -> Result<Extracted, NodeError> {
     let _permit = inner.copies.acquire().await.map_err(|_| NodeError::Stopping)?;
     let root = Root::open(inner, &container).await?;
-    let name = container.record().name.clone();
+    let record = container.record();
+    let name = record.name.clone();
     let done = inner
         .blocking(move || {
             if root.read_only() {
                 return Err(NodeError::RootReadOnly(name));
+            }
+            if root.is_bare() {
+                no_mount(&record, &request.path)?;
             }
             let target = target(root.fd(), &request)?;
             let owner = if request.keep_owner { Owner::Kept } else { Owner::Fixed(0, 0) };
@@ -94,6 +100,9 @@ pub(crate) async fn out(
 ) -> Result<CopiedOut, NodeError> {
     let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
     let root = Root::open(inner, &container).await?;
+    if root.is_bare() {
+        no_mount(&container.record(), &path)?;
+    }
     let event = inner.events.add_container(&container.record(), "archive-path", &[]);
     let _ = inner.store.submit(vec![event], Durability::Quick).await?;
     let name = container.record().name.clone();
@@ -207,6 +216,32 @@ fn trimmed(path: &[u8]) -> (&[u8], bool) {
     }
 }
 
+/// The parts of a path by its letters alone.
+fn parts(path: &[u8]) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    for part in path.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts
+}
+
+/// Files of the host that a container has only while it runs: what is below the mount is neither what was asked for, nor would anybody
+/// see what is written there.
+fn no_mount(record: &ContainerRecord, path: &[u8]) -> Result<(), NodeError> {
+    let asked = parts(path);
+    let binds = record.spec.mounts.iter().filter(|m| matches!(m.kind, MountKind::Bind { .. }));
+    match binds.map(|m| &m.target).find(|target| asked.starts_with(&parts(target.as_bytes()))) {
+        None => Ok(()),
+        Some(target) => {
+            Err(NodeError::NotMounted { container: record.name.clone(), path: shown(path), target: target.clone() })
+        }
+    }
+}
+
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
@@ -311,6 +346,26 @@ fn object(root: BorrowedFd<'_>, path: &[u8], follow: bool) -> Result<Object, Nod
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounts_are_told_by_their_paths() {
+        let mut record = crate::testing::container_record(1);
+        record.spec.mounts = vec![berth_model::spec::Mount {
+            target: "/data/".into(),
+            read_only: false,
+            kind: MountKind::Bind {
+                source: "/srv".into(),
+                propagation: Default::default(),
+                recursive: true,
+                create_source: false,
+            },
+        }];
+        for (path, good) in
+            [("/data", false), ("/data/x", false), ("/etc/../data/.", false), ("/database", true), ("/", true)]
+        {
+            assert_eq!(no_mount(&record, path.as_bytes()).is_ok(), good, "{path}");
+        }
+    }
 
     #[test]
     fn trailing_slashes_and_dots() {

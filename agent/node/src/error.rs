@@ -54,6 +54,9 @@ pub enum NodeError {
     BadArchive(String),
     #[error("the root of container {0}, or what is mounted there, is read-only")]
     RootReadOnly(String),
+    /// Only a running container has its mounts.
+    #[error("{path} is on the mount {target} of container {container}, which is there only while it runs")]
+    NotMounted { container: String, path: String, target: String },
     #[error("container {0} ended meanwhile")]
     EndedMeanwhile(String),
     /// Nobody sends what is still missing.

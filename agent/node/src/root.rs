@@ -79,6 +79,11 @@ impl Root {
         self.fd.as_fd()
     }
 
+    /// Whether it is the container's own files alone, without what is mounted over them while it runs.
+    pub fn is_bare(&self) -> bool {
+        matches!(self.hold, Hold::Stopped { .. })
+    }
+
     /// What was asked to be read-only stays so while nothing runs that would notice.
     pub fn read_only(&self) -> bool {
         matches!(self.hold, Hold::Stopped { read_only: true, .. })
