@@ -83,6 +83,12 @@ fn unknown_drivers_and_options_are_refused_by_name() {
     assert!(error.contains("--log-opt max-size: "), "{error}");
     let error = refused(&["--log-driver", "syslog", "--log-opt", "syslog-address=tcp+tls://x:1"]);
     assert!(error.contains("tcp+tls is not supported"), "{error}");
+    // Attributes go with each line: such that would be most of it are refused.
+    let long = format!("app={}", "x".repeat(17 << 10));
+    let error = refused(&["--label", &long, "--log-opt", "labels=app"]);
+    assert!(error.contains("--log-opt labels: ") && error.contains("16384"), "{error}");
+    let error = refused(&["--env", &long, "--log-opt", "env=app"]);
+    assert!(error.contains("--log-opt env: "), "{error}");
     // Who says nothing gets the node's.
     let id = node.ok(&["create", &busybox]);
     let log = node.inspect(&id)["HostConfig"]["LogConfig"].clone();
@@ -214,6 +220,7 @@ fn on_a_full_disk_lines_are_counted_as_lost_and_the_workload_goes_on() {
     assert!(lost > 0);
     assert!(output.stdout.ends_with("later\n"), "{output:?}");
     assert_eq!(output.stdout.lines().count() + lost, 3002, "{told:?}");
+    assert_eq!(node.inspect(&id)["Log"]["LostLines"], lost);
     node.finish();
 }
 

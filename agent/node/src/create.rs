@@ -6,7 +6,7 @@ use crate::node::Inner;
 use crate::requests::{Begin, Ticket, fingerprint};
 use crate::store::{Durability, Write};
 use crate::view::{CreateRequest, Created, PullPolicy, Requester};
-use crate::{NodeError, after, fail};
+use crate::{NodeError, after, fail, logs};
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp, id::check_name};
 use berth_rootfs::WritableLayer;
 use std::path::Path;
@@ -123,6 +123,7 @@ async fn make(
     ticket: Ticket,
 ) -> Result<Created, NodeError> {
     let effective = Arc::new(inner.runtime.effective(&spec, &image.record().config)?);
+    logs::place::check(&spec, &image.record().config, &effective)?;
     let auto_remove = spec.auto_remove;
     // An auto-removed one is started right away, as a rule: the start makes its folder.
     if !auto_remove {

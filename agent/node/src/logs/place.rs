@@ -1,11 +1,15 @@
 //! Where a container's output is kept and what it is called, worked out from its record.
 
 use super::files;
+use crate::NodeError;
 use crate::container::Container;
 use crate::node::Inner;
-use berth_model::log::{LogDriver, LogFacts};
+use berth_model::image::ImageConfig;
+use berth_model::log::{LogConfig, LogDriver, LogFacts};
 use berth_model::wire::LogPlan;
-use berth_model::{ContainerId, ContainerRecord};
+use berth_model::{ContainerId, ContainerRecord, ContainerSpec};
+use berth_runtime::Effective;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Bytes of attributes beside each entry: more would be most of every line.
@@ -21,16 +25,41 @@ fn name(id: &ContainerId, driver: LogDriver) -> String {
 
 /// What tags and attributes are made from.
 pub(crate) fn facts(container: &Container, record: &ContainerRecord) -> LogFacts {
-    let mut labels = container.image.config.labels.clone();
-    labels.extend(record.spec.labels.clone());
     LogFacts {
         id: record.id.to_string(),
         name: record.name.clone(),
         image: record.spec.image.clone(),
         image_id: record.image_id.to_string(),
-        labels: labels.into_iter().collect(),
-        env: container.effective.env.clone(),
+        ..values(&record.spec, &container.image.config, &container.effective)
     }
+}
+
+/// What attributes are made from.
+fn values(spec: &ContainerSpec, image: &ImageConfig, effective: &Effective) -> LogFacts {
+    let mut labels = image.labels.clone();
+    labels.extend(spec.labels.clone());
+    LogFacts { labels: labels.into_iter().collect(), env: effective.env.clone(), ..LogFacts::default() }
+}
+
+fn text_of(attributes: &BTreeMap<String, String>) -> String {
+    serde_json::to_string(attributes).unwrap_or_default()
+}
+
+/// What is wrong with the attributes of a container to be made.
+///
+/// # Errors
+/// `Invalid`: they are too long to be beside each line; names the option that brings most of them.
+pub(crate) fn check(spec: &ContainerSpec, image: &ImageConfig, effective: &Effective) -> Result<(), NodeError> {
+    let facts = values(spec, image, effective);
+    let length = |log: &LogConfig| text_of(&log.attributes(&facts)).len();
+    let all = length(&spec.log);
+    if spec.log.driver != LogDriver::JsonFile || all <= ATTRIBUTES_MAX {
+        return Ok(());
+    }
+    let labels = length(&LogConfig { env: Vec::new(), ..spec.log.clone() });
+    let option = if labels > all / 2 { "labels" } else { "env" };
+    let why = format!("the values would be {all} bytes beside each line; at most {ATTRIBUTES_MAX} may be");
+    Err(NodeError::Invalid(vec![(format!("log.options.{option}"), why)]))
 }
 
 /// What the shim is told. None: it keeps nothing.
@@ -40,8 +69,9 @@ pub(crate) fn plan(container: &Container, record: &ContainerRecord) -> Option<Lo
         LogDriver::None => return None,
         LogDriver::JsonFile => {
             let attributes = log.attributes(&facts(container, record));
-            let text = serde_json::to_string(&attributes).unwrap_or_default();
-            Some(if attributes.is_empty() || text.len() > ATTRIBUTES_MAX { String::new() } else { text })
+            let text = text_of(&attributes);
+            // Longer ones are refused when a container is made; one that was made before goes without.
+            Some(if attributes.is_empty() || text.len() > 2 * ATTRIBUTES_MAX { String::new() } else { text })
         }
         LogDriver::Local | LogDriver::Journald | LogDriver::Syslog => None,
     };
