@@ -5,12 +5,13 @@ use crate::harness::pki::ctl_binary;
 use crate::harness::{Node, image};
 use std::process::{Command, Stdio};
 
-struct Fleet {
-    nodes: Vec<Node>,
+/// Three nodes `n0` to `n2`, the group `first` of two of them, and a host `dead` where nobody listens.
+pub struct Fleet {
+    pub nodes: Vec<Node>,
     config: std::path::PathBuf,
 }
 
-fn fleet(name: &str) -> Fleet {
+pub fn fleet(name: &str) -> Fleet {
     let nodes: Vec<Node> = (0..3).map(|n| Node::with_busybox(&format!("{name}-{n}"))).collect();
     let config = nodes[0].dir.join("fleet.toml");
     let mut text = "[groups]\nfirst = [\"n0\", \"n1\"]\nbroken = [\"n0\", \"dead\"]\n".to_owned();
@@ -24,11 +25,11 @@ fn fleet(name: &str) -> Fleet {
 }
 
 impl Fleet {
-    fn ctl(&self, arguments: &[&str]) -> Output {
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
         run(Command::new(ctl_binary()).env("BERTH_CONFIG", &self.config).args(arguments).stdin(Stdio::null()))
     }
 
-    fn finish(self) {
+    pub fn finish(self) {
         for node in self.nodes {
             node.finish();
         }

@@ -121,6 +121,34 @@ fn several_logs_are_one() {
 }
 
 #[test]
+fn several_followed_logs_go_on_behind_a_new_agent() {
+    let mut node = Node::with_busybox("look-logs-resume");
+    for name in ["one", "two"] {
+        let script =
+            "for n in $(seq 200); do echo $n; sleep 0.02; done; while [ ! -e /go ]; do sleep 0.05; done; echo end";
+        node.detached(&["--name", name], script);
+    }
+    let mut follow = node.ctl_command(&["logs", "-f", "one", "two"]);
+    let follow = follow.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("logs");
+    for _ in 0..3 {
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        node.restart();
+    }
+    for name in ["one", "two"] {
+        node.ok(&["exec", name, "touch", "/go"]);
+    }
+    let output = follow.wait_with_output().expect("logs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let whole: Vec<String> = (1..=200).map(|n| n.to_string()).chain(["end".to_owned()]).collect();
+    for name in ["one | ", "two | "] {
+        let lines: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix(name)).collect();
+        assert_eq!(lines, whole, "{name}");
+    }
+    node.finish();
+}
+
+#[test]
 fn templates_for_docker_work() {
     let node = Node::with_busybox("look-docker");
     node.detached(&["--name", "web", "--network", "bridge", "-p", "18081:80"], "while :; do sleep 1; done");

@@ -18,6 +18,7 @@ mod exec;
 mod faults;
 mod health;
 mod hostile;
+mod hosts;
 mod images;
 mod layers;
 mod lifecycle;
