@@ -79,10 +79,8 @@ pub(crate) fn read(
                     return;
                 }
             };
-            if !batch.entries.is_empty() {
-                if send.send(Ok(batch.entries)).await.is_err() {
-                    return;
-                }
+            if !batch.entries.is_empty() && send.send(Ok(batch.entries)).await.is_err() {
+                return;
             }
             if !batch.at_end {
                 continue;
