@@ -194,6 +194,7 @@ fn at_the_end(node: &Node, field: &Field) {
     unique.sort_unstable();
     unique.dedup();
     assert_eq!(unique.len(), all, "an exec ran twice: {lines}");
+    node.ctl(&["exec", "keeper", "rm", "-f", "/tmp/lines"]);
     let list: serde_json::Value = serde_json::from_str(&node.ok(&["ps", "-a", "-o", "json"])).expect("JSON");
     for container in list.as_array().expect("list") {
         let state = container["State"].as_str().unwrap_or_default();
