@@ -340,7 +340,12 @@ impl Dialer {
         match &self.endpoint {
             Endpoint::Unix(path) => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Io::Unix(stream)),
-                Err(e) => Err(self.unix_error(&e)),
+                Err(e) => {
+                    // An agent that stops takes its socket away; the folder stays for the next one.
+                    let between = e.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(Path::exists);
+                    let passing = between || is_passing(&e);
+                    Err(Failed { error: self.unix_error(&e), passing })
+                }
             },
             Endpoint::Tcp { host, port } => {
                 let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(|e| self.tcp_error(&e))?;
@@ -362,18 +367,16 @@ impl Dialer {
         }
     }
 
-    fn unix_error(&self, e: &io::Error) -> Failed {
-        let passing = is_passing(e);
+    fn unix_error(&self, e: &io::Error) -> Error {
         let error = Error::new(format!("connecting to berthd at {}: {}", self.shown, io_words(e)));
-        let error = match e.kind() {
+        match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => error
                 .hint("is berthd running on this machine? For another one: -H HOST:7443, or berthctl context create"),
             io::ErrorKind::PermissionDenied => {
                 error.hint("only root may use the local socket; others call over TLS with a certificate")
             }
             _ => error,
-        };
-        Failed { error, passing }
+        }
     }
 
     fn tcp_error(&self, e: &io::Error) -> Failed {

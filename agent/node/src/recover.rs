@@ -369,7 +369,9 @@ fn lost_image(record: &ContainerRecord) -> Arc<ImageRecord> {
 async fn act(inner: &Arc<Inner>, found: Found) {
     let Found { container, shim, action } = found;
     let id = container.id.clone();
-    if !matches!(action, Action::Keep | Action::Adopt) {
+    // What has ended is settled by every agent: nothing says whether the last one came to it, and again does no harm.
+    let as_it_was = matches!(action, Action::Keep | Action::Adopt) || (action == Action::Settle && shim.is_none());
+    if !as_it_was {
         tracing::info!(container = %id, ?action, phase = %container.phase(), "found half done");
     }
     match action {
