@@ -64,6 +64,7 @@ pub struct Config {
     pub audit: Audit,
     pub log: Log,
     pub metrics: Metrics,
+    pub otel: Otel,
     pub upgrade: Upgrade,
 }
 
@@ -86,6 +87,7 @@ impl Default for Config {
             audit: Audit::default(),
             log: Log::default(),
             metrics: Metrics::default(),
+            otel: Otel::default(),
             upgrade: Upgrade::default(),
         }
     }
@@ -422,6 +424,24 @@ pub struct Metrics {
     pub tls: bool,
 }
 
+/// Traces, for programs that were built with the feature `otel`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Otel {
+    /// A collector that takes OTLP over gRPC: `http://127.0.0.1:4317`. Unset: no traces.
+    pub endpoint: Option<String>,
+}
+
+impl Otel {
+    fn wrong(&self) -> Option<&'static str> {
+        let endpoint = self.endpoint.as_deref()?;
+        if !cfg!(feature = "otel") {
+            return Some("needs a program that was built with the feature otel");
+        }
+        (!endpoint.starts_with("http://")).then_some("must be a URL such as http://127.0.0.1:4317")
+    }
+}
+
 /// Programs that the agent may replace itself by.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -537,6 +557,9 @@ impl Config {
             "metrics.listen",
             "must be a loopback address, such as 127.0.0.1:9464, unless metrics.tls is true",
         );
+        if let Some(why) = self.otel.wrong() {
+            check(false, "otel.endpoint", why);
+        }
         for (host, registry) in &self.registries {
             let key = format!("registries.{host:?}");
             check(!host.is_empty() && !host.contains(['/', ' ']), &key, "must be host or host:port");
@@ -781,6 +804,13 @@ mod tests {
         let set = parse("[tls]\ncert = \"/c\"\n").unwrap().tcp().unwrap();
         assert_eq!(set.0, vec!["0.0.0.0:7443".parse().unwrap()]);
         assert_eq!((set.1.cert, set.1.ca), ("/c".into(), "/etc/berth/pki/ca.pem".into()));
+    }
+
+    #[test]
+    fn traces_need_a_program_that_has_them() {
+        let error = parse("[otel]\nendpoint = \"127.0.0.1:4317\"\n").unwrap_err();
+        assert!(error.contains("otel.endpoint"), "{error}");
+        assert_eq!(parse("[otel]\nendpoint = \"http://127.0.0.1:4317\"\n").is_ok(), cfg!(feature = "otel"));
     }
 
     #[test]

@@ -66,6 +66,7 @@ pub struct Call {
     audit: AuditLog,
     counted: Option<Arc<Calls>>,
     trace: Option<TraceParent>,
+    span: Span,
     told: Mutex<Told>,
 }
 
@@ -85,14 +86,6 @@ impl Call {
 
     pub fn role(&self) -> Option<Role> {
         self.role
-    }
-
-    /// What is said in the log for this call has the trace that it belongs to. At any level: the span is not what is said.
-    fn span(&self) -> Span {
-        match &self.trace {
-            Some(trace) => tracing::error_span!("call", rpc = self.path, trace_id = trace.trace_id()),
-            None => Span::none(),
-        }
     }
 
     /// Says what the call is about, for the record; long streams leave their first line here.
@@ -162,6 +155,7 @@ impl Call {
         if let Some(calls) = &self.counted {
             calls.ended(&self.path, code, self.begun.elapsed());
         }
+        self.span.record("code", status::code_name(code));
         let ms = self.begun.elapsed().as_millis();
         tracing::debug!(rpc = self.path, caller = self.peer.name(), code = status::code_name(code), ms, "call");
         if self.mutates || denied {
@@ -177,6 +171,26 @@ impl Call {
             _ => self.end(Code::Ok, None),
         }
     }
+}
+
+/// What is said in the log for a call has the trace that it belongs to. At any level: the span is not what is said.
+pub fn span(path: &str, trace: Option<&TraceParent>) -> Span {
+    if !cfg!(feature = "otel") && trace.is_none() {
+        return Span::none();
+    }
+    let span = tracing::error_span!(
+        target: berth_node::TRACE,
+        "call",
+        otel.name = path,
+        otel.kind = "server",
+        trace_id = trace.map(TraceParent::trace_id),
+        code = tracing::field::Empty
+    );
+    #[cfg(feature = "otel")]
+    if let Some(trace) = trace {
+        crate::log::otel::continue_from(&span, trace);
+    }
+    span
 }
 
 /// A call that nobody ended was given up by its caller.
@@ -211,6 +225,7 @@ impl Gate {
             audit: self.audit.clone(),
             counted: self.counted.clone(),
             trace,
+            span: span(path, trace.as_ref()),
             told: Mutex::default(),
         });
         let verdict = match (peer.lapse(), role, rule) {
@@ -275,7 +290,7 @@ where
             stopping: (rule.duration == Length::Endless)
                 .then(|| Box::pin(self.gate.stopping.clone().cancelled_owned())),
         };
-        let span = call.span();
+        let span = call.span.clone();
         let work = span.in_scope(|| self.inner.call(request)).instrument(span.clone());
         Box::pin(async move {
             let mut work = std::pin::pin!(work);

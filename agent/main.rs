@@ -75,7 +75,7 @@ fn main() -> ExitCode {
 
 fn start(args: &Args) -> anyhow::Result<()> {
     let config = config::Config::load(args.config.as_deref())?;
-    log::start(&config.log, &config.logs.journald_socket).map_err(anyhow::Error::msg)?;
+    let log = log::start(&config).map_err(anyhow::Error::msg)?;
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider was there already"))?;
@@ -110,6 +110,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
     };
     // What still blocks (a disk that hangs) must not keep the agent from ending; its work is taken up at the next start.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    log.end();
     match done? {
         run::End::Stop => Ok(()),
         run::End::Successor => {

@@ -297,10 +297,21 @@ fn tell_silence(host: &str, left: Duration) {
 /// The trace that this command belongs to, where its caller says so: every call carries it.
 fn traceparent() -> Option<&'static Traced> {
     static TRACE: LazyLock<Option<Traced>> = LazyLock::new(|| {
-        let given: TraceParent = std::env::var("TRACEPARENT").ok()?.parse().ok()?;
-        given.to_string().parse().ok()
+        let given: Option<TraceParent> = std::env::var("TRACEPARENT").ok().and_then(|text| text.parse().ok());
+        given.or_else(own_trace)?.to_string().parse().ok()
     });
     TRACE.as_ref()
+}
+
+/// A trace of the command's own, where agents may be collecting them.
+fn own_trace() -> Option<TraceParent> {
+    if !cfg!(feature = "otel") {
+        return None;
+    }
+    let mut bytes = [0; 24];
+    berth_sys::store::random(&mut bytes).ok()?;
+    let (trace, span) = bytes.split_at(16);
+    Some(TraceParent { trace: trace.try_into().ok()?, span: span.try_into().ok()?, sampled: true })
 }
 
 /// To stderr, which may be a terminal that is raw just now.

@@ -1,8 +1,10 @@
 //! The agent's own log: to the journal with fields of its own where standard error is the journal's, else lines on standard error.
 
 mod journal;
+#[cfg(feature = "otel")]
+pub mod otel;
 
-use crate::config::{Log, LogFormat, LogTarget};
+use crate::config::{Config, Log, LogFormat, LogTarget};
 use journal::Journal;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,15 +12,51 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
-/// Starts it. `RUST_LOG` goes before the configuration. `socket`: journald's.
+/// What has to be told when the agent ends.
+#[derive(Default)]
+pub struct Started {
+    #[cfg(feature = "otel")]
+    traces: Option<otel::Traces>,
+}
+
+impl Started {
+    /// Before the process ends, or becomes another program.
+    pub fn end(self) {
+        #[cfg(feature = "otel")]
+        if let Some(traces) = self.traces {
+            traces.end();
+        }
+    }
+}
+
+/// Starts it. `RUST_LOG` goes before the configuration.
 ///
 /// # Errors
 /// When the level is none, or the journal was asked for and a socket cannot be made.
-pub fn start(config: &Log, socket: &Path) -> Result<(), String> {
+pub fn start(whole: &Config) -> Result<Started, String> {
+    let (config, socket) = (&whole.log, whole.logs.journald_socket.as_path());
     let directives = std::env::var("RUST_LOG").ok().filter(|s| !s.is_empty()).unwrap_or_else(|| config.level.clone());
     let filter = EnvFilter::try_new(&directives).map_err(|e| format!("log level {directives:?}: {e}"))?;
     let out = out(config, socket)?.with_filter(filter);
-    tracing_subscriber::registry().with(out).try_init().map_err(|e| format!("the log cannot be started: {e}"))
+    let mut layers = vec![out.boxed()];
+    let started = start_traces(whole, &mut layers)?;
+    tracing_subscriber::registry().with(layers).try_init().map_err(|e| format!("the log cannot be started: {e}"))?;
+    Ok(started)
+}
+
+type Layers = Vec<Box<dyn Layer<Registry> + Send + Sync>>;
+
+#[cfg(feature = "otel")]
+fn start_traces(whole: &Config, layers: &mut Layers) -> Result<Started, String> {
+    let traces = whole.otel.endpoint.as_deref().map(otel::Traces::open).transpose()?;
+    layers.extend(traces.iter().map(otel::Traces::layer));
+    Ok(Started { traces })
+}
+
+/// A program without traces: the configuration was refused if it asks for them.
+#[cfg(not(feature = "otel"))]
+fn start_traces(_: &Config, _: &mut Layers) -> Result<Started, String> {
+    Ok(Started::default())
 }
 
 fn out(config: &Log, socket: &Path) -> Result<Box<dyn Layer<Registry> + Send + Sync>, String> {

@@ -11,6 +11,7 @@ use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp,
 use berth_rootfs::WritableLayer;
 use std::path::Path;
 use std::sync::Arc;
+use tracing::Instrument;
 
 pub(crate) async fn create(inner: &Arc<Inner>, who: &Requester, request: CreateRequest) -> Result<Created, NodeError> {
     let mut wrong = inner.runtime.check(&request.spec);
@@ -130,7 +131,8 @@ async fn make(
         let dir = inner.container_dir(&id);
         inner.blocking(move || make_folder(&dir)).await?;
     }
-    let made = record(inner, &who, &id, name, image, spec, effective, ticket).await;
+    let span = tracing::debug_span!(target: crate::TRACE, "create", container = %id);
+    let made = record(inner, &who, &id, name, image, spec, effective, ticket).instrument(span).await;
     if made.is_err() && !auto_remove {
         let dir = inner.container_dir(&id);
         inner.blocking(move || Ok(berth_rootfs::remove_tree(&dir)?)).await.unwrap_or_else(|e| {

@@ -96,6 +96,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// Target of the spans of what is done for a call: at level debug, which costs nothing where nobody collects them.
+pub const TRACE: &str = "berth_trace";
+
 /// Work under way may take this long when the node is closed; longer, and the next opening goes on with it.
 const CLOSE: Duration = Duration::from_secs(10);
 

@@ -7,7 +7,7 @@ use crate::node::{Beside, Inner};
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
 use crate::timers::Kind;
-use crate::{NodeError, cause, exit, fail, health, remove};
+use crate::{NodeError, TRACE, cause, exit, fail, health, remove};
 use berth_model::network::{NetworkAttachment, NetworkMode, PortMapping, Protocol};
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
@@ -17,6 +17,7 @@ use berth_runtime::{AttachOptions, Attachment, PlanInput, Prepared, Shim, SpawnR
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tracing::{Instrument, debug_span};
 
 /// /etc/passwd and /etc/group of an image: larger ones are no such thing.
 pub(crate) const USERS_MAX: usize = 8 << 20;
@@ -76,7 +77,12 @@ pub(crate) async fn refuse(inner: &Arc<Inner>, gate: Gate, error: NodeError) -> 
     Err(error)
 }
 
-async fn run(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>) -> Result<Started, NodeError> {
+async fn run(inner: &Arc<Inner>, gate: Gate, attach: Option<AttachOptions>) -> Result<Started, NodeError> {
+    let span = tracing::debug_span!(target: TRACE, "start", container = %gate.container.id);
+    steps(inner, gate, attach).instrument(span).await
+}
+
+async fn steps(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>) -> Result<Started, NodeError> {
     let container = gate.container.clone();
     let before = container.record();
     match before.phase {
@@ -180,7 +186,9 @@ fn launch(
         let (networks_, id_) = (networks.clone(), id.clone());
         let last = record.supervision.network.clone();
         inner.beside(
-            move || networks.attach_again(&id, &ports, last.as_ref()),
+            move || {
+                debug_span!(target: TRACE, "network").in_scope(|| networks.attach_again(&id, &ports, last.as_ref()))
+            },
             move |attached| {
                 if let Ok(unused) = attached {
                     undo_network(&networks_, &id_, &unused.attachment);
@@ -190,10 +198,13 @@ fn launch(
     });
     let prepared = {
         let (runtime, id, paths, record) = (inner.runtime.clone(), id.clone(), inner.paths(id), record.clone());
-        inner.beside(move || runtime.prepare(&id, &record.spec, paths), drop)
+        inner.beside(
+            move || debug_span!(target: TRACE, "prepare").in_scope(|| runtime.prepare(&id, &record.spec, paths)),
+            drop,
+        )
     };
     let auto_remove = record.spec.auto_remove;
-    let root = (|| -> Result<RootMount, NodeError> {
+    let root = debug_span!(target: TRACE, "mount").in_scope(|| -> Result<RootMount, NodeError> {
         let dir = inner.container_dir(id);
         // What an auto-removed container writes is thrown away: no sync for it.
         let layer = if auto_remove { make_folder(&dir)? } else { WritableLayer::open(&dir)? };
@@ -204,7 +215,7 @@ fn launch(
         let root = inner.layers.store.mount(&record.layers, &layer, MountOptions { volatile: auto_remove })?;
         fail::point("start.after_mount")?;
         Ok(root)
-    })();
+    });
     let mut times = Times { mount: begun.elapsed(), ..Times::default() };
     // Before looking at anybody's error: what was made must be known to be undone.
     let (network, prepared) = (network.map(Beside::join), prepared.join());
@@ -247,6 +258,7 @@ fn spawn(
     times: &mut Times,
 ) -> Result<berth_runtime::Spawned, NodeError> {
     let begun = Instant::now();
+    let planning = debug_span!(target: TRACE, "plan").entered();
     let passwd = root.read("/etc/passwd", USERS_MAX)?;
     let group = root.read("/etc/group", USERS_MAX)?;
     let plan = inner.runtime.plan(&PlanInput {
@@ -263,9 +275,13 @@ fn spawn(
         log: logs::place::plan(container, record),
     })?;
     times.plan = begun.elapsed();
+    drop(planning);
     let mut warnings = plan.warnings.clone();
     let begun = Instant::now();
-    let mut spawned = inner.runtime.spawn(SpawnRequest { prepared, plan, rootfs: root.fd()?, netns, attach })?;
+    // What the container's first process does before the workload is in here; a step of it that fails names itself.
+    let rootfs = root.fd()?;
+    let request = SpawnRequest { prepared, plan, rootfs, netns, attach };
+    let mut spawned = debug_span!(target: TRACE, "spawn").in_scope(|| inner.runtime.spawn(request))?;
     times.spawn = begun.elapsed();
     warnings.append(&mut spawned.warnings);
     spawned.warnings = warnings;
@@ -325,6 +341,7 @@ async fn abandon(inner: &Arc<Inner>, launched: Launched, why: NodeError) -> Node
 async fn failed(inner: &Arc<Inner>, mut gate: Gate, before: &ContainerRecord, error: &NodeError) {
     let reason = error.to_string();
     let failure = cause::failure(error);
+    tracing::debug!(target: TRACE, step = failure.step, errno = failure.errno, error = reason, "start failed");
     let mut more = vec![("step", failure.step.clone()), ("exit_code", failure.exit_code.to_string())];
     more.extend(failure.errno.map(|n| ("errno", n.to_string())));
     more.push(("reason", reason.clone()));
