@@ -64,6 +64,37 @@ network() {
   ctl rm -f net >/dev/null
 }
 
+changes() { # while it runs: limits, freezer, figures; what cgroup v2 does in other files than v1
+  local group; group=$(field web '.CgroupPaths[0]')
+  ctl update -m 96m --memory-swap 96m --cpus 0.25 --pids-limit 44 web >/dev/null; check "update" $? 0
+  check "memory.max, cpu.max and pids.max are the new ones" "$(cat "$group"/{memory,cpu,pids}.max | tr '\n' ' ')" "100663296 25000 100000 44 "
+  ctl update -m 1m web >/dev/null 2>&1; check "a limit that is too small is refused" "$?$(cat "$group/memory.max")" 1100663296
+  ctl pause web >/dev/null; check "pause" "$(grep frozen "$group/cgroup.events") $(field web .State.Status)" "frozen 1 paused"
+  check "no exec into a paused one" "$(ctl exec web true 2>&1 | grep -q unpause && echo refused)" refused
+  ctl unpause web >/dev/null; check "unpause" "$(grep frozen "$group/cgroup.events") $(field web .State.Status)" "frozen 0 running"
+  local stats; stats=$(ctl stats --no-stream -o json web | jq -c '.[0] // .')
+  check "stats: pids, memory and cpu" "$(jq '[.. | numbers] | length > 5' <<<"$stats")" true
+  check "stats: pressure" "$(jq -c . <<<"$stats" | grep -ci 'psi\|pressure')" 1
+  check "top" "$(ctl top web | grep -q sleep && echo listed)" listed
+  ctl rename web webs >/dev/null; ctl rename webs web >/dev/null; check "rename there and back" "$(field web .State.Status)" running
+}
+
+supervision() {
+  ctl run -d --name again --restart on-failure:2 --network none "$image" sh -c 'exit 9' >/dev/null
+  for _ in $(seq 60); do [ "$(field again .State.Status)" = exited ] && break; sleep .5; done
+  check "on-failure:2: two more tries" "$(field again .State.StartCount) $(field again .State.ExitCode)" "3 9"
+  ctl run -d --name checked --health-cmd 'test -e /good' --health-interval 1s --health-retries 1 --network none "$image" sleep 1000 >/dev/null
+  for _ in $(seq 60); do [ "$(field checked .State.Health.Status)" = unhealthy ] && break; sleep .5; done
+  check "unhealthy" "$(field checked .State.Health.Status)" unhealthy
+  ctl exec checked touch /good
+  for _ in $(seq 60); do [ "$(field checked .State.Health.Status)" = healthy ] && break; sleep .5; done
+  check "healthy" "$(field checked .State.Health.Status)" healthy
+  check "diff" "$(ctl diff checked)" "A /good"
+  ctl cp checked:/good "$work/good"; check "cp" "$(ls "$work/good")" "$work/good"
+  check "doctor finds nothing bad but what the VM lacks" "$(ctl node doctor -o json | jq -r '.[] | select(.Verdict == "bad") | .Name' | grep -v certificates)" ""
+  ctl rm -f again checked >/dev/null
+}
+
 life() {
   check "exit code of an exec" "$(ctl exec web sh -c 'exit 3' >/dev/null 2>&1; echo $?)" 3
   stop_agent KILL; start_agent "$1"
@@ -99,7 +130,7 @@ start_agent .
 ctl info | grep -iE 'cgroup|layer|warning|feature|unavailable' | sed 's/^/  /'
 [ -z "${BERTH_VM_LAYERS:-}" ] || check "layer store" "$(ctl info --format json | jq -r '.. | .LayerStore? // empty')" "$BERTH_VM_LAYERS"
 ctl pull -q "$image" >/dev/null; check "pull" $? 0
-limits berth; devices; memory; network; life .; nothing_left berth
+limits berth; changes; devices; memory; network; supervision; life .; nothing_left berth
 stop_agent TERM
 
 mkdir -p "$cgroups/berthd.service/agent"
