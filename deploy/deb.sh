@@ -2,14 +2,16 @@
 # deb.sh [FOLDER] : makes berth_VERSION_ARCH.deb of the release build, in target/debian or FOLDER.
 #
 # dpkg-deb is all that it needs; with dpkg-dev installed the libraries' versions are worked out, too. The same commit gives the same bytes.
+# BERTH_BIN: another folder with berthd and berthctl.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 target=${CARGO_TARGET_DIR:-target}
 out=${1:-$target/debian}
+bin=${BERTH_BIN:-$target/release}
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 arch=$(dpkg --print-architecture)
 for binary in berthd berthctl; do
-  [ -x "$target/release/$binary" ] || { echo "error: $target/release/$binary is not there" >&2; echo "hint: make build" >&2; exit 1; }
+  [ -x "$bin/$binary" ] || { echo "error: $bin/$binary is not there" >&2; echo "hint: make build" >&2; exit 1; }
 done
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
@@ -19,7 +21,7 @@ umask 022
 chmod 755 "$root"
 pkg=$root/pkg
 
-install -D -m 755 -t "$pkg/usr/bin" "$target/release/berthd" "$target/release/berthctl"
+install -D -m 755 -t "$pkg/usr/bin" "$bin/berthd" "$bin/berthctl"
 install -D -m 644 -t "$pkg/usr/lib/systemd/system" deploy/berthd.service
 install -D -m 644 -t "$pkg/etc/berth" deploy/berthd.toml
 install -D -m 644 -t "$pkg/usr/share/doc/berth" README.md ARCHITECTURE.md
@@ -27,7 +29,7 @@ install -D -m 644 LICENSE "$pkg/usr/share/doc/berth/copyright"
 install -D -m 644 -t "$pkg/usr/share/man/man8" deploy/berthd.8
 
 # The ctl writes its own pages and completions.
-ctl=$target/release/berthctl
+ctl=$bin/berthctl
 install -d "$pkg/usr/share/man/man1"
 "$ctl" man "$pkg/usr/share/man/man1"
 for shell in bash zsh fish; do
@@ -45,7 +47,7 @@ depends="libc6, libgcc-s1"
 if command -v dpkg-shlibdeps >/dev/null; then
   mkdir -p "$root/work/debian"
   printf 'Source: berth\n\nPackage: berth\nArchitecture: any\n' >"$root/work/debian/control"
-  bins=$(realpath "$target/release/berthd" "$target/release/berthctl")
+  bins=$(realpath "$bin/berthd" "$bin/berthctl")
   # shellcheck disable=SC2086
   depends=$(cd "$root/work" && dpkg-shlibdeps -O $bins 2>/dev/null | sed -n 's/^shlibs:Depends=//p')
 fi

@@ -1,5 +1,6 @@
 #!/bin/bash
 # vm-test.sh : tries the binaries on kernels with nothing but cgroup v2, in a VM: vm-smoke.sh. VM_KERNEL="6.1 6.12" BERTH_BIN=target/debug.
+# Then the Debian package under systemd: vm-systemd.sh.
 # VM_TESTS="smoke:: network::": those tests of tests/e2e, too.
 set -eu
 cd "$(dirname "$0")/.."
@@ -10,11 +11,28 @@ tests/fixtures/registry.sh start; tests/fixtures/images.sh busybox; tests/fixtur
 export BERTH_TEST_IMAGES_READY=1 CARGO_MANIFEST_DIR=$PWD
 # One processor: with more, the emulation of Debian 12's qemu makes kernel 6.12 panic now and then.
 export VM_CPUS=${VM_CPUS:-1}
+share=$BERTH_TEST_DIR/vm/share/systemd
+
+# The package on a fresh Debian of the kernel's release, with the images of the registry beside it.
+systemd() {
+  local bin; bin=$(mktemp -d)
+  rm -rf "$share"; mkdir -p "$share/registry"
+  for b in berthd berthctl; do strip -o "$bin/$b" "$BERTH_BIN/$b"; done
+  BERTH_BIN=$bin deploy/deb.sh "$bin" >/dev/null; mv "$bin"/berth_*.deb "$share/berth.deb"; rm -rf "$bin"
+  local port=${BERTH_TEST_REGISTRY##*:}
+  cp -a "$BERTH_TEST_DIR/registry-$port/data" "$share/registry/data"
+  sed "s#rootdirectory: \"[^\"]*\"#rootdirectory: /vmshare/systemd/registry/data#; s#$BERTH_TEST_REGISTRY#127.0.0.1:5055#" \
+    "$BERTH_TEST_DIR/registry-$port/config.yml" > "$share/registry/config.yml"
+  cp tests/vm-systemd.sh "$share/"
+  VM_SYSTEMD=1 VM_KERNEL=$kernel tests/vm.sh /vmshare/systemd/vm-systemd.sh /vmshare/systemd
+}
+
 for kernel in ${VM_KERNEL:-6.1 6.12}; do
   echo "=== kernel $kernel"
   # EROFS from files is of Linux 6.12.
   case $kernel in 6.1) layers=directory ;; *) layers=erofs ;; esac
   BERTH_VM_LAYERS=$layers VM_KERNEL=$kernel tests/vm.sh tests/vm-smoke.sh "$BERTH_BIN"
+  systemd
   if [ -n "${VM_TESTS:-}" ]; then
     cargo test --quiet --no-run --features failpoints --test e2e
     binary=$(cargo test --no-run --features failpoints --test e2e --message-format=json 2>/dev/null | sed -n 's/.*"executable":"\([^"]*e2e-[^"]*\)".*/\1/p' | tail -1)
