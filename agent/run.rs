@@ -6,6 +6,7 @@ use crate::config::{Config, Shutdown};
 use crate::metrics::{Calls, Certificates, Metrics, Server};
 use crate::serve::Doors;
 use crate::tls::TlsStore;
+use crate::uninstall;
 use crate::upgrade::{self, Place, Upgrades};
 use crate::version::version;
 use anyhow::{Context, bail};
@@ -46,6 +47,9 @@ pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
     })
     .context("opening the audit log")?;
     let node = Node::open(config.node()).await?;
+    if let Err(e) = uninstall::remember_group(&config.run_root) {
+        tracing::warn!("writing down the agent's cgroup: {e}");
+    }
     let addresses = tcp.map(|(addresses, _)| addresses).unwrap_or_default();
     let doors = Doors::open(&addresses, store.clone(), config.unix_socket().as_deref(), &config.limits).await?;
     if doors.names().is_empty() {

@@ -5,7 +5,7 @@ use crate::run;
 use anyhow::{Context, bail};
 use berth_network::Networks;
 use berth_node::{Node, Requester};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Removes containers, their cgroups and networks, the bridge and the firewall's table; with `purge` images, logs and
@@ -19,6 +19,10 @@ pub async fn uninstall(config: Config, yes: bool, purge: bool) -> anyhow::Result
     }
     let lock = run::lock(&config.data_root).context("stop the agent first: systemctl stop berthd")?;
     let mut failed = Vec::new();
+    let unit = join_agents_group(&config.run_root).unwrap_or_else(|e| {
+        println!("the cgroup that the agent ran in cannot be joined: {e}");
+        None
+    });
     let node = Node::open(config.node()).await?;
     let who = Requester { caller: "berthd uninstall".into(), request_id: String::new() };
     for view in node.containers() {
@@ -39,6 +43,9 @@ pub async fn uninstall(config: Config, yes: bool, purge: bool) -> anyhow::Result
         bail!("not everything could be removed:\n{}", failed.join("\n"));
     }
     remove_cgroup(&config.containers.cgroup_parent)?;
+    if let Some(unit) = unit {
+        leave(&unit, &config.containers.cgroup_parent).context("leaving the agent's cgroup")?;
+    }
     remove(&config.run_root)?;
     if purge {
         remove(&config.data_root)?;
@@ -48,6 +55,49 @@ pub async fn uninstall(config: Config, yes: bool, purge: bool) -> anyhow::Result
         "{}",
         if purge { "nothing of berth is left" } else { "images and the store are left; --purge removes them" }
     );
+    Ok(())
+}
+
+/// File below run_root with the agent's own cgroup on cgroup v2.
+const GROUP: &str = "cgroup";
+
+/// Writes down which cgroup (v2) the agent is in: containers' groups are found from there, and a unit's is not the one of a shell.
+///
+/// # Errors
+/// Of writing to run_root.
+pub fn remember_group(run_root: &Path) -> std::io::Result<()> {
+    let text = std::fs::read_to_string("/proc/self/cgroup")?;
+    match text.lines().find_map(|line| line.strip_prefix("0::")) {
+        Some(group) => std::fs::write(run_root.join(GROUP), group),
+        None => Ok(()),
+    }
+}
+
+/// Goes where the last agent was, when a service manager had given it a leaf: groups of containers are beside that. The leaf may be gone
+/// with the agent, while the groups are there.
+fn join_agents_group(run_root: &Path) -> std::io::Result<Option<PathBuf>> {
+    let Ok(group) = std::fs::read_to_string(run_root.join(GROUP)) else { return Ok(None) };
+    let group = group.trim().trim_start_matches('/');
+    let Some(unit) = group.strip_suffix("/agent").filter(|u| u.split('/').all(|part| part != "..")) else {
+        return Ok(None);
+    };
+    let points = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+    let Some(unit) = points.iter().map(|p| p.join(unit)).find(|u| u.join("cgroup.procs").is_file()) else {
+        return Ok(None);
+    };
+    let leaf = unit.join("agent");
+    std::fs::create_dir_all(&leaf)?;
+    std::fs::write(leaf.join("cgroup.procs"), std::process::id().to_string())?;
+    Ok(Some(unit))
+}
+
+/// Goes to the top of the tree again, so that nothing of ours keeps the unit's group. Who manages the unit removes the rest of it.
+fn leave(unit: &Path, parent: &str) -> std::io::Result<()> {
+    let top = unit.ancestors().take_while(|a| a.join("cgroup.procs").is_file()).last().unwrap_or(unit);
+    std::fs::write(top.join("cgroup.procs"), std::process::id().to_string())?;
+    for folder in [unit.join("agent"), unit.join(parent.trim_matches('/')), unit.to_owned()] {
+        let _ = std::fs::remove_dir(folder);
+    }
     Ok(())
 }
 

@@ -82,7 +82,7 @@ StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS1
 Environment="PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME=/root TERM=dumb
-ExecStart=/bin/bash -c '$(printf '%q ' "$@"); echo \$? > /vmshare/status; sync; echo o > /proc/sysrq-trigger; sleep 60'
+ExecStart=/bin/bash -c '$(printf '%q ' "$@"); echo \\\$\\\$? > /vmshare/status; sync; echo o > /proc/sysrq-trigger; sleep 60'
 U
 mkdir -p /etc/systemd/system/multi-user.target.wants; ln -sf ../vm.service /etc/systemd/system/multi-user.target.wants/vm.service
 systemctl mask --quiet systemd-firstboot.service getty.target serial-getty@ttyS0.service apt-daily.timer apt-daily-upgrade.timer || true

@@ -180,6 +180,12 @@ fn launch(
     fail::point("start.after_record")?;
     let begun = Instant::now();
     let id = &container.id;
+    // Answered when all that was handed over before is written: what runs without being on record as starting would be started again by the next
+    // agent. With a network its address is waited for, which comes later.
+    let written = match record.spec.network {
+        NetworkMode::Bridge => None,
+        NetworkMode::None | NetworkMode::Host => Some(inner.store.submit_blocking(Vec::new(), Durability::Quick)?),
+    };
     // Two threads beside this one: joining costs a hop each; a namespace with a veth costs thirty of them, cgroups and a shim ten.
     let network = (record.spec.network == NetworkMode::Bridge).then(|| {
         let (networks, id, ports) = (inner.networks.clone(), id.clone(), ports(container, &record));
@@ -231,6 +237,9 @@ fn launch(
         NetworkMode::None => Some(inner.networks.loopback_only()?),
         NetworkMode::Bridge | NetworkMode::Host => netns,
     };
+    if let Some(written) = written {
+        tokio::runtime::Handle::current().block_on(written.safe())?;
+    }
     if attachment.is_some() {
         let mut with_network = (*record).clone();
         with_network.network = attachment;
