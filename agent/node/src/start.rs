@@ -214,8 +214,8 @@ fn launch(
         let dir = inner.container_dir(id);
         // What an auto-removed container writes is thrown away: no sync for it.
         let layer = if auto_remove { make_folder(&dir)? } else { WritableLayer::open(&dir)? };
-        if auto_remove && record.starts > 1 {
-            // A restart. After a boot there is none: what removes itself is removed then.
+        if auto_remove {
+            // A restart, or a start that an agent before this one was killed in. After a boot there is none: what removes itself is removed then.
             layer.trust_volatile()?;
         }
         let root = inner.layers.store.mount(&record.layers, &layer, MountOptions { volatile: auto_remove })?;

@@ -147,6 +147,10 @@ pub(crate) async fn kill_all(
     life: &mut watch::Receiver<Life>,
 ) -> Result<ExitStatus, NodeError> {
     let (runtime, id) = (inner.runtime.clone(), container.id.clone());
+    // The first process first: where the group is killed one by one it would see a child of its own die, and might end by itself before its turn.
+    if let Some(Err(e)) = container.shim().map(|shim| shim.signal(SIGKILL)) {
+        tracing::debug!(container = %container.id, error = %e, "killing the first process");
+    }
     let killed = inner.blocking(move || Ok(runtime.kill_all(&id, KILL))).await?;
     if let Some(status) = wait_for(life, TOLD).await {
         return Ok(status);
