@@ -28,14 +28,20 @@ pub enum FileKind {
     Crl,
 }
 
-impl std::fmt::Display for FileKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl FileKind {
+    pub fn name(self) -> &'static str {
+        match self {
             FileKind::Ca => "CA certificates",
             FileKind::Certificate => "certificate",
             FileKind::Key => "private key",
             FileKind::Crl => "revocation list",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for FileKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -36,13 +36,16 @@ fn certificate(held: Held) -> Finding {
         Held::Until { what, left_seconds } => (what, left_seconds),
     };
     let days = left / DAY.as_secs() as i64;
+    // Lists are made for a month or so, certificates for a year.
+    let (soon, very_soon) =
+        if what.starts_with(tls::FileKind::Crl.name()) { (7, 1) } else { (SOON_DAYS, VERY_SOON_DAYS) };
     let advice = "issue a new one (berthctl pki) and put it in its place: it is taken up without a restart";
     match left {
         l if l <= 0 => Finding::new("certificates", Verdict::Bad, format!("{what} is not valid any more"), advice),
-        _ if days < VERY_SOON_DAYS => {
+        _ if days < very_soon => {
             Finding::new("certificates", Verdict::Bad, format!("{what} is valid for {days} days only"), advice)
         }
-        _ if days < SOON_DAYS => {
+        _ if days < soon => {
             Finding::new("certificates", Verdict::Warning, format!("{what} is valid for {days} days only"), advice)
         }
         _ => Finding::new("certificates", Verdict::Good, format!("{what} is valid for {days} days"), ""),
@@ -77,5 +80,10 @@ mod tests {
         assert_eq!(verdict(7), Verdict::Warning);
         assert_eq!(verdict(6), Verdict::Bad);
         assert_eq!(verdict(-1), Verdict::Bad);
+        let list = |days: i64| {
+            let what = format!("{} crl.pem", tls::FileKind::Crl);
+            certificate(Held::Until { what, left_seconds: days * 86_400 + 60 }).verdict
+        };
+        assert_eq!((list(29), list(6), list(0)), (Verdict::Good, Verdict::Warning, Verdict::Bad));
     }
 }
