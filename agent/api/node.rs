@@ -10,6 +10,7 @@ use berth::role::Role;
 use berth::v1::{self, node_server};
 use berth_model::Timestamp;
 use berth_node::Node;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 pub struct About {
@@ -18,6 +19,9 @@ pub struct About {
     /// The files of mutual TLS; None: there is only the socket.
     pub tls: Option<TlsFiles>,
 }
+
+/// A look takes a thread for up to some seconds, and viewers may ask for it: one at a time.
+static LOOKS: Semaphore = Semaphore::const_new(1);
 
 #[tonic::async_trait]
 impl node_server::Node for About {
@@ -62,6 +66,7 @@ impl node_server::Node for About {
 
     async fn doctor(&self, _: Request<v1::DoctorRequest>) -> Result<Response<v1::DoctorResponse>, Status> {
         let (node, tls) = (self.node.clone(), self.tls.clone());
+        let _turn = LOOKS.acquire().await.map_err(|_| status::internal("looking the host over".to_owned()))?;
         let findings = tokio::task::spawn_blocking(move || doctor::look(&node, tls.as_ref())).await;
         let findings = findings.map_err(|e| status::internal(format!("looking the host over: {e}")))?;
         Ok(Response::new(v1::DoctorResponse { findings }))

@@ -23,7 +23,7 @@ use berth_model::supervision::ExitCause;
 use berth_model::{ContainerId, ContainerRecord, Digest, ExitStatus, Phase, Platform, Timestamp};
 use berth_network::Networks;
 use berth_rootfs::LayerStore;
-use berth_runtime::{Runtime, Shim};
+use berth_runtime::{ContainerPaths, Runtime, Shim};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::Path;
@@ -40,6 +40,9 @@ const LEFTOVERS: Duration = Duration::from_secs(5);
 /// Layers and downloads that nobody took up are looked for so often.
 const SWEEP: Duration = Duration::from_secs(6 * 3600);
 
+/// A shim that does not answer is asked so often, for 5 s each time.
+const SHIM_TRIES: u32 = 4;
+const SHIM_PAUSE: Duration = Duration::from_millis(200);
 /// Copies at once; more wait. Each has a thread (the runtime has 512) and some hundred KB.
 const COPIES: usize = 64;
 
@@ -323,10 +326,7 @@ async fn look(inner: &Arc<Inner>, record: ContainerRecord, same_boot: bool) -> F
     let same_boot = record.process.as_ref().map_or(same_boot, |p| p.boot_id == inner.boot_id);
     let mut shim = None;
     if may_run && same_boot {
-        shim = inner.runtime.reconnect(&paths, &record.id).await.unwrap_or_else(|e| {
-            tracing::warn!(container = %record.id, error = %e, "looking for a shim");
-            None
-        });
+        shim = find_shim(inner, &paths, &record.id).await;
     }
     let mut exit = None;
     if shim.is_none() && matches!(record.phase, Phase::Starting | Phase::Running) {
@@ -345,6 +345,18 @@ async fn look(inner: &Arc<Inner>, record: ContainerRecord, same_boot: bool) -> F
     let image = inner.images.get(&record.image_id).unwrap_or_else(|| lost_image(&record));
     let effective = inner.runtime.effective(&record.spec, &image.config).unwrap_or_default();
     Found { container: Container::new(record, image, Arc::new(effective)), shim, action }
+}
+
+/// No answer is no proof that there is none: a starved host lets a shim wait for seconds, and a container that is taken for dead is killed.
+async fn find_shim(inner: &Inner, paths: &ContainerPaths, id: &ContainerId) -> Option<Shim> {
+    for _ in 0..SHIM_TRIES {
+        match inner.runtime.reconnect(paths, id).await {
+            Ok(found) => return found,
+            Err(e) => tracing::warn!(container = %id, error = %e, "looking for a shim"),
+        }
+        tokio::time::sleep(SHIM_PAUSE).await;
+    }
+    None
 }
 
 /// In place of an image that the store has lost: its containers can be looked at and removed.
