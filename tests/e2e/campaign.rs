@@ -1,12 +1,11 @@
-//! Random operations of several clients with a model beside them, while the agent is killed all the time (campaign) or not at all (soak).
+//! Random operations of several clients with a model beside them, while the agent is killed all the time. `soak` has the same without kills.
 //!
 //! BERTH_CAMPAIGN_OPS operations (default 60) by BERTH_CAMPAIGN_CLIENTS clients (4), a SIGKILL BERTH_CAMPAIGN_KILL_MS milliseconds (50)
 //! after the agent serves; every third one anywhere in its start. Half-way the agent is upgraded to another build under the clients' hands,
-//! and from then on the file that it runs from is deleted. BERTH_SOAK_SECS seconds (20) of the same operations without kills look at the
-//! agent's memory, descriptors and threads. Figures are printed (cargo nextest run --no-capture).
+//! and from then on the file that it runs from is deleted. Figures are printed (cargo nextest run --no-capture).
 
 use crate::harness::agent::{Output, run};
-use crate::harness::{Node, image, until};
+use crate::harness::{Node, image};
 use crate::upgrade::{running, signed, unkeyed};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,46 +13,57 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-fn size(name: &str, default: u64) -> u64 {
+pub fn size(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// Numbers that are the same in every run (Knuth's MMIX generator).
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n
     }
 }
 
 /// What all clients share.
-struct Field {
+pub struct Field {
     config: PathBuf,
-    busybox: String,
+    pub busybox: String,
     /// Operations that are still to do.
     left: AtomicUsize,
-    /// The soak ends with the clock.
-    until: Option<Instant>,
-    done: AtomicUsize,
-    failures: Mutex<Vec<String>>,
+    /// The soak ends with the clock, and has more kinds of operations.
+    pub until: Option<Instant>,
+    /// The first of the ports that clients publish.
+    pub ports: u16,
+    /// Behind each operation of a client.
+    pub pause: Duration,
+    /// Clients of another round do other things.
+    pub round: u64,
+    pub done: AtomicUsize,
+    pub failures: Mutex<Vec<String>>,
 }
 
 impl Field {
-    fn ctl(&self, arguments: &[&str]) -> Output {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(crate::harness::pki::ctl_binary());
         // An agent that serves for 50 ms at a time is met by chance.
         command.env("BERTH_CONFIG", &self.config).env("BERTH_RECONNECT", "60s");
-        run(command.args(arguments).stdin(Stdio::null()))
+        command.args(arguments).stdin(Stdio::null());
+        command
     }
 
-    fn wrong(&self, what: String) {
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        run(&mut self.command(arguments))
+    }
+
+    pub fn wrong(&self, what: String) {
         self.failures.lock().expect("failures").push(what);
     }
 
     /// The command must end so, with this on standard output.
-    fn expect(&self, arguments: &[&str], code: i32, stdout: Option<&str>) -> Option<Output> {
+    pub fn expect(&self, arguments: &[&str], code: i32, stdout: Option<&str>) -> Option<Output> {
         let output = self.ctl(arguments);
         if output.code == code && stdout.is_none_or(|wanted| output.stdout == wanted) {
             return Some(output);
@@ -81,12 +91,12 @@ fn numbers(count: u64) -> String {
 }
 
 /// One client: a few containers of its own, each operation checked against what must have come of it.
-fn client(field: &Field, number: u64) {
-    let mut random = Random(number + 1);
+pub fn client(field: &Field, number: u64) {
+    let mut random = Random(number + 1 + field.round * 1000);
     let mut round = 0;
     while field.more() {
         round += 1;
-        let name = format!("c{number}-{round}");
+        let name = format!("c{number}-{}-{round}", field.round);
         let lines = 1 + random.below(60);
         let code = random.below(100) as i32;
         let script = format!("i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo $i; usleep 2000; done; exit {code}");
@@ -101,7 +111,7 @@ fn client(field: &Field, number: u64) {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             field.expect(&arguments, code, stdout)
         };
-        match random.below(8) {
+        match random.below(if field.until.is_some() { 16 } else { 8 }) {
             0 => {
                 call(&of(&["run", "--rm"], &script), code, Some(&numbers(lines)));
             }
@@ -146,6 +156,7 @@ fn client(field: &Field, number: u64) {
             6 => {
                 field.expect(&["pull", "-q", &field.busybox], 0, None);
             }
+            8.. => crate::soak::operation(field, &mut random, number, &name),
             _ => {
                 call(&of(&["run", "-d"], "while :; do sleep 1; done"), 0, None);
                 field.expect(&["rm", "-f", &name], 0, Some(&format!("{name}\n")));
@@ -156,6 +167,7 @@ fn client(field: &Field, number: u64) {
             }
         }
         field.done.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(field.pause);
     }
 }
 
@@ -171,12 +183,15 @@ fn once(field: &Field, name: &str, code: Option<i32>) {
     }
 }
 
-fn field(node: &Node, operations: usize, until: Option<Instant>) -> Field {
+pub fn field(node: &Node, operations: usize) -> Field {
     Field {
         config: node.dir.join("config.toml"),
         busybox: image("busybox"),
         left: AtomicUsize::new(operations),
-        until,
+        until: None,
+        ports: 0,
+        pause: Duration::ZERO,
+        round: 0,
         done: AtomicUsize::new(0),
         failures: Mutex::default(),
     }
@@ -187,7 +202,7 @@ fn pid(node: &Node, container: &str) -> u64 {
 }
 
 /// No detached exec twice, no address of two containers.
-fn at_the_end(node: &Node, field: &Field) {
+pub fn at_the_end(node: &Node, field: &Field) {
     let lines = node.ctl(&["exec", "keeper", "cat", "/tmp/lines"]).stdout;
     let mut unique: Vec<&str> = lines.lines().collect();
     let all = unique.len();
@@ -238,7 +253,7 @@ fn operations_under_sigkill_lose_and_leak_nothing() {
     };
     let before: Vec<_> = neighbours.iter().map(|id| (pid(&node, id), address(&node, id))).collect();
     let keeper = pid(&node, "keeper");
-    let field = field(&node, operations, None);
+    let field = field(&node, operations);
     let mut kills = 0u64;
     let port = node.slot.agent_port();
     std::thread::scope(|scope| {
@@ -297,55 +312,5 @@ fn operations_under_sigkill_lose_and_leak_nothing() {
         assert_eq!(line, (at + 1).to_string(), "a line of the keeper is lost or doubled");
     }
     at_the_end(&node, &field);
-    node.finish();
-}
-
-/// Memory that is its own (KiB), descriptors, threads.
-fn resources(pid: u32) -> [u64; 3] {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let number = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
-        line.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
-    };
-    [number("RssAnon:"), count(Path::new(&format!("/proc/{pid}/fd"))), number("Threads:")]
-}
-
-fn count(dir: &Path) -> u64 {
-    std::fs::read_dir(dir).map_or(0, Iterator::count) as u64
-}
-
-#[test]
-fn an_agent_stays_as_small_as_it_was() {
-    let node = Node::with_busybox("soak");
-    node.detached(&["--name", "keeper"], "while :; do sleep 1; done");
-    let agent = node.pid();
-    let soak = |seconds: u64| {
-        let field = field(&node, usize::MAX, Some(Instant::now() + Duration::from_secs(seconds)));
-        std::thread::scope(|scope| {
-            for number in 0..2 {
-                let field = &field;
-                scope.spawn(move || client(field, number));
-            }
-        });
-        at_the_end(&node, &field);
-        for id in node.ok(&["ps", "-a", "-q", "--filter", "status=exited"]).split_whitespace() {
-            node.ok(&["rm", id]);
-        }
-        field.done.load(Ordering::Relaxed)
-    };
-    let seconds = size("BERTH_SOAK_SECS", 20);
-    // Pools and caches are filled by then.
-    let mut operations = soak(seconds / 3);
-    let before = resources(agent);
-    operations += soak(seconds - seconds / 3);
-    // What is kept for a moment goes: sessions, idle threads, reapers.
-    let allowed = [before[0] + before[0] / 4 + 4096, before[1] + 16, before[2] + 8];
-    until(&format!("the agent falls to {allowed:?} (had {before:?})"), || {
-        resources(agent).iter().zip(allowed).all(|(now, most)| *now <= most)
-    });
-    eprintln!(
-        "soak: {operations} operations in {seconds} s; KiB, descriptors, threads {before:?} -> {:?}",
-        resources(agent)
-    );
     node.finish();
 }

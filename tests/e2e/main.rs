@@ -37,6 +37,8 @@ mod roles;
 mod run;
 mod sandbox;
 mod smoke;
+#[cfg(feature = "failpoints")]
+mod soak;
 mod survive;
 mod tls;
 mod trace;
