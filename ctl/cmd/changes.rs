@@ -1,7 +1,7 @@
 //! `diff` and `export`.
 
 use crate::complete;
-use crate::connect::Connection;
+use crate::connect::{Connection, Patience};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::{self, Sink};
@@ -94,34 +94,65 @@ pub async fn export(fleet: &Fleet, args: Export) -> Result<u8> {
     let call = move |c: Connection| {
         let args = args.clone();
         async move {
-            let request = v1::ExportRequest { container: args.container.clone() };
-            let (mut frames, mut next) = c
-                .retry(async || {
-                    let mut frames = c.files().export(c.request(request.clone(), None)).await?.into_inner();
-                    let first = frames.message().await?;
-                    Ok((frames, first))
-                })
-                .await?;
-            let mut out = Out::open(args.output.as_deref())?;
-            while let Some(frame) = next {
-                out.write(&frame.tar)?;
-                next = frames.message().await.map_err(|s| c.error(&s))?;
+            let mut patience = Patience::default();
+            loop {
+                let mut out = None;
+                let cut = match exported(&c, &args, &mut out).await {
+                    Ok(()) => break out.map_or(Ok(()), Out::finish),
+                    Err(Cut::Local(error)) => break Err(error),
+                    Err(Cut::Remote(status)) => status,
+                };
+                // What standard output has cannot be taken back; a file begins anew.
+                if let Some(Out::Stdout(bytes @ 1..)) = out {
+                    let mut error = c.error(&cut);
+                    error.message = format!("{}; the tar is cut off after {bytes} bytes", error.message);
+                    break Err(
+                        error.hint("-o FILE writes a file that is whole or not there, and begins again by itself")
+                    );
+                }
+                drop(out);
+                patience.wait(&c, &cut).await?;
             }
-            out.finish()
         }
     };
     fleet.each(call, |_, ()| Ok(())).await
 }
 
+/// Why an export ended too early.
+enum Cut {
+    Local(Error),
+    Remote(tonic::Status),
+}
+
+/// One try. `out` is opened with the first bytes.
+async fn exported(c: &Connection, args: &Export, out: &mut Option<Out>) -> Result<(), Cut> {
+    let request = c.request(v1::ExportRequest { container: args.container.clone() }, None);
+    let mut frames = c.files().export(request).await.map_err(Cut::Remote)?.into_inner();
+    while let Some(frame) = frames.message().await.map_err(Cut::Remote)? {
+        let to = match &mut *out {
+            Some(to) => to,
+            none => none.insert(Out::open(args.output.as_deref()).map_err(Cut::Local)?),
+        };
+        to.write(&frame.tar).map_err(Cut::Local)?;
+    }
+    Ok(())
+}
+
 /// Standard output, or a file that gets its name when it is whole.
 enum Out {
-    Stdout,
-    File { file: File, part: PathBuf, path: PathBuf, whole: bool },
+    /// Bytes that it has.
+    Stdout(u64),
+    File {
+        file: File,
+        part: PathBuf,
+        path: PathBuf,
+        whole: bool,
+    },
 }
 
 impl Out {
     fn open(path: Option<&Path>) -> Result<Out> {
-        let Some(path) = path else { return Ok(Out::Stdout) };
+        let Some(path) = path else { return Ok(Out::Stdout(0)) };
         let name = path.file_name().ok_or_else(|| Error::usage(format!("{} is no name of a file", path.display())))?;
         let mut part = std::ffi::OsString::from(".");
         part.push(name);
@@ -133,15 +164,19 @@ impl Out {
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match self {
-            Out::Stdout => output::print(bytes),
+            Out::Stdout(written) => {
+                output::print(bytes)?;
+                *written += bytes.len() as u64;
+                Ok(())
+            }
             Out::File { file, path, .. } => {
                 file.write_all(bytes).map_err(|e| Error::io(format!("writing {}", path.display()), &e))
             }
         }
     }
 
-    fn finish(&mut self) -> Result<()> {
-        if let Out::File { part, path, whole, .. } = self {
+    fn finish(mut self) -> Result<()> {
+        if let Out::File { part, path, whole, .. } = &mut self {
             fs::rename(&*part, &*path).map_err(|e| Error::io(format!("writing {}", path.display()), &e))?;
             *whole = true;
         }

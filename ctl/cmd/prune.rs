@@ -1,7 +1,7 @@
 //! `container prune`, `image prune`, `system prune` and `system gc`: what is not needed goes, and what went is told as it goes.
 
 use super::list::prune_filters;
-use crate::connect::{Connection, request_id};
+use crate::connect::{Connection, Patience, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::{Sink, print};
@@ -11,8 +11,10 @@ use crate::units::human_size;
 use berth::v1::{self, Reclaimed, ReclaimedTotal, reclaimed::Kind};
 use clap::Args;
 use serde_json::json;
+use std::collections::HashSet;
 use std::io::{BufRead, Write};
 use std::rc::Rc;
+use tonic::{Response, Status, Streaming};
 
 // No doc comment: clap would take it for the description of each command that has them.
 #[derive(Clone, Debug, Args)]
@@ -156,8 +158,9 @@ async fn run(fleet: &Fleet, plan: Plan) -> Result<u8> {
         let plan = plan.clone();
         let sink = Sink::new(labels.label(&c.label));
         async move {
+            let sum = ReclaimedTotal::default();
             let mut report =
-                Report { host: c.label.clone(), sink, plan: plan.clone(), heading: "", sum: ReclaimedTotal::default() };
+                Report { host: c.label.clone(), sink, plan: plan.clone(), heading: "", sum, broken: false };
             if plan.policy {
                 collect(&c, &plan, &mut report).await?;
             }
@@ -177,45 +180,103 @@ async fn prune_containers(c: &Connection, plan: &Plan, report: &mut Report) -> R
     use v1::prune_containers_response::Kind;
     let request =
         v1::PruneContainersRequest { request_id: request_id()?, filters: plan.filters.clone(), dry_run: plan.dry_run };
-    let mut stream = c.retry(async || c.containers().prune(c.request(request.clone(), None)).await).await?.into_inner();
-    while let Some(answer) = stream.message().await.map_err(|s| c.error(&s))? {
-        match answer.kind {
-            Some(Kind::Item(item)) => report.item(&item)?,
-            Some(Kind::Total(total)) => report.add(total),
-            None => {}
-        }
-    }
-    Ok(())
+    let ask = async || c.containers().prune(c.request(request.clone(), None)).await;
+    through(c, report, ask, |answer| {
+        Some(match answer.kind? {
+            Kind::Item(item) => Told::Item(item),
+            Kind::Total(total) => Told::Total(total),
+        })
+    })
+    .await
 }
 
 async fn prune_images(c: &Connection, plan: &Plan, all: bool, report: &mut Report) -> Result<()> {
     use v1::prune_images_response::Kind;
     let (filters, dry_run) = (plan.filters.clone(), plan.dry_run);
     let request = v1::PruneImagesRequest { request_id: request_id()?, all, filters, dry_run };
-    let mut stream = c.retry(async || c.images().prune(c.request(request.clone(), None)).await).await?.into_inner();
-    while let Some(answer) = stream.message().await.map_err(|s| c.error(&s))? {
-        match answer.kind {
-            Some(Kind::Item(item)) => report.item(&item)?,
-            Some(Kind::Total(total)) => report.add(total),
-            None => {}
-        }
-    }
-    Ok(())
+    let ask = async || c.images().prune(c.request(request.clone(), None)).await;
+    through(c, report, ask, |answer| {
+        Some(match answer.kind? {
+            Kind::Item(item) => Told::Item(item),
+            Kind::Total(total) => Told::Total(total),
+        })
+    })
+    .await
 }
 
 async fn collect(c: &Connection, plan: &Plan, report: &mut Report) -> Result<()> {
     use v1::collect_garbage_response::Kind;
     let request = v1::CollectGarbageRequest { request_id: request_id()?, dry_run: plan.dry_run };
-    let mut stream =
-        c.retry(async || c.node().collect_garbage(c.request(request.clone(), None)).await).await?.into_inner();
-    while let Some(answer) = stream.message().await.map_err(|s| c.error(&s))? {
-        match answer.kind {
-            Some(Kind::Item(item)) => report.item(&item)?,
-            Some(Kind::Total(total)) => report.add(total),
-            None => {}
+    let ask = async || c.node().collect_garbage(c.request(request.clone(), None)).await;
+    through(c, report, ask, |answer| {
+        Some(match answer.kind? {
+            Kind::Item(item) => Told::Item(item),
+            Kind::Total(total) => Told::Total(total),
+        })
+    })
+    .await
+}
+
+enum Told {
+    Item(Reclaimed),
+    Total(ReclaimedTotal),
+}
+
+/// Reports a whole stream. One that breaks is asked for again under the same request id: an agent that went on without us answers with the sum
+/// of all, a new one removes the rest.
+async fn through<M>(
+    c: &Connection,
+    report: &mut Report,
+    mut ask: impl AsyncFnMut() -> Result<Response<Streaming<M>>, Status>,
+    told: fn(M) -> Option<Told>,
+) -> Result<()> {
+    let mut patience = Patience::default();
+    let mut stream: Option<Streaming<M>> = None;
+    let (mut seen, mut sum) = (HashSet::new(), ReclaimedTotal::default());
+    // Of this stream; and streams before it.
+    let (mut here, mut broken) = (0, false);
+    loop {
+        let Some(open) = &mut stream else {
+            match ask().await {
+                Ok(answer) => (stream, here) = (Some(answer.into_inner()), 0),
+                Err(status) => patience.wait(c, &status).await?,
+            }
+            continue;
+        };
+        match open.message().await {
+            Ok(None) => return Ok(()),
+            Ok(Some(answer)) => match told(answer) {
+                Some(Told::Item(item)) => {
+                    here += 1;
+                    if seen.insert((item.kind, item.id.clone())) {
+                        patience.rest();
+                        count(&mut sum, &item);
+                        report.item(&item)?;
+                    }
+                }
+                Some(Told::Total(total)) if broken => {
+                    report.broken = true;
+                    let whole = total.containers + total.images + total.layers > here;
+                    report.add(if whole { total } else { ReclaimedTotal { problems: total.problems, ..sum.clone() } });
+                }
+                Some(Told::Total(total)) => report.add(total),
+                None => {}
+            },
+            Err(status) => {
+                (stream, broken) = (None, true);
+                patience.wait(c, &status).await?;
+            }
         }
     }
-    Ok(())
+}
+
+fn count(sum: &mut ReclaimedTotal, item: &Reclaimed) {
+    match item.kind() {
+        Kind::Container => sum.containers += 1,
+        Kind::Image => sum.images += 1,
+        Kind::Layer | Kind::Unspecified => sum.layers += 1,
+    }
+    sum.bytes += item.bytes;
 }
 
 /// Tells of one host what went, as it goes.
@@ -225,6 +286,8 @@ struct Report {
     plan: Rc<Plan>,
     heading: &'static str,
     sum: ReclaimedTotal,
+    /// The agent went away in between.
+    broken: bool,
 }
 
 impl Report {
@@ -273,6 +336,10 @@ impl Report {
     }
 
     fn finish(self) -> Result<()> {
+        if self.broken && !self.plan.dry_run {
+            let host = &self.host;
+            anstream::eprintln!("{host} was away in between: what was removed just then may be missing in the list");
+        }
         if !self.plan.json {
             if !self.heading.is_empty() {
                 self.sink.line("")?;

@@ -1,7 +1,7 @@
 //! `stats`: what containers use, as a table that stays in its place, or a line for each measurement.
 
 use crate::complete;
-use crate::connect::Connection;
+use crate::connect::{Connection, Patience};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::{Format, Listing, Shape, Show, print};
@@ -125,9 +125,12 @@ async fn once(
     Ok(code)
 }
 
-/// The measurements of one host, as rows.
+/// The measurements of one host, as rows. A stream that breaks is asked for anew.
 struct Measured {
-    stream: tonic::Streaming<v1::StatsResponse>,
+    request: v1::StatsRequest,
+    /// None: it broke.
+    stream: Option<tonic::Streaming<v1::StatsResponse>>,
+    patience: Patience,
     before: HashMap<String, v1::ContainerStats>,
     truncate: bool,
     count: u64,
@@ -137,14 +140,33 @@ struct Measured {
 
 impl Measured {
     async fn open(c: &Connection, request: v1::StatsRequest, truncate: bool) -> Result<Measured> {
-        let stream = c.retry(async || c.containers().stats(c.request(request.clone(), None)).await).await?.into_inner();
-        Ok(Measured { stream, before: HashMap::new(), truncate, count: 0, part: Vec::new() })
+        let ask = async || c.containers().stats(c.request(request.clone(), None)).await;
+        let stream = Some(c.retry(ask).await?.into_inner());
+        let (before, part) = (HashMap::new(), Vec::new());
+        Ok(Measured { request, stream, patience: Patience::default(), before, truncate, count: 0, part })
     }
 
     /// `None`: there are no more. May be dropped while it waits.
     async fn next(&mut self, c: &Connection) -> Result<Option<Vec<Value>>> {
         loop {
-            let Some(answer) = self.stream.message().await.map_err(|s| c.error(&s))? else { return Ok(None) };
+            let Some(stream) = &mut self.stream else {
+                match c.containers().stats(c.request(self.request.clone(), None)).await {
+                    Ok(answer) => self.stream = Some(answer.into_inner()),
+                    Err(status) => self.patience.wait(c, &status).await?,
+                }
+                continue;
+            };
+            let answer = match stream.message().await {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return Ok(None),
+                Err(status) => {
+                    self.stream = None;
+                    self.part.clear();
+                    self.patience.wait(c, &status).await?;
+                    continue;
+                }
+            };
+            self.patience.rest();
             self.part.extend(answer.containers);
             if answer.more {
                 continue;

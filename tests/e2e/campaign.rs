@@ -5,17 +5,13 @@
 //! and from then on the file that it runs from is deleted. Figures are printed (cargo nextest run --no-capture).
 
 use crate::harness::agent::{Output, run};
-use crate::harness::{Node, image};
+use crate::harness::{Node, image, size};
 use crate::upgrade::{running, signed, unkeyed};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-
-pub fn size(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 /// Numbers that are the same in every run (Knuth's MMIX generator).
 pub struct Random(u64);

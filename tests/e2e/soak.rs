@@ -5,8 +5,8 @@
 //! printed (cargo nextest run --no-capture). The first third of the time fills pools and caches; what is there then is what may be there at
 //! the end.
 
-use crate::campaign::{Field, Random, at_the_end, client, field, size};
-use crate::harness::{LONG, Node, until};
+use crate::campaign::{Field, Random, at_the_end, client, field};
+use crate::harness::{LONG, Node, size, until};
 use std::io::Read;
 use std::net::TcpStream;
 use std::path::Path;

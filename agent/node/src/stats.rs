@@ -8,8 +8,8 @@ use berth_model::{ContainerId, ContainerRecord, Phase, Timestamp};
 use berth_network::{Counters as Link, LinkCounters};
 use berth_runtime::{CounterFiles, Counters};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, LazyLock, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::time::MissedTickBehavior;
 
@@ -21,9 +21,6 @@ const QUEUE: usize = 4;
 const KEPT: u64 = 60;
 /// The share of the process's descriptors that may be kept open for counters.
 const SHARE: u64 = 4;
-
-/// Where `clock_ns` begins: one for all samplers of this process.
-static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// One container in one sample.
 #[derive(Clone, Debug)]
@@ -271,7 +268,8 @@ impl Sampler {
         let files = self.files.get_mut(&record.id)?;
         files.seen = tick;
         let counters = files.counters.read(&mut self.scratch);
-        let clock_ns = u64::try_from(CLOCK.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        // One for all agents of this boot: who watches goes on over the death of one.
+        let clock_ns = berth_sys::store::since_boot_ns();
         let network = files.interface.and_then(|i| self.by_index.get(&i)).map(|link| link.other_end());
         match counters {
             Some(counters) => Some(ContainerSample { record, clock_ns, counters, network }),

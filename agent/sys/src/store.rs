@@ -74,6 +74,14 @@ pub fn process_start_time(pid: u32) -> io::Result<Option<u64>> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has no field 22")))
 }
 
+/// Nanoseconds since this boot, suspended time counted (CLOCK_BOOTTIME of clock_gettime(2)): one clock for all processes of the host.
+pub fn since_boot_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes into `now` alone, which lives through it; it cannot fail for a clock that every kernel has (Linux 2.6.39).
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
+}
+
 /// Fills `buffer` from getrandom(2).
 pub fn random(buffer: &mut [u8]) -> io::Result<()> {
     let mut done = 0;
@@ -174,6 +182,17 @@ mod tests {
             read(refused).expect_err(refused);
         }
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn the_clock_of_the_boot() {
+        let first = since_boot_ns();
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        let second = since_boot_ns();
+        // /proc/uptime has hundredths.
+        let between = first as f64 / 1e9 - 0.01..=second as f64 / 1e9;
+        assert!(first > 0 && between.contains(&uptime), "{uptime} {between:?}");
     }
 
     #[test]

@@ -24,6 +24,11 @@ pub fn test_dir() -> PathBuf {
     std::env::var_os("BERTH_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp/berth-test"), PathBuf::from)
 }
 
+/// A number that the environment may set.
+pub fn size(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
 /// A program under test: cargo's, or that of the folder BERTH_TEST_BINARIES (an installed package, say).
 pub fn binary(name: &str, built: &str) -> PathBuf {
     std::env::var_os("BERTH_TEST_BINARIES").map_or_else(|| PathBuf::from(built), |dir| PathBuf::from(dir).join(name))
