@@ -10,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-fn with_table(name: &str, table: &str) -> Node {
+pub fn with_table(name: &str, table: &str) -> Node {
     let node = Node::builder(name).table(table).start();
     node.ok(&["pull", "-q", &image("busybox")]);
     node
@@ -227,11 +227,11 @@ fn on_a_full_disk_lines_are_counted_as_lost_and_the_workload_goes_on() {
 // --- syslog
 
 /// Messages of RFC 5424 in a stream, counted out as RFC 6587 has it.
-struct Framed(TcpStream);
+pub struct Framed<S>(pub S);
 
-impl Framed {
+impl<S: Read> Framed<S> {
     /// None: the other side has closed.
-    fn next(&mut self) -> Option<String> {
+    pub fn next(&mut self) -> Option<String> {
         let mut length = 0;
         loop {
             let mut byte = [0];
@@ -250,13 +250,13 @@ impl Framed {
 }
 
 /// The sequenceId and the text of a message.
-fn parts(message: &str) -> (u64, &str) {
+pub fn parts(message: &str) -> (u64, &str) {
     let (head, text) = message.split_once("\"] ").expect("structured data");
     let (_, sequence) = head.split_once("[meta sequenceId=\"").expect("sequenceId");
     (sequence.parse().expect("number"), text)
 }
 
-fn syslog_options(address: &str) -> [String; 4] {
+pub fn syslog_options(address: &str) -> [String; 4] {
     ["--log-driver".into(), "syslog".into(), "--log-opt".into(), format!("syslog-address={address}")]
 }
 
@@ -413,20 +413,22 @@ fn collectors_that_never_read_block_nobody() {
 
 // --- journald
 
-/// One entry by the native protocol; what is too large for a datagram comes as a sealed file.
-fn journal_entry(socket: &UnixDatagram) -> Vec<(String, Vec<u8>)> {
+/// One entry by the native protocol, and whether it came as a sealed file: what is too large for a datagram does.
+pub fn journal_entry(socket: &UnixDatagram) -> (Vec<(String, Vec<u8>)>, bool) {
     let mut buffer = vec![0; 256 << 10];
     let mut files: Vec<OwnedFd> = Vec::new();
     let n = berth_sys::socket::receive(socket.as_fd(), &mut buffer, &mut files, true).expect("datagram");
     buffer.truncate(n);
-    if let Some(file) = files.pop() {
+    let file = files.pop();
+    let by_file = file.is_some();
+    if let Some(file) = file {
         assert_eq!(n, 0);
         let file = std::fs::File::from(file);
         buffer = vec![0; file.metadata().expect("length").len() as usize];
         file.read_exact_at(&mut buffer, 0).expect("file");
         assert!(file.write_at(b"x", 0).is_err(), "it is sealed");
     }
-    journal_fields(&buffer)
+    (journal_fields(&buffer), by_file)
 }
 
 /// What is in one datagram.
@@ -467,7 +469,7 @@ fn journald_gets_dockers_fields() {
     };
     let (mut long, mut seen) = (0, Vec::new());
     while long < 20_000 {
-        let fields = journal_entry(&journal);
+        let (fields, _) = journal_entry(&journal);
         let is = |name: &str, value: &str| assert_eq!(get(&fields, name).as_deref(), Some(value));
         is("CONTAINER_ID", &id[..12]);
         is("CONTAINER_ID_FULL", &id);
@@ -492,13 +494,13 @@ fn journald_gets_dockers_fields() {
 }
 
 /// systemd's journal itself, with a /run of its own.
-struct Journal {
+pub struct Journal {
     process: std::process::Child,
     run: PathBuf,
 }
 
 impl Journal {
-    fn start(run: &Path) -> Journal {
+    pub fn start(run: &Path) -> Journal {
         std::fs::create_dir_all(run.join("log/journal")).expect("journal folder");
         let _ = std::fs::remove_file(run.join("systemd/journal/socket"));
         std::fs::create_dir_all(run.join("systemd/journald.conf.d")).expect("journal configuration");
@@ -513,12 +515,12 @@ impl Journal {
         journal
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.run.join("systemd/journal/socket")
     }
 
     /// Its entries of one container, in their order.
-    fn entries(&self, id: &str) -> Vec<serde_json::Value> {
+    pub fn entries(&self, id: &str) -> Vec<serde_json::Value> {
         let mut command = std::process::Command::new("journalctl");
         command.arg("-D").arg(self.run.join("log/journal")).args(["--all", "-q", "-o", "json"]);
         let output = command.arg(format!("CONTAINER_ID_FULL={id}")).output().expect("journalctl");

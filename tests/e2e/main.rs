@@ -24,6 +24,7 @@ mod hosts;
 mod images;
 mod layers;
 mod lifecycle;
+mod log_collectors;
 mod log_drivers;
 mod logs;
 mod look;

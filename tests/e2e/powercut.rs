@@ -41,7 +41,7 @@ fn record(node: &Node, disk: &Disk) -> Vec<Act> {
     act(
         "create",
         Some("remove"),
-        &["create", "--name", "kept", "--network", "none", &busybox, "sh", "-c", "echo said; exit 7"],
+        &["create", "--name", "kept", "--network", "none", &busybox, "sh", "-c", "echo said; echo made >/made; exit 7"],
         |n, at| {
             let state = n.inspect("kept")["State"]["Status"].as_str().unwrap_or_default().to_owned();
             assert!(matches!(state.as_str(), "created" | "exited"), "{at}: {state}");
@@ -51,6 +51,10 @@ fn record(node: &Node, disk: &Disk) -> Vec<Act> {
     );
     act("start", None, &["start", "kept"], |_, _| {});
     act("end", Some("remove"), &["wait", "kept"], |_, _| {});
+    act("commit", None, &["commit", "kept", "made:1"], |n, at| {
+        let read = ["run", "--rm", "--pull", "never", "--network", "none", "made:1", "cat", "/made"];
+        assert_eq!(n.ok(&read), "made", "{at}");
+    });
     act("pull more", Some("remove image"), &["pull", "-q", &layered], |n, at| {
         assert!(listed(n, "layered:latest"), "{at}");
     });

@@ -197,6 +197,16 @@ impl Connection {
         }
     }
 
+    /// SO_ERROR of socket(7).
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Connection::UnixDatagram(s) => s.take_error(),
+            Connection::Udp(s) => s.take_error(),
+            Connection::UnixStream(s) => s.take_error(),
+            Connection::Tcp(s) => s.take_error(),
+        }
+    }
+
     async fn send_datagram(&mut self, message: &[u8]) -> io::Result<()> {
         let sending = async {
             match self {
@@ -231,7 +241,9 @@ impl Connection {
                 Connection::UnixDatagram(_) | Connection::Udp(_) => 0,
             };
             if unsent == 0 {
-                return Ok(());
+                // A socket that is closed or reset throws away what nobody has read, which looks like this, too; but the kernel says so first
+                // (unix_release_sock in net/unix/af_unix.c, tcp_reset in net/ipv4/tcp_input.c).
+                return self.take_error()?.map_or(Ok(()), Err);
             }
             if self.has_ended() {
                 return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "ended before it had everything"));
