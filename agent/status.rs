@@ -135,6 +135,23 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::ContainerNotFound(name) => {
             Draft::new(Code::NotFound, "CONTAINER_NOT_FOUND", message).resource("container", &name)
         }
+        NodeError::NetworkNotFound(name) => {
+            Draft::new(Code::NotFound, "NETWORK_NOT_FOUND", message).resource("network", &name)
+        }
+        NodeError::NetworkNameInUse(name) => {
+            Draft::new(Code::AlreadyExists, "NETWORK_NAME_IN_USE", message).resource("network", &name)
+        }
+        NodeError::NetworkInUse { network, by } => {
+            Draft::with(Code::FailedPrecondition, "NETWORK_IN_USE", message, [("containers", by.join(","))])
+                .resource("network", &network)
+        }
+        NodeError::NetworkPredefined(name) => {
+            Draft::new(Code::FailedPrecondition, "NETWORK_PREDEFINED", message).resource("network", &name)
+        }
+        NodeError::SubnetInUse { subnet, .. } => {
+            Draft::with(Code::FailedPrecondition, "SUBNET_IN_USE", message, [("subnet", subnet)])
+        }
+        NodeError::PoolsExhausted(_) => Draft::new(Code::ResourceExhausted, "POOLS_EXHAUSTED", message),
         NodeError::ImageNotFound(name) => {
             Draft::new(Code::NotFound, "IMAGE_NOT_FOUND", message).resource("image", &name)
         }
@@ -331,6 +348,28 @@ fn from_network(error: &NetworkError, message: String) -> Draft {
         }
         E::NoAddressLeft(subnet) => {
             Draft::with(Code::ResourceExhausted, "NO_ADDRESS_LEFT", message, [("subnet", subnet.to_string())])
+        }
+        E::NoAddressLeft6(subnet) => {
+            Draft::with(Code::ResourceExhausted, "NO_ADDRESS_LEFT", message, [("subnet", subnet.to_string())])
+        }
+        E::AddressInUse { address, network } => {
+            let metadata = [("address", address.to_string()), ("network", network.clone())];
+            Draft::with(Code::FailedPrecondition, "ADDRESS_IN_USE", message, metadata)
+        }
+        E::MacInUse { mac, network } => {
+            let metadata = [("mac_address", mac.clone()), ("network", network.clone())];
+            Draft::with(Code::FailedPrecondition, "ADDRESS_IN_USE", message, metadata)
+        }
+        E::AddressOutside { .. } => Draft::new(Code::FailedPrecondition, "ADDRESS_OUTSIDE", message),
+        E::NoNetwork(name) => {
+            Draft::new(Code::NotFound, "NETWORK_NOT_FOUND", message.clone()).resource("network", name)
+        }
+        E::SubnetInUse6 { subnet, .. } => {
+            Draft::with(Code::FailedPrecondition, "SUBNET_IN_USE", message, [("subnet", subnet.to_string())])
+        }
+        E::DriverRefused { what, source } => {
+            let metadata = [("what", what.clone()), ("errno", errno(source))];
+            Draft::with(Code::FailedPrecondition, "DRIVER_REFUSED", message, metadata)
         }
         E::Config(_) | E::SubnetInUse { .. } | E::NotABridge(_) => {
             Draft::new(Code::FailedPrecondition, "NETWORK_CONFIG", message)

@@ -373,15 +373,23 @@ fn health(h: &v1::Health) -> Value {
     })
 }
 
+/// Docker's NetworkMode: the first network, or what stands in its place.
+pub fn network_mode(c: &v1::ContainerConfig) -> String {
+    match c.network() {
+        v1::NetworkMode::Unspecified | v1::NetworkMode::Bridge => {
+            c.networks.first().map_or_else(|| "bridge".to_owned(), |e| e.network.clone())
+        }
+        v1::NetworkMode::None => "none".to_owned(),
+        v1::NetworkMode::Host => "host".to_owned(),
+        v1::NetworkMode::Container => format!("container:{}", c.network_container),
+    }
+}
+
 /// What Docker keeps under HostConfig.
 fn host_config(c: &v1::ContainerConfig) -> Value {
     let res = c.resources.clone().unwrap_or_default();
     let log = c.log.clone().unwrap_or_default();
-    let network_mode = match c.network() {
-        v1::NetworkMode::Unspecified | v1::NetworkMode::Bridge => "bridge",
-        v1::NetworkMode::None => "none",
-        v1::NetworkMode::Host => "host",
-    };
+    let network_mode = network_mode(c);
     let (restart, retries) = crate::spec::supervise::restart_words(c.restart.as_ref());
     let host = |on: bool| if on { "host" } else { "" };
     let mut value = json!({

@@ -57,7 +57,7 @@ pub fn state(record: &ContainerRecord) -> v1::ContainerState {
 
 pub fn container(view: &ContainerView) -> v1::ContainerSummary {
     let record = &view.record;
-    let network = record.network.as_ref();
+    let network = record.networks.main();
     v1::ContainerSummary {
         id: record.id.to_string(),
         name: record.name.clone(),
@@ -69,6 +69,7 @@ pub fn container(view: &ContainerView) -> v1::ContainerSummary {
         started: record.started.map(time),
         exit: record.exit.as_ref().map(exit),
         ports: network.map_or(&record.spec.ports, |n| &n.ports).iter().map(super::spec::encode_port).collect(),
+        networks: super::networks::names(record),
         labels: record.spec.labels.clone().into_iter().collect(),
         ip_address: network.map(|n| n.address.to_string()).unwrap_or_default(),
         pid: record.process.as_ref().filter(|_| record.phase == Phase::Running).map_or(0, |p| p.pid),
@@ -88,14 +89,8 @@ pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerRespons
         config: Some(super::spec::encode(&record.spec)),
         error: record.error.clone().unwrap_or_default(),
         start_count: record.starts,
-        network: record.network.as_ref().map(|n| v1::ContainerNetwork {
-            bridge: n.bridge.clone(),
-            host_interface: n.host_interface.clone(),
-            ip_address: n.address.to_string(),
-            prefix_length: n.prefix_len.into(),
-            gateway: n.gateway.to_string(),
-            mac_address: n.mac.clone(),
-        }),
+        network: record.networks.main().map(super::networks::container_network),
+        networks: record.networks.iter().map(super::networks::container_network).collect(),
         log_path: path(&detail.log_path),
         upper_path: path(&detail.upper_path),
         cgroup_paths: detail.cgroup_paths.iter().map(|p| path(p)).collect(),

@@ -8,6 +8,7 @@ mod events;
 mod files;
 mod filter;
 mod images;
+mod networks;
 mod node;
 mod progress;
 mod reclaim;

@@ -109,25 +109,18 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig) -> C
     if let Some(score) = config.oom_score_adj {
         f.check((-1000..=1000).contains(&score), "oom_score_adj", "must be -1000 to 1000");
     }
-    let network = match v1::NetworkMode::try_from(config.network) {
-        Ok(v1::NetworkMode::Unspecified | v1::NetworkMode::Bridge) => NetworkMode::Bridge,
-        Ok(v1::NetworkMode::None) => NetworkMode::None,
-        Ok(v1::NetworkMode::Host) => NetworkMode::Host,
-        Err(_) => {
-            f.wrong("network", format!("{} is no network mode", config.network));
-            NetworkMode::Bridge
-        }
-    };
+    let (network, networks) = super::networks::decode_mode(f, &config);
     let ports = ports(f, &config.ports);
     if network != NetworkMode::Bridge {
-        f.check(config.ports.is_empty(), "ports", "can only be published on the bridge network");
-        f.check(!config.publish_all, "publish_all", "can only be used on the bridge network");
+        f.check(config.ports.is_empty(), "ports", "can only be published where the container has a network of its own");
+        f.check(!config.publish_all, "publish_all", "needs a network of the container's own");
     }
     if config.host_uts {
         f.check(config.hostname.is_empty(), "hostname", "is the host's own with host_uts");
         f.check(config.domainname.is_empty(), "domainname", "is the host's own with host_uts");
     }
-    let sysctls = sysctls(f, &config.sysctls, network == NetworkMode::Host, config.host_ipc);
+    let sysctls =
+        sysctls(f, &config.sysctls, !matches!(network, NetworkMode::Bridge | NetworkMode::None), config.host_ipc);
     ContainerSpec {
         mounts: mounts(f, config.mounts),
         extra_hosts: extra_hosts(f, config.extra_hosts),
@@ -147,6 +140,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig) -> C
         health_on_failure: super::supervise::health_action(f, config.health_on_failure),
         after: super::supervise::after(f, config.after),
         network,
+        networks,
         ports,
         image: config.image,
         name: some(config.name),
@@ -310,7 +304,7 @@ fn sysctls(f: &mut Fields, map: &HashMap<String, String>, host_net: bool, host_i
         if !written || !(net || ipc) {
             f.wrong(&at, "is no sysctl of a container: net.*, kernel.msg*, kernel.sem, kernel.shm*, fs.mqueue.*");
         } else if net && host_net {
-            f.wrong(&at, "would be the host's own on the host's network");
+            f.wrong(&at, "would be the host's own, or another container's, in their network namespace");
         } else if ipc && host_ipc {
             f.wrong(&at, "would be the host's own in the host's ipc namespace");
         }
@@ -530,11 +524,12 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
                 permissions: d.permissions.clone(),
             })
             .collect(),
-        network: match spec.network {
-            NetworkMode::Bridge => v1::NetworkMode::Bridge,
-            NetworkMode::None => v1::NetworkMode::None,
-            NetworkMode::Host => v1::NetworkMode::Host,
-        } as i32,
+        network: super::networks::mode(&spec.network) as i32,
+        networks: spec.networks.iter().map(super::networks::endpoint).collect(),
+        network_container: match &spec.network {
+            NetworkMode::Container(id) => id.clone(),
+            _ => String::new(),
+        },
         ports: spec.ports.iter().map(encode_port).collect(),
         publish_all: spec.publish_all,
         host_pid: spec.host_pid,

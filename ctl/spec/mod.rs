@@ -1,6 +1,7 @@
 //! The flags of `run` and `create`, and what the API makes of them. Docker's words; a flag that is here does what it says.
 
 pub mod mount;
+pub mod network;
 pub mod pairs;
 pub mod port;
 pub mod supervise;
@@ -142,9 +143,8 @@ pub struct Create {
     #[arg(long, value_name = "HOST[:CONTAINER[:PERMISSIONS]]", help_heading = "Files")]
     pub device: Vec<String>,
 
-    /// Network: bridge, none or host
-    #[arg(long, alias = "net", value_name = "MODE", help_heading = "Network")]
-    pub network: Option<String>,
+    #[command(flatten)]
+    pub network: network::Network,
     /// Publish a port of the container on the host; ranges and /udp too
     #[arg(short, long, value_name = "[IP:][HOST:]CONTAINER[/PROTOCOL]", help_heading = "Network")]
     pub publish: Vec<String>,
@@ -262,6 +262,7 @@ impl Create {
         }
         labels.extend(pairs::labels("--label", &self.label)?);
         let (no_new_privileges, seccomp) = self.security()?;
+        let chosen = self.network.chosen()?;
         Ok(v1::ContainerConfig {
             image: image.clone(),
             name: self.name.clone().unwrap_or_default(),
@@ -297,7 +298,9 @@ impl Create {
             seccomp,
             resources: Some(self.resources()?),
             devices: self.device.iter().map(|d| mount::device(d)).collect::<Result<_>>()?,
-            network: network(self.network.as_deref())?.into(),
+            network: chosen.mode.into(),
+            networks: chosen.endpoints,
+            network_container: chosen.container,
             ports,
             publish_all: self.publish_all,
             host_pid: host_only("--pid", self.pid.as_deref())?,
@@ -383,15 +386,6 @@ fn profile(path: &Path) -> Result<String> {
     serde_json::from_str::<serde::de::IgnoredAny>(&text)
         .map_err(|e| Error::usage(format!("--security-opt seccomp={}: no JSON: {e}", path.display())))?;
     Ok(text)
-}
-
-fn network(mode: Option<&str>) -> Result<v1::NetworkMode> {
-    Ok(match mode {
-        None | Some("bridge") => v1::NetworkMode::Bridge,
-        Some("none") => v1::NetworkMode::None,
-        Some("host") => v1::NetworkMode::Host,
-        Some(other) => return Err(Error::usage(format!("--network {other:?}: must be bridge, none or host"))),
-    })
 }
 
 fn host_only(flag: &str, value: Option<&str>) -> Result<bool> {

@@ -200,7 +200,6 @@ fn mounts() {
 #[test]
 fn refusals_name_flag_and_value() {
     for (args, words) in [
-        (["--network", "weave"], "--network \"weave\""),
         (["--pid", "container:x"], "--pid \"container:x\""),
         (["--security-opt", "apparmor=x"], "--security-opt \"apparmor=x\""),
         (["--cpus", "0"], "--cpus \"0\""),

@@ -159,25 +159,48 @@ fn network_settings(
             push(&mut ports, port(p), json!({"HostIp": ip, "HostPort": p.host_port.to_string()}));
         }
     }
-    let name = match c.network() {
-        v1::NetworkMode::Unspecified | v1::NetworkMode::Bridge => "bridge",
-        v1::NetworkMode::None => "none",
-        v1::NetworkMode::Host => "host",
-    };
     value["Ports"] = ports.into();
     value["Bridge"] = "".into();
-    let network = json!({
-        "IPAMConfig": Value::Null, "Links": Value::Null, "Aliases": Value::Null, "MacAddress": n.mac_address, "NetworkID": n.bridge,
-        "EndpointID": n.host_interface, "Gateway": n.gateway, "IPAddress": n.ip_address, "IPPrefixLen": n.prefix_length,
-        "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DriverOpts": Value::Null, "DNSNames": Value::Null,
-    });
+    let mut networks = Map::new();
+    for n in &r.networks {
+        let asked = c.networks.iter().find(|e| e.network == n.network).cloned().unwrap_or_default();
+        networks.insert(n.network.clone(), endpoint(n, &asked));
+    }
+    // What it joins when it starts, or stands alone with; as Docker, without addresses.
+    for name in s.networks.iter().filter(|name| !name.starts_with("container:")) {
+        if !networks.contains_key(name) {
+            let asked = c.networks.iter().find(|e| e.network == *name).cloned().unwrap_or_default();
+            networks.insert(name.clone(), endpoint(&v1::ContainerNetwork::default(), &asked));
+        }
+    }
     fill(
         value,
         json!({
-            "SandboxID": "", "SandboxKey": "", "EndpointID": n.host_interface, "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-            "IPv6Gateway": "", "Networks": {name: network},
+            "SandboxID": "", "SandboxKey": "", "EndpointID": n.host_interface, "GlobalIPv6Address": n.ipv6_address,
+            "GlobalIPv6PrefixLen": n.ipv6_prefix_length, "IPv6Gateway": n.ipv6_gateway, "Networks": networks,
         }),
     );
+}
+
+/// EndpointSettings.
+fn endpoint(n: &v1::ContainerNetwork, asked: &v1::Endpoint) -> Value {
+    let chosen = !asked.ipv4_address.is_empty() || !asked.ipv6_address.is_empty();
+    let ipam = chosen.then(|| {
+        let mut ipam = Map::new();
+        for (key, address) in [("IPv4Address", &asked.ipv4_address), ("IPv6Address", &asked.ipv6_address)] {
+            if !address.is_empty() {
+                ipam.insert(key.to_owned(), address.as_str().into());
+            }
+        }
+        Value::from(ipam)
+    });
+    let aliases = if asked.aliases.is_empty() { &n.aliases } else { &asked.aliases };
+    json!({
+        "IPAMConfig": ipam, "Links": Value::Null, "Aliases": (!aliases.is_empty()).then_some(aliases), "MacAddress": n.mac_address,
+        "NetworkID": if n.network_id.is_empty() { &n.bridge } else { &n.network_id }, "EndpointID": n.host_interface, "Gateway": n.gateway,
+        "IPAddress": n.ip_address, "IPPrefixLen": n.prefix_length, "IPv6Gateway": n.ipv6_gateway, "GwPriority": asked.gw_priority,
+        "GlobalIPv6Address": n.ipv6_address, "GlobalIPv6PrefixLen": n.ipv6_prefix_length, "DriverOpts": Value::Null, "DNSNames": Value::Null,
+    })
 }
 
 /// ImageInspect.

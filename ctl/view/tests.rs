@@ -96,10 +96,15 @@ fn inspected_as_docker_does() {
         prefix_length: 24,
         gateway: "10.0.0.1".into(),
         mac_address: "02:00:00:00:00:01".into(),
+        network: "bridge".into(),
+        interface: "eth0".into(),
+        default_route: true,
+        ..Default::default()
     };
     let response = v1::InspectContainerResponse {
         summary: Some(web()),
         config: Some(config),
+        networks: vec![network.clone()],
         network: Some(network),
         upper_path: "/var/lib/berth/containers/x/upper".into(),
         ..Default::default()

@@ -3,7 +3,7 @@
 use super::{MAX_FILTERS, label, values_fit};
 use crate::api::decode::{Fields, MAX_NAME};
 use berth::v1;
-use berth_model::network::{NetworkMode, PortMapping, Protocol};
+use berth_model::network::{PortMapping, Protocol};
 use berth_model::spec::MountKind;
 use berth_model::supervision::HealthStatus;
 use berth_model::{ContainerRecord, Phase, Reference, Timestamp};
@@ -108,17 +108,12 @@ impl ContainerFilter {
 }
 
 fn network(wanted: &str, c: &ContainerRecord) -> bool {
-    let mode = match c.spec.network {
-        NetworkMode::Bridge => "bridge",
-        NetworkMode::None => "none",
-        NetworkMode::Host => "host",
-    };
-    mode == wanted || c.network.as_ref().is_some_and(|n| n.bridge == wanted)
+    crate::api::networks::names(c).iter().any(|n| n == wanted) || c.networks.iter().any(|n| n.bridge == wanted)
 }
 
 /// With the ports that the agent chose, while it runs.
 fn ports(c: &ContainerRecord) -> &[PortMapping] {
-    c.network.as_ref().map_or(&c.spec.ports, |n| &n.ports)
+    c.networks.main().map_or(&c.spec.ports, |n| &n.ports)
 }
 
 /// What the container publishes, and what its image says that it listens on.
@@ -207,7 +202,7 @@ mod tests {
             exit: Some(ExitStatus { code: 3, ..Default::default() }),
             error: None,
             process: None,
-            network: None,
+            networks: Default::default(),
             request: None,
             starts: 1,
             start_request: None,

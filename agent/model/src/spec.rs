@@ -1,7 +1,7 @@
 //! What a caller asks for when a container is created: parsed, checked, and kept as it is.
 
 pub use crate::log::LogConfig;
-use crate::network::{NetworkMode, PortMapping};
+use crate::network::{EndpointSpec, NetworkMode, PortMapping};
 use crate::supervision::{After, HealthAction, HealthCheck, RestartPolicy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -55,6 +55,8 @@ pub struct ContainerSpec {
     pub resources: Resources,
     pub devices: Vec<Device>,
     pub network: NetworkMode,
+    /// With [`NetworkMode::Bridge`]; empty: the default network.
+    pub networks: Vec<EndpointSpec>,
     pub ports: Vec<PortMapping>,
     /// Publish every exposed port of the image on a port of the agent's choice.
     pub publish_all: bool,

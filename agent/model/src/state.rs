@@ -1,6 +1,6 @@
 //! The life of a container.
 
-use crate::network::NetworkAttachment;
+use crate::network::Attachments;
 use crate::supervision::{ExitCause, Supervision};
 use crate::{ContainerId, ContainerSpec, Digest, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -60,7 +60,9 @@ pub struct ContainerRecord {
     /// Why the last start failed, in words.
     pub error: Option<String>,
     pub process: Option<ProcessRecord>,
-    pub network: Option<NetworkAttachment>,
+    /// What it has while it runs.
+    #[serde(flatten)]
+    pub networks: Attachments,
     /// The `request_id` of the Create that made it, and who sent it.
     pub request: Option<(String, String)>,
     /// Counted since it was created.

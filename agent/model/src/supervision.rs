@@ -1,6 +1,6 @@
 //! What keeps a container going, and why a run of it ended: restart policy, health, dependencies, endings and their causes.
 
-use crate::{Timestamp, network::NetworkAttachment};
+use crate::{Timestamp, network::Attachments};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -236,8 +236,9 @@ pub struct Supervision {
     pub ending: Option<Ending>,
     /// Why the last start failed.
     pub failure: Option<StartFailure>,
-    /// What the last run had: a restart asks for the same address and ports.
-    pub network: Option<NetworkAttachment>,
+    /// What the last run had: the next one asks for the same addresses and ports.
+    #[serde(flatten)]
+    pub networks: Attachments,
     /// How its health checks stand; `None`: it has none. Results that changed nothing may be missing here.
     pub health: Option<HealthState>,
 }
@@ -248,6 +249,6 @@ impl Supervision {
         self.next = None;
         self.failed_starts = 0;
         self.failure = None;
-        self.network = None;
+        self.networks.clear();
     }
 }

@@ -1,38 +1,39 @@
-//! Which addresses of a subnet are given out.
+//! Which addresses of a subnet are given out: one code for both families, which counts in 128 bits.
 
-use crate::error::{NetworkError, Prefix};
+use crate::error::{NetworkError, Prefix, Prefix6};
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The addresses of one subnet. Free ones are given out in turn, so that an address that was given back rests as long as possible:
 /// peers may still remember it.
 #[derive(Debug)]
-pub struct Addresses {
-    subnet: Prefix,
-    taken: BTreeSet<u32>,
-    next: u32,
+struct Pool {
+    /// First and last address that a host may have.
+    hosts: (u128, u128),
+    /// First and last of those that are chosen from.
+    range: (u128, u128),
+    gateway: u128,
+    taken: BTreeSet<u128>,
+    next: u128,
 }
 
-impl Addresses {
-    /// All of the gateway's subnet, without the network's own address, the broadcast address and the gateway.
-    pub fn new(gateway: Prefix) -> Self {
-        let next = gateway.network().to_bits().wrapping_add(1);
-        Addresses { subnet: gateway, taken: BTreeSet::from([gateway.address.to_bits()]), next }
+impl Pool {
+    fn new(hosts: (u128, u128), range: (u128, u128), gateway: u128) -> Self {
+        let range = (range.0.max(hosts.0), range.1.min(hosts.1));
+        Pool { hosts, range, gateway, taken: BTreeSet::from([gateway]), next: range.0 }
     }
 
-    pub fn take(&mut self) -> Result<Ipv4Addr, NetworkError> {
-        let first = self.subnet.network().to_bits() + 1;
-        let last = self.subnet.broadcast().to_bits() - 1;
+    fn take(&mut self) -> Option<u128> {
+        let (first, last) = self.range;
         let start = if (first..=last).contains(&self.next) { self.next } else { first };
-        let free = self.first_free(start, last).or_else(|| self.first_free(first, last));
-        let address = free.ok_or(NetworkError::NoAddressLeft(self.subnet))?;
-        self.taken.insert(address);
-        self.next = address + 1;
-        Ok(Ipv4Addr::from_bits(address))
+        let free = self.first_free(start, last).or_else(|| self.first_free(first, last))?;
+        self.taken.insert(free);
+        self.next = free + 1;
+        Some(free)
     }
 
     /// The lowest address from `low` to `high` that is in no hand: walks the taken ones that stand side by side from `low` on.
-    fn first_free(&self, low: u32, high: u32) -> Option<u32> {
+    fn first_free(&self, low: u128, high: u128) -> Option<u128> {
         let mut candidate = low;
         for &taken in self.taken.range(low..=high) {
             if taken != candidate {
@@ -43,35 +44,96 @@ impl Addresses {
         (candidate <= high).then_some(candidate)
     }
 
-    pub fn is_free(&self, address: Ipv4Addr) -> bool {
-        !self.taken.contains(&address.to_bits())
+    /// Takes this very address if it is free.
+    fn take_this(&mut self, address: u128) -> bool {
+        (self.hosts.0..=self.hosts.1).contains(&address) && self.taken.insert(address)
     }
 
-    /// Takes this very address if it is free: for a container that had it a moment ago.
-    pub fn take_again(&mut self, address: Ipv4Addr) -> bool {
-        let next = self.next;
-        let taken = self.restore(address);
-        self.next = next;
-        taken
-    }
-
-    /// Takes this very address: after a restart of the agent. False when it lies outside or is taken.
-    pub fn restore(&mut self, address: Ipv4Addr) -> bool {
-        let bits = address.to_bits();
-        let inside = self.subnet.contains(address)
-            && address != self.subnet.network()
-            && address != self.subnet.broadcast()
-            && self.taken.insert(bits);
+    /// As `take_this`, and those behind it are given out next: after a restart of the agent.
+    fn restore(&mut self, address: u128) -> bool {
+        let inside = self.take_this(address);
         if inside {
-            self.next = self.next.max(bits.wrapping_add(1));
+            self.next = self.next.max(address + 1);
         }
         inside
     }
 
     /// The gateway is never given back.
+    fn give_back(&mut self, address: u128) {
+        if address != self.gateway {
+            self.taken.remove(&address);
+        }
+    }
+}
+
+/// The addresses of a network.
+#[derive(Debug)]
+pub struct Addresses {
+    v4: Prefix,
+    v6: Option<Prefix6>,
+    pool4: Pool,
+    pool6: Option<Pool>,
+}
+
+const fn wide(address: Ipv4Addr) -> u128 {
+    address.to_bits() as u128
+}
+
+impl Addresses {
+    /// All of the gateways' subnets, without the networks' own addresses, the broadcast address and the gateways. `range`: chosen from there.
+    pub fn new(v4: Prefix, range4: Option<Prefix>, v6: Option<Prefix6>, range6: Option<Prefix6>) -> Self {
+        let hosts4 = (wide(v4.network()) + 1, wide(v4.broadcast()) - 1);
+        let range4 = range4.map_or(hosts4, |r| (wide(r.network()), wide(r.broadcast())));
+        let pool6 = v6.map(|v6| {
+            let hosts6 = (v6.network().to_bits() + 1, v6.last().to_bits());
+            let range6 = range6.map_or(hosts6, |r| (r.network().to_bits(), r.last().to_bits()));
+            Pool::new(hosts6, range6, v6.address.to_bits())
+        });
+        Addresses { v4, v6, pool4: Pool::new(hosts4, range4, wide(v4.address)), pool6 }
+    }
+
+    pub fn take(&mut self) -> Result<Ipv4Addr, NetworkError> {
+        let address = self.pool4.take().ok_or(NetworkError::NoAddressLeft(self.v4))?;
+        // The pool is one of IPv4 addresses.
+        Ok(Ipv4Addr::from_bits(address as u32))
+    }
+
+    /// `None`: the network has no IPv6.
+    pub fn take6(&mut self) -> Result<Option<Ipv6Addr>, NetworkError> {
+        let (Some(pool), Some(v6)) = (&mut self.pool6, self.v6) else { return Ok(None) };
+        let address = pool.take().ok_or(NetworkError::NoAddressLeft6(v6))?;
+        Ok(Some(Ipv6Addr::from_bits(address)))
+    }
+
+    pub fn is_free(&self, address: Ipv4Addr) -> bool {
+        !self.pool4.taken.contains(&wide(address))
+    }
+
+    /// Takes this very address if it is free: one that was asked for, or that the container had a moment ago.
+    pub fn take_this(&mut self, address: Ipv4Addr) -> bool {
+        self.pool4.take_this(wide(address))
+    }
+
+    pub fn take_this6(&mut self, address: Ipv6Addr) -> bool {
+        self.pool6.as_mut().is_some_and(|p| p.take_this(address.to_bits()))
+    }
+
+    /// Takes this very address: after a restart of the agent. False when it lies outside or is taken.
+    pub fn restore(&mut self, address: Ipv4Addr) -> bool {
+        self.pool4.restore(wide(address))
+    }
+
+    pub fn restore6(&mut self, address: Ipv6Addr) -> bool {
+        self.pool6.as_mut().is_some_and(|p| p.restore(address.to_bits()))
+    }
+
     pub fn give_back(&mut self, address: Ipv4Addr) {
-        if address != self.subnet.address {
-            self.taken.remove(&address.to_bits());
+        self.pool4.give_back(wide(address));
+    }
+
+    pub fn give_back6(&mut self, address: Ipv6Addr) {
+        if let Some(pool) = &mut self.pool6 {
+            pool.give_back(address.to_bits());
         }
     }
 }
@@ -81,7 +143,7 @@ mod tests {
     use super::*;
 
     fn subnet(len: u8) -> Addresses {
-        Addresses::new(Prefix { address: Ipv4Addr::new(10, 1, 2, 1), len })
+        Addresses::new(Prefix { address: Ipv4Addr::new(10, 1, 2, 1), len }, None, None, None)
     }
 
     #[test]
@@ -118,8 +180,28 @@ mod tests {
 
     #[test]
     fn a_gateway_in_the_middle() {
-        let mut a = Addresses::new(Prefix { address: Ipv4Addr::new(10, 1, 2, 2), len: 30 });
+        let mut a = Addresses::new(Prefix { address: Ipv4Addr::new(10, 1, 2, 2), len: 30 }, None, None, None);
         assert_eq!(a.take().unwrap(), Ipv4Addr::new(10, 1, 2, 1));
         assert!(a.take().is_err());
+    }
+
+    #[test]
+    fn only_the_range_is_chosen_from() {
+        let range = Prefix { address: Ipv4Addr::new(10, 1, 2, 128), len: 30 };
+        let mut a = Addresses::new(Prefix { address: Ipv4Addr::new(10, 1, 2, 1), len: 24 }, Some(range), None, None);
+        let all: Vec<_> = std::iter::from_fn(|| a.take().ok()).map(|a| a.octets()[3]).collect();
+        assert_eq!(all, [128, 129, 130, 131]);
+        assert!(a.take_this(Ipv4Addr::new(10, 1, 2, 9)), "one that is asked for may lie beside it");
+    }
+
+    #[test]
+    fn six() {
+        let v6 = Prefix6 { address: "fd00::1".parse().unwrap(), len: 126 };
+        let mut a = Addresses::new(Prefix { address: Ipv4Addr::new(10, 1, 2, 1), len: 24 }, None, Some(v6), None);
+        assert_eq!(a.take6().unwrap(), Some("fd00::2".parse().unwrap()));
+        assert_eq!(a.take6().unwrap(), Some("fd00::3".parse().unwrap()));
+        assert!(matches!(a.take6(), Err(NetworkError::NoAddressLeft6(_))));
+        assert!(!a.take_this6("fd00::2".parse().unwrap()));
+        assert_eq!(subnet(24).take6().unwrap(), None);
     }
 }

@@ -3,7 +3,7 @@
 use berth_model::ContainerId;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 /// An IPv4 address and the length of its prefix: `172.31.240.0/20`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +44,44 @@ impl fmt::Display for Prefix {
     }
 }
 
+/// An IPv6 address and the length of its prefix: `fd00:1::/64`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Prefix6 {
+    pub address: Ipv6Addr,
+    /// 0 to 128.
+    pub len: u8,
+}
+
+impl Prefix6 {
+    fn mask(self) -> u128 {
+        u128::MAX.checked_shl(128 - u32::from(self.len.min(128))).unwrap_or(0)
+    }
+
+    pub fn network(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.address.to_bits() & self.mask())
+    }
+
+    /// The network's last address.
+    pub fn last(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.address.to_bits() | !self.mask())
+    }
+
+    pub fn contains(self, address: Ipv6Addr) -> bool {
+        address.to_bits() & self.mask() == self.network().to_bits()
+    }
+
+    /// One lies within the other.
+    pub fn overlaps(self, other: Prefix6) -> bool {
+        self.contains(other.network()) || other.contains(self.network())
+    }
+}
+
+impl fmt::Display for Prefix6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network(), self.len)
+    }
+}
+
 /// Who has a port of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PortHolder {
@@ -77,14 +115,28 @@ pub enum NetworkError {
     HostAddressUnknown(Ipv4Addr),
     #[error("binding port {address}/{protocol} of the host: {source}")]
     PortBind { address: SocketAddrV4, protocol: &'static str, source: io::Error },
-    #[error("no address is left in {0}")]
+    #[error("no address is left in {0}: all are given to containers")]
     NoAddressLeft(Prefix),
+    #[error("no address is left in {0}: all are given to containers")]
+    NoAddressLeft6(Prefix6),
+    #[error("address {address} of network {network} is in use")]
+    AddressInUse { address: IpAddr, network: String },
+    #[error("address {address} is not one of network {network}, which has {subnets}")]
+    AddressOutside { address: IpAddr, network: String, subnets: String },
+    #[error("network {network} has an interface with MAC {mac} already")]
+    MacInUse { mac: String, network: String },
+    #[error("no network {0}")]
+    NoNetwork(String),
+    #[error("the kernel refuses {what}: {source}")]
+    DriverRefused { what: String, source: io::Error },
     #[error("the container is attached already, as {0}")]
     AlreadyAttached(Ipv4Addr),
     #[error(
-        "subnet {subnet} of bridge {bridge} collides with the host's route {route} on {interface}: choose another subnet in the configuration"
+        "subnet {subnet} of bridge {bridge} collides with the host's route {route} on {interface}: choose another subnet"
     )]
     SubnetInUse { subnet: Prefix, bridge: String, route: Prefix, interface: String },
+    #[error("subnet {subnet} collides with the host's route {route} on {interface}")]
+    SubnetInUse6 { subnet: Prefix6, route: Prefix6, interface: String },
     #[error("interface {0} exists and is no bridge: choose another bridge name in the configuration")]
     NotABridge(String),
     /// A request to rtnetlink.

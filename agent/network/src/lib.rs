@@ -16,11 +16,14 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod connect;
 mod conntrack;
 mod counters;
+mod ends;
 mod error;
 mod link;
 mod namespace;
+mod net;
 mod netlink;
 mod networks;
 mod nft;
@@ -29,5 +32,7 @@ mod rules;
 mod sweep;
 
 pub use counters::{Counters, LinkCounters};
-pub use error::{NetworkError, PortHolder, Prefix};
-pub use networks::{Attached, NetworkConfig, Networks};
+pub use error::{NetworkError, PortHolder, Prefix, Prefix6};
+pub use link::parse_mac;
+pub use net::{NetworkConfig, is_interface_name};
+pub use networks::{Attached, Networks, Want};

@@ -1,9 +1,9 @@
 //! Links, addresses and routes by rtnetlink(7): linux/if_link.h, linux/rtnetlink.h.
 
-use crate::error::{NetworkError, Prefix};
-use crate::netlink::{ACK, CREATE, DUMP, EXCL, Failure, Messages, Reply, Socket, attributes, find};
+use crate::error::{NetworkError, Prefix, Prefix6};
+use crate::netlink::{ACK, CREATE, DUMP, EXCL, Failure, Messages, REPLACE, Reply, Socket, attributes, find};
 use berth_sys::net::NetlinkFamily;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 const RTM_NEWLINK: u16 = 16;
@@ -15,6 +15,8 @@ const RTM_GETROUTE: u16 = 26;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -24,18 +26,22 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_MACVLAN_MODE: u16 = 1;
 const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_STP_STATE: u16 = 5;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
+const IFA_FLAGS: u16 = 8;
+const IFA_F_NODAD: u32 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_TABLE: u16 = 15;
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const IFF_UP: u32 = 1;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
@@ -43,8 +49,6 @@ const RTN_UNICAST: u8 = 1;
 
 /// Index of lo in every network namespace.
 const LOOPBACK: u32 = 1;
-/// Name of the container's interface. Its index differs: kernels with built-in tunnels put some of their own into each namespace.
-const CONTAINER: &str = "eth0";
 
 /// `EEXIST`, `ENODEV`: what callers act upon. Numbers of the generic table, the same on all of berth's architectures.
 pub const EEXIST: i32 = 17;
@@ -70,12 +74,37 @@ pub struct Route {
 }
 
 /// What a container's veth is made of.
-pub struct Veth<'a> {
+pub struct End<'a> {
     pub host_name: &'a str,
     pub host_mac: [u8; 6],
     pub bridge: u32,
     pub namespace: BorrowedFd<'a>,
+    /// eth0, eth1, …
+    pub container_name: &'a str,
     pub container_mac: [u8; 6],
+    pub mtu: Option<u32>,
+}
+
+/// What a container's macvlan is made of.
+pub struct MacvlanEnd<'a> {
+    pub parent: u32,
+    /// MACVLAN_MODE_*.
+    pub mode: u32,
+    pub namespace: BorrowedFd<'a>,
+    pub name: &'a str,
+    pub mac: [u8; 6],
+    pub mtu: Option<u32>,
+}
+
+/// What a container's interface is given.
+pub struct Addressing<'a> {
+    /// eth0, eth1, …
+    pub name: &'a str,
+    pub v4: Prefix,
+    pub v6: Option<Prefix6>,
+    /// Default routes; `None`: by another interface, or not at all.
+    pub gateway4: Option<Ipv4Addr>,
+    pub gateway6: Option<Ipv6Addr>,
 }
 
 /// The links of one network namespace.
@@ -144,49 +173,90 @@ impl Links {
         self.send(m, || format!("bringing bridge {} up", bridge.name)).map(drop)
     }
 
-    /// Makes both ends in one request: the host's a port of the bridge and up, the container's named eth0 within its namespace. That one cannot be
+    /// Makes both ends in one request: the host's a port of the bridge and up, the container's named within its namespace. That one cannot be
     /// brought up yet: the kernel joins the two only after it is configured (veth_open says ENOTCONN).
     ///
     /// The kernel's error number is for the caller: `EEXIST` when the host's name is taken, `ENODEV` or `EINVAL` when the bridge is gone.
-    pub fn make_veth(&mut self, veth: &Veth<'_>) -> Result<(), Failure> {
+    pub fn make_veth(&mut self, end: &End<'_>) -> Result<(), Failure> {
+        let mtu = |m: &mut Messages| {
+            if let Some(mtu) = end.mtu {
+                m.attribute(IFLA_MTU, &mtu.to_ne_bytes());
+            }
+        };
         let mut m = Messages::new();
         m.begin(RTM_NEWLINK, ACK | CREATE | EXCL, &link_header(0, IFF_UP, IFF_UP))
-            .text(IFLA_IFNAME, veth.host_name)
-            .attribute(IFLA_ADDRESS, &veth.host_mac)
-            .attribute(IFLA_MASTER, &veth.bridge.to_ne_bytes())
-            .nest(IFLA_LINKINFO, |m| {
-                m.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |m| {
-                    m.nest(VETH_INFO_PEER, |m| {
-                        m.raw(&link_header(0, 0, 0))
-                            .text(IFLA_IFNAME, CONTAINER)
-                            .attribute(IFLA_ADDRESS, &veth.container_mac)
-                            .attribute(IFLA_NET_NS_FD, &veth.namespace.as_raw_fd().to_ne_bytes());
-                    });
+            .text(IFLA_IFNAME, end.host_name)
+            .attribute(IFLA_ADDRESS, &end.host_mac)
+            .attribute(IFLA_MASTER, &end.bridge.to_ne_bytes());
+        mtu(&mut m);
+        m.nest(IFLA_LINKINFO, |m| {
+            m.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |m| {
+                m.nest(VETH_INFO_PEER, |m| {
+                    m.raw(&link_header(0, 0, 0))
+                        .text(IFLA_IFNAME, end.container_name)
+                        .attribute(IFLA_ADDRESS, &end.container_mac)
+                        .attribute(IFLA_NET_NS_FD, &end.namespace.as_raw_fd().to_ne_bytes());
+                    mtu(m);
                 });
             });
+        });
         self.socket.exchange(&mut m, false).map(drop)
     }
 
-    /// Brings eth0 up with address and default route, in one datagram. For the container's links.
-    pub fn address_container(&mut self, address: Prefix, gateway: Ipv4Addr) -> Result<(), NetworkError> {
+    /// Makes a macvlan in the container's namespace at once: nothing of it is ever in the host's.
+    pub fn make_macvlan(&mut self, end: &MacvlanEnd<'_>) -> Result<(), Failure> {
+        let mut m = Messages::new();
+        m.begin(RTM_NEWLINK, ACK | CREATE | EXCL, &link_header(0, 0, 0))
+            .text(IFLA_IFNAME, end.name)
+            .attribute(IFLA_ADDRESS, &end.mac)
+            .attribute(IFLA_LINK, &end.parent.to_ne_bytes())
+            .attribute(IFLA_NET_NS_FD, &end.namespace.as_raw_fd().to_ne_bytes());
+        if let Some(mtu) = end.mtu {
+            m.attribute(IFLA_MTU, &mtu.to_ne_bytes());
+        }
+        m.nest(IFLA_LINKINFO, |m| {
+            m.text(IFLA_INFO_KIND, "macvlan").nest(IFLA_INFO_DATA, |m| {
+                m.attribute(IFLA_MACVLAN_MODE, &end.mode.to_ne_bytes());
+            });
+        });
+        self.socket.exchange(&mut m, false).map(drop)
+    }
+
+    /// Brings an interface up with addresses and default routes, in one datagram. For the container's links.
+    pub fn address_container(&mut self, to: &Addressing<'_>) -> Result<(), NetworkError> {
         let missing = std::io::Error::from_raw_os_error(ENODEV);
-        let index = self.find(CONTAINER)?.map(|link| link.index).ok_or_else(|| NetworkError::Netlink {
-            act: format!("looking for the container's {CONTAINER}"),
+        let name = to.name;
+        let index = self.find(name)?.map(|link| link.index).ok_or_else(|| NetworkError::Netlink {
+            act: format!("looking for the container's {name}"),
             source: missing,
         })?;
         let mut m = Messages::new();
         m.begin(RTM_NEWLINK, ACK, &link_header(index, IFF_UP, IFF_UP));
-        add_address(&mut m, index, address);
-        let route = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
-        m.begin(RTM_NEWROUTE, ACK | CREATE | EXCL, &route)
-            .attribute(RTA_GATEWAY, &gateway.octets())
-            .attribute(RTA_OIF, &index.to_ne_bytes());
+        add_address(&mut m, index, to.v4);
+        if let Some(v6) = to.v6 {
+            add_address6(&mut m, index, v6);
+        }
+        add_default_routes(&mut m, index, to.gateway4, to.gateway6, EXCL);
         // As in `settle`.
         m.begin(RTM_GETLINK, ACK, &link_header(index, 0, 0));
-        self.send(m, || {
-            format!("giving {}/{} by {gateway} to the container's {CONTAINER}", address.address, address.len)
-        })
-        .map(drop)
+        let gateway = to.gateway4.map(|g| format!(" by {g}")).unwrap_or_default();
+        self.send(m, || format!("giving {}/{}{gateway} to the container's {name}", to.v4.address, to.v4.len)).map(drop)
+    }
+
+    /// Gives the namespace default routes by an interface, in the place of those that it has. For the container's links.
+    pub fn replace_default_routes(
+        &mut self,
+        name: &str,
+        gateway4: Option<Ipv4Addr>,
+        gateway6: Option<Ipv6Addr>,
+    ) -> Result<(), NetworkError> {
+        let Some(link) = self.find(name)? else { return Ok(()) };
+        let mut m = Messages::new();
+        add_default_routes(&mut m, link.index, gateway4, gateway6, REPLACE);
+        if m.count() == 0 {
+            return Ok(());
+        }
+        self.send(m, || format!("making {name} the container's way out")).map(drop)
     }
 
     /// Makes a port and its bridge carry packets now. They do only when the kernel's link watch has seen that they are up, which for a bridge with
@@ -262,6 +332,30 @@ fn add_address(m: &mut Messages, index: u32, address: Prefix) {
         .attribute(IFA_BROADCAST, &address.broadcast().octets());
 }
 
+fn add_address6(m: &mut Messages, index: u32, address: Prefix6) {
+    let mut fixed = [AF_INET6, address.len, 0, 0, 0, 0, 0, 0];
+    fixed[4..].copy_from_slice(&index.to_ne_bytes());
+    m.begin(RTM_NEWADDR, ACK | CREATE | EXCL, &fixed)
+        .attribute(IFA_LOCAL, &address.address.octets())
+        .attribute(IFA_ADDRESS, &address.address.octets())
+        // Nobody else gives addresses here: no second of waiting whether somebody has it.
+        .attribute(IFA_FLAGS, &IFA_F_NODAD.to_ne_bytes());
+}
+
+fn add_default_routes(m: &mut Messages, index: u32, gateway4: Option<Ipv4Addr>, gateway6: Option<Ipv6Addr>, how: u16) {
+    let route = |family| [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
+    if let Some(gateway) = gateway4 {
+        m.begin(RTM_NEWROUTE, ACK | CREATE | how, &route(AF_INET))
+            .attribute(RTA_GATEWAY, &gateway.octets())
+            .attribute(RTA_OIF, &index.to_ne_bytes());
+    }
+    if let Some(gateway) = gateway6 {
+        m.begin(RTM_NEWROUTE, ACK | CREATE | how, &route(AF_INET6))
+            .attribute(RTA_GATEWAY, &gateway.octets())
+            .attribute(RTA_OIF, &index.to_ne_bytes());
+    }
+}
+
 /// `struct ifinfomsg`.
 fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut bytes = [0; 16];
@@ -320,4 +414,37 @@ pub const MAC_BRIDGE: u8 = 0x06;
 /// `aa:bb:cc:dd:ee:ff`
 pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
+}
+
+/// Reads `aa:bb:cc:dd:ee:ff` in any case. `None`: it is not the address of one interface.
+pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    // The lowest bit of the first byte is a group's.
+    (parts.next().is_none() && mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs() {
+        assert_eq!(parse_mac("02:42:aC:11:00:02"), Some([2, 0x42, 0xac, 0x11, 0, 2]));
+        for bad in [
+            "",
+            "02:42:ac:11:00",
+            "02:42:ac:11:00:02:03",
+            "01:00:5e:00:00:01",
+            "00:00:00:00:00:00",
+            "2:42:ac:11:0:2",
+            "0x:42:ac:11:00:02",
+        ] {
+            assert_eq!(parse_mac(bad), None, "{bad}");
+        }
+    }
 }

@@ -1,96 +1,109 @@
-//! The default network: one bridge, one subnet, one table.
+//! All networks of a node, and who is on them.
 
 use crate::address::Addresses;
-use crate::error::{NetworkError, Prefix};
-use crate::link::{EEXIST, EINVAL, ENODEV, Link, Links, MAC_BRIDGE, MAC_CONTAINER, MAC_PORT, Veth, mac_of, mac_text};
-use crate::namespace::{Namespaces, host_setting};
+use crate::connect::configure;
+use crate::ends::{is_link_name, link_names};
+use crate::error::NetworkError;
+use crate::link::{
+    EEXIST, EINVAL, ENODEV, End, Link, Links, MAC_CONTAINER, MAC_PORT, MacvlanEnd, mac_of, mac_text, parse_mac,
+};
+use crate::namespace::{Namespace, Namespaces};
+use crate::net::{Macvlan, Net, NetPlan, NetworkConfig};
 use crate::ports::Ports;
-use crate::rules::{Published, Rules};
 use crate::sweep::{GRACE, Leftover, Sweep};
 use berth_model::ContainerId;
-use berth_model::network::{NetworkAttachment, PortMapping, Protocol};
-use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use berth_model::network::{
+    Attachment6, Attachments, DEFAULT_NETWORK, NetworkAttachment, NetworkRecord, PortMapping, Protocol,
+};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-/// Start of the names of the host's ends.
-const LINK_PREFIX: &str = "bth";
-/// Digits of the container's id in such a name. With the prefix and a letter that tells namesakes apart: 14 of the 15 characters that a name may have.
-const LINK_DIGITS: usize = 10;
-
-#[derive(Clone, Debug)]
-pub struct NetworkConfig {
-    /// Name of the default bridge: berth0.
-    pub bridge: String,
-    /// Gateway address and prefix length: 172.31.240.1/20 or what the configuration says.
-    pub gateway: Ipv4Addr,
-    pub prefix_len: u8,
-    /// Name of the nftables table (family ip): berth. Behind it stands the bridge's name, unless that is this name and a 0: `berth` for berth0,
-    /// `berth-br7` for br7. Two agents on one host, each with a bridge of its own, then leave each other's rules alone.
-    pub table: String,
-}
-
-impl NetworkConfig {
-    /// The table's whole name.
-    pub fn table_name(&self) -> String {
-        let NetworkConfig { bridge, table, .. } = self;
-        if bridge.strip_suffix('0') == Some(table) { table.clone() } else { format!("{table}-{bridge}") }
-    }
-
-    fn check(&self) -> Result<Prefix, NetworkError> {
-        let prefix = Prefix { address: self.gateway, len: self.prefix_len };
-        let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        let bad =
-            if !(1..=15).contains(&self.bridge.len()) || !self.bridge.bytes().all(name) || self.bridge.starts_with('.')
-            {
-                format!("bridge {:?} must be 1 to 15 letters, digits, '-', '_' and '.'", self.bridge)
-            } else if !(1..=64).contains(&self.table.len()) || !self.table.bytes().all(name) {
-                format!("table {:?} must be 1 to 64 letters, digits, '-', '_' and '.'", self.table)
-            } else if !(8..=30).contains(&self.prefix_len) {
-                format!("prefix length {} must be from 8 to 30", self.prefix_len)
-            } else if [prefix.network(), prefix.broadcast()].contains(&self.gateway) {
-                format!("gateway {} is not an address of a host in {prefix}", self.gateway)
-            } else {
-                return Ok(prefix);
-            };
-        Err(NetworkError::Config(bad))
-    }
-}
-
-/// A container's place in the network.
+/// A container's place in its networks.
 #[derive(Debug)]
 pub struct Attached {
     pub netns: OwnedFd,
-    pub attachment: NetworkAttachment,
+    pub attachments: Attachments,
 }
 
-/// Cheap to clone. The bridge and the table are made with the first container that needs them.
+impl Attached {
+    /// The one with the default route.
+    pub fn main(&self) -> &NetworkAttachment {
+        self.attachments.main().expect("attached to something")
+    }
+}
+
+/// What a container wants of one network.
+#[derive(Clone, Debug, Default)]
+pub struct Want {
+    /// The network's name.
+    pub network: String,
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+    pub mac: Option<String>,
+    pub aliases: Vec<String>,
+    /// The container's default route is by this one.
+    pub default_route: bool,
+    pub ports: Vec<PortMapping>,
+    /// What it had there before: the same addresses and chosen ports, as far as they are still free.
+    pub last: Option<NetworkAttachment>,
+}
+
+/// Cheap to clone. Bridges and tables are made with the first container that needs them, or when a network is made.
 #[derive(Clone)]
 pub struct Networks {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// Locks are taken in the order of the fields; `state` is never held while the kernel is asked for anything but a port.
 pub(crate) struct Inner {
-    config: NetworkConfig,
-    subnet: Prefix,
-    namespaces: Namespaces,
-    /// Index of the bridge, once it is known to be complete.
-    bridge: Mutex<Option<u32>>,
-    links: Mutex<Links>,
-    rules: Mutex<Rules>,
+    pub config: NetworkConfig,
+    pub namespaces: Namespaces,
+    /// By name.
+    nets: RwLock<BTreeMap<String, Arc<Net>>>,
+    pub links: Mutex<Links>,
     state: Mutex<State>,
-    sweep: Sweep,
+    pub sweep: Sweep,
 }
 
-struct State {
-    addresses: Addresses,
-    ports: Ports,
-    attached: HashMap<ContainerId, NetworkAttachment>,
+pub(crate) struct State {
+    /// By network.
+    pub addresses: HashMap<String, Addresses>,
+    pub ports: Ports,
+    pub attached: HashMap<ContainerId, Vec<NetworkAttachment>>,
     /// Names of links that the sweep has in hand: not to be given to new ones.
-    leaving: HashSet<String>,
+    pub leaving: HashSet<String>,
+}
+
+impl State {
+    /// Everything that is attached.
+    pub fn all(&self) -> impl Iterator<Item = &NetworkAttachment> {
+        self.attached.values().flatten()
+    }
+
+    /// What is attached to a network.
+    pub fn on(&self, network: &str) -> impl Iterator<Item = &NetworkAttachment> {
+        self.all().filter(move |a| a.network == network)
+    }
+
+    pub fn of(&self, id: &ContainerId, network: &str) -> Option<&NetworkAttachment> {
+        self.attached.get(id)?.iter().find(|a| a.network == network)
+    }
+
+    fn link_is_used(&self, name: &str) -> bool {
+        self.all().any(|a| a.host_interface == name)
+    }
+
+    /// Takes it in, or in the place of what was there.
+    fn put(&mut self, id: &ContainerId, attachment: &NetworkAttachment) {
+        let list = self.attached.entry(id.clone()).or_default();
+        match list.iter_mut().find(|a| a.network == attachment.network) {
+            Some(there) => *there = attachment.clone(),
+            None => list.push(attachment.clone()),
+        }
+    }
 }
 
 /// `wanted` with the host ports of `last` where the choice was the agent's.
@@ -107,31 +120,42 @@ fn like(wanted: &[PortMapping], last: &[PortMapping]) -> Vec<PortMapping> {
     wanted.iter().map(fill).collect()
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Networks {
     /// The host is the network namespace of the calling thread. Makes nothing yet.
     pub fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
-        let subnet = config.check()?;
+        let plan = NetPlan::default_network(&config)?;
         let state = State {
-            addresses: Addresses::new(subnet),
+            addresses: HashMap::new(),
             ports: Ports::default(),
             attached: HashMap::new(),
             leaving: HashSet::new(),
         };
         let inner = Inner {
-            subnet,
             namespaces: Namespaces::open()?,
-            bridge: Mutex::new(None),
+            nets: RwLock::default(),
             links: Mutex::new(Links::open()?),
-            rules: Mutex::new(Rules::new(&config.table_name(), &config.bridge, subnet)),
             state: Mutex::new(state),
             sweep: Sweep::default(),
             config,
         };
+        inner.add(plan);
         Ok(Networks { inner: Arc::new(inner) })
+    }
+
+    /// Takes a network in that containers may join. Makes nothing yet. Networks without interfaces (host, none) are fine.
+    pub fn add(&self, record: &NetworkRecord) {
+        if let Some(plan) = NetPlan::of(record) {
+            self.inner.add(plan);
+        }
+    }
+
+    /// Makes the bridge of a network and what belongs to it, so that what is in its way is said now.
+    pub fn make(&self, name: &str) -> Result<(), NetworkError> {
+        self.inner.net(name)?.ready(&self.inner).map(drop)
     }
 
     /// A network namespace with nothing but lo, up: for containers without a network. Gone with the last descriptor and process.
@@ -139,118 +163,84 @@ impl Networks {
         Ok(self.inner.namespaces.take()?.fd)
     }
 
-    /// Makes a netns with lo up, a veth to the bridge, address, route, port rules. Undone whole when a step fails.
+    /// Puts a container on the default network.
     pub fn attach(&self, id: &ContainerId, ports: &[PortMapping]) -> Result<Attached, NetworkError> {
-        self.attach_again(id, ports, None)
+        let want =
+            Want { network: DEFAULT_NETWORK.to_owned(), default_route: true, ports: ports.to_vec(), ..Want::default() };
+        self.attach_to(id, vec![want])
     }
 
-    /// `attach`, with what the container had before as `last`: the same address and the same chosen ports, as far as they are still free.
-    pub fn attach_again(
-        &self,
-        id: &ContainerId,
-        ports: &[PortMapping],
-        last: Option<&NetworkAttachment>,
-    ) -> Result<Attached, NetworkError> {
+    /// Makes a netns with lo up, and for each network a veth to its bridge, addresses, route, port rules: eth0, eth1, … in this order. Undone
+    /// whole when a step fails.
+    pub fn attach_to(&self, id: &ContainerId, wants: Vec<Want>) -> Result<Attached, NetworkError> {
         let inner = &self.inner;
-        let bridge = inner.ready()?;
+        let nets = wants.iter().map(|w| inner.net(&w.network)).collect::<Result<Vec<_>, _>>()?;
+        let bridges = nets.iter().map(|net| net.ready(inner)).collect::<Result<Vec<_>, _>>()?;
         let mut namespace = inner.namespaces.take()?;
-        let mut attachment = self.reserve(id, ports, last)?;
-        let attached = inner
-            .make_link(bridge, &mut attachment, id, namespace.fd.as_fd())
-            .and_then(|()| namespace.links.address_container(inner.address(&attachment), attachment.gateway))
-            .and_then(|()| inner.settle(&attachment))
-            .and_then(|()| inner.publish(&attachment));
-        if let Err(error) = attached {
-            if let Err(undo) = self.detach(id, &attachment) {
-                tracing::warn!(%undo, container = id.short(), "undoing an attachment");
+        let mut done = Vec::new();
+        for (n, ((want, net), bridge)) in wants.into_iter().zip(&nets).zip(bridges).enumerate() {
+            let joined = inner
+                .reserve(id, net, &want, format!("eth{n}"))
+                .and_then(|attachment| self.join(id, net, bridge, attachment, &mut namespace));
+            match joined {
+                Ok(attachment) => done.push(attachment),
+                Err(error) => {
+                    self.undo(id, &done);
+                    return Err(error);
+                }
             }
-            return Err(error);
         }
-        for port in attachment.ports.iter().filter(|p| p.protocol == Protocol::Udp) {
-            inner.sweep.push(inner, Leftover::UdpFlows { port: port.host_port });
-        }
-        Ok(Attached { netns: namespace.fd, attachment })
+        self.forget_udp(&done);
+        Ok(Attached { netns: namespace.fd, attachments: done.into() })
     }
 
-    /// Takes address, ports and a name for the link: what needs no kernel object.
-    fn reserve(
+    /// Makes the link, addresses it and publishes its ports; undone when a step fails.
+    fn join(
         &self,
         id: &ContainerId,
-        ports: &[PortMapping],
-        last: Option<&NetworkAttachment>,
+        net: &Net,
+        bridge: u32,
+        mut attachment: NetworkAttachment,
+        namespace: &mut Namespace,
     ) -> Result<NetworkAttachment, NetworkError> {
         let inner = &self.inner;
-        let mut state = inner.lock_state();
-        if let Some(old) = state.attached.get(id) {
-            return Err(NetworkError::AlreadyAttached(old.address));
+        let joined = inner
+            .make_link(net, bridge, &mut attachment, id, namespace.fd.as_fd())
+            .and_then(|()| configure(&attachment, &mut namespace.links, namespace.fd.as_fd()))
+            .and_then(|()| net.settle(inner, &attachment))
+            .and_then(|()| net.publish(&attachment));
+        if let Err(error) = joined {
+            self.undo(id, std::slice::from_ref(&attachment));
+            return Err(error);
         }
-        if let Some(last) = last.filter(|l| inner.subnet.contains(l.address)) {
-            // The links of an end a moment ago are still on their way out, and the address with them.
-            if !state.addresses.is_free(last.address) {
-                drop(state);
-                inner.sweep.finish();
-                state = inner.lock_state();
-            }
-        }
-        let again = last.map(|l| l.address).filter(|a| state.addresses.take_again(*a));
-        let taken = again.map_or_else(|| state.addresses.take(), Ok);
-        let address = match taken {
-            Err(NetworkError::NoAddressLeft(_)) => {
-                drop(state);
-                inner.sweep.finish();
-                state = inner.lock_state();
-                state.addresses.take()?
-            }
-            other => other?,
-        };
-        let chosen = last.map(|l| like(ports, &l.ports));
-        let again = chosen.and_then(|chosen| state.ports.take(id, &chosen).ok());
-        let ports = match again.map_or_else(|| state.ports.take(id, ports), Ok) {
-            Ok(ports) => ports,
-            Err(error) => {
-                state.addresses.give_back(address);
-                return Err(error);
-            }
-        };
-        let attachment = NetworkAttachment {
-            bridge: inner.config.bridge.clone(),
-            host_interface: link_names(id).find(|name| !state.leaving.contains(name)).unwrap_or_default(),
-            address,
-            prefix_len: inner.subnet.len,
-            gateway: inner.config.gateway,
-            mac: mac_text(mac_of(MAC_CONTAINER, address)),
-            ports,
-        };
-        state.attached.insert(id.clone(), attachment.clone());
         Ok(attachment)
     }
 
-    /// Takes the address, ports and rules back; the veth goes with its namespace (deleted in the background where it still is). Gone already is fine.
+    pub(crate) fn forget_udp(&self, attachments: &[NetworkAttachment]) {
+        for port in attachments.iter().flat_map(|a| &a.ports).filter(|p| p.protocol == Protocol::Udp) {
+            self.inner.sweep.push(&self.inner, Leftover::UdpFlows { port: port.host_port });
+        }
+    }
+
+    pub(crate) fn undo(&self, id: &ContainerId, attachments: &[NetworkAttachment]) {
+        for attachment in attachments {
+            if let Err(undo) = self.inner.leave(id, attachment) {
+                tracing::warn!(%undo, container = id.short(), "undoing an attachment");
+            }
+        }
+    }
+
+    /// Takes the addresses, ports and rules back; the veths go with their namespace (deleted in the background where they still are). Gone
+    /// already is fine.
     ///
-    /// The address is free again when the link is gone.
-    pub fn detach(&self, id: &ContainerId, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
-        let inner = &self.inner;
-        let mut state = inner.lock_state();
-        // An attachment of an earlier run of the same container has nothing of the present one's.
-        let known = state.attached.get(id).is_some_and(|a| a.host_interface == attachment.host_interface);
-        if known {
-            state.attached.remove(id);
-            state.ports.give_back(id);
-        } else if state.attached.values().any(|a| a.host_interface == attachment.host_interface) {
-            return Ok(());
+    /// An address is free again when its link is gone.
+    pub fn detach(&self, id: &ContainerId, attachments: &[NetworkAttachment]) -> Result<(), NetworkError> {
+        let mut result = Ok(());
+        for attachment in attachments {
+            let left = self.inner.leave(id, attachment);
+            result = result.and(left);
         }
-        let ours = !attachment.host_interface.is_empty() && state.leaving.insert(attachment.host_interface.clone());
-        drop(state);
-        if ours {
-            let leftover = Leftover::Link {
-                name: attachment.host_interface.clone(),
-                address: known.then_some(attachment.address),
-                forget: known && !attachment.ports.is_empty(),
-                due: Instant::now() + GRACE,
-            };
-            inner.sweep.push(inner, leftover);
-        }
-        if known { lock(&inner.rules).withdraw(&attachment.ports) } else { Ok(()) }
+        result
     }
 
     /// After a restart of the agent: `live` containers keep their addresses and ports; veths and rules of berth's without an owner are removed,
@@ -258,54 +248,70 @@ impl Networks {
     ///
     /// May be called later too, with no attach or detach under way, to put back what somebody else took away. Links without an owner are deleted in
     /// the background.
-    pub fn recover(&self, live: &[(ContainerId, NetworkAttachment)]) -> Result<(), NetworkError> {
+    pub fn recover(&self, live: &[(ContainerId, Attachments)]) -> Result<(), NetworkError> {
         let inner = &self.inner;
-        let mut bridge = lock(&inner.bridge);
+        let nets = inner.all_nets();
         {
             let mut state = inner.lock_state();
-            state.addresses = Addresses::new(inner.subnet);
+            state.addresses = nets.iter().map(|net| (net.plan.name.clone(), net.fresh_addresses())).collect();
             state.ports.clear();
             state.attached.clear();
-            for (id, attachment) in live {
-                if !state.addresses.restore(attachment.address) {
-                    tracing::warn!(container = id.short(), address = %attachment.address, subnet = %inner.subnet,
-                        "a running container's address is outside the subnet or another's");
+            for (id, attachments) in live {
+                for attachment in attachments {
+                    state.restore(id, attachment);
                 }
-                state.ports.restore(id, &attachment.ports);
-                state.attached.insert(id.clone(), attachment.clone());
+                state.attached.insert(id.clone(), attachments.to_vec());
             }
         }
-        *bridge = None;
         let links = lock(&inner.links).list()?;
-        let old = links.iter().find(|l| l.name == inner.config.bridge).map(|l| l.index);
-        if live.is_empty() {
-            let mut rules = lock(&inner.rules);
-            if rules.present()? {
-                rules.remove()?;
+        let mut bridges = HashMap::new();
+        let mut old = HashSet::new();
+        for net in &nets {
+            let mut ready = lock(&net.ready);
+            *ready = None;
+            old.extend(links.iter().find(|l| l.name == net.plan.bridge && l.bridge).map(|l| l.index));
+            if inner.lock_state().on(&net.plan.name).next().is_none() {
+                let mut rules = lock(&net.rules);
+                if net.plan.macvlan.is_none() && rules.present()? {
+                    rules.remove()?;
+                }
+                continue;
             }
-        } else {
-            *bridge = Some(inner.make_ready()?);
+            match net.make_ready(inner) {
+                Ok(index) => {
+                    *ready = Some(index);
+                    bridges.insert(net.plan.name.clone(), index);
+                }
+                Err(error) if net.plan.name == DEFAULT_NETWORK => return Err(error),
+                // Its containers run on, cut off; the others must not wait for it.
+                Err(error) => tracing::error!(network = net.plan.name, %error, "putting a network in place"),
+            }
         }
-        self.restore_links(&links, old, *bridge)
+        self.restore_links(&links, &old, &bridges)
     }
 
-    /// Puts the links of live containers into the bridge where they are not, and sends the others away.
-    fn restore_links(&self, links: &[Link], old: Option<u32>, bridge: Option<u32>) -> Result<(), NetworkError> {
+    /// Puts the links of live containers into their bridges where they are not, and sends the others away.
+    fn restore_links(
+        &self,
+        links: &[Link],
+        old: &HashSet<u32>,
+        bridges: &HashMap<String, u32>,
+    ) -> Result<(), NetworkError> {
         let inner = &self.inner;
         for link in links.iter().filter(|l| is_link_name(&l.name)) {
-            let live = inner.lock_state().attached.values().any(|a| a.host_interface == link.name);
-            match bridge {
-                Some(bridge) if live && link.master != Some(bridge) => {
-                    lock(&inner.links).set_master(link, bridge)?;
-                    let attachment =
-                        inner.lock_state().attached.values().find(|a| a.host_interface == link.name).cloned();
-                    if let Some(attachment) = attachment {
-                        inner.settle(&attachment)?;
+            let attachment = inner.lock_state().all().find(|a| a.host_interface == link.name).cloned();
+            match attachment {
+                Some(attachment) => {
+                    if let Some(&bridge) = bridges.get(&attachment.network)
+                        && link.master != Some(bridge)
+                    {
+                        lock(&inner.links).set_master(link, bridge)?;
+                        inner.net(&attachment.network)?.settle(inner, &attachment)?;
                     }
                 }
                 // A port of another bridge is another agent's.
-                _ if !live && (link.master.is_none() || link.master == old) => self.send_away(&link.name),
-                _ => {}
+                None if link.master.is_none_or(|m| old.contains(&m)) => self.send_away(&link.name),
+                None => {}
             }
         }
         Ok(())
@@ -314,173 +320,310 @@ impl Networks {
     /// A link that nobody here has attached.
     fn send_away(&self, name: &str) {
         if self.inner.lock_state().leaving.insert(name.to_owned()) {
-            let leftover = Leftover::Link { name: name.into(), address: None, forget: false, due: Instant::now() };
+            let leftover = Leftover::Link { name: name.into(), of: None, forget: false, due: Instant::now() };
             self.inner.sweep.push(&self.inner, leftover);
         }
     }
 
-    /// Removes bridge and table (uninstall; tests), and every link of the bridge. Waits for it. net.ipv4.ip_forward stays as it is: others may
-    /// have come to need it.
-    pub fn remove_all(&self) -> Result<(), NetworkError> {
-        let inner = &self.inner;
-        let mut bridge = lock(&inner.bridge);
-        *bridge = None;
-        inner.sweep.finish();
-        {
-            let mut state = inner.lock_state();
-            state.addresses = Addresses::new(inner.subnet);
-            state.ports.clear();
-            state.attached.clear();
+    /// Removes a network's bridge and table, and every link of the bridge. Waits for it. Gone already is fine.
+    pub fn remove(&self, name: &str) -> Result<(), NetworkError> {
+        let Ok(net) = self.inner.net(name) else { return Ok(()) };
+        self.inner.sweep.finish();
+        self.take_apart(&net)?;
+        self.inner.nets.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.inner.lock_state().addresses.remove(name);
+        Ok(())
+    }
+
+    fn take_apart(&self, net: &Net) -> Result<(), NetworkError> {
+        let mut ready = lock(&net.ready);
+        *ready = None;
+        if net.plan.macvlan.is_some() {
+            return Ok(());
         }
-        let mut links = lock(&inner.links);
+        let mut links = lock(&self.inner.links);
         let all = links.list()?;
-        if let Some(found) = all.iter().find(|l| l.name == inner.config.bridge && l.bridge) {
+        if let Some(found) = all.iter().find(|l| l.name == net.plan.bridge && l.bridge) {
             for link in all.iter().filter(|l| l.master == Some(found.index) && is_link_name(&l.name)) {
                 links.delete(link.index, &link.name)?;
             }
             links.delete(found.index, &found.name)?;
         }
-        lock(&inner.rules).remove()
+        drop(links);
+        lock(&net.rules).remove()
     }
 
-    /// Ports of the bridge that no container has and that are not on their way out: names of links. For those who look for leaks.
+    /// Removes bridges and tables (uninstall; tests), and every link of the bridges. Waits for it. net.ipv4.ip_forward stays as it is: others may
+    /// have come to need it.
+    pub fn remove_all(&self) -> Result<(), NetworkError> {
+        let inner = &self.inner;
+        inner.sweep.finish();
+        let nets = inner.all_nets();
+        {
+            let mut state = inner.lock_state();
+            state.addresses = nets.iter().map(|net| (net.plan.name.clone(), net.fresh_addresses())).collect();
+            state.ports.clear();
+            state.attached.clear();
+        }
+        nets.iter().try_for_each(|net| self.take_apart(net))
+    }
+
+    /// Ports of the bridges that no container has and that are not on their way out: names of links. For those who look for leaks.
     pub fn strangers(&self) -> Result<Vec<String>, NetworkError> {
         let inner = &self.inner;
+        let names: HashSet<String> = inner.all_nets().iter().map(|n| n.plan.bridge.clone()).collect();
         let links = lock(&inner.links).list()?;
-        let Some(bridge) = links.iter().find(|l| l.name == inner.config.bridge && l.bridge) else {
-            return Ok(Vec::new());
-        };
+        let bridges: HashSet<u32> =
+            links.iter().filter(|l| l.bridge && names.contains(&l.name)).map(|l| l.index).collect();
         let state = inner.lock_state();
-        let owned =
-            |name: &str| state.leaving.contains(name) || state.attached.values().any(|a| a.host_interface == name);
-        let ports = links.iter().filter(|l| l.master == Some(bridge.index) && is_link_name(&l.name));
+        let owned = |name: &str| state.leaving.contains(name) || state.link_is_used(name);
+        let ports = links.iter().filter(|l| l.master.is_some_and(|m| bridges.contains(&m)) && is_link_name(&l.name));
         Ok(ports.filter(|l| !owned(&l.name)).map(|l| l.name.clone()).collect())
     }
 
-    /// The gateway: what `host-gateway` means.
+    /// The default network's gateway: what `host-gateway` means.
     pub fn gateway(&self) -> Ipv4Addr {
         self.inner.config.gateway
     }
 }
 
+impl State {
+    fn addresses_of(&mut self, network: &str) -> Result<&mut Addresses, NetworkError> {
+        self.addresses.get_mut(network).ok_or_else(|| NetworkError::NoNetwork(network.to_owned()))
+    }
+
+    /// After a `recover` in between they may be somebody's again.
+    fn give_back(&mut self, gone: &NetworkAttachment) {
+        let four = !self.on(&gone.network).any(|a| a.address == gone.address);
+        let six = gone.ipv6.as_ref().map(|six| six.address);
+        let six = six.filter(|six| !self.on(&gone.network).any(|a| a.ipv6.as_ref().is_some_and(|s| s.address == *six)));
+        if let Some(addresses) = self.addresses.get_mut(&gone.network) {
+            if four {
+                addresses.give_back(gone.address);
+            }
+            six.inspect(|six| addresses.give_back6(*six));
+        }
+    }
+
+    fn restore(&mut self, id: &ContainerId, attachment: &NetworkAttachment) {
+        let known = self.addresses.get_mut(&attachment.network).is_some_and(|addresses| {
+            let six = attachment.ipv6.as_ref().is_none_or(|six| addresses.restore6(six.address));
+            addresses.restore(attachment.address) && six
+        });
+        if !known {
+            tracing::warn!(container = id.short(), address = %attachment.address, network = attachment.network,
+                "a running container's address is outside the subnet or another's");
+        }
+        self.ports.restore(id, &attachment.ports);
+    }
+}
+
+impl Net {
+    fn fresh_addresses(&self) -> Addresses {
+        let NetPlan { v4, range4, v6, range6, .. } = &self.plan;
+        Addresses::new(*v4, *range4, *v6, *range6)
+    }
+}
+
 impl Inner {
-    fn lock_state(&self) -> MutexGuard<'_, State> {
+    pub fn lock_state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
-    fn address(&self, attachment: &NetworkAttachment) -> Prefix {
-        Prefix { address: attachment.address, len: attachment.prefix_len }
+    fn add(&self, plan: NetPlan) {
+        let net = Net::new(&self.config, plan);
+        let name = net.plan.name.clone();
+        self.lock_state().addresses.insert(name.clone(), net.fresh_addresses());
+        self.nets.write().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::new(net));
+    }
+
+    pub fn net(&self, name: &str) -> Result<Arc<Net>, NetworkError> {
+        let nets = self.nets.read().unwrap_or_else(PoisonError::into_inner);
+        nets.get(name).cloned().ok_or_else(|| NetworkError::NoNetwork(name.to_owned()))
+    }
+
+    fn all_nets(&self) -> Vec<Arc<Net>> {
+        self.nets.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Called by the sweep.
-    pub(crate) fn link_is_gone(&self, name: &str, address: Option<Ipv4Addr>) {
+    pub fn link_is_gone(&self, name: &str, of: Option<&NetworkAttachment>) {
         let mut state = self.lock_state();
         state.leaving.remove(name);
-        // After a `recover` in between it may be somebody's again.
-        if let Some(address) = address
-            && !state.attached.values().any(|a| a.address == address)
+        if let Some(attachment) = of {
+            state.give_back(attachment);
+        }
+    }
+
+    /// Takes addresses, ports and a name for the link: what needs no kernel object.
+    pub fn reserve(
+        &self,
+        id: &ContainerId,
+        net: &Net,
+        want: &Want,
+        interface: String,
+    ) -> Result<NetworkAttachment, NetworkError> {
+        let plan = &net.plan;
+        let mut state = self.lock_state();
+        if let Some(old) = state.of(id, &plan.name) {
+            return Err(NetworkError::AlreadyAttached(old.address));
+        }
+        let mac = want.mac.as_deref().filter(|m| parse_mac(m).is_some());
+        if let Some(mac) = mac
+            && state.on(&plan.name).any(|a| a.mac == *mac)
         {
-            state.addresses.give_back(address);
+            return Err(NetworkError::MacInUse { mac: mac.to_owned(), network: plan.name.clone() });
         }
+        let asked = want.ipv4.or(want.last.as_ref().map(|l| l.address)).filter(|a| plan.v4.contains(*a));
+        if asked.is_some_and(|a| !state.addresses.get(&plan.name).is_some_and(|all| all.is_free(a))) {
+            // The links of an end a moment ago are still on their way out, and the address with them.
+            drop(state);
+            self.sweep.finish();
+            state = self.lock_state();
+        }
+        let address = match take4(state.addresses_of(&plan.name)?, plan, want) {
+            Err(NetworkError::NoAddressLeft(_)) => {
+                drop(state);
+                self.sweep.finish();
+                state = self.lock_state();
+                take4(state.addresses_of(&plan.name)?, plan, want)?
+            }
+            other => other?,
+        };
+        let ipv6 = match take6(state.addresses_of(&plan.name)?, plan, want) {
+            Ok(six) => six,
+            Err(error) => {
+                state.addresses_of(&plan.name)?.give_back(address);
+                return Err(error);
+            }
+        };
+        let chosen = want.last.as_ref().map(|l| like(&want.ports, &l.ports));
+        let again = chosen.and_then(|chosen| state.ports.take(id, &chosen).ok());
+        let ports = again.map_or_else(|| state.ports.take(id, &want.ports), Ok);
+        let ports = match ports {
+            Ok(ports) => ports,
+            Err(error) => {
+                let addresses = state.addresses_of(&plan.name)?;
+                addresses.give_back(address);
+                ipv6.inspect(|six| addresses.give_back6(*six));
+                return Err(error);
+            }
+        };
+        let free = |name: &String| !state.leaving.contains(name) && !state.link_is_used(name);
+        let attachment = NetworkAttachment {
+            network: plan.name.clone(),
+            bridge: plan.bridge.clone(),
+            host_interface: match plan.macvlan {
+                Some(_) => String::new(),
+                None => link_names(id).find(free).unwrap_or_default(),
+            },
+            interface,
+            address,
+            prefix_len: plan.v4.len,
+            gateway: plan.v4.address,
+            ipv6: ipv6.zip(plan.v6).map(|(address, v6)| Attachment6 {
+                address,
+                prefix_len: v6.len,
+                gateway: v6.address,
+            }),
+            mac: mac.map_or_else(|| mac_text(mac_of(MAC_CONTAINER, address)), str::to_owned),
+            default_route: want.default_route && !plan.internal,
+            aliases: want.aliases.clone(),
+            ports,
+        };
+        state.put(id, &attachment);
+        Ok(attachment)
     }
 
-    /// The bridge's index, with all that belongs to it in place.
-    fn ready(&self) -> Result<u32, NetworkError> {
-        let mut bridge = lock(&self.bridge);
-        if let Some(index) = *bridge
-            && lock(&self.rules).intact()?
-        {
-            return Ok(index);
+    /// Takes a container off a network; gone already is fine. The link goes with its namespace, or a little later in the background.
+    pub fn leave(self: &Arc<Self>, id: &ContainerId, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
+        let name = &attachment.host_interface;
+        let mut state = self.lock_state();
+        // An attachment of an earlier run of the same container has nothing of the present one's.
+        let known = state
+            .of(id, &attachment.network)
+            .is_some_and(|a| a.host_interface == *name && a.address == attachment.address);
+        if known {
+            if let Some(list) = state.attached.get_mut(id) {
+                list.retain(|a| a.network != attachment.network);
+                if list.is_empty() {
+                    state.attached.remove(id);
+                }
+            }
+            if !attachment.ports.is_empty() {
+                state.ports.give_back(id);
+            }
+        } else if !name.is_empty() && state.link_is_used(name) {
+            return Ok(());
         }
-        *bridge = None;
-        let index = self.make_ready()?;
-        *bridge = Some(index);
-        Ok(index)
-    }
-
-    fn make_ready(&self) -> Result<u32, NetworkError> {
-        let index = self.make_bridge()?;
-        if host_setting("/proc/sys/net/ipv4/ip_forward", "1")? {
-            tracing::info!("net.ipv4.ip_forward is switched on: containers reach other networks through this host");
+        if name.is_empty() && known {
+            // Nothing of it is in the host's namespace.
+            state.give_back(attachment);
         }
-        host_setting(&format!("/proc/sys/net/ipv4/conf/{}/route_localnet", self.config.bridge), "1")?;
-        self.rebuild_rules()?;
-        Ok(index)
-    }
-
-    fn make_bridge(&self) -> Result<u32, NetworkError> {
-        let name = &self.config.bridge;
-        let mut links = lock(&self.links);
-        let all = links.list()?;
-        let found = all.iter().find(|l| l.name == *name);
-        // 0.0.0.0/0, and the halves and quarters that VPNs use in its place, are no networks that one could collide with.
-        let collision = links.routes()?.into_iter().find(|route| {
-            route.destination.len >= 8
-                && route.destination.overlaps(self.subnet)
-                && found.is_none_or(|bridge| bridge.index != route.interface)
-        });
-        if let Some(route) = collision {
-            let interface = all.into_iter().find(|l| l.index == route.interface).map_or_else(String::new, |l| l.name);
-            let (subnet, bridge) = (self.subnet, name.clone());
-            return Err(NetworkError::SubnetInUse { subnet, bridge, route: route.destination, interface });
+        let ours = !name.is_empty() && state.leaving.insert(name.clone());
+        drop(state);
+        if ours {
+            let leftover = Leftover::Link {
+                name: name.clone(),
+                of: known.then(|| Box::new(attachment.clone())),
+                forget: known && !attachment.ports.is_empty(),
+                due: Instant::now() + GRACE,
+            };
+            self.sweep.push(self, leftover);
         }
-        match found {
-            None => links.make_bridge(name, mac_of(MAC_BRIDGE, self.config.gateway), self.subnet),
-            Some(link) if !link.bridge => Err(NetworkError::NotABridge(name.clone())),
-            Some(link) => links.complete_bridge(link, self.subnet).map(|()| link.index),
+        match self.net(&attachment.network) {
+            Ok(net) if known => lock(&net.rules).withdraw(&attachment.ports),
+            _ => Ok(()),
         }
-    }
-
-    /// Of all containers that are attached now. The list is made under the lock of the rules: whoever leaves meanwhile withdraws afterwards.
-    fn rebuild_rules(&self) -> Result<(), NetworkError> {
-        let mut rules = lock(&self.rules);
-        let attached: Vec<NetworkAttachment> = self.lock_state().attached.values().cloned().collect();
-        let published: Vec<_> = attached.iter().flat_map(published).collect();
-        rules.rebuild(&published)
     }
 
     /// Makes the veth. A name that is still in use, by the link of this container's last run, is passed over.
-    fn make_link(
+    pub fn make_link(
         &self,
+        net: &Net,
         bridge: u32,
         attachment: &mut NetworkAttachment,
         id: &ContainerId,
-        namespace: std::os::fd::BorrowedFd<'_>,
+        namespace: BorrowedFd<'_>,
     ) -> Result<(), NetworkError> {
+        if let Some(macvlan) = net.plan.macvlan {
+            return self.make_macvlan(net, bridge, macvlan, attachment, namespace);
+        }
         let first = attachment.host_interface.clone();
         let mut bridge = bridge;
         let mut rebuilt = false;
         let mut names = link_names(id).skip_while(|name| *name != first);
         let mut name = names.next();
         while let Some(host_name) = name.take() {
-            let veth = Veth {
+            let end = End {
                 host_name: &host_name,
                 host_mac: mac_of(MAC_PORT, attachment.address),
                 bridge,
                 namespace,
-                container_mac: mac_of(MAC_CONTAINER, attachment.address),
+                container_name: &attachment.interface,
+                container_mac: parse_mac(&attachment.mac).unwrap_or(mac_of(MAC_CONTAINER, attachment.address)),
+                mtu: net.plan.mtu,
             };
-            let made = lock(&self.links).make_veth(&veth);
+            let made = lock(&self.links).make_veth(&end);
             match made {
                 Ok(()) => {
                     attachment.host_interface = host_name;
-                    let mut state = self.lock_state();
-                    state.attached.insert(id.clone(), attachment.clone());
+                    self.lock_state().put(id, attachment);
                     return Ok(());
                 }
                 Err(failure) if failure.errno() == EEXIST => {
                     let state = self.lock_state();
-                    name = names.find(|name| !state.leaving.contains(name));
+                    name = names.find(|name| !state.leaving.contains(name) && !state.link_is_used(name));
                 }
                 Err(failure) if matches!(failure.errno(), ENODEV | EINVAL) && !rebuilt => {
                     // Somebody has deleted the bridge.
                     rebuilt = true;
-                    *lock(&self.bridge) = None;
-                    bridge = self.ready()?;
+                    *lock(&net.ready) = None;
+                    bridge = net.ready(self)?;
                     name = Some(host_name);
                 }
                 Err(failure) => {
-                    let act = format!("making veth {host_name} on bridge {}", self.config.bridge);
+                    let act = format!("making veth {host_name} on bridge {}", net.plan.bridge);
                     return Err(NetworkError::Netlink { act, source: failure.into_io() });
                 }
             }
@@ -489,73 +632,60 @@ impl Inner {
         Err(NetworkError::Netlink { act, source: std::io::ErrorKind::AlreadyExists.into() })
     }
 
-    /// With br_netfilter, the bridge itself sends a container's packet to its own published port on, and would not send it back where it came from.
-    fn settle(&self, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
-        let filtered =
-            || std::fs::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|v| v.starts_with(b"1"));
-        let hairpin = !attachment.ports.is_empty() && filtered();
-        lock(&self.links).settle(&attachment.host_interface, &self.config.bridge, hairpin)
-    }
-
-    fn publish(&self, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
-        let published: Vec<_> = published(attachment).collect();
-        lock(&self.rules).publish(&published)
-    }
-}
-
-fn published(attachment: &NetworkAttachment) -> impl Iterator<Item = Published<'_>> {
-    attachment.ports.iter().map(|mapping| Published { mapping, to: attachment.address })
-}
-
-/// The names that a container's link may have: the plain one first, then with a letter.
-fn link_names(id: &ContainerId) -> impl Iterator<Item = String> {
-    let plain = format!("{LINK_PREFIX}{}", &id.as_str()[..LINK_DIGITS]);
-    let lettered = plain.clone();
-    std::iter::once(plain).chain(('g'..='z').map(move |letter| format!("{lettered}{letter}")))
-}
-
-fn is_link_name(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix(LINK_PREFIX) else { return false };
-    let (digits, letter) = rest.split_at_checked(LINK_DIGITS).unwrap_or_default();
-    let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-    digits.len() == LINK_DIGITS && digits.bytes().all(hex) && matches!(letter.as_bytes(), [] | [b'g'..=b'z'])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_links_are_recognised() {
-        let id = ContainerId::from_bytes([0xab; 32]);
-        let names: Vec<_> = link_names(&id).collect();
-        assert_eq!(names[..2], ["bthababababab", "bthabababababg"]);
-        assert!(names.iter().all(|n| is_link_name(n) && n.len() <= 15));
-        for other in ["bth", "bthab", "berth0", "bthabababababa", "bthabababababgg", "bthABABABABAB", "xthababababab"] {
-            assert!(!is_link_name(other), "{other}");
-        }
-    }
-
-    #[test]
-    fn configurations_are_checked() {
-        let good = NetworkConfig {
-            bridge: "berth0".into(),
-            gateway: Ipv4Addr::new(172, 31, 240, 1),
-            prefix_len: 20,
-            table: "berth".into(),
+    fn make_macvlan(
+        &self,
+        net: &Net,
+        parent: u32,
+        macvlan: Macvlan,
+        attachment: &NetworkAttachment,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<(), NetworkError> {
+        let end = MacvlanEnd {
+            parent,
+            mode: macvlan.mode,
+            namespace,
+            name: &attachment.interface,
+            mac: parse_mac(&attachment.mac).unwrap_or(mac_of(MAC_CONTAINER, attachment.address)),
+            mtu: net.plan.mtu,
         };
-        assert!(good.check().is_ok());
-        assert_eq!(good.table_name(), "berth");
-        assert_eq!(NetworkConfig { bridge: "br7".into(), ..good.clone() }.table_name(), "berth-br7");
-        let bad = [
-            NetworkConfig { bridge: "a/b".into(), ..good.clone() },
-            NetworkConfig { bridge: "sixteen-letters-".into(), ..good.clone() },
-            NetworkConfig { prefix_len: 31, ..good.clone() },
-            NetworkConfig { gateway: Ipv4Addr::new(172, 31, 240, 0), ..good.clone() },
-            NetworkConfig { table: String::new(), ..good },
-        ];
-        for config in bad {
-            assert!(config.check().is_err(), "{config:?}");
-        }
+        lock(&self.links).make_macvlan(&end).map_err(|failure| NetworkError::DriverRefused {
+            what: format!("a macvlan on {}", net.plan.bridge),
+            source: failure.into_io(),
+        })
     }
+}
+
+/// One that was asked for, and no other; else the last one, else any.
+fn take4(addresses: &mut Addresses, plan: &NetPlan, want: &Want) -> Result<Ipv4Addr, NetworkError> {
+    if let Some(asked) = want.ipv4 {
+        if !plan.v4.contains(asked) {
+            return Err(outside(plan, asked.into()));
+        }
+        return if addresses.take_this(asked) { Ok(asked) } else { Err(in_use(plan, asked.into())) };
+    }
+    let again = want.last.as_ref().map(|l| l.address).filter(|a| addresses.take_this(*a));
+    again.map_or_else(|| addresses.take(), Ok)
+}
+
+fn take6(addresses: &mut Addresses, plan: &NetPlan, want: &Want) -> Result<Option<Ipv6Addr>, NetworkError> {
+    if let Some(asked) = want.ipv6 {
+        if !plan.v6.is_some_and(|v6| v6.contains(asked)) {
+            return Err(outside(plan, asked.into()));
+        }
+        return if addresses.take_this6(asked) { Ok(Some(asked)) } else { Err(in_use(plan, asked.into())) };
+    }
+    let last = want.last.as_ref().and_then(|l| l.ipv6.as_ref()).map(|six| six.address);
+    match last.filter(|a| addresses.take_this6(*a)) {
+        Some(again) => Ok(Some(again)),
+        None => addresses.take6(),
+    }
+}
+
+fn outside(plan: &NetPlan, address: IpAddr) -> NetworkError {
+    let six = plan.v6.map(|v6| format!(" and {v6}")).unwrap_or_default();
+    NetworkError::AddressOutside { address, network: plan.name.clone(), subnets: format!("{}{six}", plan.v4) }
+}
+
+fn in_use(plan: &NetPlan, address: IpAddr) -> NetworkError {
+    NetworkError::AddressInUse { address, network: plan.name.clone() }
 }

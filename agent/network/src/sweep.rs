@@ -7,9 +7,9 @@ use crate::conntrack;
 use crate::link::Links;
 use crate::netlink::Socket;
 use crate::networks::Inner;
+use berth_model::network::NetworkAttachment;
 use berth_sys::net::NetlinkFamily;
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,8 +20,8 @@ pub const GRACE: Duration = Duration::from_millis(500);
 /// Something to clear away.
 #[derive(Debug)]
 pub enum Leftover {
-    /// The host's end of a veth, and the address that is free when it is gone. `forget`: connections to published ports too.
-    Link { name: String, address: Option<Ipv4Addr>, forget: bool, due: Instant },
+    /// The host's end of a veth, and whose addresses are free when it is gone. `forget`: connections to published ports too.
+    Link { name: String, of: Option<Box<NetworkAttachment>>, forget: bool, due: Instant },
     /// UDP packets went to this port before it was published.
     UdpFlows { port: u16 },
 }
@@ -143,19 +143,19 @@ fn next(shared: &Shared) -> Option<Leftover> {
 
 fn clear(inner: &Inner, links: &mut Links, netfilter: Option<&mut Socket>, leftover: Leftover) {
     match leftover {
-        Leftover::Link { name, address, forget, .. } => {
+        Leftover::Link { name, of, forget, .. } => {
             let deleted = links.find(&name).and_then(|link| link.map_or(Ok(()), |l| links.delete(l.index, &name)));
             if let Err(error) = deleted {
                 // Its address stays out of use; the next `recover` finds the link again.
                 tracing::warn!(%error, interface = name, "clearing a container's link away");
                 return;
             }
-            if let (true, Some(address), Some(netfilter)) = (forget, address, netfilter)
+            if let (true, Some(address), Some(netfilter)) = (forget, of.as_ref().map(|a| a.address), netfilter)
                 && let Err(failure) = conntrack::forget_answers_of(netfilter, address)
             {
                 tracing::debug!(error = %failure.into_io(), %address, "forgetting a container's connections");
             }
-            inner.link_is_gone(&name, address);
+            inner.link_is_gone(&name, of.as_deref());
         }
         Leftover::UdpFlows { port } => {
             if let Some(netfilter) = netfilter

@@ -153,21 +153,18 @@ fn containers_reach_and_are_reached() {
         let (a_id, b_id) = (id(), id());
         let a = networks.attach(&a_id, &[port(8080, 80, Protocol::Tcp), port(5353, 53, Protocol::Udp)]).unwrap();
         let b = networks.attach(&b_id, &[]).unwrap();
-        assert_eq!(a.attachment.gateway, GATEWAY);
-        assert_ne!(a.attachment.address, b.attachment.address);
+        assert_eq!(a.main().gateway, GATEWAY);
+        assert_ne!(a.main().address, b.main().address);
         let shown = within(a.netns.as_fd(), || run("ip address"));
-        assert!(
-            shown.contains(&format!("{}/24", a.attachment.address)) && shown.contains(&a.attachment.mac),
-            "{shown}"
-        );
+        assert!(shown.contains(&format!("{}/24", a.main().address)) && shown.contains(&a.main().mac), "{shown}");
         assert!(shown.contains("127.0.0.1/8"), "{shown}");
         serve(a.netns.as_fd(), 80);
         serve_udp(a.netns.as_fd(), 53, "a");
         serve(world.as_fd(), 7000);
 
         // By its own address: from the host, and from its neighbour as it is.
-        assert_eq!(ask(a.attachment.address, 80).unwrap(), GATEWAY);
-        assert_eq!(within(b.netns.as_fd(), || ask(a.attachment.address, 80)).unwrap(), b.attachment.address);
+        assert_eq!(ask(a.main().address, 80).unwrap(), GATEWAY);
+        assert_eq!(within(b.netns.as_fd(), || ask(a.main().address, 80)).unwrap(), b.main().address);
         // By the published port: from the host by each of its addresses, from outside with the client's address kept.
         for address in [Ipv4Addr::LOCALHOST, GATEWAY, UPLINK] {
             ask(address, 8080).unwrap_or_else(|e| panic!("the host to {address}: {e}"));
@@ -187,13 +184,13 @@ fn containers_reach_and_are_reached() {
         // Out into the world, in the host's name.
         assert_eq!(within(b.netns.as_fd(), || ask(OUTSIDE, 7000)).unwrap(), UPLINK);
         // What nobody published is not reached from outside, even by one who knows the way.
-        assert!(within(world.as_fd(), || ask(a.attachment.address, 80)).is_err());
+        assert!(within(world.as_fd(), || ask(a.main().address, 80)).is_err());
         // A published port is the host's: the same port of others is left alone.
         assert!(within(b.netns.as_fd(), || ask(OUTSIDE, 8080)).is_err());
 
-        networks.detach(&a_id, &a.attachment).unwrap();
+        networks.detach(&a_id, &a.attachments).unwrap();
         assert!(ask(Ipv4Addr::LOCALHOST, 8080).is_err());
-        networks.detach(&a_id, &a.attachment).unwrap();
+        networks.detach(&a_id, &a.attachments).unwrap();
         networks.remove_all().unwrap();
         assert!(!run("nft list tables").contains("berth-test"));
         assert!(!run("ip -o link").contains("bnt0"));
@@ -239,7 +236,7 @@ fn ports_of_one_address() {
         let b = networks.attach(&b_id, &[on(UPLINK, 8081), port(0, 80, Protocol::Tcp)]).unwrap();
         serve(a.netns.as_fd(), 80);
         serve(b.netns.as_fd(), 80);
-        let chosen = b.attachment.ports[1].host_port;
+        let chosen = b.main().ports[1].host_port;
         assert!((1024..=65535).contains(&chosen));
         ask(Ipv4Addr::LOCALHOST, 8081).unwrap();
         ask(Ipv4Addr::LOCALHOST, chosen).unwrap();
@@ -279,23 +276,23 @@ fn what_others_took_away_comes_back() {
         run("nft flush ruleset");
         drop(networks);
         let networks = Networks::open(config(24)).unwrap();
-        networks.recover(&[(a_id.clone(), a.attachment.clone())]).unwrap();
+        networks.recover(&[(a_id.clone(), a.attachments.clone())]).unwrap();
         ask(Ipv4Addr::LOCALHOST, 8080).unwrap();
         until("the link without an owner goes", || container_links() == 1);
         assert!(within(b.netns.as_fd(), || !run("ip -o link").contains("eth0")));
         let error = networks.attach(&id(), &[port(8080, 80, Protocol::Tcp)]).unwrap_err();
         assert!(matches!(error, NetworkError::PortInUse { holder: PortHolder::Container(c), .. } if c == a_id));
         let c = networks.attach(&id(), &[]).unwrap();
-        assert_ne!(c.attachment.address, a.attachment.address);
+        assert_ne!(c.main().address, a.main().address);
 
         // The bridge deleted: recover makes it again and takes the links back in; so does an attach, which takes in its own.
         run("ip link del bnt0");
-        networks.recover(&[(a_id, a.attachment.clone())]).unwrap();
+        networks.recover(&[(a_id, a.attachments.clone())]).unwrap();
         ask(Ipv4Addr::LOCALHOST, 8080).unwrap();
         run("ip link del bnt0");
         let d = networks.attach(&id(), &[]).unwrap();
         serve(d.netns.as_fd(), 80);
-        ask(d.attachment.address, 80).unwrap();
+        ask(d.main().address, 80).unwrap();
 
         // Nobody lives: everything of the containers' goes.
         networks.recover(&[]).unwrap();
@@ -319,7 +316,7 @@ fn udp_clients_find_the_next_container() {
             let attached = networks.attach(&this, &[port(5300, 53, Protocol::Udp)]).unwrap();
             serve_udp(attached.netns.as_fd(), 53, answer);
             until("the client reaches this container", || ask_udp(&client, to).as_deref() == Some(answer));
-            networks.detach(&this, &attached.attachment).unwrap();
+            networks.detach(&this, &attached.attachments).unwrap();
         }
         drop(warm);
     });
@@ -335,20 +332,19 @@ fn a_container_starts_again_at_once() {
         let mut names = HashSet::new();
         for _ in 0..4 {
             // The namespace lives on: somebody still holds it.
-            let Attached { netns, attachment } = networks.attach(&id, &[port(8080, 80, Protocol::Tcp)]).unwrap();
-            networks.detach(&id, &attachment).unwrap();
+            let Attached { netns, attachments } = networks.attach(&id, &[port(8080, 80, Protocol::Tcp)]).unwrap();
+            networks.detach(&id, &attachments).unwrap();
             held.push(netns);
-            names.insert(attachment.host_interface);
+            names.insert(attachments[0].host_interface.clone());
         }
         let now = networks.attach(&id, &[]).unwrap();
         // An old attachment has no power over the present one.
-        for name in names.iter().filter(|n| **n != now.attachment.host_interface) {
-            let old =
-                berth_model::network::NetworkAttachment { host_interface: name.clone(), ..now.attachment.clone() };
-            networks.detach(&id, &old).unwrap();
+        for name in names.iter().filter(|n| **n != now.main().host_interface) {
+            let old = berth_model::network::NetworkAttachment { host_interface: name.clone(), ..now.main().clone() };
+            networks.detach(&id, &[old]).unwrap();
         }
         serve(now.netns.as_fd(), 80);
-        ask(now.attachment.address, 80).unwrap();
+        ask(now.main().address, 80).unwrap();
         assert!(matches!(networks.attach(&id, &[]), Err(NetworkError::AlreadyAttached(_))));
         until("old links go", || container_links() == 1);
         let error = networks.attach(&self::id(), &[]).unwrap_err();
@@ -394,14 +390,14 @@ fn eight_callers_at_once_and_nothing_left() {
             callers.into_iter().map(|c| c.join().unwrap()).collect()
         });
         let all: Vec<_> = attached.into_iter().flatten().collect();
-        let addresses: HashSet<_> = all.iter().map(|(_, a)| a.attachment.address).collect();
-        let ports: HashSet<_> = all.iter().map(|(_, a)| a.attachment.ports[0].host_port).collect();
+        let addresses: HashSet<_> = all.iter().map(|(_, a)| a.main().address).collect();
+        let ports: HashSet<_> = all.iter().map(|(_, a)| a.main().ports[0].host_port).collect();
         assert_eq!((addresses.len(), ports.len(), container_links()), (80, 80, 80));
         let last = &all[79].1;
         serve(last.netns.as_fd(), 80);
-        ask(Ipv4Addr::LOCALHOST, last.attachment.ports[0].host_port).unwrap();
+        ask(Ipv4Addr::LOCALHOST, last.main().ports[0].host_port).unwrap();
         for (id, attached) in all {
-            networks.detach(&id, &attached.attachment).unwrap();
+            networks.detach(&id, &attached.attachments).unwrap();
         }
         until("all links go", || container_links() == 0);
         assert!(!run("nft list table ip berth-test-bnt0").contains("elements"), "an element is left");
@@ -439,7 +435,7 @@ fn measure() {
                 // A start's pace: the maker of namespaces has a moment.
                 thread::sleep(Duration::from_millis(10));
                 let start = Instant::now();
-                networks.detach(&id, &attached.attachment).unwrap();
+                networks.detach(&id, &attached.attachments).unwrap();
                 detach.push(start.elapsed());
             }
             attach.sort();
@@ -469,7 +465,7 @@ fn measure() {
                     for _ in 0..25 {
                         let id = id();
                         let attached = networks.attach(&id, &[]).unwrap();
-                        networks.detach(&id, &attached.attachment).unwrap();
+                        networks.detach(&id, &attached.attachments).unwrap();
                     }
                 });
             }

@@ -6,15 +6,20 @@ use crate::node::Inner;
 use crate::requests::{Begin, Ticket, fingerprint};
 use crate::store::{Durability, Write};
 use crate::view::{CreateRequest, Created, PullPolicy, Requester};
-use crate::{NodeError, after, fail, logs};
+use crate::{NodeError, after, fail, logs, nets};
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp, id::check_name};
 use berth_rootfs::WritableLayer;
 use std::path::Path;
 use std::sync::Arc;
 use tracing::Instrument;
 
-pub(crate) async fn create(inner: &Arc<Inner>, who: &Requester, request: CreateRequest) -> Result<Created, NodeError> {
+pub(crate) async fn create(
+    inner: &Arc<Inner>,
+    who: &Requester,
+    mut request: CreateRequest,
+) -> Result<Created, NodeError> {
     let mut wrong = inner.runtime.check(&request.spec);
+    wrong.extend(nets::resolve(inner, &mut request.spec)?);
     if let Some(Err(e)) = request.spec.name.as_deref().map(check_name) {
         wrong.push(("name".to_owned(), e.to_string()));
     }
@@ -180,7 +185,7 @@ async fn record(
         exit: None,
         error: None,
         process: None,
-        network: None,
+        networks: Default::default(),
         request: (!who.request_id.is_empty()).then(|| (who.caller.clone(), who.request_id.clone())),
         starts: 0,
         start_request: None,
@@ -198,6 +203,10 @@ async fn record(
     let created = Created { id: id.clone(), name: record.name.clone(), warnings, gone: false, hold };
     // Visible before the request is answered: a repetition finds it.
     inner.containers.add(name, container.clone());
+    if let Err(e) = nets::still_there(inner, &record.spec) {
+        inner.containers.take_out(&container);
+        return Err(e);
+    }
     drop(image);
     writes.extend(ticket.done(id.as_str()));
     let durability = if auto_remove { Durability::Quick } else { Durability::Durable };

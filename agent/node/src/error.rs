@@ -7,6 +7,20 @@ use berth_model::ContainerId;
 pub enum NodeError {
     #[error("no such container: {0}")]
     ContainerNotFound(String),
+    #[error("no such network: {0}")]
+    NetworkNotFound(String),
+    #[error("the name {0:?} is another network's")]
+    NetworkNameInUse(String),
+    #[error("network {network} is in use by {}", .by.join(", "))]
+    NetworkInUse { network: String, by: Vec<String> },
+    #[error("network {0} is one that every host has: it is neither made nor removed")]
+    NetworkPredefined(String),
+    #[error("subnet {subnet} collides with {with}: choose another one")]
+    SubnetInUse { subnet: String, with: String },
+    #[error(
+        "every subnet of the address pools ({0}) is in use: remove a network, name a subnet, or add a pool to [network] of the configuration"
+    )]
+    PoolsExhausted(String),
     #[error("no such image: {0}")]
     ImageNotFound(String),
     #[error("id prefix {0:?} fits more than one {1}")]

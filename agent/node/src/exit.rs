@@ -90,20 +90,21 @@ pub(crate) async fn finish(inner: &Arc<Inner>, container: &Arc<Container>, statu
     }
     let mut gate = container.enter_first().await;
     let auto_remove = container.record().spec.auto_remove && !container.is_kept();
-    let network = container.record().network.clone();
+    let networks = container.record().networks.clone();
     let code = status.code.to_string();
     let outcome = policy::decide(&container.record(), &status);
     let record = gate.change(|r| {
         policy::note(r, outcome);
-        r.supervision.network = network.clone().filter(|_| r.supervision.next.is_some());
+        r.supervision.networks = networks.clone();
         r.phase = if auto_remove { Phase::Removing } else { Phase::Exited };
         r.finished = Some(status.finished);
         r.exit = Some(status.clone());
         r.process = None;
-        r.network = None;
+        r.networks.clear();
         r.paused = false;
     });
     gate.set_shim(None);
+    inner.nets.touch();
     inner.timers.clear(&container.id, Kind::Probe);
     // Free before the waiters know: who runs it again under the same name must not find it taken.
     if auto_remove {
@@ -151,6 +152,6 @@ pub(crate) async fn finish(inner: &Arc<Inner>, container: &Arc<Container>, statu
     if let Err(e) = fail::point("exit.after_release") {
         tracing::warn!(error = %e, "fail point");
     }
-    inner.reap(Job { container: container.clone(), root, network, remove: auto_remove, teardown }).await;
+    inner.reap(Job { container: container.clone(), root, networks, remove: auto_remove, teardown }).await;
     policy::arm(inner, container);
 }

@@ -37,6 +37,7 @@ mod info;
 mod layers;
 mod logs;
 mod names;
+mod nets;
 mod node;
 mod pause;
 mod policy;

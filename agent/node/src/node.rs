@@ -6,6 +6,7 @@ use crate::events::Events;
 use crate::images::ImageIndex;
 use crate::layers::Layers;
 use crate::logs::{Forwarders, LogWatch};
+use crate::nets::Nets;
 use crate::reaper::Job;
 use crate::requests::Requests;
 use crate::stats::Stats;
@@ -44,6 +45,7 @@ pub(crate) struct Inner {
     pub layers: Layers,
     pub registry: Images,
     pub networks: Networks,
+    pub nets: Nets,
     pub runtime: Runtime,
     pub stats: Stats,
     pub counts: Counts,

@@ -80,7 +80,7 @@ pub(crate) fn starts_with_agent(record: &ContainerRecord) -> bool {
 pub(crate) fn note(record: &mut ContainerRecord, outcome: Outcome) {
     let supervision = &mut record.supervision;
     supervision.stopped = outcome.stopped;
-    supervision.network = None;
+    supervision.networks.clear();
     plan_next(record, outcome.pause_ms);
 }
 

@@ -7,7 +7,7 @@ use crate::container::Container;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::{NodeError, fail};
-use berth_model::network::NetworkAttachment;
+use berth_model::network::Attachments;
 use berth_rootfs::RootMount;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Job {
     pub container: Arc<Container>,
     pub root: Option<RootMount>,
-    pub network: Option<NetworkAttachment>,
+    pub networks: Attachments,
     /// The files and the record, too.
     pub remove: bool,
     /// Taken by who ended the run, so that no start comes between. None: taken when the job is.
@@ -96,9 +96,9 @@ fn take_apart(inner: &Inner, job: &mut Job) -> Result<(), NodeError> {
     let id = &job.container.id;
     drop(job.root.take());
     fail::point("remove.after_umount")?;
-    if let Some(network) = &job.network {
-        inner.networks.detach(id, network)?;
-        job.network = None;
+    if !job.networks.is_empty() {
+        inner.networks.detach(id, &job.networks)?;
+        job.networks.clear();
     }
     fail::point("remove.after_network")?;
     inner.runtime.remove_cgroups(id)?;

@@ -8,6 +8,7 @@ use crate::health;
 use crate::images::{self, ImageIndex};
 use crate::layers::Layers;
 use crate::logs::{self, Forwarders, LogWatch};
+use crate::nets::Nets;
 use crate::node::{Inner, RESTARTS_AT_ONCE};
 use crate::reaper::{self, Job};
 use crate::requests::Requests;
@@ -17,7 +18,7 @@ use crate::{NodeConfig, NodeError, pause, session};
 use berth_image::Images;
 use berth_model::event::EventKind;
 use berth_model::image::ImageRecord;
-use berth_model::network::{NetworkAttachment, NetworkMode};
+use berth_model::network::Attachments;
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::ExitCause;
 use berth_model::{ContainerId, ContainerRecord, Digest, ExitStatus, Phase, Platform, Timestamp};
@@ -82,7 +83,7 @@ pub(crate) fn decide(record: &ContainerRecord, found: &Findings) -> Action {
         Phase::Exited if auto_remove => Action::Remove,
         Phase::Exited => Action::Settle,
         // Nobody knows its address: it was not told of yet, so it is not missed.
-        Phase::Starting if found.shim && record.spec.network == NetworkMode::Bridge && record.network.is_none() => {
+        Phase::Starting if found.shim && record.spec.network.is_own() && record.networks.is_empty() => {
             revert(auto_remove)
         }
         Phase::Starting | Phase::Running if found.shim => Action::Adopt,
@@ -131,6 +132,8 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     let Parts { lock, store, mut loaded, layers, registry, networks, runtime, boot_id } = parts?;
     let opened = begun.elapsed();
     let records = std::mem::take(&mut loaded.containers);
+    let nets = Nets::new(&config, std::mem::take(&mut loaded.networks));
+    nets.all().iter().filter(|n| !n.is_predefined()).for_each(|n| networks.add(n));
     // Those that are being removed, too: the reaper has them.
     let known = records.iter().map(|r| r.id.clone()).collect();
     let (reaper, jobs) = reaper::channel();
@@ -149,6 +152,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         layers,
         registry,
         networks,
+        nets,
         runtime,
         stats: Default::default(),
         counts: Default::default(),
@@ -303,10 +307,10 @@ async fn containers(inner: &Arc<Inner>, records: Vec<ContainerRecord>, same_boot
         }
     }
     // Before anything is attached anew: addresses of living containers are taken.
-    let live: Vec<(ContainerId, NetworkAttachment)> = all
+    let live: Vec<(ContainerId, Attachments)> = all
         .iter()
-        .filter(|f| f.action == Action::Adopt)
-        .filter_map(|f| Some((f.container.id.clone(), f.container.record().network.clone()?)))
+        .filter(|f| f.action == Action::Adopt && !f.container.record().networks.is_empty())
+        .map(|f| (f.container.id.clone(), f.container.record().networks.clone()))
         .collect();
     let networks = inner.networks.clone();
     inner.blocking(move || Ok(networks.recover(&live)?)).await?;
@@ -399,16 +403,16 @@ async fn act(inner: &Arc<Inner>, found: Found) {
                 shim.release().await;
             }
             let teardown = Some(container.teardown().await);
-            inner.reap(Job { container, root: None, network: None, remove: false, teardown }).await;
+            inner.reap(Job { container, root: None, networks: Attachments::default(), remove: false, teardown }).await;
         }
         Action::Revert => {
             let mut gate = container.enter_first().await;
-            let network = container.record().network.clone();
+            let networks = container.record().networks.clone();
             let record = gate.change(|r| {
                 r.phase = if r.exit.is_some() { Phase::Exited } else { Phase::Created };
                 r.error = Some("the agent ended in the middle of the start".to_owned());
                 r.process = None;
-                r.network = None;
+                r.networks.clear();
                 r.starts = r.starts.saturating_sub(1);
             });
             abandon(shim.as_ref()).await;
@@ -419,7 +423,7 @@ async fn act(inner: &Arc<Inner>, found: Found) {
             }
             drop(gate);
             kill_leftovers(inner, &id, shim).await;
-            inner.reap(Job { container, root: None, network, remove: false, teardown }).await;
+            inner.reap(Job { container, root: None, networks, remove: false, teardown }).await;
         }
         Action::Remove => {
             if matches!(container.phase(), Phase::Creating | Phase::Starting) {
@@ -430,8 +434,8 @@ async fn act(inner: &Arc<Inner>, found: Found) {
                 }
             }
             kill_leftovers(inner, &id, shim).await;
-            let network = container.record().network.clone();
-            inner.reap(Job { container, root: None, network, remove: true, teardown: None }).await;
+            let networks = container.record().networks.clone();
+            inner.reap(Job { container, root: None, networks, remove: true, teardown: None }).await;
         }
     }
 }
@@ -568,6 +572,7 @@ async fn remove_orphan(inner: &Arc<Inner>, id: ContainerId, spare: bool) {
 mod tests {
     use super::*;
     use crate::testing::container_record;
+    use berth_model::network::{NetworkAttachment, NetworkMode};
 
     fn exit() -> ExitStatus {
         ExitStatus { code: 3, ..ExitStatus::default() }
@@ -590,15 +595,20 @@ mod tests {
     #[test]
     fn every_case() {
         use Phase::*;
-        let address = Some(NetworkAttachment {
+        let address = NetworkAttachment {
+            network: "bridge".to_owned(),
             bridge: "berth0".to_owned(),
             host_interface: "veth0".to_owned(),
+            interface: "eth0".to_owned(),
             address: [172, 31, 240, 2].into(),
             prefix_len: 20,
             gateway: [172, 31, 240, 1].into(),
+            ipv6: None,
             mac: String::new(),
+            default_route: true,
+            aliases: Vec::new(),
             ports: Vec::new(),
-        });
+        };
         // phase, auto-remove, network, its address is known, shim, exit file, same boot -> action
         let bridge = NetworkMode::Bridge;
         let none = NetworkMode::None;
@@ -634,7 +644,7 @@ mod tests {
             record.phase = phase;
             record.spec.auto_remove = auto;
             record.spec.network = network.clone();
-            record.network = if known { address.clone() } else { None };
+            record.networks = known.then(|| address.clone()).into_iter().collect();
             let found = Findings { shim, exit: left.then(exit), same_boot };
             assert_eq!(word(&decide(&record, &found)), want, "{phase} auto_remove={auto} {network:?} {found:?}");
         }

@@ -69,8 +69,8 @@ pub(crate) async fn decided(inner: &Arc<Inner>, mut gate: Gate) -> Result<(), No
         gate.set_life(Life::Gone);
     }
     let root = gate.owned.root.take();
-    let network = record.network.clone();
+    let networks = record.networks.clone();
     drop(gate);
-    inner.reap(Job { container, root, network, remove: true, teardown: None }).await;
+    inner.reap(Job { container, root, networks, remove: true, teardown: None }).await;
     Ok(())
 }

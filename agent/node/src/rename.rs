@@ -55,5 +55,6 @@ async fn rename(inner: &Arc<Inner>, container: &Arc<Container>, name: &str) -> R
         return Err(e.into());
     }
     inner.containers.rename(reservation, &before.name);
+    inner.nets.touch();
     Ok(())
 }

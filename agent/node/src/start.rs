@@ -7,8 +7,8 @@ use crate::node::{Beside, Inner};
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
 use crate::timers::Kind;
-use crate::{NodeError, TRACE, cause, exit, fail, health, remove};
-use berth_model::network::{NetworkAttachment, NetworkMode, PortMapping, Protocol};
+use crate::{NodeError, TRACE, cause, exit, fail, health, nets, remove};
+use berth_model::network::{Attachments, NetworkMode, PortMapping, Protocol};
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
 use berth_model::{ContainerRecord, Phase, Timestamp};
@@ -57,7 +57,8 @@ pub(crate) async fn start(
     if matches!(gate.container.phase(), Phase::Created | Phase::Exited) {
         inner.timers.clear(&gate.container.id, Kind::Restart);
         gate.change(|r| {
-            r.supervision = Supervision { network: r.supervision.network.take(), ..Supervision::default() }
+            r.supervision =
+                Supervision { networks: std::mem::take(&mut r.supervision.networks), ..Supervision::default() }
         });
     }
     run(inner, gate, attach).await
@@ -107,7 +108,7 @@ async fn steps(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>
         r.started = Some(Timestamp::now());
         r.supervision.ending = None;
         r.error = None;
-        r.network = None;
+        r.networks.clear();
         r.starts += 1;
     });
     let attached = attach.is_some();
@@ -134,13 +135,13 @@ async fn steps(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>
     let (pid, start_time) = launched.shim.pid();
     let (shim_pid, shim_start_time) = launched.shim.shim_pid();
     let boot_id = inner.boot_id.clone();
-    let (network, warnings) = (launched.record.network.clone(), launched.warnings);
+    let (networks, warnings) = (launched.record.networks.clone(), launched.warnings);
     let state = health::begin(&gate);
     let record = gate.change(|r| {
         r.phase = Phase::Running;
         r.exit = None;
         r.finished = None;
-        r.network = network;
+        r.networks = networks;
         r.warnings = warnings;
         r.paused = false;
         r.process = Some(ProcessRecord { pid, start_time, shim_pid, shim_start_time, boot_id });
@@ -150,6 +151,7 @@ async fn steps(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>
     gate.owned.root = Some(launched.root);
     gate.set_shim(Some(launched.shim.clone()));
     gate.set_life(Life::Open);
+    inner.nets.touch();
     let mut writes = vec![Write::PutContainer(record.clone())];
     if attached {
         writes.push(inner.events.add_container(&record, "attach", &[]));
@@ -184,20 +186,20 @@ fn launch(
     // agent. With a network its address is waited for, which comes later.
     let written = match record.spec.network {
         NetworkMode::Bridge => None,
-        NetworkMode::None | NetworkMode::Host => Some(inner.store.submit_blocking(Vec::new(), Durability::Quick)?),
+        NetworkMode::None | NetworkMode::Host | NetworkMode::Container(_) => {
+            Some(inner.store.submit_blocking(Vec::new(), Durability::Quick)?)
+        }
     };
     // Two threads beside this one: joining costs a hop each; a namespace with a veth costs thirty of them, cgroups and a shim ten.
-    let network = (record.spec.network == NetworkMode::Bridge).then(|| {
-        let (networks, id, ports) = (inner.networks.clone(), id.clone(), ports(container, &record));
+    let network = record.spec.network.is_own().then(|| {
+        let (networks, id) = (inner.networks.clone(), id.clone());
+        let wants = nets::wants(inner, &record, ports(container, &record));
         let (networks_, id_) = (networks.clone(), id.clone());
-        let last = record.supervision.network.clone();
         inner.beside(
-            move || {
-                debug_span!(target: TRACE, "network").in_scope(|| networks.attach_again(&id, &ports, last.as_ref()))
-            },
+            move || debug_span!(target: TRACE, "network").in_scope(|| networks.attach_to(&id, wants)),
             move |attached| {
                 if let Ok(unused) = attached {
-                    undo_network(&networks_, &id_, &unused.attachment);
+                    undo_network(&networks_, &id_, &unused.attachments);
                 }
             },
         )
@@ -227,22 +229,23 @@ fn launch(
     let (network, prepared) = (network.map(Beside::join), prepared.join());
     times.beside = begun.elapsed() - times.mount;
     let attached = network.transpose()?.transpose()?;
-    let (netns, attachment) = match attached {
-        Some(attached) => (Some(attached.netns), Some(attached.attachment)),
-        None => (None, None),
+    let (netns, attachments) = match attached {
+        Some(attached) => (Some(attached.netns), attached.attachments),
+        None => (None, Attachments::default()),
     };
-    let mut undo = NetworkUndo { inner, container, attachment: attachment.clone() };
+    let mut undo = NetworkUndo { inner, container, attachments: attachments.clone() };
     let (root, prepared) = (root?, prepared??);
-    let netns = match record.spec.network {
+    let netns = match &record.spec.network {
         NetworkMode::None => Some(inner.networks.loopback_only()?),
+        NetworkMode::Container(other) => Some(nets::namespace_of(inner, other)?),
         NetworkMode::Bridge | NetworkMode::Host => netns,
     };
     if let Some(written) = written {
         tokio::runtime::Handle::current().block_on(written.safe())?;
     }
-    if attachment.is_some() {
+    if !attachments.is_empty() {
         let mut with_network = (*record).clone();
-        with_network.network = attachment;
+        with_network.networks = attachments;
         record = Arc::new(with_network);
         // Before there is a shim: an agent that dies now finds the address of what it left running.
         let known = inner.store.submit_blocking(vec![Write::PutContainer(record.clone())], Durability::Quick)?;
@@ -251,7 +254,7 @@ fn launch(
         fail::point("start.after_network")?;
     }
     let spawned = spawn(inner, container, &record, &root, prepared, netns, attach, &mut times)?;
-    undo.attachment = None;
+    undo.attachments.clear();
     Ok(Launched { shim: spawned.shim, attachment: spawned.attachment, root, record, warnings: spawned.warnings, times })
 }
 
@@ -277,7 +280,7 @@ fn spawn(
         image: &container.image.config,
         passwd: passwd.as_deref(),
         group: group.as_deref(),
-        network: record.network.as_ref(),
+        networks: &record.networks,
         host_gateway: inner.networks.gateway().into(),
         // Not below /run: the container may write its /etc/hosts as long as it likes, and /run is the host's memory.
         state_dir: &inner.container_dir(&container.id),
@@ -305,19 +308,19 @@ fn spawn(
 struct NetworkUndo<'a> {
     inner: &'a Inner,
     container: &'a Container,
-    attachment: Option<NetworkAttachment>,
+    attachments: Attachments,
 }
 
 impl Drop for NetworkUndo<'_> {
     fn drop(&mut self) {
-        if let Some(attachment) = &self.attachment {
-            undo_network(&self.inner.networks, &self.container.id, attachment);
+        if !self.attachments.is_empty() {
+            undo_network(&self.inner.networks, &self.container.id, &self.attachments);
         }
     }
 }
 
-fn undo_network(networks: &berth_network::Networks, id: &berth_model::ContainerId, attachment: &NetworkAttachment) {
-    if let Err(e) = networks.detach(id, attachment) {
+fn undo_network(networks: &berth_network::Networks, id: &berth_model::ContainerId, attachments: &Attachments) {
+    if let Err(e) = networks.detach(id, attachments) {
         tracing::warn!(container = %id, error = %e, "undoing the network of a failed start");
     }
 }
@@ -335,9 +338,7 @@ async fn abandon(inner: &Arc<Inner>, launched: Launched, why: NodeError) -> Node
     let inner_ = inner.clone();
     let undone = inner.blocking(move || {
         drop(launched.root);
-        if let Some(network) = &launched.record.network {
-            inner_.networks.detach(&id, network)?;
-        }
+        inner_.networks.detach(&id, &launched.record.networks)?;
         Ok(inner_.runtime.remove_cgroups(&id)?)
     });
     if let Err(e) = undone.await {
@@ -378,7 +379,7 @@ async fn failed(inner: &Arc<Inner>, mut gate: Gate, before: &ContainerRecord, er
     }
     drop(gate);
     // The folder of its run, and a cgroup where the failure left one.
-    inner.reap(Job { container, root: None, network: None, remove: false, teardown }).await;
+    inner.reap(Job { container, root: None, networks: Attachments::default(), remove: false, teardown }).await;
 }
 
 /// The ports that were asked for, and with `publish_all` every exposed one that is not among them.

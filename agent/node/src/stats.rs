@@ -236,7 +236,7 @@ impl Sampler {
         let time = Timestamp::now();
         let mut records: Vec<Arc<ContainerRecord>> = inner.containers.all().iter().map(|c| c.record()).collect();
         records.retain(|r| r.phase == Phase::Running && ids.is_none_or(|ids| ids.contains(&r.id)));
-        if records.iter().any(|r| r.network.is_some()) {
+        if records.iter().any(|r| !r.networks.is_empty()) {
             self.read_links();
         }
         let containers = records.into_iter().filter_map(|record| self.one(inner, record, tick)).collect();
@@ -261,7 +261,7 @@ impl Sampler {
         if !self.files.contains_key(&record.id) {
             let counters = inner.runtime.counters(&record.id, self.budget);
             self.budget -= counters.open_files();
-            let interface = record.network.as_ref().zip(self.links.as_ref());
+            let interface = record.networks.main().zip(self.links.as_ref());
             let interface = interface.and_then(|(n, links)| links.index(&n.host_interface));
             self.files.insert(record.id.clone(), Files { run: record.starts, counters, interface, seen: tick });
         }

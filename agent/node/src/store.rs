@@ -15,6 +15,7 @@ pub(crate) use repair::{There, repair};
 use crate::counts::StoreTimes;
 use berth_model::event::Event;
 use berth_model::image::ImageRecord;
+use berth_model::network::{NetworkId, NetworkRecord};
 use berth_model::{ContainerId, ContainerRecord, Digest, Reference, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::fs::File;
@@ -57,6 +58,11 @@ const SCHEMA: &str = "
     CREATE TABLE requests (caller TEXT NOT NULL, id TEXT NOT NULL, rpc TEXT NOT NULL, fingerprint INTEGER NOT NULL,
         result TEXT NOT NULL, time INTEGER NOT NULL, PRIMARY KEY (caller, id)) WITHOUT ROWID;
     CREATE TABLE doomed (layer TEXT PRIMARY KEY, time INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// Tables that came later and that an older agent can live with: it does not look at them.
+const LATER: &str = "
+    CREATE TABLE IF NOT EXISTS networks (id TEXT PRIMARY KEY, json TEXT NOT NULL) WITHOUT ROWID;
 ";
 
 /// Which databases an agent can live with.
@@ -127,6 +133,8 @@ pub(crate) struct RequestRow {
 pub(crate) enum Write {
     PutContainer(Arc<ContainerRecord>),
     DeleteContainer(ContainerId),
+    PutNetwork(Arc<NetworkRecord>),
+    DeleteNetwork(NetworkId),
     /// `hidden`: removed by its name, kept for the containers that were made from it.
     PutImage {
         record: Arc<ImageRecord>,
@@ -158,6 +166,7 @@ pub(crate) enum Durability {
 #[derive(Default)]
 pub(crate) struct Loaded {
     pub containers: Vec<ContainerRecord>,
+    pub networks: Vec<NetworkRecord>,
     /// With `hidden`.
     pub images: Vec<(ImageRecord, bool)>,
     pub tags: Vec<(Reference, Digest)>,
@@ -360,6 +369,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
         found if found > VERSION => return Err(StoreError::Newer { path: shown, found }),
         found => return Err(StoreError::Damaged { path: shown, detail: format!("schema version {found}") }),
     }
+    connection.execute_batch(LATER).map_err(classify("making the later tables"))?;
     Ok(connection)
 }
 
@@ -398,6 +408,9 @@ fn load(connection: &Connection, path: &Path, boot_id: &str) -> Result<Loaded, S
     }
     for (id, json) in rows("containers", "id, json")? {
         loaded.containers.push(parse("containers", &id, &json).map_err(damaged)?);
+    }
+    for (id, json) in rows("networks", "id, json")? {
+        loaded.networks.push(parse("networks", &id, &json).map_err(damaged)?);
     }
     for (hidden, json) in rows("images", "CAST(hidden AS TEXT), json")? {
         loaded.images.push((parse("images", "", &json).map_err(damaged)?, hidden != "0"));
@@ -625,6 +638,11 @@ fn apply(c: &Connection, write: &Write) -> Result<(), StoreError> {
             &[&r.id.as_str(), &json(r.as_ref())?],
         ),
         Write::DeleteContainer(id) => run("DELETE FROM containers WHERE id = ?1", &[&id.as_str()]),
+        Write::PutNetwork(r) => run(
+            "INSERT INTO networks (id, json) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET json = excluded.json",
+            &[&r.id.as_str(), &json(r.as_ref())?],
+        ),
+        Write::DeleteNetwork(id) => run("DELETE FROM networks WHERE id = ?1", &[&id.as_str()]),
         Write::PutImage { record, hidden } => run(
             "INSERT INTO images (id, hidden, json) VALUES (?1, ?2, ?3)
              ON CONFLICT (id) DO UPDATE SET hidden = excluded.hidden, json = excluded.json",

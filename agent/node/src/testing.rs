@@ -46,7 +46,7 @@ pub fn container_record(n: u8) -> ContainerRecord {
         exit: None,
         error: None,
         process: None,
-        network: None,
+        networks: Default::default(),
         request: None,
         starts: 0,
         start_request: None,

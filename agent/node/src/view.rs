@@ -5,6 +5,7 @@ use crate::logs::{LogCursor, LogPosition};
 use berth_image::{Auth, Progress};
 use berth_model::event::Event;
 use berth_model::image::ImageRecord;
+use berth_model::network::{EndpointSpec, NetworkAttachment, NetworkRecord};
 use berth_model::supervision::HealthState;
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Platform, Reference, Timestamp};
 use berth_runtime::{AttachInput, Effective, Output};
@@ -156,6 +157,31 @@ pub struct ContainerView {
     pub effective: Arc<Effective>,
     /// As it was when the container was made.
     pub image: Arc<ImageRecord>,
+}
+
+/// A container on a network, or that joins it when it starts.
+#[derive(Clone, Debug)]
+pub struct NetworkMember {
+    pub container: Arc<ContainerRecord>,
+    pub running: bool,
+    /// What it has there; `None`: it does not run.
+    pub attachment: Option<NetworkAttachment>,
+    /// What it asks for.
+    pub endpoint: EndpointSpec,
+}
+
+/// A network with the containers that run on it: what names are made from.
+#[derive(Clone, Debug)]
+pub struct NetworkMembers {
+    pub network: Arc<NetworkRecord>,
+    pub members: Vec<NetworkMember>,
+}
+
+/// A network with all that belong to it, running or not.
+#[derive(Clone, Debug)]
+pub struct NetworkView {
+    pub record: Arc<NetworkRecord>,
+    pub members: Vec<NetworkMember>,
 }
 
 /// What a wait is for.

@@ -317,7 +317,7 @@ async fn on_the_bridge() {
     s.ports = vec![PortMapping { host_ip: None, host_port: 0, container_port: 80, protocol: Protocol::Tcp }];
     create(&node, s).await;
     node.start(&me(), "web").await.unwrap();
-    let network = node.container("web").unwrap().view.record.network.clone().unwrap();
+    let network = node.container("web").unwrap().view.record.networks.main().cloned().unwrap();
     assert!(network.ports[0].host_port > 0);
     let answer = |address: std::net::Ipv4Addr| async move {
         for _ in 0..100 {
@@ -335,7 +335,7 @@ async fn on_the_bridge() {
     assert_eq!(answer(network.address).await, "served\n");
     drop(node);
     let node = bed.open().await;
-    assert_eq!(node.container("web").unwrap().view.record.network.as_ref(), Some(&network));
+    assert_eq!(node.container("web").unwrap().view.record.networks.main(), Some(&network));
     assert_eq!(answer(network.address).await, "served\n");
     bed.end(node).await;
 }

@@ -38,7 +38,7 @@ fn start(
             image: &ImageConfig::default(),
             passwd: None,
             group: None,
-            network: None,
+            networks: &[],
             host_gateway: [127, 0, 0, 1].into(),
             state_dir: &dir,
             log: Some(berth_model::wire::LogPlan {

@@ -60,7 +60,8 @@ pub struct PlanInput<'a> {
     /// Contents of the image's /etc/passwd and /etc/group; None: not there.
     pub passwd: Option<&'a [u8]>,
     pub group: Option<&'a [u8]>,
-    pub network: Option<&'a NetworkAttachment>,
+    /// What it has on its networks.
+    pub networks: &'a [NetworkAttachment],
     pub host_gateway: IpAddr,
     /// Folder for hosts, hostname, resolv.conf (made by spawn), on the host.
     pub state_dir: &'a Path,

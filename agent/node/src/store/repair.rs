@@ -6,6 +6,7 @@
 use super::{CRASH_GAP_AT_REPAIR, StoreError, Write, apply, connect, sqlite, wal_path};
 use berth_model::event::Event;
 use berth_model::image::ImageRecord;
+use berth_model::network::NetworkRecord;
 use berth_model::{ContainerId, ContainerRecord, Digest, Reference, Timestamp};
 use rusqlite::{Connection, OpenFlags};
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ pub(crate) struct There<'a> {
 #[derive(Default)]
 struct Salvaged {
     containers: BTreeMap<String, ContainerRecord>,
+    networks: BTreeMap<String, NetworkRecord>,
     images: BTreeMap<String, (ImageRecord, bool)>,
     tags: BTreeMap<String, Digest>,
     events: BTreeMap<String, Event>,
@@ -113,6 +115,14 @@ fn salvage(path: &Path) -> Salvaged {
     for (key, json) in rows {
         keep(&mut found.containers, &mut bad, "container", key, serde_json::from_str(&json));
     }
+    let later = connection.query_row("SELECT 1 FROM sqlite_schema WHERE name = 'networks'", [], |_| Ok(()));
+    if later.is_ok() {
+        let (rows, more) = self::rows(&connection, "networks", "id", "json");
+        bad.extend(more);
+        for (key, json) in rows {
+            keep(&mut found.networks, &mut bad, "network", key, serde_json::from_str(&json));
+        }
+    }
     let (rows, more) = self::rows(&connection, "images", "id", "hidden || json");
     bad.extend(more);
     for (key, text) in rows {
@@ -176,6 +186,10 @@ fn merge(found: &mut Salvaged, copy: Salvaged, there: &There<'_>) {
             found.containers.entry(key).or_insert(record);
         }
     }
+    // One that was removed since is in nobody's way, and is removed again.
+    for (key, record) in copy.networks {
+        found.networks.entry(key).or_insert(record);
+    }
     for (key, (record, hidden)) in copy.images {
         if record.layers.iter().all(|l| (there.layer)(&l.diff_id)) {
             found.images.entry(key).or_insert((record, hidden));
@@ -208,11 +222,12 @@ fn write(path: &Path, found: Salvaged) -> Result<(), StoreError> {
             .map_err(sqlite("writing a row"))?;
     }
     let containers = found.containers.into_values().map(|r| Write::PutContainer(Arc::new(r)));
+    let networks = found.networks.into_values().map(|r| Write::PutNetwork(Arc::new(r)));
     let images = found.images.into_values().map(|(r, hidden)| Write::PutImage { record: Arc::new(r), hidden });
     let events = found.events.into_values().map(|e| Write::Event(Arc::new(e)));
     let tags =
         found.tags.into_iter().filter_map(|(name, image)| Some(Write::PutTag(name.parse::<Reference>().ok()?, image)));
-    for change in images.chain(tags).chain(containers).chain(events) {
+    for change in networks.chain(images).chain(tags).chain(containers).chain(events) {
         apply(&transaction, &change)?;
     }
     transaction.commit().map_err(sqlite("committing"))?;

@@ -44,7 +44,8 @@ pub(super) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "
 /// /etc/hosts and its like: file on the host, content.
 pub(super) fn files(input: &PlanInput<'_>, hostname: &str, host_resolv_conf: &str) -> Vec<(PathBuf, String)> {
     let own_network = input.spec.network != NetworkMode::Host;
-    let address = input.network.map(|n| IpAddr::V4(n.address));
+    let main = input.networks.iter().find(|n| n.default_route).or(input.networks.first());
+    let address = main.map(|n| IpAddr::V4(n.address));
     let at = |name: &str| input.state_dir.join(name);
     vec![
         (at("hosts"), files::hosts(input.spec, hostname, address, input.host_gateway)),

@@ -70,7 +70,7 @@ impl Lab {
             image: &self.image,
             passwd: Some(PASSWD.as_bytes()),
             group: Some(GROUP.as_bytes()),
-            network: None,
+            networks: &[],
             host_gateway: "172.18.0.1".parse().unwrap(),
             state_dir: &state,
             log: Some(LogPlan {

@@ -1,0 +1,144 @@
+//! A container's end of a network: its interface within its namespace, also while it runs.
+
+use crate::error::{NetworkError, Prefix, Prefix6};
+use crate::link::{Addressing, Links};
+use crate::networks::{Networks, Want};
+use berth_model::ContainerId;
+use berth_model::network::NetworkAttachment;
+use berth_sys::net;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
+use std::thread;
+
+/// Gives an interface its addresses and routes. `links` are those of the namespace `netns`.
+pub(crate) fn configure(
+    attachment: &NetworkAttachment,
+    links: &mut Links,
+    netns: BorrowedFd<'_>,
+) -> Result<(), NetworkError> {
+    if attachment.ipv6.is_some() {
+        // Only for a network with IPv6: a visit costs a thread.
+        visit(netns, || switch_ipv6_on(&attachment.interface))?;
+    }
+    links.address_container(&addressing(attachment))
+}
+
+fn addressing(attachment: &NetworkAttachment) -> Addressing<'_> {
+    let six = attachment.ipv6.as_ref();
+    Addressing {
+        name: &attachment.interface,
+        v4: Prefix { address: attachment.address, len: attachment.prefix_len },
+        v6: six.map(|s| Prefix6 { address: s.address, len: s.prefix_len }),
+        gateway4: attachment.default_route.then_some(attachment.gateway),
+        gateway6: six.filter(|_| attachment.default_route).map(|s| s.gateway),
+    }
+}
+
+/// Addresses come from the agent alone: no router is listened to, and nobody is asked whether one is free.
+fn switch_ipv6_on(interface: &str) -> Result<(), NetworkError> {
+    for (key, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")] {
+        let path = format!("/proc/sys/net/ipv6/conf/{interface}/{key}");
+        fs::write(&path, value).map_err(|source| NetworkError::Sysctl { key: path, value, source })?;
+    }
+    Ok(())
+}
+
+/// Does something within a network namespace, on a thread of its own that ends with it.
+fn visit<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<T, NetworkError> + Send,
+) -> Result<T, NetworkError> {
+    thread::scope(|scope| {
+        let visit = thread::Builder::new().name("berth-netns-in".into()).spawn_scoped(scope, move || {
+            net::enter_network(netns).map_err(|source| NetworkError::Namespace {
+                act: "entering a container's network namespace",
+                source,
+            })?;
+            work()
+        });
+        let visit = visit.map_err(|source| NetworkError::Namespace { act: "starting a thread", source })?;
+        visit.join().unwrap_or_else(|_| {
+            let source = ErrorKind::Other.into();
+            Err(NetworkError::Namespace { act: "working in a container's network namespace", source })
+        })
+    })
+}
+
+impl Networks {
+    /// Puts a container that runs on one more network. `interface`: a name that is free in its namespace.
+    pub fn connect(
+        &self,
+        id: &ContainerId,
+        netns: BorrowedFd<'_>,
+        want: &Want,
+        interface: &str,
+    ) -> Result<NetworkAttachment, NetworkError> {
+        let inner = &self.inner;
+        let net = inner.net(&want.network)?;
+        let bridge = net.ready(inner)?;
+        let mut attachment = inner.reserve(id, &net, want, interface.to_owned())?;
+        let joined = inner
+            .make_link(&net, bridge, &mut attachment, id, netns)
+            .and_then(|()| visit(netns, || enter(&attachment)))
+            .and_then(|()| net.settle(inner, &attachment))
+            .and_then(|()| net.publish(&attachment));
+        if let Err(error) = joined {
+            self.disconnect_link(netns, &attachment);
+            self.undo(id, std::slice::from_ref(&attachment));
+            return Err(error);
+        }
+        self.forget_udp(std::slice::from_ref(&attachment));
+        Ok(attachment)
+    }
+
+    /// Takes a running container off a network. `netns`: its namespace; `next`: by whom its default route is from now on.
+    pub fn disconnect(
+        &self,
+        id: &ContainerId,
+        netns: BorrowedFd<'_>,
+        attachment: &NetworkAttachment,
+        next: Option<&NetworkAttachment>,
+    ) -> Result<(), NetworkError> {
+        self.disconnect_link(netns, attachment);
+        let left = self.detach(id, std::slice::from_ref(attachment));
+        if let Some(next) = next {
+            self.route_by(netns, next)?;
+        }
+        left
+    }
+
+    /// Makes a network the way out of a running container.
+    pub fn route_by(&self, netns: BorrowedFd<'_>, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
+        visit(netns, || {
+            let six = attachment.ipv6.as_ref().map(|s| s.gateway);
+            Links::open()?.replace_default_routes(&attachment.interface, Some(attachment.gateway), six)
+        })
+    }
+
+    /// Deletes the container's end, and with it the host's. What cannot be deleted from there the sweep deletes from here.
+    fn disconnect_link(&self, netns: BorrowedFd<'_>, attachment: &NetworkAttachment) {
+        let deleted = visit(netns, || {
+            let mut links = Links::open()?;
+            match links.find(&attachment.interface)? {
+                Some(link) => links.delete(link.index, &attachment.interface),
+                None => Ok(()),
+            }
+        });
+        if let Err(error) = deleted {
+            tracing::debug!(%error, interface = attachment.interface, "deleting a container's interface");
+        }
+    }
+}
+
+/// Within the container's namespace.
+fn enter(attachment: &NetworkAttachment) -> Result<(), NetworkError> {
+    if attachment.ipv6.is_some() {
+        switch_ipv6_on(&attachment.interface)?;
+    }
+    let mut links = Links::open()?;
+    let mut to = addressing(attachment);
+    let (gateway4, gateway6) = (to.gateway4.take(), to.gateway6.take());
+    links.address_container(&to)?;
+    links.replace_default_routes(&attachment.interface, gateway4, gateway6)
+}

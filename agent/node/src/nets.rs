@@ -1,0 +1,286 @@
+//! The node's networks: what there is, who is on what, and what a container asks of them.
+//!
+//! A container's spec says which networks it is to be on; its record says which it is on. Who changes that writes the spec first, so that an
+//! agent that is killed in between leaves a wish that the next one makes true (`network_connect.rs`).
+
+use crate::node::Inner;
+use crate::view::{NetworkMember, NetworkMembers, NetworkView};
+use crate::{NodeConfig, NodeError};
+use berth_model::network::{
+    DEFAULT_NETWORK, EndpointSpec, Ipv6Mode, NetworkDriver, NetworkId, NetworkMode, NetworkRecord, PREDEFINED,
+    PortMapping, Subnet4,
+};
+use berth_model::{ContainerRecord, ContainerSpec, Phase, Timestamp};
+use berth_network::Want;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, RwLock};
+use tokio::sync::watch;
+
+/// All networks, those that every node has among them.
+pub(crate) struct Nets {
+    /// By name.
+    records: RwLock<BTreeMap<String, Arc<NetworkRecord>>>,
+    /// One network is made or removed at a time: subnets are compared with all others.
+    pub change: tokio::sync::Mutex<()>,
+    /// Counts what changes for those who look names up: who is on which network, under which names.
+    changed: watch::Sender<u64>,
+}
+
+impl Nets {
+    pub fn new(config: &NodeConfig, records: Vec<NetworkRecord>) -> Nets {
+        let mut all: BTreeMap<String, Arc<NetworkRecord>> = BTreeMap::new();
+        for (name, driver) in PREDEFINED {
+            all.insert(name.to_owned(), Arc::new(predefined(config, name, driver)));
+        }
+        all.extend(records.into_iter().map(|r| (r.name.clone(), Arc::new(r))));
+        Nets { records: RwLock::new(all), change: tokio::sync::Mutex::default(), changed: watch::Sender::new(0) }
+    }
+
+    /// Tells those who look names up that something is different.
+    pub fn touch(&self) {
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    pub fn all(&self) -> Vec<Arc<NetworkRecord>> {
+        self.records.read().expect("networks").values().cloned().collect()
+    }
+
+    pub fn put(&self, record: Arc<NetworkRecord>) {
+        self.records.write().expect("networks").insert(record.name.clone(), record);
+    }
+
+    pub fn take_out(&self, name: &str) {
+        self.records.write().expect("networks").remove(name);
+    }
+
+    pub fn by_name(&self, name: &str) -> Option<Arc<NetworkRecord>> {
+        self.records.read().expect("networks").get(name).cloned()
+    }
+
+    /// By name, by id, by a prefix of the id that fits only one. One that is on its way out is not found.
+    pub fn find(&self, name: &str) -> Result<Arc<NetworkRecord>, NodeError> {
+        let found = self.find_any(name)?;
+        if found.removing { Err(NodeError::NetworkNotFound(name.to_owned())) } else { Ok(found) }
+    }
+
+    /// As `find`, with those that are on their way out.
+    pub fn find_any(&self, name: &str) -> Result<Arc<NetworkRecord>, NodeError> {
+        let records = self.records.read().expect("networks");
+        if let Some(found) = records.get(name) {
+            return Ok(found.clone());
+        }
+        let not_found = || NodeError::NetworkNotFound(name.to_owned());
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(not_found());
+        }
+        let mut fits = records.values().filter(|r| r.id.as_str().starts_with(name));
+        match (fits.next(), fits.next()) {
+            (None, _) => Err(not_found()),
+            (Some(r), None) => Ok(r.clone()),
+            _ => Err(NodeError::Ambiguous(name.to_owned(), "network")),
+        }
+    }
+}
+
+/// Its id comes from its name: it is the same for ever, and nothing needs to keep it.
+fn predefined(config: &NodeConfig, name: &str, driver: NetworkDriver) -> NetworkRecord {
+    let mut bytes = [0; 32];
+    for (n, chunk) in bytes.chunks_mut(8).enumerate() {
+        chunk.copy_from_slice(&crate::requests::fingerprint(&(name, n)).to_be_bytes());
+    }
+    let own = driver == NetworkDriver::Bridge;
+    let network = &config.network;
+    let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix_len)).unwrap_or(0);
+    NetworkRecord {
+        id: NetworkId::from_bytes(bytes),
+        name: name.to_owned(),
+        driver,
+        ipv4: own.then(|| Subnet4 {
+            subnet: Ipv4Addr::from_bits(network.gateway.to_bits() & mask),
+            prefix_len: network.prefix_len,
+            gateway: network.gateway,
+            range: None,
+        }),
+        ipv6: None,
+        ipv6_mode: Ipv6Mode::Nat,
+        internal: false,
+        mtu: None,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+        bridge: if own { network.bridge.clone() } else { String::new() },
+        created: Timestamp::now(),
+        removing: false,
+    }
+}
+
+/// The networks that a container is to be on.
+pub(crate) fn endpoints(spec: &ContainerSpec) -> Vec<EndpointSpec> {
+    match spec.network {
+        NetworkMode::Bridge if spec.networks.is_empty() => {
+            vec![EndpointSpec { network: DEFAULT_NETWORK.to_owned(), ..EndpointSpec::default() }]
+        }
+        NetworkMode::Bridge => spec.networks.clone(),
+        NetworkMode::None | NetworkMode::Host | NetworkMode::Container(_) => Vec::new(),
+    }
+}
+
+/// Which of the endpoints has the default route: the highest priority, of equal ones the first; internal networks lead nowhere.
+pub(crate) fn way_out(inner: &Inner, endpoints: &[EndpointSpec]) -> Option<usize> {
+    let leads_out = |e: &EndpointSpec| inner.nets.by_name(&e.network).is_none_or(|r| !r.internal);
+    let mut best: Option<usize> = None;
+    for (n, endpoint) in endpoints.iter().enumerate().filter(|(_, e)| leads_out(e)) {
+        if best.is_none_or(|b| endpoint.gw_priority > endpoints[b].gw_priority) {
+            best = Some(n);
+        }
+    }
+    best
+}
+
+/// What a start asks for. The published ports lead to the network with the default route.
+pub(crate) fn wants(inner: &Inner, record: &ContainerRecord, ports: Vec<PortMapping>) -> Vec<Want> {
+    let endpoints = endpoints(&record.spec);
+    let main = way_out(inner, &endpoints);
+    let mut ports = Some(ports);
+    let with_ports = main.unwrap_or(0);
+    let last = &record.supervision.networks;
+    let want = |(n, e): (usize, EndpointSpec)| Want {
+        default_route: main == Some(n),
+        ports: if n == with_ports { ports.take().unwrap_or_default() } else { Vec::new() },
+        last: last.on(&e.network).cloned(),
+        ..want(e)
+    };
+    endpoints.into_iter().enumerate().map(want).collect()
+}
+
+pub(crate) fn want(e: EndpointSpec) -> Want {
+    Want { network: e.network, ipv4: e.ipv4, ipv6: e.ipv6, mac: e.mac, aliases: e.aliases, ..Want::default() }
+}
+
+/// The network namespace of a container that runs.
+pub(crate) fn namespace_of(inner: &Inner, id: &str) -> Result<OwnedFd, NodeError> {
+    let container = inner.containers.find(id)?;
+    let record = container.record();
+    let process = record.process.as_ref().filter(|_| record.phase == Phase::Running);
+    let Some(process) = process else { return Err(NodeError::NotRunning(record.name.clone())) };
+    let path = format!("/proc/{}/ns/net", process.pid);
+    let file = File::open(&path).map_err(NodeError::io(format!("opening {path}")))?;
+    // It may have ended, and its number may be another's by now.
+    let now = berth_sys::store::process_start_time(process.pid);
+    if now.map_err(NodeError::io(format!("looking at process {}", process.pid)))? != Some(process.start_time) {
+        return Err(NodeError::NotRunning(record.name.clone()));
+    }
+    Ok(file.into())
+}
+
+/// Names of networks in the place of ids, and what is wrong with what the spec asks of them.
+pub(crate) fn resolve(inner: &Inner, spec: &mut ContainerSpec) -> Result<Vec<(String, String)>, NodeError> {
+    let mut wrong = Vec::new();
+    if let NetworkMode::Container(other) = &spec.network {
+        let other = inner.containers.find(other)?;
+        if !matches!(other.record().spec.network, NetworkMode::Bridge | NetworkMode::None) {
+            wrong.push(("network_container".to_owned(), "shares another namespace itself".to_owned()));
+        }
+        spec.network = NetworkMode::Container(other.id.to_string());
+    }
+    let mut seen = HashSet::new();
+    for (n, endpoint) in spec.networks.iter_mut().enumerate() {
+        let network = inner.nets.find(&endpoint.network)?;
+        endpoint.network = network.name.clone();
+        let at = |field: &str| format!("networks[{n}].{field}");
+        if !seen.insert(network.name.clone()) {
+            wrong.push((at("network"), format!("{} is there twice", network.name)));
+        }
+        wrong.extend(check_endpoint(&network, endpoint).into_iter().map(|(field, why)| (at(field), why)));
+    }
+    Ok(wrong)
+}
+
+/// What of an endpoint the network cannot give.
+pub(crate) fn check_endpoint(network: &NetworkRecord, endpoint: &EndpointSpec) -> Vec<(&'static str, String)> {
+    let mut wrong = Vec::new();
+    let Some(v4) = network.ipv4 else {
+        wrong.push(("network", format!("{} is no network with addresses: it stands alone", network.name)));
+        return wrong;
+    };
+    let chosen = network.is_predefined() && (endpoint.ipv4.is_some() || endpoint.ipv6.is_some());
+    if chosen {
+        wrong.push(("ipv4_address", "can be chosen on networks of your own only".to_owned()));
+        return wrong;
+    }
+    if let Some(address) = endpoint.ipv4 {
+        let prefix = berth_network::Prefix { address: v4.subnet, len: v4.prefix_len };
+        if !prefix.contains(address) || [prefix.network(), prefix.broadcast(), v4.gateway].contains(&address) {
+            wrong.push(("ipv4_address", format!("{address} is not an address for a container in {v4}")));
+        }
+    }
+    match (endpoint.ipv6, network.ipv6) {
+        (Some(address), Some(v6)) => {
+            let prefix = berth_network::Prefix6 { address: v6.subnet, len: v6.prefix_len };
+            if !prefix.contains(address) || [prefix.network(), v6.gateway].contains(&address) {
+                wrong.push(("ipv6_address", format!("{address} is not an address for a container in {v6}")));
+            }
+        }
+        (Some(_), None) => wrong.push(("ipv6_address", format!("network {} has no IPv6", network.name))),
+        (None, _) => {}
+    }
+    wrong
+}
+
+/// Every network that the spec asks for is there: asked again when the container can be seen by those who remove networks.
+pub(crate) fn still_there(inner: &Inner, spec: &ContainerSpec) -> Result<(), NodeError> {
+    spec.networks.iter().try_for_each(|e| inner.nets.find(&e.network).map(drop))
+}
+
+/// Who is on a network, or joins it when it starts; by name.
+pub(crate) fn members(inner: &Inner, network: &NetworkRecord) -> Vec<NetworkMember> {
+    let mut members = Vec::new();
+    for container in inner.containers.all() {
+        let record = container.record();
+        if record.phase == Phase::Removing {
+            continue;
+        }
+        let name = &network.name;
+        let is_on = match network.driver {
+            NetworkDriver::Host => record.spec.network == NetworkMode::Host,
+            NetworkDriver::Null => record.spec.network == NetworkMode::None,
+            NetworkDriver::Bridge | NetworkDriver::Macvlan => {
+                record.networks.on(name).is_some() || endpoints(&record.spec).iter().any(|e| e.network == *name)
+            }
+        };
+        if is_on {
+            let endpoint = record.spec.networks.iter().find(|e| e.network == *name).cloned();
+            members.push(NetworkMember {
+                attachment: record.networks.on(name).cloned(),
+                running: record.phase == Phase::Running,
+                endpoint: endpoint.unwrap_or_default(),
+                container: record,
+            });
+        }
+    }
+    members.sort_by(|a, b| a.container.name.cmp(&b.container.name));
+    members
+}
+
+/// Every network with those who run on it.
+pub(crate) fn all_members(inner: &Inner) -> Vec<NetworkMembers> {
+    let networks = inner.nets.all().into_iter().filter(|n| n.ipv4.is_some() && !n.removing);
+    networks
+        .map(|network| {
+            let mut members = members(inner, &network);
+            members.retain(|m| m.attachment.is_some());
+            NetworkMembers { network, members }
+        })
+        .collect()
+}
+
+pub(crate) fn view(inner: &Inner, network: Arc<NetworkRecord>) -> NetworkView {
+    let members = members(inner, &network);
+    NetworkView { record: network, members }
+}
