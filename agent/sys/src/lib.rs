@@ -6,6 +6,7 @@
 pub mod cap;
 pub mod cgroup_bpf;
 pub mod fs;
+pub mod inet;
 pub mod inotify;
 pub mod memfd;
 pub mod memory;

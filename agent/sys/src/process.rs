@@ -217,6 +217,11 @@ pub fn set_no_new_privileges() -> io::Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
+/// The permitted capabilities stay through a change of the uid; the effective ones are to be set again behind it (PR_SET_KEEPCAPS(2const)).
+pub fn keep_capabilities() -> io::Result<()> {
+    prctl(libc::PR_SET_KEEPCAPS, 1).map(drop)
+}
+
 /// Name in /proc/PID/comm, at most 15 bytes.
 pub fn set_name(name: &CStr) -> io::Result<()> {
     // SAFETY: the name ends with a NUL and lives through the call, which copies it.
