@@ -1,6 +1,7 @@
 #!/bin/bash
 # vm-systemd.sh FOLDER : inside the VM of vm.sh with VM_SYSTEMD=1: the Debian package of FOLDER on a fresh Debian, its unit under a real
-# systemd. Containers live through restart, crash, hang, stop and start of the agent; purge leaves nothing. FOLDER: berth.deb, registry/.
+# systemd. Containers live through restart, crash, hang, stop and start of the agent, and through its upgrades, good and broken ones; purge
+# leaves nothing. FOLDER: berth.deb (of binaries with fail points: other builds are made of it), registry/.
 set -u
 from=$1
 image=127.0.0.1:5055/busybox
@@ -66,12 +67,52 @@ systemctl start berthd; same "started again"
 lines=$(berthctl logs web | sed 's/line //')
 check "no line of its log is lost or doubled" "$(awk 'NR != $1 { bad = 1 } END { print bad + 0, (NR > 50) }' <<<"$lines")" "0 1"
 
+# Upgrades over the network, under the eyes of the service manager. Another build is the same file with its traits behind its end.
+berthctl pki release-key --algorithm ed25519 --dir $pki >/dev/null
+install -m 644 $pki/release.pub /etc/berth/pki/release.pub
+printf '\n[upgrade]\npublic_key = "/etc/berth/pki/release.pub"\n' >> /etc/berth/berthd.toml
+cp /usr/bin/berthd /root/berthd
+systemctl restart berthd; same "with a release key"
+version() { berthctl version -o json | jq -r .Server.Version; }
+build() { # VERSION TRAITS: a signed program
+  { cat /root/berthd; printf '\nberth-test:version=%s%s\n' "$1" "$2"; } > "/root/berthd-$1"
+  berthctl agent sign "/root/berthd-$1" --key $pki/release.key --release-version "$1" >/dev/null
+}
+upgrade() { berthctl agent upgrade --confirm-within "$2" "/root/berthd-$1" > /run/upgrade.log 2>&1; status=$?; cat /run/upgrade.log; }
+
+build 9.0.0 ""; before=$(main_pid) restarts=$(systemctl show -P NRestarts berthd)
+upgrade 9.0.0 120s
+check "upgraded" "$status $(version)" "0 9.0.0"; same "upgraded"
+check "upgraded: the pid is still the unit's" "$(main_pid)" "$before"
+check "upgraded: systemd restarted nothing" "$(systemctl show -P NRestarts berthd) $(systemctl is-active berthd)" "$restarts active"
+sleep 20
+check "upgraded: the watchdog hears the new program" "$(main_pid) $(systemctl is-active berthd)" "$before active"
+check "upgraded: no watcher is left" "$(pgrep -fc upgrade-watch)" 0
+systemctl restart berthd; same "restarted after the upgrade"
+check "the upgrade stays" "$(version)" 9.0.0
+
+for fail in crash exit hang; do
+  build 9.1.0 ";fail=$fail"
+  upgrade 9.1.0 15s
+  check "$fail: it is said that it was rolled back" "$status $(grep -c 'rolled back' /run/upgrade.log)" "1 1"
+  same "$fail"
+  check "$fail: the old program, under systemd" "$(version) $(systemctl is-active berthd) $(readlink "/proc/$(main_pid)/exe")" "9.0.0 active /usr/bin/berthd"
+  check "$fail: no watcher is left" "$(sleep 6; pgrep -fc upgrade-watch)" 0
+  sleep 20 # the unit's limit of starts
+done
+before=$(main_pid)
+build 9.2.0 ""; upgrade 9.2.0 120s
+check "upgraded behind failures" "$status $(version) $(main_pid)" "0 9.2.0 $before"; same "upgraded behind failures"
+lines=$(berthctl logs web | sed 's/line //')
+check "no line is lost or doubled by upgrades" "$(awk 'NR != $1 { bad = 1 } END { print bad + 0, (NR > 200) }' <<<"$lines")" "0 1"
+
 dpkg -i "$from/berth.deb" >/run/dpkg.log 2>&1; same "package installed over itself"
+check "the package's program runs again" "$(version)" "$(/root/berthd --version | sed 's/.* //')"
 
 dpkg -P berth >/run/dpkg.log 2>&1; status=$?
 check "purged" $status 0
 check "no process is left" "$(pgrep -fc '^(/usr/bin/berthd|berth-shim)')$(test -d "/proc/$web" && echo container)" 0
-check "no file is left" "$(ls -A /var/lib/berth; ls -d /run/berth /etc/berth /usr/bin/berthd 2>/dev/null)" ""
+check "no file is left" "$(ls -A /var/lib/berth; ls -d /run/berth /etc/berth /usr/bin/berthd* /usr/bin/.berthd* 2>/dev/null)" ""
 umount /var/lib/berth; rmdir /var/lib/berth
 check "no mount is left" "$(grep -c berth /proc/self/mountinfo)" 0
 check "no link is left" "$(ip -br link | grep -cE 'berth|veth')" 0

@@ -1,5 +1,6 @@
 #!/bin/bash
-# vm-test.sh : tries the binaries on kernels with nothing but cgroup v2, in a VM: vm-smoke.sh. VM_KERNEL="6.1 6.12" BERTH_BIN=target/debug.
+# vm-test.sh : tries the binaries on kernels with nothing but cgroup v2, in a VM: vm-smoke.sh. VM_KERNEL="6.1 6.12" BERTH_BIN=target/debug,
+# which need the fail points for the upgrades.
 # Then the Debian package under systemd: vm-systemd.sh.
 # VM_TESTS="smoke:: network::": those tests of tests/e2e, too.
 set -eu
@@ -7,7 +8,7 @@ cd "$(dirname "$0")/.."
 . tests/fixtures/env.sh
 tests/fixtures/setup.sh; tests/fixtures/setup.sh --vm
 tests/fixtures/registry.sh start; tests/fixtures/images.sh busybox; tests/fixtures/registry.sh stop
-[ -n "${BERTH_BIN:-}" ] || { cargo build --quiet --bins; BERTH_BIN=$PWD/target/debug; }
+[ -n "${BERTH_BIN:-}" ] || { cargo build --quiet --bins --features failpoints; BERTH_BIN=$PWD/target/debug; }
 export BERTH_TEST_IMAGES_READY=1 CARGO_MANIFEST_DIR=$PWD
 # One processor: with more, the emulation of Debian 12's qemu makes kernel 6.12 panic now and then.
 export VM_CPUS=${VM_CPUS:-1}
