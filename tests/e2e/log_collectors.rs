@@ -162,7 +162,7 @@ fn an_entry_that_is_too_large_for_a_datagram_is_a_sealed_file() {
     journal.set_read_timeout(Some(LONG)).expect("timeout");
     let node = with_table("log-memfd", &format!("[logs]\njournald_socket = \"{}\"", socket.display()));
     let (id, go) = long_lines(&node);
-    let mut next = || {
+    let next = || {
         let (fields, by_file) = journal_entry(&journal);
         let get = |name: &str| fields.iter().find(|(n, _)| n == name).expect("field").1.clone();
         assert_eq!(get("CONTAINER_ID_FULL"), id.as_bytes());
