@@ -121,6 +121,49 @@ fn a_killed_shim_ends_its_container_and_is_reported() {
     node.finish();
 }
 
+/// The shim that waits for the next container.
+fn spare(node: &Node) -> Option<u32> {
+    let entries = std::fs::read_dir(format!("/proc/{}/task", node.pid())).expect("threads").flatten();
+    let children = entries.filter_map(|e| std::fs::read_to_string(e.path().join("children")).ok());
+    let children: Vec<u32> =
+        children.flat_map(|c| c.split_whitespace().map(|p| p.parse().expect("pid")).collect::<Vec<_>>()).collect();
+    children.into_iter().find(|pid| command_of(*pid).contains("spare-"))
+}
+
+fn command_of(pid: u32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ")
+}
+
+#[test]
+fn a_shim_stands_ready_for_the_next_container() {
+    let mut node = Node::with_busybox("survive-spare");
+    let loops = "while :; do sleep 1; done";
+    node.detached(&["--name", "first"], loops);
+    let ready = eventually("a shim stands ready", || spare(&node));
+    let id = node.inspect(&node.detached(&["--name", "second"], loops))["Id"].as_str().expect("id").to_owned();
+    let shim = node.inspect("second")["State"]["ShimPid"].as_u64().expect("shim");
+    assert_eq!(shim, u64::from(ready), "the one that stood ready took it");
+    assert_eq!(command_of(ready), format!("berth-shim {id} "), "it is called by its container");
+
+    // One that was killed is nobody's loss.
+    let killed = eventually("the next stands ready", || spare(&node));
+    signal(killed, "KILL");
+    until("it has ended", || command_of(killed).is_empty());
+    assert_eq!(node.sh(&[], "echo still here"), "still here");
+    assert_eq!(node.ok(&["exec", "second", "echo", "inside"]), "inside");
+
+    // It goes with its agent, however that ends; containers do not.
+    let left = eventually("one more stands ready", || spare(&node));
+    node.kill_agent();
+    until("the spare one has gone", || command_of(left).is_empty());
+    node.spawn();
+    for name in ["first", "second"] {
+        assert_eq!(node.inspect(name)["State"]["Status"], "running");
+    }
+    node.finish();
+}
+
 #[test]
 fn kills_in_the_middle_of_much_work_lose_and_leak_nothing() {
     let mut node = Node::with_busybox("survive-campaign");

@@ -13,27 +13,36 @@ use berth_sys::fs::Open;
 use berth_sys::process::{Child, Poll};
 use berth_sys::{fs, memfd, process, socket};
 use std::borrow::Cow;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a step may take: a mount source on a dead server hangs, and the caller must not.
 const START_TIMEOUT_MS: i32 = 60_000;
 
 static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/berth-shim"));
 
+/// What a spare shim is called until it has a container: an id's place.
+const SPARE: &CStr = c"spare-----------------------------------------------------------";
+
 /// The shim's program, in memory and sealed: neither an upgrade of the agent's file nor a container that reaches /proc/PID/exe changes it.
+///
+/// One shim stands ready for the next start: a process that has come up and waits for its plan. It ends with the agent, whose end of its
+/// socket goes then.
 pub(crate) struct Launcher {
     program: OwnedFd,
     null: OwnedFd,
+    spare: Mutex<Option<Launched>>,
 }
 
 /// A shim that has got nothing but its socket.
 struct Launched {
     child: Child,
     control: OwnedFd,
+    /// It does not know whose it is.
+    nameless: bool,
 }
 
 impl Launcher {
@@ -42,23 +51,65 @@ impl Launcher {
             memfd::sealed("berth-shim", SHIM, true).map_err(RuntimeError::io("sealing the shim into memory"))?;
         let null = fs::open(std::path::Path::new("/dev/null"), Open::RDWR, 0)
             .map_err(RuntimeError::io("opening /dev/null"))?;
-        Ok(Launcher { program, null })
+        Ok(Launcher { program, null, spare: Mutex::new(None) })
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Option<Launched>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn has_spare(&self) -> bool {
+        self.spare().is_some()
+    }
+
+    /// Starts the spare shim, where there is none.
+    pub fn refill(&self) {
+        let mut spare = self.spare();
+        if spare.is_none() {
+            // Without one the next start makes its own, and says what is wrong.
+            *spare = self.start(SPARE, true).ok();
+        }
+    }
+
+    fn launch(&self, id: &ContainerId) -> Result<Launched, RuntimeError> {
+        let spare = self.spare().take();
+        // One that somebody has killed is a zombie until here.
+        if let Some(spare) = spare.filter(|s| matches!(s.child.reap(false), Ok(false))) {
+            return Ok(spare);
+        }
+        let id = CString::new(id.as_str()).map_err(|e| RuntimeError::io("naming the shim")(e.into()))?;
+        self.start(&id, false)
     }
 
     /// A shim's score for the OOM killer is the agent's, which its unit has lowered; the container sets its own.
-    fn launch(&self, id: &ContainerId) -> Result<Launched, RuntimeError> {
+    fn start(&self, name: &CStr, nameless: bool) -> Result<Launched, RuntimeError> {
         let (control, theirs) = socket::seqpacket_pair().map_err(RuntimeError::io("making the shim's socket"))?;
-        let id = CString::new(id.as_str()).map_err(|e| RuntimeError::io("naming the shim")(e.into()))?;
         let streams = [theirs.as_fd(), self.null.as_fd(), self.null.as_fd()];
-        let child = process::spawn(self.program.as_fd(), &[c"berth-shim", &id], streams)
+        let child = process::spawn(self.program.as_fd(), &[c"berth-shim", name], streams)
             .map_err(RuntimeError::io("starting the shim"))?;
-        Ok(Launched { child, control })
+        Ok(Launched { child, control, nameless })
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        if let Some(spare) = self.spare().take() {
+            spare.abandon();
+        }
     }
 }
 
 impl Launched {
     /// Sends the plan and waits for the workload's execve.
-    fn start(&mut self, plan: &wire::Plan<'_>, mut fds: Vec<OwnedFd>) -> Result<Started, RuntimeError> {
+    fn start(
+        &mut self,
+        id: &ContainerId,
+        mut plan: wire::Plan<'_>,
+        mut fds: Vec<OwnedFd>,
+    ) -> Result<Started, RuntimeError> {
+        if self.nameless {
+            plan.id = id.as_str().as_bytes().to_vec().into();
+        }
         let bytes = plan.encode();
         let message = if bytes.len() <= MAX_INLINE_PLAN {
             Request::Plan(Cow::Owned(bytes)).encode()
@@ -221,11 +272,11 @@ pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
     let result = (|| {
         let warnings = entry.warnings.clone();
         let (wire, places, attachment) = message(plan, entry, run, listener, rootfs, netns, &paths, attach)?;
-        Ok((launched.start(&wire, places.0)?, attachment, warnings))
+        Ok((launched.start(&id, wire, places.0)?, attachment, warnings))
     })();
     match result {
         Ok((started, attachment, warnings)) => {
-            let Launched { child, control } = launched;
+            let Launched { child, control, .. } = launched;
             let watched = Watched { id, cgroups, run: Some(paths.run), child: Some(child) };
             Ok(Spawned { shim: Shim::new(control, started, watched)?, attachment, warnings })
         }
@@ -336,10 +387,10 @@ pub(crate) fn exec(
     // First: the new process starts up while the rest is made.
     let mut launched = launcher.launch(request.id)?;
     let started = exec_plan(cgroups, host, seccomp, request)
-        .and_then(|(wire, places, attached)| Ok((launched.start(&wire, places.0)?, attached)));
+        .and_then(|(wire, places, attached)| Ok((launched.start(request.id, wire, places.0)?, attached)));
     match started {
         Ok((started, attachment)) => {
-            let Launched { child, control } = launched;
+            let Launched { child, control, .. } = launched;
             let watched = Watched { id: request.id.clone(), cgroups: cgroups.clone(), run: None, child: Some(child) };
             Ok(Exec { pid: started.pid, attachment, shim: Shim::new(control, started, watched)? })
         }

@@ -40,6 +40,7 @@ use host::Host;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -138,6 +139,9 @@ pub struct Runtime {
 /// Programs kept at most, about 6 KB each: containers with profiles of their own are few.
 const MAX_PROGRAMS: usize = 64;
 
+/// Behind a start, until it is on its own way.
+const REFILL: Duration = Duration::from_millis(30);
+
 /// A profile compiled for a set of capabilities.
 struct Program {
     profile: Seccomp,
@@ -150,6 +154,8 @@ struct Inner {
     cgroups: Arc<dyn Cgroups>,
     host: Host,
     launcher: launch::Launcher,
+    /// The spare shim is on its way.
+    refilling: AtomicBool,
     /// Newest last.
     programs: Mutex<Vec<Program>>,
 }
@@ -165,6 +171,7 @@ impl Runtime {
                 cgroups,
                 host,
                 launcher: launch::Launcher::new()?,
+                refilling: AtomicBool::new(false),
                 programs: Mutex::new(Vec::new()),
             }),
         };
@@ -259,13 +266,35 @@ impl Runtime {
     /// Blocking until the workload's execve has succeeded or a step failed. Nothing is left when it fails. Called where a tokio runtime is
     /// current (`spawn_blocking` is such a place).
     pub fn spawn(&self, request: SpawnRequest) -> Result<Spawned, RuntimeError> {
-        launch::spawn(request)
+        let spawned = launch::spawn(request);
+        self.refill();
+        spawned
+    }
+
+    /// Has a shim stand ready for the next start, behind the one that goes on now.
+    fn refill(&self) {
+        let inner = &self.inner;
+        if inner.launcher.has_spare() || inner.refilling.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let inner = Arc::downgrade(inner);
+        tokio::spawn(async move {
+            tokio::time::sleep(REFILL).await;
+            let Some(inner) = inner.upgrade() else { return };
+            let filled = tokio::task::spawn_blocking(move || {
+                inner.launcher.refill();
+                inner.refilling.store(false, Ordering::Relaxed);
+            });
+            let _ = filled.await;
+        });
     }
 
     /// Runs one more process in a running container. Blocking until its execve; called where a tokio runtime is current.
     pub fn exec(&self, request: ExecRequest<'_>) -> Result<Exec, RuntimeError> {
         let seccomp = if request.spec.privileged { None } else { self.seccomp(request.container)? };
-        launch::exec(&self.inner.launcher, &self.inner.cgroups, &self.inner.host, seccomp, &request)
+        let exec = launch::exec(&self.inner.launcher, &self.inner.cgroups, &self.inner.host, seccomp, &request);
+        self.refill();
+        exec
     }
 
     /// Finds a shim of an earlier agent by its socket. None: it is gone (then see `read_exit`).

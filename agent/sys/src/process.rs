@@ -228,6 +228,34 @@ pub fn set_name(name: &CStr) -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0u64, 0u64, 0u64) }.into()).map(drop)
 }
 
+/// Writes a new text over argument `at` of this process as /proc/PID/cmdline shows it: as much of it as fits, and NULs behind it.
+///
+/// # Errors
+/// `InvalidInput`: there is no such argument; what reading /proc/self/stat gives.
+pub fn rename_argument(at: usize, text: &[u8]) -> io::Result<()> {
+    let missing = || io::Error::from(io::ErrorKind::InvalidInput);
+    let stat = std::fs::read("/proc/self/stat")?;
+    let number = |n| stat_field(&stat, n).and_then(|f| usize::try_from(f).ok()).ok_or_else(missing);
+    // proc_pid_stat(5): arg_start and arg_end, since Linux 3.5.
+    let (start, end) = (number(48)?, number(49)?);
+    let arguments = std::fs::read("/proc/self/cmdline")?;
+    let mut before = arguments.split_inclusive(|&b| b == 0);
+    let offset: usize = before.by_ref().take(at).map(<[u8]>::len).sum();
+    let room = before.next().ok_or_else(missing)?.len() - 1;
+    if start == 0 || offset + room >= end.saturating_sub(start) {
+        return Err(missing());
+    }
+    let n = room.min(text.len());
+    let argument = std::ptr::with_exposed_provenance_mut::<u8>(start + offset);
+    // SAFETY: the kernel has put the arguments there, in one piece of this process's stack that is writable, lives as long as the process
+    // and ends behind `end`. Nobody in this process keeps a reference into it: std copies arguments when it is asked for them.
+    unsafe {
+        std::ptr::copy_nonoverlapping(text.as_ptr(), argument, n);
+        std::ptr::write_bytes(argument.add(n), 0, room - n);
+    }
+    Ok(())
+}
+
 pub fn set_hostname(name: &[u8]) -> io::Result<()> {
     // SAFETY: pointer and length are of one slice.
     check(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }.into()).map(drop)
@@ -504,10 +532,14 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
     parse_start_time(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
-/// Field 22: the 20th behind the name, which stands in brackets and may hold anything, brackets too.
 fn parse_start_time(stat: &[u8]) -> Option<u64> {
+    stat_field(stat, 22)
+}
+
+/// A number of proc_pid_stat(5) by its field, from 4 on: counted behind the name, which stands in brackets and may hold anything, brackets too.
+fn stat_field(stat: &[u8], field: usize) -> Option<u64> {
     let behind = stat.iter().rposition(|&b| b == b')')? + 1;
-    let field = stat[behind..].split(|&b| b == b' ').filter(|f| !f.is_empty()).nth(19)?;
+    let field = stat[behind..].split(|&b| b == b' ').filter(|f| !f.is_empty()).nth(field.checked_sub(3)?)?;
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
@@ -545,6 +577,20 @@ mod tests {
         assert_eq!(parse_start_time(b""), None);
         assert!(start_time(std::process::id()).unwrap() > 0);
         assert_eq!(start_time(0x3fff_ffff).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn arguments_are_renamed_in_their_place() {
+        let first = || std::fs::read("/proc/self/cmdline").unwrap().split(|&b| b == 0).next().unwrap().to_vec();
+        let before = first();
+        let mut longer = vec![b'x'; before.len() + 100];
+        rename_argument(0, &longer).unwrap();
+        longer.truncate(before.len());
+        assert_eq!(first(), longer, "what does not fit is left out");
+        rename_argument(0, b"y").unwrap();
+        let whole = std::fs::read("/proc/self/cmdline").unwrap();
+        assert!(whole[1..before.len()].iter().all(|&b| b == 0), "no rest of the old one");
+        rename_argument(1000, b"z").unwrap_err();
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub type Bytes<'a> = Cow<'a, [u8]>;
 /// Everything a shim needs to know. Descriptors are named by their place beside the message.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Plan<'a> {
+    /// The container's, for a shim that was started before it was known whose it would be; otherwise empty.
+    pub id: Bytes<'a>,
     /// CLONE_NEW* flags of clone(2) for the first process.
     pub namespaces: u64,
     /// Place of a pidfd in whose pid namespace the process is born (exec).
@@ -185,6 +187,7 @@ impl<'a> Plan<'a> {
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
         w.u8(super::VERSION);
+        w.bytes(&self.id);
         w.u64(self.namespaces);
         for fd in [self.join_pid, self.fds.log, self.fds.run, self.fds.listener, self.fds.attach, self.fds.cgroup] {
             w.option(fd, |w, fd| w.u8(fd));
@@ -213,6 +216,7 @@ impl<'a> Plan<'a> {
         let mut r = Reader::new(bytes);
         r.version()?;
         let plan = Plan {
+            id: text(&mut r)?,
             namespaces: r.u64()?,
             join_pid: r.option(Reader::u8)?,
             fds: Fds {
@@ -430,6 +434,7 @@ mod tests {
 
     fn sample() -> Plan<'static> {
         Plan {
+            id: bytes("c0ffee"),
             namespaces: 0x7c02_0000,
             join_pid: Some(9),
             fds: Fds { log: Some(1), run: None, listener: Some(2), attach: None, cgroup: Some(255) },
