@@ -6,13 +6,14 @@
 use berth_image::{ImagesConfig, RegistryConfig};
 use berth_model::log::{LogConfig, LogDriver};
 use berth_model::pattern::LabelPattern;
+use berth_model::publish::PublishPolicy;
 use berth_network::NetworkConfig;
 use berth_node::{GcConfig, LogsConfig, NodeConfig, Watermarks};
 use berth_rootfs::Driver;
 use berth_runtime::RuntimeConfig;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -136,11 +137,44 @@ pub struct Network {
     pub bridge: String,
     /// Addresses of containers; the first one is the host's, unless another one is written: 10.9.0.254/24.
     pub subnet: String,
+    /// Where ports go that are published without an address; 0.0.0.0: to every address.
+    pub publish_address: String,
+    /// Where else ports may be published: any, addresses, subnets.
+    pub publish_allow: Vec<String>,
+    /// The host's own input rules decide about what comes from outside to a published port.
+    pub input_rules: bool,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Network { bridge: "berth0".into(), subnet: "172.31.240.1/20".into() }
+        Network {
+            bridge: "berth0".into(),
+            subnet: "172.31.240.1/20".into(),
+            publish_address: "127.0.0.1".into(),
+            publish_allow: Vec::new(),
+            input_rules: true,
+        }
+    }
+}
+
+impl Network {
+    /// The policy, and what is wrong with its keys.
+    fn publish(&self) -> (PublishPolicy, Vec<(&'static str, String)>) {
+        let mut policy = PublishPolicy { input_rules: self.input_rules, ..PublishPolicy::default() };
+        let mut wrong = Vec::new();
+        match self.publish_address.parse::<IpAddr>() {
+            Ok(address) => policy.default = Some(address).filter(|a| !a.is_unspecified()),
+            Err(_) => {
+                wrong.push(("network.publish_address", "must be an address of the host, or 0.0.0.0 for all".into()))
+            }
+        }
+        for entry in &self.publish_allow {
+            match entry.parse() {
+                Ok(allowed) => policy.allow.push(allowed),
+                Err(error) => wrong.push(("network.publish_allow", format!("{error}"))),
+            }
+        }
+        (policy, wrong)
     }
 }
 
@@ -499,6 +533,9 @@ impl Config {
             && bridge.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
             && !matches!(bridge.as_str(), "." | "..");
         check(bridge_good, "network.bridge", "must be 1 to 15 letters, digits, '-', '_' and '.'");
+        for (key, why) in self.network.publish().1 {
+            check(false, key, &why);
+        }
         if let Err(why) = parse_subnet(&self.network.subnet) {
             check(false, "network.subnet", &why);
         }
@@ -642,7 +679,13 @@ impl Config {
                 LayerStoreKind::Erofs => Driver::Erofs,
                 LayerStoreKind::Directory => Driver::Directory,
             },
-            network: NetworkConfig { bridge: self.network.bridge.clone(), gateway, prefix_len, table: TABLE.into() },
+            network: NetworkConfig {
+                bridge: self.network.bridge.clone(),
+                gateway,
+                prefix_len,
+                table: TABLE.into(),
+                publish: self.network.publish().0,
+            },
             runtime: RuntimeConfig {
                 cgroup_parent: self.containers.cgroup_parent.clone(),
                 default_pids: Some(self.containers.default_pids).filter(|n| *n > 0),

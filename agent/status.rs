@@ -336,7 +336,12 @@ fn from_network(error: &NetworkError, message: String) -> Draft {
                 [("address", address.to_string()), ("protocol", (*protocol).into()), ("holder", holder.to_string())];
             Draft::with(Code::FailedPrecondition, "PORT_IN_USE", message, metadata)
         }
-        E::NoContainerPort | E::HostAddressFamily(_) | E::HostAddressUnknown(_) => {
+        E::NoContainerPort
+        | E::HostAddressFamily(_)
+        | E::HostAddressUnknown(_)
+        | E::ShiftedRange { .. }
+        | E::RangeEnd { .. }
+        | E::SctpMissing => {
             let mut draft = Draft::new(Code::InvalidArgument, "INVALID_FIELDS", message.clone());
             draft.details.set_bad_request(vec![FieldViolation::new("config.ports", message)]);
             draft
@@ -345,6 +350,9 @@ fn from_network(error: &NetworkError, message: String) -> Draft {
             let metadata =
                 [("address", address.to_string()), ("protocol", (*protocol).into()), ("errno", errno(source))];
             Draft::with(Code::FailedPrecondition, "PORT_NOT_BOUND", message, metadata)
+        }
+        E::Detour { source, .. } => {
+            Draft::with(Code::FailedPrecondition, "INPUT_RULES", message, [("errno", errno(source))])
         }
         E::NoAddressLeft(subnet) => {
             Draft::with(Code::ResourceExhausted, "NO_ADDRESS_LEFT", message, [("subnet", subnet.to_string())])

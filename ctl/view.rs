@@ -80,16 +80,26 @@ fn status(c: &v1::ContainerSummary, now: Timestamp) -> String {
     }
 }
 
-fn protocol(p: v1::Protocol) -> &'static str {
-    if p == v1::Protocol::Udp { "udp" } else { "tcp" }
+/// `tcp`
+pub fn protocol(p: v1::Protocol) -> &'static str {
+    match p {
+        v1::Protocol::Udp => "udp",
+        v1::Protocol::Sctp => "sctp",
+        v1::Protocol::Tcp | v1::Protocol::Unspecified => "tcp",
+    }
 }
 
 /// One mapping of `port`: `80/tcp` and `0.0.0.0:8080`.
 pub fn port(p: &v1::PortMapping) -> Value {
     json!({
-        "ContainerPort": format!("{}/{}", p.container_port, protocol(p.protocol())),
-        "HostAddress": format!("{}:{}", bracketed(&p.host_ip), p.host_port),
+        "ContainerPort": format!("{}/{}", ports_from(p.container_port, p.count), protocol(p.protocol())),
+        "HostAddress": format!("{}:{}", bracketed(&p.host_ip), ports_from(p.host_port, p.count)),
     })
+}
+
+/// `80`, or `8000-8010`.
+pub fn ports_from(first: u32, count: u32) -> String {
+    if count > 1 { format!("{first}-{}", first + count - 1) } else { first.to_string() }
 }
 
 fn bracketed(ip: &str) -> String {
@@ -110,13 +120,14 @@ pub fn ports(ports: &[v1::PortMapping]) -> String {
         let first = sorted[i];
         let mut n = 0;
         while let Some(next) = sorted.get(i + n as usize + 1)
+            && next.count.max(first.count) <= 1
             && (next.protocol, &next.host_ip) == (first.protocol, &first.host_ip)
             && next.container_port == first.container_port + n + 1
             && next.host_port == first.host_port + n + 1
         {
             n += 1;
         }
-        let range = |p: u32| if n == 0 { p.to_string() } else { format!("{p}-{}", p + n) };
+        let range = |p: u32| ports_from(p, first.count.max(n + 1));
         shown.push(format!(
             "{}:{}->{}/{}",
             bracketed(&first.host_ip),
@@ -464,10 +475,10 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
     let n = r.network.clone().unwrap_or_default();
     let mut bindings = Map::new();
     for p in &s.ports {
-        let key = format!("{}/{}", p.container_port, protocol(p.protocol()));
+        let key = format!("{}/{}", ports_from(p.container_port, p.count), protocol(p.protocol()));
         let list = bindings.entry(key).or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(list) = list {
-            list.push(json!({"HostIp": p.host_ip, "HostPort": p.host_port.to_string()}));
+            list.push(json!({"HostIp": p.host_ip, "HostPort": ports_from(p.host_port, p.count)}));
         }
     }
     json!({

@@ -7,6 +7,7 @@ use crate::gate::Call;
 use crate::{auth, status};
 use berth::role::Role;
 use berth::v1::{self, containers_server, create_container_response::Kind};
+use berth_model::publish::PublishPolicy;
 use berth_model::spec::LogConfig;
 use berth_model::{ContainerId, ContainerSpec, Phase, Platform};
 use berth_node::{
@@ -47,6 +48,7 @@ impl Creation {
         call: &Call,
         request: v1::CreateContainerRequest,
         log: &LogConfig,
+        publish: &PublishPolicy,
         prefix: &str,
     ) -> Result<Creation, Status> {
         let mut f = Fields::under(prefix);
@@ -68,7 +70,7 @@ impl Creation {
             return Err(status::internal("an error was lost"));
         };
         let mut fields = Fields::under(&format!("{prefix}config."));
-        let spec = spec::decode(&mut fields, config, log);
+        let spec = spec::decode(&mut fields, config, log, publish);
         f.merge(fields);
         f.done()?;
         let object = match &spec.name {
@@ -157,7 +159,7 @@ impl containers_server::Containers for Containers {
         request: Request<v1::CreateContainerRequest>,
     ) -> Result<Response<Self::CreateStream>, Status> {
         let call = call(&request)?;
-        let creation = Creation::decode(&call, request.into_inner(), &self.log, "")?;
+        let creation = Creation::decode(&call, request.into_inner(), &self.log, self.node.publish_policy(), "")?;
         let node = self.node.clone();
         let (answers, stream) = mpsc::channel(QUEUE);
         super::spawn(async move {

@@ -10,6 +10,7 @@ mod filter;
 mod images;
 mod networks;
 mod node;
+mod ports;
 mod progress;
 mod reclaim;
 mod session;

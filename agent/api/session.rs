@@ -186,7 +186,8 @@ pub async fn run(
     f.check(whole, "session_id", "needs attach_stdout and attach_stderr");
     let asked = Asked::decode(&call, &mut f, &start.session_id, start.resume);
     f.done()?;
-    let mut creation = Creation::decode(&call, start.create.unwrap_or_default(), log, "start.create.")?;
+    let mut creation =
+        Creation::decode(&call, start.create.unwrap_or_default(), log, node.publish_policy(), "start.create.")?;
     creation.again = asked.again();
     let attached = wants_stdin || start.attach_stdout || start.attach_stderr;
     let shown = Shown { stdout: start.attach_stdout, stderr: start.attach_stderr };

@@ -3,6 +3,7 @@
 use super::decode::{Fields, some};
 use berth::v1;
 use berth_model::network::{NetworkMode, PortMapping, Protocol};
+use berth_model::publish::PublishPolicy;
 use berth_model::spec::{
     Device, ExtraHost, HostTarget, LogConfig, Mount, MountKind, Propagation, Resources, Seccomp, Ulimit,
 };
@@ -81,7 +82,7 @@ const ULIMITS: [&str; 16] = [
 ];
 
 /// Reads a container's configuration; what is wrong goes to `f`. The spec is only good when `f` stayed empty.
-pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig) -> ContainerSpec {
+pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publish: &PublishPolicy) -> ContainerSpec {
     f.reference("image", &config.image);
     if !config.name.is_empty() {
         f.take("name", id::check_name(&config.name));
@@ -110,7 +111,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig) -> C
         f.check((-1000..=1000).contains(&score), "oom_score_adj", "must be -1000 to 1000");
     }
     let (network, networks) = super::networks::decode_mode(f, &config);
-    let ports = ports(f, &config.ports);
+    let ports = super::ports::decode(f, &config.ports, publish);
     if network != NetworkMode::Bridge {
         f.check(config.ports.is_empty(), "ports", "can only be published where the container has a network of its own");
         f.check(!config.publish_all, "publish_all", "needs a network of the container's own");
@@ -412,36 +413,6 @@ fn devices(f: &mut Fields, list: Vec<v1::Device>) -> Vec<Device> {
     devices
 }
 
-fn ports(f: &mut Fields, list: &[v1::PortMapping]) -> Vec<PortMapping> {
-    f.count("ports", list.len(), 4096);
-    let mut taken = HashSet::new();
-    let mut ports = Vec::new();
-    for (n, port) in list.iter().enumerate() {
-        let at = |field: &str| format!("ports[{n}].{field}");
-        let host_ip = if port.host_ip.is_empty() {
-            None
-        } else {
-            f.take(at("host_ip"), port.host_ip.parse::<IpAddr>()).filter(|ip| !ip.is_unspecified())
-        };
-        let host_port = u16::try_from(port.host_port);
-        f.check(host_port.is_ok(), at("host_port"), "must be 0 to 65535");
-        let container_port = u16::try_from(port.container_port).ok().filter(|p| *p > 0);
-        f.check(container_port.is_some(), at("container_port"), "must be 1 to 65535");
-        let protocol = match v1::Protocol::try_from(port.protocol) {
-            Ok(v1::Protocol::Unspecified | v1::Protocol::Tcp) => Some(Protocol::Tcp),
-            Ok(v1::Protocol::Udp) => Some(Protocol::Udp),
-            Err(_) => None,
-        };
-        f.check(protocol.is_some(), at("protocol"), "must be TCP or UDP");
-        if let (Ok(host_port), Some(container_port), Some(protocol)) = (host_port, container_port, protocol) {
-            let fresh = host_port == 0 || taken.insert((host_ip, host_port, protocol));
-            f.check(fresh, at("host_port"), "is published twice");
-            ports.push(PortMapping { host_ip, host_port, container_port, protocol });
-        }
-    }
-    ports
-}
-
 fn log_config(f: &mut Fields, asked: Option<v1::LogConfig>, default: &LogConfig) -> LogConfig {
     let asked = asked.unwrap_or_default();
     let bytes = asked.max_file_bytes;
@@ -593,13 +564,15 @@ fn encode_resources(r: &Resources) -> v1::Resources {
 /// A published port.
 pub fn encode_port(port: &PortMapping) -> v1::PortMapping {
     v1::PortMapping {
-        host_ip: port.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        host_ip: port.host_ip.map_or_else(|| "0.0.0.0".into(), |ip| ip.to_string()),
         host_port: port.host_port.into(),
         container_port: port.container_port.into(),
         protocol: match port.protocol {
             Protocol::Tcp => v1::Protocol::Tcp,
             Protocol::Udp => v1::Protocol::Udp,
+            Protocol::Sctp => v1::Protocol::Sctp,
         } as i32,
+        count: if port.count == 1 { 0 } else { port.count.into() },
     }
 }
 

@@ -3,7 +3,7 @@ use berth::v1::restart_policy::Mode;
 
 fn errors(config: v1::ContainerConfig) -> Vec<String> {
     let mut f = Fields::under("config.");
-    decode(&mut f, config, &LogConfig::default());
+    decode(&mut f, config, &LogConfig::default(), &anywhere());
     f.errors().iter().map(|(field, _)| field.clone()).collect()
 }
 
@@ -86,6 +86,7 @@ fn full() -> v1::ContainerConfig {
             host_port: 8080,
             container_port: 80,
             protocol: v1::Protocol::Udp as i32,
+            count: 0,
         }],
         publish_all: true,
         host_pid: true,
@@ -104,7 +105,7 @@ fn full() -> v1::ContainerConfig {
 #[test]
 fn what_is_read_is_written_the_same() {
     let mut f = Fields::default();
-    let spec = decode(&mut f, full(), &LogConfig::default());
+    let spec = decode(&mut f, full(), &LogConfig::default(), &anywhere());
     assert_eq!(f.errors(), []);
     assert_eq!(encode(&spec), full());
 }
@@ -113,7 +114,7 @@ fn what_is_read_is_written_the_same() {
 fn defaults_come_from_the_node() {
     let mut f = Fields::default();
     let node = LogConfig { max_file_bytes: 5000, max_files: 7, ..LogConfig::default() };
-    let spec = decode(&mut f, plain(), &node);
+    let spec = decode(&mut f, plain(), &node, &anywhere());
     assert_eq!(f.errors(), []);
     assert_eq!(spec.log, node);
     assert_eq!(spec, ContainerSpec { image: "nginx".into(), log: node, ..Default::default() });
@@ -123,7 +124,7 @@ fn defaults_come_from_the_node() {
 fn capabilities_are_written_in_one_way() {
     let mut f = Fields::default();
     let config = v1::ContainerConfig { cap_add: vec!["cap_net_admin".into(), "all".into()], ..plain() };
-    assert_eq!(decode(&mut f, config, &LogConfig::default()).cap_add, ["NET_ADMIN", "ALL"]);
+    assert_eq!(decode(&mut f, config, &LogConfig::default(), &anywhere()).cap_add, ["NET_ADMIN", "ALL"]);
 }
 
 #[test]
@@ -142,7 +143,7 @@ fn all_errors_come_at_once() {
 fn each_wrong_field_is_named() {
     let r = |r: v1::Resources| v1::ContainerConfig { resources: Some(r), ..plain() };
     let port = |host_port, container_port, protocol| v1::ContainerConfig {
-        ports: vec![v1::PortMapping { host_ip: String::new(), host_port, container_port, protocol }],
+        ports: vec![v1::PortMapping { host_ip: String::new(), host_port, container_port, protocol, count: 0 }],
         ..plain()
     };
     let mount = |target: &str, kind| v1::ContainerConfig {
@@ -225,6 +226,10 @@ fn each_wrong_field_is_named() {
         let found = errors(config);
         assert_eq!(found, [format!("config.{field}")]);
     }
+}
+
+fn anywhere() -> PublishPolicy {
+    PublishPolicy { default: None, ..PublishPolicy::default() }
 }
 
 #[test]

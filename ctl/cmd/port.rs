@@ -38,7 +38,8 @@ fn parse_port(text: &str) -> Result<Wanted, String> {
     let protocol = match protocol.to_ascii_lowercase().as_str() {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
-        _ => return Err("the protocol must be tcp or udp".into()),
+        "sctp" => Protocol::Sctp,
+        _ => return Err("the protocol must be tcp, udp or sctp".into()),
     };
     match port.parse() {
         Ok(port) if port > 0 => Ok(Wanted { port, protocol }),
@@ -89,14 +90,15 @@ fn mappings(summary: &v1::ContainerSummary, wanted: Option<Wanted>) -> Option<Ve
     let mut found: Vec<v1::PortMapping> = summary.ports.iter().filter(|_| runs).cloned().collect();
     found.sort_by_key(|p| (p.container_port, p.protocol, p.host_ip.clone(), p.host_port));
     let Some(wanted) = wanted else { return Some(found) };
-    let udp = wanted.protocol == Protocol::Udp;
-    found.retain(|p| p.container_port == u32::from(wanted.port) && (p.protocol() == Protocol::Udp) == udp);
+    let same = |p: Protocol| if p == Protocol::Unspecified { Protocol::Tcp } else { p };
+    let inside =
+        |p: &v1::PortMapping| (p.container_port..p.container_port + p.count.max(1)).contains(&wanted.port.into());
+    found.retain(|p| inside(p) && same(p.protocol()) == wanted.protocol);
     (!found.is_empty()).then_some(found)
 }
 
 fn not_published(container: &str, wanted: Option<Wanted>) -> Error {
-    let port = wanted
-        .map_or(String::new(), |w| format!(" {}/{}", w.port, if w.protocol == Protocol::Udp { "udp" } else { "tcp" }));
+    let port = wanted.map_or(String::new(), |w| format!(" {}/{}", w.port, view::protocol(w.protocol)));
     Error::new(format!("{container} publishes no port{port}")).hint("berthctl port CONTAINER lists those that it has")
 }
 
@@ -111,6 +113,7 @@ mod tests {
             host_port: host,
             container_port: port,
             protocol: protocol.into(),
+            count: 0,
         };
         let mut summary = v1::ContainerSummary {
             state: ContainerState::Running.into(),
@@ -132,7 +135,7 @@ mod tests {
         assert_eq!(of(&summary, Some("80/udp")), None);
         summary.state = ContainerState::Exited.into();
         assert_eq!(of(&summary, None), Some(Vec::new()));
-        for bad in ["0", "80/sctp", "x", "70000", ""] {
+        for bad in ["0", "80/dccp", "x", "70000", ""] {
             parse_port(bad).expect_err(bad);
         }
     }

@@ -4,7 +4,10 @@ use crate::error::{Error, Result};
 use berth::v1;
 use std::net::IpAddr;
 
-/// One mapping for each port of the range.
+/// Ranges of more ports than this are one mapping.
+const SINGLE_PORTS: u16 = 64;
+
+/// One mapping for each port of a short range, one for a long range.
 pub fn publish(text: &str) -> Result<Vec<v1::PortMapping>> {
     let bad = |why: &str| {
         Error::usage(format!("--publish {text:?}: {why}"))
@@ -15,7 +18,8 @@ pub fn publish(text: &str) -> Result<Vec<v1::PortMapping>> {
         Some((rest, p)) => match p.to_ascii_lowercase().as_str() {
             "tcp" => (rest, v1::Protocol::Tcp),
             "udp" => (rest, v1::Protocol::Udp),
-            _ => return Err(bad(&format!("protocol {p:?} must be tcp or udp"))),
+            "sctp" => (rest, v1::Protocol::Sctp),
+            _ => return Err(bad(&format!("protocol {p:?} must be tcp, udp or sctp"))),
         },
     };
     let (front, container) = match rest.rsplit_once(':') {
@@ -57,12 +61,24 @@ pub fn publish(text: &str) -> Result<Vec<v1::PortMapping>> {
     {
         return Err(bad("both ranges must have the same number of ports"));
     }
+    if let Some((host_port, _)) = host
+        && last - first >= SINGLE_PORTS
+    {
+        return Ok(vec![v1::PortMapping {
+            host_ip: ip.to_owned(),
+            host_port: host_port.into(),
+            container_port: first.into(),
+            protocol: protocol.into(),
+            count: u32::from(last - first) + 1,
+        }]);
+    }
     Ok((first..=last)
         .map(|container_port| v1::PortMapping {
             host_ip: ip.to_owned(),
             host_port: host.map_or(0, |(h, _)| u32::from(h + (container_port - first))),
             container_port: container_port.into(),
             protocol: protocol.into(),
+            count: 0,
         })
         .collect())
 }

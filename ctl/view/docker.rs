@@ -1,6 +1,6 @@
 //! `inspect` as Docker's Engine API writes it, for scripts and templates that were written for Docker.
 
-use super::{inspect_container, inspect_image, protocol, strings};
+use super::{inspect_container, inspect_image, ports_from, protocol, strings};
 use berth::v1::{self, ContainerState};
 use serde_json::{Map, Value, json};
 
@@ -95,7 +95,7 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     let list = |items: &[String]| if items.is_empty() { Value::Null } else { items.into() };
     let mut bindings: Map<String, Value> = Map::new();
     for p in &c.ports {
-        let host_port = if p.host_port == 0 { String::new() } else { p.host_port.to_string() };
+        let host_port = if p.host_port == 0 { String::new() } else { ports_from(p.host_port, p.count) };
         push(&mut bindings, port(p), json!({"HostIp": p.host_ip, "HostPort": host_port}));
     }
     let (mut binds, mut tmpfs) = (Vec::new(), Map::new());
@@ -247,7 +247,7 @@ pub fn beneath(ours: Value, docker: Value) -> Value {
 }
 
 fn port(p: &v1::PortMapping) -> String {
-    format!("{}/{}", p.container_port, protocol(p.protocol()))
+    format!("{}/{}", ports_from(p.container_port, p.count), protocol(p.protocol()))
 }
 
 fn push(map: &mut Map<String, Value>, key: String, value: Value) {

@@ -140,6 +140,7 @@ impl Ports {
             None => (text, None),
             Some((ports, "tcp")) => (ports, Some(Protocol::Tcp)),
             Some((ports, "udp")) => (ports, Some(Protocol::Udp)),
+            Some((ports, "sctp")) => (ports, Some(Protocol::Sctp)),
             Some(_) => return None,
         };
         let (from, to) = ports.split_once('-').unwrap_or((ports, ports));
@@ -231,7 +232,7 @@ mod tests {
     fn view() -> ContainerView {
         let mut record = record();
         record.spec.ports =
-            vec![PortMapping { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp }];
+            vec![PortMapping { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp, count: 1 }];
         record.spec.mounts = vec![Mount {
             target: "/data".into(),
             read_only: false,

@@ -12,6 +12,7 @@ pub mod log;
 pub mod network;
 pub mod pattern;
 pub mod platform;
+pub mod publish;
 pub mod reference;
 pub mod spec;
 pub mod state;

@@ -82,7 +82,7 @@ impl Networks {
             .make_link(&net, bridge, &mut attachment, id, netns)
             .and_then(|()| visit(netns, || enter(&attachment)))
             .and_then(|()| net.settle(inner, &attachment))
-            .and_then(|()| net.publish(&attachment));
+            .and_then(|()| inner.publish(&attachment));
         if let Err(error) = joined {
             self.disconnect_link(netns, &attachment);
             self.undo(id, std::slice::from_ref(&attachment));

@@ -3,7 +3,7 @@
 use berth_model::ContainerId;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// An IPv4 address and the length of its prefix: `172.31.240.0/20`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,7 +86,12 @@ impl fmt::Display for Prefix6 {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PortHolder {
     Container(ContainerId),
-    /// A socket of the host that is no container's.
+    /// A process of the host, by its socket.
+    Process {
+        pid: u32,
+        name: String,
+    },
+    /// A socket of the host that no process was found to have.
     Host,
 }
 
@@ -94,6 +99,7 @@ impl fmt::Display for PortHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PortHolder::Container(id) => write!(f, "container {}", id.short()),
+            PortHolder::Process { pid, name } => write!(f, "process {pid} ({name}) of the host"),
             PortHolder::Host => f.write_str("a process of the host"),
         }
     }
@@ -105,16 +111,24 @@ pub enum NetworkError {
     #[error("network configuration: {0}")]
     Config(String),
     #[error("port {address}/{protocol} of the host is in use by {holder}")]
-    PortInUse { address: SocketAddrV4, protocol: &'static str, holder: PortHolder },
+    PortInUse { address: SocketAddr, protocol: &'static str, holder: PortHolder },
     /// `0` as a container's port.
     #[error("a published port needs a port of the container from 1 to 65535")]
     NoContainerPort,
-    #[error("publishing on {0}: only IPv4 addresses of the host can be published on")]
+    #[error("publishing on {0}: the container has no IPv6 address (its network has no IPv6 subnet)")]
     HostAddressFamily(IpAddr),
     #[error("publishing on {0}: the host has no such address")]
-    HostAddressUnknown(Ipv4Addr),
+    HostAddressUnknown(IpAddr),
+    #[error(
+        "publishing ports {first} to {last}: beyond 1024 ports a range must lead to the same ports of the container"
+    )]
+    ShiftedRange { first: u16, last: u16 },
+    #[error("publishing ports from {first} on: {count} ports go beyond 65535")]
+    RangeEnd { first: u16, count: u16 },
+    #[error("publishing an SCTP port: this kernel does not track SCTP connections (CONFIG_NF_CT_PROTO_SCTP)")]
+    SctpMissing,
     #[error("binding port {address}/{protocol} of the host: {source}")]
-    PortBind { address: SocketAddrV4, protocol: &'static str, source: io::Error },
+    PortBind { address: SocketAddr, protocol: &'static str, source: io::Error },
     #[error("no address is left in {0}: all are given to containers")]
     NoAddressLeft(Prefix),
     #[error("no address is left in {0}: all are given to containers")]
@@ -147,6 +161,9 @@ pub enum NetworkError {
     Nftables { act: String, source: io::Error },
     #[error("nf_tables is not in this kernel (CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_FIB_IPV4): {act}: {source}")]
     NftablesMissing { act: String, source: io::Error },
+    /// The host's input rules cannot be respected, so nothing is published that they would be asked about.
+    #[error("{act}: {source}; publish on 127.0.0.1, or let them not be asked: [network] input_rules = false")]
+    Detour { act: String, source: io::Error },
     #[error("{act}: {source}")]
     Namespace { act: &'static str, source: io::Error },
     #[error("writing {value} to {key}: {source}")]

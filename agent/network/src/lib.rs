@@ -19,6 +19,7 @@ mod address;
 mod connect;
 mod conntrack;
 mod counters;
+mod detour;
 mod ends;
 mod error;
 mod link;
@@ -29,6 +30,7 @@ mod networks;
 mod nft;
 mod ports;
 mod rules;
+mod sockets;
 mod sweep;
 
 pub use counters::{Counters, LinkCounters};

@@ -4,8 +4,10 @@ use crate::error::{NetworkError, Prefix, Prefix6};
 use crate::link::{Links, MAC_BRIDGE, mac_of};
 use crate::namespace::host_setting;
 use crate::networks::{Inner, lock};
-use crate::rules::{Published, Rules};
+use crate::nft;
+use crate::rules::{NetRules, Published};
 use berth_model::network::{DEFAULT_NETWORK, Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord};
+use berth_model::publish::PublishPolicy;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
@@ -16,19 +18,17 @@ pub struct NetworkConfig {
     /// Gateway address and prefix length: 172.31.240.1/20 or what the configuration says.
     pub gateway: Ipv4Addr,
     pub prefix_len: u8,
-    /// Name of the nftables table (family ip): berth. Behind it stands the bridge's name, unless that is this name and a 0: `berth` for berth0,
+    /// Name of the nftables tables (families ip and ip6): berth. Behind it stands the bridge's name, unless that is this name and a 0: `berth` for berth0,
     /// `berth-br7` for br7. Two agents on one host, each with a bridge of its own, then leave each other's rules alone.
     pub table: String,
+    /// Where ports may be published.
+    pub publish: PublishPolicy,
 }
 
 impl NetworkConfig {
-    /// The whole name of the default network's table.
+    /// The whole name of both tables.
     pub fn table_name(&self) -> String {
-        self.table_of(&self.bridge)
-    }
-
-    pub(crate) fn table_of(&self, bridge: &str) -> String {
-        let table = &self.table;
+        let NetworkConfig { table, bridge, .. } = self;
         if bridge.strip_suffix('0') == Some(table) { table.clone() } else { format!("{table}-{bridge}") }
     }
 
@@ -132,20 +132,18 @@ pub(crate) struct Net {
     pub plan: NetPlan,
     /// Index of the bridge, once it is known to be complete.
     pub ready: Mutex<Option<u32>>,
-    pub rules: Mutex<Rules>,
 }
 
 impl Net {
-    pub fn new(config: &NetworkConfig, plan: NetPlan) -> Net {
-        let rules = Rules::new(&config.table_of(&plan.bridge), &plan.bridge, plan.v4);
-        Net { ready: Mutex::new(None), rules: Mutex::new(rules), plan }
+    pub fn new(plan: NetPlan) -> Net {
+        Net { ready: Mutex::new(None), plan }
     }
 
     /// The bridge's index, with all that belongs to it in place.
     pub fn ready(&self, inner: &Inner) -> Result<u32, NetworkError> {
         let mut ready = lock(&self.ready);
         if let Some(index) = *ready
-            && (self.plan.macvlan.is_some() || lock(&self.rules).intact()?)
+            && (self.plan.macvlan.is_some() || lock(&inner.rules).intact(&self.plan.bridge)?)
         {
             return Ok(index);
         }
@@ -188,12 +186,26 @@ impl Net {
         }
     }
 
-    /// Of all containers that are attached now. The list is made under the lock of the rules: whoever leaves meanwhile withdraws afterwards.
     fn rebuild_rules(&self, inner: &Inner) -> Result<(), NetworkError> {
-        let mut rules = lock(&self.rules);
-        let attached: Vec<NetworkAttachment> = inner.lock_state().on(&self.plan.name).cloned().collect();
-        let published: Vec<_> = attached.iter().flat_map(published).collect();
-        rules.rebuild(&published)
+        let mut rules = lock(&inner.rules);
+        if rules.intact(&self.plan.bridge)? {
+            return Ok(());
+        }
+        rules.put_network(self.rules());
+        inner.rebuild(&mut rules)
+    }
+
+    /// What the rules have to know of it.
+    pub fn rules(&self) -> NetRules {
+        let NetPlan { bridge, v4, v6, ipv6_mode, internal, .. } = &self.plan;
+        NetRules {
+            bridge: bridge.clone(),
+            v4: Some(nft::Net { address: v4.address.into(), len: v4.len }),
+            v6: v6.map(|v6| nft::Net { address: v6.address.into(), len: v6.len }),
+            internal: *internal,
+            masquerade4: true,
+            masquerade6: *ipv6_mode == Ipv6Mode::Nat,
+        }
     }
 
     /// With br_netfilter, the bridge itself sends a container's packet to its own published port on, and would not send it back where it came from.
@@ -205,11 +217,6 @@ impl Net {
             || std::fs::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|v| v.starts_with(b"1"));
         let hairpin = !attachment.ports.is_empty() && filtered();
         lock(&inner.links).settle(&attachment.host_interface, &self.plan.bridge, hairpin)
-    }
-
-    pub fn publish(&self, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
-        let published: Vec<_> = published(attachment).collect();
-        lock(&self.rules).publish(&published)
     }
 }
 
@@ -231,7 +238,8 @@ pub(crate) fn collision(
 }
 
 pub(crate) fn published(attachment: &NetworkAttachment) -> impl Iterator<Item = Published<'_>> {
-    attachment.ports.iter().map(|mapping| Published { mapping, to: attachment.address })
+    let to6 = attachment.ipv6.as_ref().map(|six| six.address);
+    attachment.ports.iter().map(move |mapping| Published { mapping, to: attachment.address, to6 })
 }
 
 #[cfg(test)]
@@ -245,6 +253,7 @@ mod tests {
             gateway: Ipv4Addr::new(172, 31, 240, 1),
             prefix_len: 20,
             table: "berth".into(),
+            publish: PublishPolicy::default(),
         };
         assert!(good.check().is_ok());
         assert_eq!(good.table_name(), "berth");

@@ -95,6 +95,13 @@ impl Messages {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
+    /// The message that was begun last asks for an answer, whatever becomes of it; the others answer only with a refusal.
+    pub fn acknowledge_last(&mut self) {
+        if let Some(flags) = self.starts.last().and_then(|start| self.bytes.get_mut(start + 6..)?.first_chunk_mut()) {
+            *flags = (u16::from_ne_bytes(*flags) | ACK).to_ne_bytes();
+        }
+    }
+
     fn end(&mut self) {
         if let Some(&start) = self.starts.last() {
             let length = (self.bytes.len() - start) as u32;

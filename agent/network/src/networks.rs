@@ -8,13 +8,15 @@ use crate::link::{
     EEXIST, EINVAL, ENODEV, End, Link, Links, MAC_CONTAINER, MAC_PORT, MacvlanEnd, mac_of, mac_text, parse_mac,
 };
 use crate::namespace::{Namespace, Namespaces};
-use crate::net::{Macvlan, Net, NetPlan, NetworkConfig};
+use crate::net::{Macvlan, Net, NetPlan, NetworkConfig, published};
 use crate::ports::Ports;
+use crate::rules::Rules;
 use crate::sweep::{GRACE, Leftover, Sweep};
 use berth_model::ContainerId;
 use berth_model::network::{
     Attachment6, Attachments, DEFAULT_NETWORK, NetworkAttachment, NetworkRecord, PortMapping, Protocol,
 };
+use berth_model::publish::PublishPolicy;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -64,6 +66,7 @@ pub(crate) struct Inner {
     /// By name.
     nets: RwLock<BTreeMap<String, Arc<Net>>>,
     pub links: Mutex<Links>,
+    pub rules: Mutex<Rules>,
     state: Mutex<State>,
     pub sweep: Sweep,
 }
@@ -109,7 +112,7 @@ impl State {
 /// `wanted` with the host ports of `last` where the choice was the agent's.
 fn like(wanted: &[PortMapping], last: &[PortMapping]) -> Vec<PortMapping> {
     let same = |a: &PortMapping, b: &PortMapping| {
-        (a.host_ip, a.container_port, a.protocol) == (b.host_ip, b.container_port, b.protocol)
+        (a.host_ip, a.container_port, a.protocol, a.count) == (b.host_ip, b.container_port, b.protocol, b.count)
     };
     let mut left: Vec<&PortMapping> = last.iter().collect();
     let mut find = |p: &PortMapping| left.iter().position(|l| same(p, l)).map(|at| left.remove(at).host_port);
@@ -138,6 +141,7 @@ impl Networks {
             namespaces: Namespaces::open()?,
             nets: RwLock::default(),
             links: Mutex::new(Links::open()?),
+            rules: Mutex::new(Rules::new(&config.table_name(), config.publish.input_rules)),
             state: Mutex::new(state),
             sweep: Sweep::default(),
             config,
@@ -208,7 +212,7 @@ impl Networks {
             .make_link(net, bridge, &mut attachment, id, namespace.fd.as_fd())
             .and_then(|()| configure(&attachment, &mut namespace.links, namespace.fd.as_fd()))
             .and_then(|()| net.settle(inner, &attachment))
-            .and_then(|()| net.publish(&attachment));
+            .and_then(|()| inner.publish(&attachment));
         if let Err(error) = joined {
             self.undo(id, std::slice::from_ref(&attachment));
             return Err(error);
@@ -263,6 +267,7 @@ impl Networks {
                 state.attached.insert(id.clone(), attachments.to_vec());
             }
         }
+        self.recover_rules(&nets)?;
         let links = lock(&inner.links).list()?;
         let mut bridges = HashMap::new();
         let mut old = HashSet::new();
@@ -271,10 +276,6 @@ impl Networks {
             *ready = None;
             old.extend(links.iter().find(|l| l.name == net.plan.bridge && l.bridge).map(|l| l.index));
             if inner.lock_state().on(&net.plan.name).next().is_none() {
-                let mut rules = lock(&net.rules);
-                if net.plan.macvlan.is_none() && rules.present()? {
-                    rules.remove()?;
-                }
                 continue;
             }
             match net.make_ready(inner) {
@@ -288,6 +289,15 @@ impl Networks {
             }
         }
         self.restore_links(&links, &old, &bridges)
+    }
+
+    /// Those of all networks that have a container, in one step; none where nobody lives.
+    fn recover_rules(&self, nets: &[Arc<Net>]) -> Result<(), NetworkError> {
+        let mut rules = lock(&self.inner.rules);
+        let live =
+            |net: &&Arc<Net>| net.plan.macvlan.is_none() && self.inner.lock_state().on(&net.plan.name).next().is_some();
+        rules.set_networks(nets.iter().filter(live).map(|net| net.rules()).collect());
+        if rules.has_networks() { self.inner.rebuild(&mut rules) } else { rules.remove_if_present() }
     }
 
     /// Puts the links of live containers into their bridges where they are not, and sends the others away.
@@ -350,7 +360,9 @@ impl Networks {
             links.delete(found.index, &found.name)?;
         }
         drop(links);
-        lock(&net.rules).remove()
+        let mut rules = lock(&self.inner.rules);
+        rules.drop_network(&net.plan.bridge);
+        if rules.has_networks() { self.inner.rebuild(&mut rules) } else { rules.remove_if_present() }
     }
 
     /// Removes bridges and tables (uninstall; tests), and every link of the bridges. Waits for it. net.ipv4.ip_forward stays as it is: others may
@@ -379,6 +391,11 @@ impl Networks {
         let owned = |name: &str| state.leaving.contains(name) || state.link_is_used(name);
         let ports = links.iter().filter(|l| l.master.is_some_and(|m| bridges.contains(&m)) && is_link_name(&l.name));
         Ok(ports.filter(|l| !owned(&l.name)).map(|l| l.name.clone()).collect())
+    }
+
+    /// Where ports may be published.
+    pub fn publish_policy(&self) -> &PublishPolicy {
+        &self.inner.config.publish
     }
 
     /// The default network's gateway: what `host-gateway` means.
@@ -431,7 +448,7 @@ impl Inner {
     }
 
     fn add(&self, plan: NetPlan) {
-        let net = Net::new(&self.config, plan);
+        let net = Net::new(plan);
         let name = net.plan.name.clone();
         self.lock_state().addresses.insert(name.clone(), net.fresh_addresses());
         self.nets.write().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::new(net));
@@ -444,6 +461,20 @@ impl Inner {
 
     fn all_nets(&self) -> Vec<Arc<Net>> {
         self.nets.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// All rules, for all containers that are attached now. The list is made under the lock of the rules: whoever leaves meanwhile withdraws
+    /// afterwards.
+    pub fn rebuild(&self, rules: &mut Rules) -> Result<(), NetworkError> {
+        let attached: Vec<NetworkAttachment> =
+            self.lock_state().all().filter(|a| !a.ports.is_empty()).cloned().collect();
+        let published: Vec<_> = attached.iter().flat_map(published).collect();
+        rules.rebuild(&published)
+    }
+
+    pub fn publish(&self, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
+        let published: Vec<_> = published(attachment).collect();
+        lock(&self.rules).publish(&published)
     }
 
     /// Called by the sweep.
@@ -571,10 +602,8 @@ impl Inner {
             };
             self.sweep.push(self, leftover);
         }
-        match self.net(&attachment.network) {
-            Ok(net) if known => lock(&net.rules).withdraw(&attachment.ports),
-            _ => Ok(()),
-        }
+        let published: Vec<_> = published(attachment).collect();
+        if known { lock(&self.rules).withdraw(&published) } else { Ok(()) }
     }
 
     /// Makes the veth. A name that is still in use, by the link of this container's last run, is passed over.

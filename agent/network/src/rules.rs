@@ -1,71 +1,147 @@
-//! What stands in berth's nftables table.
+//! What stands in berth's nftables tables: one of each family, for all networks of the agent.
 
-use crate::error::{NetworkError, Prefix};
+use crate::detour;
+use crate::error::NetworkError;
 use crate::netlink::{Failure, Socket};
-use crate::nft::{self, Batch, Expr, Hook, Key};
-use crate::ports::host_address;
+use crate::nft::{self, Batch, Expr, Family, Hook, Key, MapShape, Net};
 use berth_model::network::{PortMapping, Protocol};
+use berth_sys::detour_bpf::{SECOND_WAY, TO_LOOPBACK};
 use berth_sys::net::NetlinkFamily;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Map of ports that are published on every address of the host.
-const ANY: &str = "ports";
-/// Map of ports that are published on one address.
-const ONE: &str = "address_ports";
+/// The maps of published ports: on every address or on one, single ports or long ranges.
+const MAPS: [(&str, MapShape); 4] = [
+    ("address_ports", MapShape { with_address: true, ranges: false }),
+    ("ports", MapShape { with_address: false, ranges: false }),
+    ("address_ranges", MapShape { with_address: true, ranges: true }),
+    ("ranges", MapShape { with_address: false, ranges: true }),
+];
+/// A longer range is one element, whose ports stay what they are: changing a map of ranges costs with all of its elements, changing one of single
+/// ports does not.
+pub const SINGLE_PORTS: u16 = 64;
+/// The longest range that leads to other numbers, as each of its ports is an element then.
+pub const SHIFTED_PORTS: u16 = 1024;
+
+/// In whose name the host's ::1 speaks to a container: an address that nobody has, so that answers to it are known.
+const LOOPBACK_NAME: Ipv6Addr = Ipv6Addr::new(0xfd62, 0x6572, 0x7468, 0, 0, 0, 0, 1);
+/// Where copies are "sent", by interface alone: nobody is asked for these.
+const COPIES_TO: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)), IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1))];
 
 const ENOENT: i32 = 2;
 const EOPNOTSUPP: i32 = 95;
 const EPROTONOSUPPORT: i32 = 93;
+
+/// What the tables say of one network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NetRules {
+    pub bridge: String,
+    pub v4: Option<Net>,
+    pub v6: Option<Net>,
+    /// Nothing goes out of it, and nothing comes in but what is published.
+    pub internal: bool,
+    /// Containers go out in the host's name.
+    pub masquerade4: bool,
+    pub masquerade6: bool,
+}
 
 /// A published port and where it leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Published<'a> {
     pub mapping: &'a PortMapping,
     pub to: Ipv4Addr,
+    pub to6: Option<Ipv6Addr>,
 }
 
-/// The table of one network.
+/// The two tables.
 pub struct Rules {
     table: String,
-    bridge: String,
-    subnet: Prefix,
+    networks: Vec<NetRules>,
+    /// What comes from outside has to pass the host's own input rules first.
+    input_rules: bool,
     /// Opened with the first rule: opening it makes the kernel load nf_tables.
     socket: Option<Socket>,
     handle: Option<u64>,
+    /// Index of the interface by which copies come back, once the tables name it.
+    detour: Option<u32>,
 }
 
 impl Rules {
-    pub fn new(table: &str, bridge: &str, subnet: Prefix) -> Self {
-        Rules { table: table.into(), bridge: bridge.into(), subnet, socket: None, handle: None }
+    pub fn new(table: &str, input_rules: bool) -> Self {
+        Rules { table: table.into(), networks: Vec::new(), input_rules, socket: None, handle: None, detour: None }
     }
 
-    /// The table that this agent made is still there: somebody may have flushed the host's whole ruleset.
-    pub fn intact(&mut self) -> Result<bool, NetworkError> {
+    /// The table that this agent made, with this network, is still there: somebody may have flushed the host's whole ruleset.
+    pub fn intact(&mut self, bridge: &str) -> Result<bool, NetworkError> {
         let Some(handle) = self.handle else { return Ok(false) };
-        Ok(self.find_table()? == Some(handle))
+        if !self.networks.iter().any(|n| n.bridge == bridge) {
+            return Ok(false);
+        }
+        Ok(self.find_table(Family::V4)? == Some(handle))
     }
 
-    fn find_table(&mut self) -> Result<Option<u64>, NetworkError> {
+    fn find_table(&mut self, family: Family) -> Result<Option<u64>, NetworkError> {
         let table = self.table.clone();
         let socket = self.socket()?;
-        nft::table_handle(socket, &table).map_err(|f| refused(format!("looking for nftables table {table}"), f))
+        nft::table_handle(socket, family, &table).map_err(|f| refused(format!("looking for nftables table {table}"), f))
     }
 
-    /// Makes the whole table anew, in one step: no packet meets it half done, and connections go on.
+    /// One more network, or one with other properties, from the next `rebuild` on.
+    pub fn put_network(&mut self, network: NetRules) {
+        self.drop_network(&network.bridge);
+        self.networks.push(network);
+    }
+
+    pub fn drop_network(&mut self, bridge: &str) {
+        self.networks.retain(|n| n.bridge != bridge);
+    }
+
+    /// These and no others, from the next `rebuild` on. What stands in the kernel is not trusted until then.
+    pub fn set_networks(&mut self, networks: Vec<NetRules>) {
+        self.networks = networks;
+        self.handle = None;
+    }
+
+    pub fn has_networks(&self) -> bool {
+        !self.networks.is_empty()
+    }
+
+    pub fn remove_if_present(&mut self) -> Result<(), NetworkError> {
+        if self.present()? { self.remove() } else { detour::remove(&self.table) }
+    }
+
+    /// Makes both tables anew, in one step: no packet meets them half done, and connections go on.
     pub fn rebuild(&mut self, published: &[Published<'_>]) -> Result<(), NetworkError> {
         let table = self.table.clone();
+        let detour = self.wanted_detour(published)?;
         let mut batch = Batch::new(&table);
-        // Adding before deleting: the deletion is not refused when there is none.
-        batch.add_table();
-        batch.delete_table();
-        batch.add_table();
-        fill(&mut batch, &self.bridge, self.subnet);
-        for port in published {
-            add(&mut batch, port)?;
+        for family in Family::BOTH {
+            batch.family(family);
+            // Adding before deleting: the deletion is not refused when there is none.
+            batch.add_table();
+            batch.delete_table();
+            batch.add_table();
+            fill(&mut batch, family, &self.networks, self.input_rules);
+            if let Some(device) = detour {
+                fill_detour(&mut batch, family, device, self.input_rules);
+            }
         }
-        batch.commit(self.socket()?).map_err(|f| refused(format!("making nftables table ip {table}"), f))?;
-        self.handle = self.find_table()?;
+        for port in published {
+            add(&mut batch, port);
+        }
+        batch.commit(self.socket()?).map_err(|f| refused(format!("making nftables tables ip and ip6 {table}"), f))?;
+        self.detour = detour;
+        self.handle = self.find_table(Family::V4)?;
         Ok(())
+    }
+
+    /// The way back in for what the host's input rules let through, made when a port needs it first.
+    fn wanted_detour(&mut self, published: &[Published<'_>]) -> Result<Option<u32>, NetworkError> {
+        let needed = |p: &Published<'_>| self.input_rules && from_outside(p.mapping) || on_loopback6(p);
+        if self.detour.is_none() && !published.iter().any(needed) {
+            return Ok(None);
+        }
+        detour::ensure(&self.table).map(Some)
     }
 
     /// All of them come true together.
@@ -74,19 +150,28 @@ impl Rules {
             return Ok(());
         }
         let table = self.table.clone();
+        let detour = self.wanted_detour(published)?;
         let mut batch = Batch::new(&table);
-        for port in published {
-            add(&mut batch, port)?;
+        if let Some(device) = detour.filter(|_| detour != self.detour) {
+            for family in Family::BOTH {
+                fill_detour(batch.family(family), family, device, self.input_rules);
+            }
         }
-        batch.commit(self.socket()?).map_err(|f| refused(format!("publishing ports in nftables table ip {table}"), f))
+        for port in published {
+            add(&mut batch, port);
+        }
+        batch.commit(self.socket()?).map_err(|f| refused(format!("publishing ports in nftables table {table}"), f))?;
+        self.detour = detour;
+        Ok(())
     }
 
     /// Gone already is fine, each for itself.
-    pub fn withdraw(&mut self, mappings: &[PortMapping]) -> Result<(), NetworkError> {
-        match self.withdraw_together(mappings) {
+    pub fn withdraw(&mut self, published: &[Published<'_>]) -> Result<(), NetworkError> {
+        let keys: Vec<_> = published.iter().flat_map(entries).map(|e| (e.family, e.map, e.key)).collect();
+        match self.withdraw_together(&keys) {
             Err(failure) if failure.errno() == ENOENT => {
-                for mapping in mappings {
-                    match self.withdraw_together(std::slice::from_ref(mapping)) {
+                for key in keys {
+                    match self.withdraw_together(&[key]) {
                         Err(failure) if failure.errno() != ENOENT => return Err(self.cannot_withdraw(failure)),
                         _ => {}
                     }
@@ -99,20 +184,17 @@ impl Rules {
     }
 
     fn cannot_withdraw(&self, failure: Failure) -> NetworkError {
-        refused(format!("withdrawing ports from nftables table ip {}", self.table), failure)
+        refused(format!("withdrawing ports from nftables table {}", self.table), failure)
     }
 
-    fn withdraw_together(&mut self, mappings: &[PortMapping]) -> Result<(), Failure> {
-        if mappings.is_empty() {
+    fn withdraw_together(&mut self, keys: &[(Family, &'static str, Key)]) -> Result<(), Failure> {
+        if keys.is_empty() {
             return Ok(());
         }
         let table = self.table.clone();
         let mut batch = Batch::new(&table);
-        for mapping in mappings {
-            if let Ok(address) = host_address(mapping) {
-                let (map, key) = key(mapping, address);
-                batch.delete_element(map, key);
-            }
+        for (family, map, key) in keys {
+            batch.family(*family).delete_port(map, *key);
         }
         let socket = self.socket().map_err(|error| match error {
             NetworkError::Nftables { source, .. } | NetworkError::NftablesMissing { source, .. } => Failure::Io(source),
@@ -122,26 +204,36 @@ impl Rules {
     }
 
     /// Gone already is fine.
-    pub fn remove(&mut self) -> Result<(), NetworkError> {
+    fn remove(&mut self) -> Result<(), NetworkError> {
         let table = self.table.clone();
         let mut batch = Batch::new(&table);
-        batch.add_table();
-        batch.delete_table();
-        self.handle = None;
+        for family in Family::BOTH {
+            batch.family(family).add_table();
+            batch.delete_table();
+        }
+        (self.handle, self.detour) = (None, None);
         match self.socket() {
             // Without nf_tables there is no table either.
-            Err(NetworkError::NftablesMissing { .. }) => Ok(()),
-            Err(error) => Err(error),
-            Ok(socket) => batch.commit(socket).map_err(|f| refused(format!("deleting nftables table ip {table}"), f)),
+            Err(NetworkError::NftablesMissing { .. }) => {}
+            Err(error) => return Err(error),
+            Ok(socket) => {
+                batch.commit(socket).map_err(|f| refused(format!("deleting nftables tables {table}"), f))?;
+            }
         }
+        detour::remove(&table)
     }
 
-    /// The table is there, whoever made it.
-    pub fn present(&mut self) -> Result<bool, NetworkError> {
-        match self.find_table() {
-            Err(NetworkError::NftablesMissing { .. }) => Ok(false),
-            found => Ok(found?.is_some()),
+    /// A table is there, whoever made it.
+    fn present(&mut self) -> Result<bool, NetworkError> {
+        for family in Family::BOTH {
+            match self.find_table(family) {
+                Err(NetworkError::NftablesMissing { .. }) => {}
+                Ok(None) => {}
+                Ok(Some(_)) => return Ok(true),
+                Err(error) => return Err(error),
+            }
         }
+        Ok(false)
     }
 
     fn socket(&mut self) -> Result<&mut Socket, NetworkError> {
@@ -160,52 +252,183 @@ fn refused(act: String, failure: Failure) -> NetworkError {
     if missing { NetworkError::NftablesMissing { act, source } } else { NetworkError::Nftables { act, source } }
 }
 
-/// Chains, maps and rules. An `accept` here never overrides a `drop` in a table of the host: each base chain of a hook is asked. A `drop` here
-/// is final, so that there are only two: what nobody published, and what pretends to come from the host itself.
-fn fill(batch: &mut Batch<'_>, bridge: &str, subnet: Prefix) {
-    use Expr::*;
-    let loopback = Ipv4Addr::new(127, 0, 0, 0);
-    batch.add_map(ANY, false, 1);
-    batch.add_map(ONE, true, 2);
-
-    // The bridge routes 127.0.0.0/8 (route_localnet), for ports that are published there: no container may reach the host's own loopback by that.
-    batch.add_chain("guard", "filter", Hook::Prerouting, -300);
-    batch.add_rule("guard", &[From(bridge), Destination(loopback, 8), Drop]);
-
-    // The priorities are iptables' own: -100 for DNAT, 100 for SNAT, 0 for filters.
-    for (chain, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
-        batch.add_chain(chain, "nat", hook, -100);
-        batch.add_rule(chain, &[DnatByAddressAndPort(ONE)]);
-        batch.add_rule(chain, &[ToThisHost, DnatByPort(ANY)]);
-    }
-
-    batch.add_chain("postrouting", "nat", Hook::Postrouting, 100);
-    batch.add_rule("postrouting", &[Source(subnet.address, subnet.len), NotTo(bridge), Masquerade]);
-    // Answers to these must come back through the host: from a container to a published port, and from the host's 127.0.0.1.
-    batch.add_rule("postrouting", &[To(bridge), Source(subnet.address, subnet.len), Published, Masquerade]);
-    batch.add_rule("postrouting", &[To(bridge), Source(loopback, 8), Masquerade]);
-
-    batch.add_chain("forward", "filter", Hook::Forward, 0);
-    batch.add_rule("forward", &[To(bridge), Established, Accept]);
-    batch.add_rule("forward", &[To(bridge), Published, Accept]);
-    // Containers of one bridge see each other (asked here only where br_netfilter is on).
-    batch.add_rule("forward", &[To(bridge), From(bridge), Accept]);
-    batch.add_rule("forward", &[To(bridge), Drop]);
-    batch.add_rule("forward", &[From(bridge), Accept]);
+/// Others than the host itself and its containers can send to it.
+pub fn from_outside(mapping: &PortMapping) -> bool {
+    mapping.host_ip.is_none_or(|ip| !ip.is_loopback())
 }
 
-fn key(mapping: &PortMapping, address: Ipv4Addr) -> (&'static str, Key) {
+/// The host can reach it by ::1.
+fn on_loopback6(port: &Published<'_>) -> bool {
+    port.to6.is_some() && port.mapping.host_ip.is_none_or(|ip| ip == IpAddr::V6(Ipv6Addr::LOCALHOST))
+}
+
+const LOOPBACK4: Net = Net { address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), len: 8 };
+const LOOPBACK6: Net = Net { address: IpAddr::V6(Ipv6Addr::LOCALHOST), len: 128 };
+const NAMED6: Net = Net { address: IpAddr::V6(LOOPBACK_NAME), len: 128 };
+
+/// Chains, maps and rules. An `accept` here never overrides a `drop` in a table of the host: each base chain of a hook is asked. A `drop` here
+/// is final, so that there are few: what nobody published, what pretends to come from the host itself, and packets whose copy goes on.
+fn fill(batch: &mut Batch<'_>, family: Family, networks: &[NetRules], input_rules: bool) {
+    use Expr::*;
+    for (map, shape) in MAPS {
+        batch.add_map(map, shape);
+    }
+    batch.add_interfaces("bridges", false);
+    batch.add_interfaces("internal", false);
+    batch.add_interfaces("same", true);
+    for network in networks {
+        batch.add_interface("bridges", &[&network.bridge]);
+        batch.add_interface("same", &[&network.bridge, &network.bridge]);
+        if network.internal {
+            batch.add_interface("internal", &[&network.bridge]);
+        }
+    }
+
+    batch.add_chain("guard", "filter", Hook::Prerouting, -300);
+    if family == Family::V4 {
+        // The bridge routes 127.0.0.0/8 (route_localnet), for ports that are published there: no container may reach the host's own loopback by
+        // that.
+        batch.add_rule("guard", &[FromAny("bridges"), Destination(LOOPBACK4), Drop]);
+    }
+
+    // Where a connection to a published port goes.
+    batch.add_plain_chain("published");
+    for (map, shape) in MAPS {
+        let mut rule = if shape.with_address { vec![] } else { vec![ToThisHost] };
+        rule.push(Dnat(map, shape));
+        batch.add_rule("published", &rule);
+    }
+    // The priorities are iptables' own: -100 for DNAT, 100 for SNAT, 0 for filters.
+    batch.add_chain("prerouting", "nat", Hook::Prerouting, -100);
+    batch.add_rule("prerouting", &[FromAny("bridges"), Goto("published")]);
+    let second_way = if family == Family::V4 {
+        // The copy was told not to be cut, which the client may not have wanted.
+        vec![Mark(SECOND_WAY), SetMark(0), AllowFragments, Goto("published")]
+    } else {
+        vec![Mark(SECOND_WAY), SetMark(0), Goto("published")]
+    };
+    batch.add_rule("prerouting", if input_rules { &second_way } else { &[Goto("published")] });
+    batch.add_chain("output", "nat", Hook::Output, -100);
+    batch.add_rule("output", &[Goto("published")]);
+
+    // Behind whatever the host asks of packets that are for itself.
+    batch.add_chain("input", "filter", Hook::Input, i32::MAX - 1);
+    batch.add_plain_chain("detour");
+
+    batch.add_chain("postrouting", "nat", Hook::Postrouting, 100);
+    // Answers to these must come back through the host: from the host's loopback, and from a container to a published port.
+    match family {
+        Family::V4 => batch.add_rule("postrouting", &[ToAny("bridges"), Source(LOOPBACK4), Masquerade]),
+        Family::V6 => batch.add_rule("postrouting", &[ToAny("bridges"), Source(LOOPBACK6), Snat(LOOPBACK_NAME.into())]),
+    }
+    for network in networks {
+        let (subnet, masquerade) = match family {
+            Family::V4 => (network.v4, network.masquerade4),
+            Family::V6 => (network.v6, network.masquerade6),
+        };
+        let Some(subnet) = subnet else { continue };
+        let bridge = network.bridge.as_str();
+        batch.add_rule("postrouting", &[To(bridge), Source(subnet), Published, Masquerade]);
+        if masquerade {
+            batch.add_rule("postrouting", &[Source(subnet), NotTo(bridge), Masquerade]);
+        }
+    }
+
+    batch.add_chain("forward", "filter", Hook::Forward, 0);
+    batch.add_rule("forward", &[ToAny("bridges"), Established, Accept]);
+    batch.add_rule("forward", &[ToAny("bridges"), Published, Accept]);
+    // Containers of one bridge see each other (asked here only where br_netfilter is on), those of others not.
+    batch.add_rule("forward", &[Within("same"), Accept]);
+    batch.add_rule("forward", &[ToAny("bridges"), Drop]);
+    batch.add_rule("forward", &[FromAny("internal"), Established, Accept]);
+    batch.add_rule("forward", &[FromAny("internal"), Drop]);
+    batch.add_rule("forward", &[FromAny("bridges"), Accept]);
+}
+
+/// The rules that send copies through `device`: the way of a packet from outside to a published port.
+///
+/// Its first packet is not redirected when it comes in, but goes to the host itself, so that the host's input rules decide about it, as about a
+/// packet for a process of the host. Behind them all, it is copied out of `device`, whose program sends the copy back into the interface where
+/// the packet came in, with a mark; the packet itself ends here. What has the mark is redirected. The rest of the connection is known to
+/// conntrack and goes the straight way.
+fn fill_detour(batch: &mut Batch<'_>, family: Family, device: u32, input_rules: bool) {
+    use Expr::*;
+    let [v4, v6] = COPIES_TO;
+    let copy = Copy(if family == Family::V4 { v4 } else { v6 }, device);
+    batch.flush_chain("input");
+    batch.flush_chain("detour");
+    if input_rules {
+        for (map, shape) in MAPS {
+            let mut rule = vec![New, NotFrom("lo")];
+            if !shape.with_address {
+                rule.push(ToThisHost);
+            }
+            rule.extend([PortIn(map, shape), Goto("detour")]);
+            batch.add_rule("input", &rule);
+        }
+        batch.add_rule("detour", &[FromEthernet, KeepHardwareAddress]);
+        batch.add_rule("detour", &[copy.clone()]);
+        batch.add_rule("detour", &[Drop]);
+    }
+    if family == Family::V6 {
+        // The kernel routes nothing to ::1 that does not come in on lo, so answers come in there.
+        batch.flush_chain("guard");
+        let mut priority = [0; 4];
+        priority[TO_LOOPBACK] = 1;
+        batch.add_rule(
+            "guard",
+            &[FromAny("bridges"), Destination(NAMED6), SetMark(0), SetPriority(priority), copy, Drop],
+        );
+    }
+}
+
+/// One element.
+struct Entry {
+    family: Family,
+    map: &'static str,
+    key: Key,
+    to: IpAddr,
+    /// `None`: the same as the host's.
+    port: Option<u16>,
+}
+
+/// The elements of a published port: one for each family that both sides have.
+fn entries(port: &Published<'_>) -> Vec<Entry> {
+    let mapping = port.mapping;
     let protocol = match mapping.protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
+        Protocol::Sctp => 132,
     };
-    let address = (!address.is_unspecified()).then_some(address);
-    let map = if address.is_some() { ONE } else { ANY };
-    (map, Key { address, protocol, port: mapping.host_port })
+    let whole = mapping.count > SINGLE_PORTS && mapping.host_port == mapping.container_port;
+    let shape = MapShape { with_address: mapping.host_ip.is_some(), ranges: whole };
+    let Some((map, _)) = MAPS.iter().find(|(_, s)| *s == shape) else { return Vec::new() };
+    let targets = [Some(IpAddr::V4(port.to)), port.to6.map(IpAddr::V6)];
+    let mut entries = Vec::new();
+    for to in targets.into_iter().flatten() {
+        let family = Family::of(to);
+        if mapping.host_ip.is_some_and(|ip| Family::of(ip) != family) {
+            continue;
+        }
+        let steps = if whole { 1 } else { mapping.count };
+        entries.extend((0..steps).map(|n| Entry {
+            family,
+            map,
+            key: Key {
+                address: mapping.host_ip,
+                protocol,
+                port: mapping.host_port.saturating_add(n),
+                more: if whole { mapping.count - 1 } else { 0 },
+            },
+            to,
+            port: (!whole).then(|| mapping.container_port.saturating_add(n)),
+        }));
+    }
+    entries
 }
 
-fn add(batch: &mut Batch<'_>, port: &Published<'_>) -> Result<(), NetworkError> {
-    let (map, key) = key(port.mapping, host_address(port.mapping)?);
-    batch.add_element(map, key, (port.to, port.mapping.container_port));
-    Ok(())
+fn add(batch: &mut Batch<'_>, port: &Published<'_>) {
+    for entry in entries(port) {
+        batch.family(entry.family).add_port(entry.map, entry.key, entry.to, entry.port);
+    }
 }

@@ -151,7 +151,7 @@ fn clear(inner: &Inner, links: &mut Links, netfilter: Option<&mut Socket>, lefto
                 return;
             }
             if let (true, Some(address), Some(netfilter)) = (forget, of.as_ref().map(|a| a.address), netfilter)
-                && let Err(failure) = conntrack::forget_answers_of(netfilter, address)
+                && let Err(failure) = conntrack::forget_answers_of(netfilter, address.into())
             {
                 tracing::debug!(error = %failure.into_io(), %address, "forgetting a container's connections");
             }

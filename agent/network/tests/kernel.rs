@@ -3,6 +3,7 @@
 
 use berth_model::ContainerId;
 use berth_model::network::{PortMapping, Protocol};
+use berth_model::publish::PublishPolicy;
 use berth_network::{Attached, NetworkConfig, NetworkError, Networks, PortHolder};
 use berth_sys::net;
 use std::collections::HashSet;
@@ -20,7 +21,13 @@ const UPLINK: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 
 fn config(prefix_len: u8) -> NetworkConfig {
-    NetworkConfig { bridge: "bnt0".into(), gateway: GATEWAY, prefix_len, table: "berth-test".into() }
+    NetworkConfig {
+        bridge: "bnt0".into(),
+        gateway: GATEWAY,
+        prefix_len,
+        table: "berth-test".into(),
+        publish: PublishPolicy::default(),
+    }
 }
 
 fn id() -> ContainerId {
@@ -84,7 +91,7 @@ fn outside() -> std::os::fd::OwnedFd {
 }
 
 fn port(host_port: u16, container_port: u16, protocol: Protocol) -> PortMapping {
-    PortMapping { host_ip: None, host_port, container_port, protocol }
+    PortMapping { host_ip: None, host_port, container_port, protocol, count: 1 }
 }
 
 /// Answers each TCP connection with the address that it came from, until the listener's namespace is gone with the process.
@@ -197,6 +204,68 @@ fn containers_reach_and_are_reached() {
     });
 }
 
+/// What the host's own input rules say of a port holds for a published one, as if a process of the host listened there.
+#[test]
+fn the_hosts_firewall_wins() {
+    on_a_host(|| {
+        let world = outside();
+        // As strict as a host may be about the ways of packets.
+        std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap();
+        let networks = Networks::open(config(24)).unwrap();
+        let ports = [port(8080, 80, Protocol::Tcp), port(5353, 53, Protocol::Udp)];
+        let a = networks.attach(&id(), &ports).unwrap();
+        let b = networks.attach(&id(), &[]).unwrap();
+        serve(a.netns.as_fd(), 80);
+        serve_udp(a.netns.as_fd(), 53, "a");
+        let outside = || {
+            let tcp = within(world.as_fd(), || ask(UPLINK, 8080)).ok();
+            let udp = within(world.as_fd(), || ask_udp(&udp(), (UPLINK, 5353)));
+            assert_eq!(tcp.is_some(), udp.is_some(), "{tcp:?} {udp:?}");
+            tcp
+        };
+        let inside = || {
+            for (who, namespace) in [("the host", None), ("b", Some(&b)), ("a", Some(&a))] {
+                let test = || ask(UPLINK, 8080).unwrap_or_else(|e| panic!("{who}: {e}"));
+                namespace.map_or_else(test, |n| within(n.netns.as_fd(), test));
+            }
+        };
+        assert_eq!(outside(), Some(OUTSIDE), "the client's address is kept");
+
+        // A host that lets nobody in but by ssh.
+        let rules = |text: &str| {
+            run("nft flush ruleset inet");
+            let mut nft = Command::new("nft").args(["-f", "-"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+            nft.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            assert!(nft.wait().unwrap().success());
+        };
+        let strict = "table inet filter { chain input { type filter hook input priority 0; policy drop;
+            ct state established,related accept; iif lo accept; tcp dport 22 accept; EXTRA; };
+            FORWARD }";
+        rules(&strict.replace("EXTRA;", "").replace("FORWARD", ""));
+        assert_eq!(outside(), None);
+        inside();
+        // It opens the ports as it would for any service: by interface and source too.
+        let open =
+            format!("iifname up0 ip saddr {OUTSIDE} meta l4proto {{ tcp, udp }} th dport {{ 8080, 5353 }} accept");
+        rules(&strict.replace("EXTRA", &open).replace("FORWARD", ""));
+        assert_eq!(outside(), Some(OUTSIDE));
+        rules(&strict.replace("EXTRA", &open.replace("up0", "up9")).replace("FORWARD", ""));
+        assert_eq!(outside(), None);
+        // What it does not let through to others stays where it is, from the first packet on.
+        let forward = "chain forward { type filter hook forward priority 0; ct state established,related accept; iifname up0 drop; };";
+        rules(&strict.replace("EXTRA", &open).replace("FORWARD", forward));
+        assert_eq!(outside(), None);
+        let forward = "chain forward { type filter hook forward priority 0; policy drop;
+            ct state established,related accept; iifname up0 oifname bnt0 accept; iifname bnt0 accept; };";
+        rules(&strict.replace("EXTRA", &open).replace("FORWARD", forward));
+        assert_eq!(outside(), Some(OUTSIDE));
+        run("nft flush ruleset inet");
+        assert_eq!(outside(), Some(OUTSIDE));
+        networks.remove_all().unwrap();
+        assert!(!run("ip -o link").contains("bti"));
+    });
+}
+
 #[test]
 fn the_hosts_loopback_is_closed_to_containers() {
     on_a_host(|| {
@@ -230,6 +299,7 @@ fn ports_of_one_address() {
             host_port,
             container_port: 80,
             protocol: Protocol::Tcp,
+            count: 1,
         };
         let a = networks.attach(&id(), &[on(Ipv4Addr::LOCALHOST, 8081)]).unwrap();
         let b_id = id();
@@ -252,7 +322,7 @@ fn ports_of_one_address() {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let busy = listener.local_addr().unwrap().port();
         let error = refused(port(busy, 1, Protocol::Tcp));
-        assert!(matches!(error, NetworkError::PortInUse { holder: PortHolder::Host, .. }), "{error}");
+        assert!(matches!(error, NetworkError::PortInUse { holder: PortHolder::Process { .. }, .. }), "{error}");
         assert_eq!(before, (run("nft list table ip berth-test-bnt0"), container_links()));
     });
 }
@@ -400,12 +470,19 @@ fn eight_callers_at_once_and_nothing_left() {
             networks.detach(&id, &attached.attachments).unwrap();
         }
         until("all links go", || container_links() == 0);
-        assert!(!run("nft list table ip berth-test-bnt0").contains("elements"), "an element is left");
+        assert_eq!(elements(), Vec::<String>::new(), "an element is left");
         let none = networks.loopback_only().unwrap();
         assert_eq!(within(none.as_fd(), || run("ip -o link")).lines().count(), base_links());
         networks.remove_all().unwrap();
         assert!(run("nft list ruleset").is_empty());
     });
+}
+
+/// What is in the maps of ports.
+fn elements() -> Vec<String> {
+    let maps = ["ports", "address_ports", "ranges", "address_ranges"];
+    let of = |family: &str| maps.map(|map| run(&format!("nft list map {family} berth-test-bnt0 {map}")));
+    ["ip", "ip6"].into_iter().flat_map(of).filter(|map| map.contains("elements")).collect()
 }
 
 /// Links that the kernel itself puts into a new namespace: lo, and what its built-in tunnels add.

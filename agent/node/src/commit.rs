@@ -12,7 +12,6 @@ use crate::{NodeError, fail, images};
 use berth_image::{Child, Hasher, LayerSink};
 use berth_model::digest::Algorithm;
 use berth_model::image::ImageConfig;
-use berth_model::network::Protocol;
 use berth_model::{ContainerRecord, Digest, Phase, Timestamp};
 use berth_rootfs::Upper;
 use std::io;
@@ -21,6 +20,8 @@ use std::sync::Arc;
 
 /// Bytes that are hashed and written at once.
 const PIECE: usize = 256 << 10;
+/// Ports of the longest range that is written down port by port.
+const EXPOSED_RANGE: u16 = 64;
 
 /// A layer that is written and not yet in the store.
 struct Fresh {
@@ -234,12 +235,10 @@ fn process(record: &ContainerRecord, image: &ImageConfig) -> ImageConfig {
             None => config.env.push(own.clone()),
         }
     }
-    for port in &spec.ports {
-        let protocol = match port.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
-        let exposed = format!("{}/{protocol}", port.container_port);
+    // An image's configuration has single ports; a long range says nothing of what listens there.
+    let short = spec.ports.iter().filter(|p| p.count <= EXPOSED_RANGE);
+    for (first, n, protocol) in short.flat_map(|p| (0..p.count).map(|n| (p.container_port, n, p.protocol))) {
+        let exposed = format!("{}/{}", first.saturating_add(n), protocol.name());
         if !config.exposed_ports.contains(&exposed) {
             config.exposed_ports.push(exposed);
         }

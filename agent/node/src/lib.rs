@@ -41,6 +41,7 @@ mod nets;
 mod node;
 mod pause;
 mod policy;
+mod publish;
 mod reaper;
 mod recover;
 mod remove;

@@ -193,7 +193,7 @@ fn launch(
     // Two threads beside this one: joining costs a hop each; a namespace with a veth costs thirty of them, cgroups and a shim ten.
     let network = record.spec.network.is_own().then(|| {
         let (networks, id) = (inner.networks.clone(), id.clone());
-        let wants = nets::wants(inner, &record, ports(container, &record));
+        let wants = nets::wants(inner, &record, ports(inner, container, &record));
         let (networks_, id_) = (networks.clone(), id.clone());
         inner.beside(
             move || debug_span!(target: TRACE, "network").in_scope(|| networks.attach_to(&id, wants)),
@@ -383,13 +383,14 @@ async fn failed(inner: &Arc<Inner>, mut gate: Gate, before: &ContainerRecord, er
 }
 
 /// The ports that were asked for, and with `publish_all` every exposed one that is not among them.
-fn ports(container: &Container, record: &ContainerRecord) -> Vec<PortMapping> {
+fn ports(inner: &Inner, container: &Container, record: &ContainerRecord) -> Vec<PortMapping> {
     let mut ports = record.spec.ports.clone();
     if record.spec.publish_all {
+        let host_ip = inner.networks.publish_policy().default;
         for exposed in &container.image.config.exposed_ports {
             let Some((container_port, protocol)) = exposed_port(exposed) else { continue };
             if !ports.iter().any(|p| p.container_port == container_port && p.protocol == protocol) {
-                ports.push(PortMapping { host_ip: None, host_port: 0, container_port, protocol });
+                ports.push(PortMapping { host_ip, host_port: 0, container_port, protocol, count: 1 });
             }
         }
     }
@@ -402,6 +403,7 @@ fn exposed_port(text: &str) -> Option<(u16, Protocol)> {
     let protocol = match protocol {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
         _ => return None,
     };
     port.parse().ok().filter(|p| *p > 0).map(|p| (p, protocol))
@@ -415,7 +417,7 @@ mod tests {
     fn exposed_ports() {
         assert_eq!(exposed_port("80"), Some((80, Protocol::Tcp)));
         assert_eq!(exposed_port("53/udp"), Some((53, Protocol::Udp)));
-        for bad in ["0", "80/sctp", "x", "", "70000"] {
+        for bad in ["0", "80/dccp", "x", "", "70000"] {
             assert_eq!(exposed_port(bad), None, "{bad}");
         }
     }

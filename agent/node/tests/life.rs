@@ -37,6 +37,7 @@ impl Bed {
                 gateway: [10, 99, 200 + n, 1].into(),
                 prefix_len: 24,
                 table: format!("berthnode{tag}"),
+                publish: Default::default(),
             },
             runtime: RuntimeConfig { cgroup_parent: format!("berth-node-{tag}"), default_pids: None },
             event_history: 1000,
@@ -314,7 +315,7 @@ async fn on_the_bridge() {
     let node = bed.open().await;
     let mut s = spec("web", &["/bin/sh", "-c", "while :; do echo served | nc -l -p 80; done"]);
     s.network = NetworkMode::Bridge;
-    s.ports = vec![PortMapping { host_ip: None, host_port: 0, container_port: 80, protocol: Protocol::Tcp }];
+    s.ports = vec![PortMapping { host_ip: None, host_port: 0, container_port: 80, protocol: Protocol::Tcp, count: 1 }];
     create(&node, s).await;
     node.start(&me(), "web").await.unwrap();
     let network = node.container("web").unwrap().view.record.networks.main().cloned().unwrap();

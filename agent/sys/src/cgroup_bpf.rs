@@ -21,7 +21,7 @@ pub struct Rule {
 /// struct bpf_insn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-struct Insn {
+pub(crate) struct Insn {
     code: u8,
     /// Destination in the low four bits, source in the high ones.
     registers: u8,
@@ -29,19 +29,19 @@ struct Insn {
     value: i32,
 }
 
-const fn insn(code: u8, dst: u8, src: u8, offset: i16, value: i32) -> Insn {
+pub(crate) const fn insn(code: u8, dst: u8, src: u8, offset: i16, value: i32) -> Insn {
     Insn { code, registers: dst | src << 4, offset, value }
 }
 
 // Opcodes of Documentation/bpf/standardization/instruction-set.rst.
-const LOAD_WORD: u8 = 0x61;
-const MOV_REG: u8 = 0xbf;
-const MOV: u8 = 0xb7;
+pub(crate) const LOAD_WORD: u8 = 0x61;
+pub(crate) const MOV_REG: u8 = 0xbf;
+pub(crate) const MOV: u8 = 0xb7;
 const AND: u8 = 0x57;
 const SHIFT_RIGHT: u8 = 0x77;
 /// 32 bits wide, so that numbers above i32::MAX are not sign-extended.
 const JUMP_NOT_EQUAL: u8 = 0x56;
-const EXIT: u8 = 0x95;
+pub(crate) const EXIT: u8 = 0x95;
 
 /// The context is `access << 16 | type`, major, minor (struct bpf_cgroup_dev_ctx); 1 allows, 0 is EPERM.
 fn program(rules: &[Rule]) -> Vec<Insn> {
@@ -78,8 +78,8 @@ fn program(rules: &[Rule]) -> Vec<Insn> {
     code
 }
 
-fn bpf(command: libc::c_long, attr: &[u64]) -> io::Result<libc::c_long> {
-    // SAFETY: attr is a bpf_attr of the command, as its two callers below build it, and what it points to lives through the call.
+pub(crate) fn bpf(command: libc::c_long, attr: &[u64]) -> io::Result<libc::c_long> {
+    // SAFETY: attr is a bpf_attr of the command, as its callers build it, and what it points to lives through the call.
     let r = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of_val(attr)) };
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r) }
 }

@@ -5,6 +5,7 @@
 
 pub mod cap;
 pub mod cgroup_bpf;
+pub mod detour_bpf;
 pub mod fs;
 pub mod inet;
 pub mod inotify;

@@ -3,7 +3,7 @@
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use std::fs::File;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ pub enum NetlinkFamily {
 /// A reply is produced within the request's own `sendmsg`; this bounds the wait if a kernel ever drops one.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes of the largest transaction.
+const SEND_MAX: libc::c_int = 64 << 20;
+
 /// A netlink socket in the calling thread's network namespace, where it stays whatever the thread does later.
 ///
 /// Acknowledgements leave the request out (`NETLINK_CAP_ACK`, Linux 4.3) and carry the kernel's own words (`NETLINK_EXT_ACK`, Linux 4.12).
@@ -32,18 +35,38 @@ pub fn netlink_socket(family: NetlinkFamily) -> io::Result<OwnedFd> {
     let _ = set_netlink_option(socket.as_fd(), libc::NETLINK_CAP_ACK);
     let _ = set_netlink_option(socket.as_fd(), libc::NETLINK_EXT_ACK);
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(REPLY_TIMEOUT))?;
+    if family == NetlinkFamily::Netfilter {
+        // One transaction is one datagram, with all ports of all containers in it. A bound, not a buffer; needs CAP_NET_ADMIN, as all else here.
+        let _ = set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_MAX);
+    }
     Ok(socket)
 }
 
+/// Joins a group of notifications. They come with `netlink_receive`, which then waits for as long as it takes.
+pub fn netlink_listen(socket: BorrowedFd<'_>, group: u32) -> io::Result<()> {
+    sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, None)?;
+    set_option(socket, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as libc::c_int)
+}
+
+/// The number by which the kernel knows the socket once it has sent something: that of the change's author in notifications.
+pub fn netlink_port(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let address = rustix::net::getsockname(socket)?;
+    let address = rustix::net::netlink::SocketAddrNetlink::try_from(address)?;
+    Ok(address.pid())
+}
+
 fn set_netlink_option(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the pointer and the length describe `on`, which outlives the call; the kernel only reads it.
+    set_option(socket, libc::SOL_NETLINK, option, 1)
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `value`, which outlives the call; the kernel only reads it.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_NETLINK,
+            level,
             option,
-            (&raw const on).cast(),
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
@@ -85,12 +108,17 @@ pub fn current_network() -> io::Result<OwnedFd> {
 }
 
 /// Binds a TCP or UDP port of the calling thread's network namespace without listening; port 0 lets the kernel choose from its ephemeral range.
+/// `[::]` is every address of both families.
 ///
 /// `shared` sets SO_REUSEADDR and, for TCP, listens at once: that succeeds over connections in TIME_WAIT and fails when somebody listens.
 /// Without it nobody else can bind the port while the descriptor is open.
-pub fn bind_port(address: SocketAddrV4, udp: bool, shared: bool) -> io::Result<(OwnedFd, u16)> {
+pub fn bind_port(address: SocketAddr, udp: bool, shared: bool) -> io::Result<(OwnedFd, u16)> {
     let kind = if udp { SocketType::DGRAM } else { SocketType::STREAM };
-    let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
+    }
     if shared {
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
@@ -102,7 +130,7 @@ pub fn bind_port(address: SocketAddrV4, udp: bool, shared: bool) -> io::Result<(
     if shared && !udp {
         rustix::net::listen(&socket, 1)?;
     }
-    let bound = SocketAddrV4::try_from(rustix::net::getsockname(&socket)?)
+    let bound = SocketAddr::try_from(rustix::net::getsockname(&socket)?)
         .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     Ok((socket, bound.port()))
 }

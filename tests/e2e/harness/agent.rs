@@ -132,7 +132,7 @@ impl Builder {
             "data_root = \"{d}/data\"\nrun_root = \"{d}/run\"\n{top}\
              [listen]\ntcp = [\"127.0.0.1:{port}\"]\n\
              [tls]\nca = \"{d}/pki/ca.pem\"\ncert = \"{d}/pki/agent.pem\"\nkey = \"{d}/pki/agent.key\"\n{crl}\
-             [network]\nbridge = \"{bridge}\"\nsubnet = \"{gateway}/24\"\n\
+             [network]\nbridge = \"{bridge}\"\nsubnet = \"{gateway}/24\"\npublish_address = \"0.0.0.0\"\n\
              [containers]\ncgroup_parent = \"{parent}\"\n\
              [images]\n{images}[limits]\n{limits}[log]\nlevel = \"{level}\"\n{tables}",
             port = node.slot.agent_port(),

@@ -125,16 +125,21 @@ fn processes(slot: &Slot, dir: &Path) -> Vec<(u32, String)> {
     found
 }
 
-/// What containers had in the agent's table: its maps. Its chains are the same for all and stay for the next container.
+/// What containers had in the agent's tables: its maps. Its chains and sets are the same for all and stay for the next container.
 fn nft_elements(table: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for family in ["ip", "inet"] {
-        let output = Command::new("nft").args(["list", "table", family, table]).output().expect("nft");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let elements = text.lines().filter(|line| line.contains("elements"));
+    for family in ["ip", "ip6"] {
+        let text = nft_table(family, table);
+        let maps = text.split("\n\tmap ").skip(1).map(|map| map.split("\n\t}").next().unwrap_or_default());
+        let elements = maps.flat_map(str::lines).filter(|line| line.contains("elements"));
         found.extend(elements.map(|line| format!("nft {family} {table}: {}", line.trim())));
     }
     found
+}
+
+fn nft_table(family: &str, table: &str) -> String {
+    let output = Command::new("nft").args(["list", "table", family, table]).output().expect("nft");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Takes away whatever an earlier, failed run of this slot or folder left, without a word.
@@ -167,7 +172,12 @@ pub fn clean(slot: &Slot, dir: &Path) {
         drop(command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).status())
     };
     quiet(Command::new("ip").args(["link", "delete", &slot.bridge()]));
-    for family in ["ip", "inet"] {
+    // The interface of its detour goes with its rules: they name it.
+    let rules = nft_table("ip", &slot.table());
+    if let Some(device) = rules.split("device \"").nth(1).and_then(|rest| rest.split('"').next()) {
+        quiet(Command::new("ip").args(["link", "delete", device]));
+    }
+    for family in ["ip", "ip6"] {
         quiet(Command::new("nft").args(["delete", "table", family, &slot.table()]));
     }
     if dir.exists() {

@@ -1,0 +1,75 @@
+//! The program that sends a packet back to the interface where it came in.
+//!
+//! It runs where packets leave one interface of the agent's (tc, type BPF_PROG_TYPE_SCHED_CLS, Linux 4.5). What leaves there is a copy that
+//! nftables made of a packet which the host's own input rules have let through. The copy carries in its mark and its priority the hardware
+//! address that it was sent to (six bytes, in the packet's order), since that is lost on the way.
+
+use crate::cgroup_bpf::{EXIT, Insn, LOAD_WORD, MOV, MOV_REG, bpf, insn};
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// The mark of a packet on its second way through the host.
+pub const SECOND_WAY: u32 = 0xbe27_4002;
+/// Byte of the priority, as it stands in memory, that is 1 for a packet which is to come in on lo instead.
+pub const TO_LOOPBACK: usize = 2;
+
+const STORE_WORD: u8 = 0x63;
+const LOAD_BYTE: u8 = 0x71;
+const ADD: u8 = 0x07;
+const JUMP_NOT_EQUAL: u8 = 0x55;
+const CALL: u8 = 0x85;
+const SKB_STORE_BYTES: i32 = 9;
+const REDIRECT: i32 = 23;
+
+/// Fields of struct __sk_buff (linux/bpf.h).
+const MARK: i16 = 8;
+const PRIORITY: i16 = 32;
+const INGRESS_IFINDEX: i16 = 36;
+
+fn program() -> Vec<Insn> {
+    let stack = |offset: i16| offset - 8;
+    vec![
+        insn(MOV_REG, 6, 1, 0, 0),
+        insn(LOAD_WORD, 2, 1, MARK, 0),
+        insn(STORE_WORD, 10, 2, stack(0), 0),
+        insn(LOAD_WORD, 2, 1, PRIORITY, 0),
+        insn(STORE_WORD, 10, 2, stack(4), 0),
+        insn(MOV, 2, 0, 0, SECOND_WAY as i32),
+        insn(STORE_WORD, 1, 2, MARK, 0),
+        // skb_store_bytes(skb, 0, stack, 6, 0): the destination's hardware address.
+        insn(MOV, 2, 0, 0, 0),
+        insn(MOV_REG, 3, 10, 0, 0),
+        insn(ADD, 3, 0, 0, -8),
+        insn(MOV, 4, 0, 0, 6),
+        insn(MOV, 5, 0, 0, 0),
+        insn(CALL, 0, 0, 0, SKB_STORE_BYTES),
+        // redirect(interface, BPF_F_INGRESS).
+        insn(LOAD_WORD, 1, 6, INGRESS_IFINDEX, 0),
+        insn(LOAD_BYTE, 2, 10, stack(4 + TO_LOOPBACK as i16), 0),
+        insn(JUMP_NOT_EQUAL, 2, 0, 1, 1),
+        insn(MOV, 1, 0, 0, 1),
+        insn(MOV, 2, 0, 0, 1),
+        insn(CALL, 0, 0, 0, REDIRECT),
+        insn(EXIT, 0, 0, 0, 0),
+    ]
+}
+
+/// Loads it, for a tc filter of kind `bpf` with direct action. Lives as long as the filter, or the descriptor.
+pub fn load() -> io::Result<OwnedFd> {
+    const PROG_LOAD: libc::c_long = 5;
+    const TYPE_SCHED_CLS: u64 = 3;
+    let code = program();
+    let license = c"Apache-2.0";
+    let attr = [TYPE_SCHED_CLS | (code.len() as u64) << 32, code.as_ptr() as u64, license.as_ptr() as u64, 0, 0, 0];
+    let fd = bpf(PROG_LOAD, &attr)?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_kernel_takes_it() {
+        super::load().unwrap();
+    }
+}
