@@ -29,6 +29,10 @@ pub enum End {
     Successor,
 }
 
+/// For systemd's watchdog, from the end of one program to the answers of the next: as long as the unit's start may take. What hangs is found by
+/// the upgrade's own watcher before.
+const HANDOVER_USEC: u32 = 180_000_000;
+
 /// Runs until SIGTERM or SIGINT, or until an upgrade. Containers go on.
 pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
     #[cfg(feature = "failpoints")]
@@ -65,7 +69,11 @@ pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
     }
     let (routes, health) = api::routes(&node, &config, &upgrades).await?;
     let serving = tokio::spawn(doors.serve(routes, audit.clone(), reload.clone(), stopping.clone(), counted));
-    notify(&[NotifyState::Ready]);
+    // The watchdog counts from here, as it is configured: before an upgrade in place it was given more time.
+    let usual =
+        sd_notify::watchdog_enabled().and_then(|t| u32::try_from(t.as_micros()).ok()).map(NotifyState::WatchdogUsec);
+    let beat = usual.is_some().then_some(NotifyState::Watchdog);
+    notify(&[Some(NotifyState::Ready), usual, beat].into_iter().flatten().collect::<Vec<_>>());
     upgrades.serving().context("writing down that the new agent serves")?;
     let end = tokio::select! {
         ended = signals(&reload) => ended.map(|()| End::Stop)?,
@@ -80,7 +88,9 @@ pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
     } else {
         // "Stopping" would make systemd wait for this pid to end. It hears READY=1 again from the successor.
         let now = NotifyState::monotonic_usec_now().ok();
-        notify(&[Some(NotifyState::Reloading), now].into_iter().flatten().collect::<Vec<_>>());
+        // Nobody feeds the watchdog until that serves, while calls are drained and containers are found again.
+        let longer = sd_notify::watchdog_enabled().map(|_| NotifyState::WatchdogUsec(HANDOVER_USEC));
+        notify(&[Some(NotifyState::Reloading), now, longer].into_iter().flatten().collect::<Vec<_>>());
     }
     api::not_serving(&health).await;
     stopping.cancel();
@@ -122,6 +132,7 @@ fn break_as_told() {
     match crate::version::trait_of("fail") {
         Some("crash") => std::process::abort(),
         Some("exit") => std::process::exit(3),
+        Some("slow") => std::thread::sleep(Duration::from_secs(15)),
         Some("hang") => loop {
             std::thread::park();
         },

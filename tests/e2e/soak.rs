@@ -6,7 +6,7 @@
 //! the end.
 
 use crate::campaign::{Field, Random, at_the_end, client, field};
-use crate::harness::{LONG, Node, size, until};
+use crate::harness::{LONG, Node, image, size, until};
 use std::io::Read;
 use std::net::TcpStream;
 use std::path::Path;
@@ -161,7 +161,9 @@ pub fn operation(field: &Field, random: &mut Random, number: u64, name: &str) {
 
 #[test]
 fn an_agent_stays_as_small_as_it_was() {
-    let node = Node::with_busybox("soak");
+    // What is kept for long is soon full.
+    let node = Node::builder("soak").top("event_history = 1000").start();
+    node.ok(&["pull", "-q", &image("busybox")]);
     node.detached(&["--name", "keeper"], IDLE);
     let agent = node.pid();
     let seconds = size("BERTH_SOAK_SECS", 20);
