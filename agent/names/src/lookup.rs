@@ -42,7 +42,10 @@ pub fn look_up<N: AsRef<Index>>(
         if let Some((network, places)) = mine.clone().find_map(|n| Some((n, n.named(name)?))) {
             let start = turn % places.len().max(1);
             let turned = places[start..].iter().chain(&places[..start]);
-            for host in turned.filter_map(|place| network.zone.hosts.get(*place as usize)) {
+            let turned = turned.filter_map(|place| network.zone.hosts.get(*place as usize));
+            // Where all are unwell, perhaps it is their checks that are.
+            let all = turned.clone().all(|host| host.unwell);
+            for host in turned.filter(|host| all || !host.unwell) {
                 records.extend(host.addresses.iter().filter_map(|a| match a {
                     IpAddr::V4(a) if matches!(query.kind, A | ANY) => Some(Record::A(*a)),
                     IpAddr::V6(a) if matches!(query.kind, AAAA | ANY) => Some(Record::Aaaa(*a)),

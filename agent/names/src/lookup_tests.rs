@@ -9,6 +9,7 @@ fn host(id: &str, name: &str, aliases: &[&str], addresses: &[&str]) -> Host {
         aliases: aliases.iter().map(ToString::to_string).collect(),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         servers: Vec::new(),
+        unwell: name == "sick",
     }
 }
 
@@ -27,6 +28,7 @@ fn networks() -> [Index; 2] {
             vec![
                 host("a", "api", &["web"], &["10.1.0.2", "fd00::2"]),
                 host("b", "bee", &["web", "api"], &["10.1.0.3"]),
+                host("s", "sick", &["api"], &["10.1.0.4"]),
             ],
         ),
         network(
@@ -56,8 +58,16 @@ fn names_and_aliases_take_turns() {
     let (first, second) = (a([10, 1, 0, 2]), a([10, 1, 0, 3]));
     assert_eq!(ask(0, "10.1.0.2", "web", A, 0), (KNOWN, vec![first.clone(), second.clone()]));
     assert_eq!(ask(0, "10.1.0.2", "WEB.Front", A, 1), (KNOWN, vec![second.clone(), first.clone()]));
-    assert_eq!(ask(0, "10.1.0.2", "api", A, 2), (KNOWN, vec![first, second.clone()]));
+    assert_eq!(ask(0, "10.1.0.2", "api", A, 3), (KNOWN, vec![first, second.clone()]));
     assert_eq!(ask(0, "10.1.0.2", "bee", A, 7), (KNOWN, vec![second]));
+}
+
+#[test]
+fn an_unwell_one_is_answered_when_it_is_the_only_one() {
+    for turn in 0..3 {
+        assert_eq!(ask(0, "10.1.0.2", "api", A, turn).1.len(), 2, "{turn}");
+    }
+    assert_eq!(ask(0, "10.1.0.2", "sick", A, 0), (KNOWN, vec![a([10, 1, 0, 4])]));
 }
 
 #[test]

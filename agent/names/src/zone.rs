@@ -10,9 +10,11 @@
 //! host 4f1e… api 172.31.16.2 fd00::2
 //! alias 4f1e… db
 //! server 4f1e… 192.0.2.53
+//! unwell 4f1e…
 //! ```
 //!
-//! `forward`: what is not known here is asked of other servers. `server`: those that one container's questions go to, instead of the host's.
+//! `forward`: what is not known here is asked of other servers. `server`: those that one container's questions go to, instead of the host's. `unwell`: its health
+//! check fails; it is answered only where nobody else has the name.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -45,6 +47,8 @@ pub struct Host {
     pub addresses: Vec<IpAddr>,
     /// Empty: the host's.
     pub servers: Vec<IpAddr>,
+    /// Not to be answered while another one has the same name.
+    pub unwell: bool,
 }
 
 /// A line that makes no sense, counted from 1.
@@ -86,6 +90,9 @@ impl Zone {
             }
             for server in &host.servers {
                 line(format_args!("server {} {server}\n", host.id));
+            }
+            if host.unwell {
+                line(format_args!("unwell {}\n", host.id));
             }
         }
         text
@@ -135,6 +142,10 @@ impl Zone {
             "server" => {
                 let host = *places.get(words.next()?)?;
                 self.hosts[host].servers.push(words.next()?.parse().ok()?);
+            }
+            "unwell" => {
+                let host = *places.get(words.next()?)?;
+                self.hosts[host].unwell = true;
             }
             _ => return None,
         }
@@ -233,6 +244,7 @@ mod tests {
         };
         zone.hosts[0].aliases = vec!["Front".into(), "api".into()];
         zone.hosts[1].aliases = vec!["front".into()];
+        zone.hosts[1].unwell = true;
         zone.hosts[1].servers = vec!["192.0.2.1".parse().unwrap()];
         zone
     }
@@ -268,6 +280,7 @@ mod tests {
             "host a",
             "host a b 1.2.3",
             "alias a b",
+            "unwell a",
             "server a 1.2.3.4",
             "",
             "forward x",

@@ -218,6 +218,7 @@ fn host(n: u8, name: &str, servers: &[&str]) -> Host {
         aliases: vec!["all".into()],
         addresses: vec![IpAddr::from([10, 77, 0, n]), format!("fd77::{n}").parse().unwrap()],
         servers: servers.iter().map(|s| s.parse().unwrap()).collect(),
+        unwell: false,
     }
 }
 

@@ -63,7 +63,23 @@ pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
     findings.push(database(inner));
     findings.push(images(inner));
     findings.push(leftovers(inner));
+    findings.extend(unanswered(inner));
     findings
+}
+
+/// Only what is wrong: most hosts have no names to answer.
+fn unanswered(inner: &Inner) -> Vec<Finding> {
+    let failed = inner.resolver.failed().into_iter();
+    let finding = |(network, why)| {
+        let found = format!("containers on network {network} do not find each other by name: {why}");
+        Finding::new(
+            "names",
+            Verdict::Bad,
+            found,
+            "free port 53 on the network's gateway, then start a container on it again",
+        )
+    };
+    failed.map(finding).collect()
 }
 
 fn kernel(inner: &Inner) -> Finding {

@@ -282,6 +282,9 @@ async fn note(inner: &Arc<Inner>, container: &Arc<Container>, check: &Check, run
         if let Err(e) = inner.store.submit(writes, Durability::Quick).await {
             tracing::error!(container = %container.id, error = %e, "a state of health could not be written down");
         }
+        if turned {
+            inner.nets.touch();
+        }
         if turned && status == HealthStatus::Unhealthy {
             act(inner, container);
         }

@@ -47,6 +47,7 @@ mod recover;
 mod remove;
 mod rename;
 mod requests;
+mod resolver;
 mod restart;
 mod root;
 mod session;

@@ -9,6 +9,7 @@ use crate::logs::{Forwarders, LogWatch};
 use crate::nets::Nets;
 use crate::reaper::Job;
 use crate::requests::Requests;
+use crate::resolver::Resolver;
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::timers::Timers;
@@ -46,6 +47,7 @@ pub(crate) struct Inner {
     pub registry: Images,
     pub networks: Networks,
     pub nets: Nets,
+    pub resolver: Resolver,
     pub runtime: Runtime,
     pub stats: Stats,
     pub counts: Counts,

@@ -12,6 +12,7 @@ use crate::nets::Nets;
 use crate::node::{Inner, RESTARTS_AT_ONCE};
 use crate::reaper::{self, Job};
 use crate::requests::Requests;
+use crate::resolver::{self, Resolver};
 use crate::store::{Durability, Loaded, Store, StoreError, There, Write};
 use crate::timers::{self, Timers};
 use crate::{NodeConfig, NodeError, pause, session};
@@ -139,6 +140,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     let (reaper, jobs) = reaper::channel();
     let seen_off = Containers::default();
     seen_off.remember_departed(&loaded.events);
+    let resolver = Resolver::new(&config.run_root);
     let inner = Arc::new(Inner {
         started: Timestamp::now(),
         platform: host_platform(),
@@ -153,6 +155,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         registry,
         networks,
         nets,
+        resolver,
         runtime,
         stats: Default::default(),
         counts: Default::default(),
@@ -184,6 +187,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     for container in inner.containers.all() {
         Forwarders::start(&inner, &container);
     }
+    inner.watchers.spawn(resolver::run(inner.clone()));
     inner.watchers.spawn(inner.log_watch.clone().run(inner.stop.clone()));
     inner.watchers.spawn(logs::keep::run(inner.clone()));
     // Not before: all that runs has its address by now, and what is due keeps to the order of the boot.

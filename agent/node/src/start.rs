@@ -7,7 +7,7 @@ use crate::node::{Beside, Inner};
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
 use crate::timers::Kind;
-use crate::{NodeError, TRACE, cause, exit, fail, health, nets, remove};
+use crate::{NodeError, TRACE, cause, exit, fail, health, nets, remove, resolver};
 use berth_model::network::{Attachments, NetworkMode, PortMapping, Protocol};
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
@@ -251,6 +251,7 @@ fn launch(
         let known = inner.store.submit_blocking(vec![Write::PutContainer(record.clone())], Durability::Quick)?;
         // Written, not only asked for: what runs without a known address is taken for half done.
         tokio::runtime::Handle::current().block_on(known.safe())?;
+        resolver::join(inner, &record);
         fail::point("start.after_network")?;
     }
     let spawned = spawn(inner, container, &record, &root, prepared, netns, attach, &mut times)?;
@@ -306,7 +307,7 @@ fn spawn(
 
 /// Takes the address back unless the start succeeds.
 struct NetworkUndo<'a> {
-    inner: &'a Inner,
+    inner: &'a Arc<Inner>,
     container: &'a Container,
     attachments: Attachments,
 }
@@ -315,6 +316,7 @@ impl Drop for NetworkUndo<'_> {
     fn drop(&mut self) {
         if !self.attachments.is_empty() {
             undo_network(&self.inner.networks, &self.container.id, &self.attachments);
+            resolver::leave(self.inner, &self.container.id, &self.attachments);
         }
     }
 }

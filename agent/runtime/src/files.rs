@@ -1,11 +1,12 @@
 //! /etc/hosts, /etc/hostname and /etc/resolv.conf of a container, as text.
 
+use berth_model::network::{DEFAULT_NETWORK, NetworkAttachment};
 use berth_model::spec::{ContainerSpec, HostTarget};
 use std::fmt::Write;
 use std::net::IpAddr;
 
-/// hosts(5) with Docker's first lines.
-pub(crate) fn hosts(spec: &ContainerSpec, hostname: &str, address: Option<IpAddr>, gateway: IpAddr) -> String {
+/// hosts(5) with Docker's first lines, and the container's own addresses behind all others.
+pub(crate) fn hosts(spec: &ContainerSpec, hostname: &str, networks: &[NetworkAttachment], gateway: IpAddr) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
@@ -16,7 +17,7 @@ pub(crate) fn hosts(spec: &ContainerSpec, hostname: &str, address: Option<IpAddr
         };
         let _ = writeln!(text, "{to}\t{}", host.name);
     }
-    if let Some(address) = address {
+    for address in own_first(networks).flat_map(addresses) {
         let full = match &spec.domainname {
             Some(domain) if !domain.is_empty() => format!("{hostname}.{domain} {hostname}"),
             _ => hostname.to_owned(),
@@ -26,14 +27,41 @@ pub(crate) fn hosts(spec: &ContainerSpec, hostname: &str, address: Option<IpAddr
     text
 }
 
+/// The network with the default route before the others.
+fn own_first(networks: &[NetworkAttachment]) -> impl Iterator<Item = &NetworkAttachment> {
+    let main = networks.iter().find(|n| n.default_route).or(networks.first());
+    main.into_iter()
+        .chain(networks.iter().filter(move |n| Some(n.network.as_str()) != main.map(|m| m.network.as_str())))
+}
+
+fn addresses(network: &NetworkAttachment) -> impl Iterator<Item = IpAddr> + use<> {
+    [Some(IpAddr::V4(network.address)), network.ipv6.as_ref().map(|six| IpAddr::V6(six.address))].into_iter().flatten()
+}
+
+/// Where the host's DNS server answers for the container: on the gateways of its bridges, of the default one excepted.
+fn name_servers(networks: &[NetworkAttachment]) -> impl Iterator<Item = IpAddr> {
+    // Who has no end on the host (macvlan) does not reach it.
+    let served = own_first(networks).filter(|n| n.network != DEFAULT_NETWORK && !n.host_interface.is_empty());
+    served.flat_map(|n| [Some(IpAddr::V4(n.gateway)), n.ipv6.as_ref().map(|six| IpAddr::V6(six.gateway))]).flatten()
+}
+
 /// Public servers for containers whose host only has resolvers on loopback: what Docker falls back to.
 const FALLBACK: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
 
 /// resolv.conf(5): the host's with what was asked for in its place. In a network namespace of its own the host's loopback resolvers cannot
-/// be reached and are left out.
-pub(crate) fn resolv_conf(spec: &ContainerSpec, host: &str, own_network: bool) -> String {
+/// be reached and are left out. On networks of one's own the host's DNS server is asked, which asks those servers, the host's loopback ones too;
+/// names without a dot are then asked for as they are, before the search domains are tried (ndots:0, as Docker has it).
+pub(crate) fn resolv_conf(
+    spec: &ContainerSpec,
+    host: &str,
+    own_network: bool,
+    networks: &[NetworkAttachment],
+) -> String {
     let mut servers: Vec<String> = spec.dns.iter().map(IpAddr::to_string).collect();
     let (mut search, mut options) = (spec.dns_search.join(" "), spec.dns_options.join(" "));
+    let named: Vec<String> = name_servers(networks).map(|ip| ip.to_string()).collect();
+    // A server in the container itself, which asks whom it likes.
+    let inside = !spec.dns.is_empty() && spec.dns.iter().all(IpAddr::is_loopback);
     for line in host.lines() {
         let mut words = line.split_whitespace();
         let (key, rest) = (words.next().unwrap_or_default(), words.collect::<Vec<_>>());
@@ -49,7 +77,12 @@ pub(crate) fn resolv_conf(spec: &ContainerSpec, host: &str, own_network: bool) -
             _ => {}
         }
     }
-    if servers.is_empty() && own_network {
+    if !named.is_empty() && !inside {
+        servers = named;
+        if !options.split(' ').any(|o| o.starts_with("ndots:")) {
+            options = format!("{options} ndots:0").trim_start().to_owned();
+        }
+    } else if servers.is_empty() && own_network {
         servers = FALLBACK.map(str::to_owned).to_vec();
     }
     let mut text = String::new();
@@ -70,17 +103,66 @@ pub(crate) fn resolv_conf(spec: &ContainerSpec, host: &str, own_network: bool) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use berth_model::network::{Attachment6, Attachments};
     use berth_model::spec::ExtraHost;
+
+    fn on(network: &str, n: u8, interface: &str, six: bool) -> NetworkAttachment {
+        let ipv6 = Attachment6 {
+            address: format!("fd00:{n}::2").parse().unwrap(),
+            prefix_len: 64,
+            gateway: format!("fd00:{n}::1").parse().unwrap(),
+        };
+        NetworkAttachment {
+            network: network.into(),
+            bridge: "br".into(),
+            host_interface: if network == "vlan" { String::new() } else { "bth1".into() },
+            interface: interface.into(),
+            address: [172, n, 0, 2].into(),
+            prefix_len: 16,
+            gateway: [172, n, 0, 1].into(),
+            ipv6: six.then_some(ipv6),
+            mac: String::new(),
+            default_route: network == "main",
+            aliases: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
 
     #[test]
     fn loopback_resolvers_stay_on_the_host() {
         let host = "# x\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch a b\noptions edns0\n";
-        let spec = ContainerSpec::default();
-        assert_eq!(resolv_conf(&spec, host, true), "nameserver 192.0.2.1\nsearch a b\noptions edns0\n");
-        assert!(resolv_conf(&spec, host, false).starts_with("nameserver 127.0.0.53\n"));
-        assert_eq!(resolv_conf(&spec, "nameserver ::1\n", true), "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
+        let (spec, none) = (ContainerSpec::default(), Attachments::default());
+        assert_eq!(resolv_conf(&spec, host, true, &none), "nameserver 192.0.2.1\nsearch a b\noptions edns0\n");
+        assert!(resolv_conf(&spec, host, false, &none).starts_with("nameserver 127.0.0.53\n"));
+        assert_eq!(resolv_conf(&spec, "nameserver ::1\n", true, &none), "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
         let asked = ContainerSpec { dns: vec!["192.0.2.9".parse().unwrap()], dns_search: vec![".".into()], ..spec };
-        assert_eq!(resolv_conf(&asked, host, true), "nameserver 192.0.2.9\noptions edns0\n");
+        assert_eq!(resolv_conf(&asked, host, true, &none), "nameserver 192.0.2.9\noptions edns0\n");
+        let default = Attachments::from(vec![on(DEFAULT_NETWORK, 5, "eth0", true)]);
+        assert_eq!(resolv_conf(&asked, host, true, &default), "nameserver 192.0.2.9\noptions edns0\n");
+    }
+
+    #[test]
+    fn gateways_of_own_networks_are_asked() {
+        let host = "nameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch a b\noptions edns0\n";
+        let mut spec = ContainerSpec::default();
+        let one = Attachments::from(vec![on("one", 6, "eth0", false)]);
+        let rest = "search a b\noptions edns0 ndots:0\n";
+        assert_eq!(resolv_conf(&spec, host, true, &one), format!("nameserver 172.6.0.1\n{rest}"));
+        let many = Attachments::from(vec![
+            on(DEFAULT_NETWORK, 5, "eth0", true),
+            on("one", 6, "eth1", false),
+            on("vlan", 7, "eth2", true),
+            on("main", 8, "eth3", true),
+        ]);
+        let servers = "nameserver 172.8.0.1\nnameserver fd00:8::1\nnameserver 172.6.0.1\n";
+        assert_eq!(resolv_conf(&spec, host, true, &many), format!("{servers}{rest}"));
+        // Those that were asked for are asked by the host's server, and not by the container.
+        spec.dns = vec!["192.0.2.9".parse().unwrap()];
+        spec.dns_options = vec!["ndots:2".into(), "timeout:1".into()];
+        let text = "nameserver 172.6.0.1\nsearch a b\noptions ndots:2 timeout:1\n";
+        assert_eq!(resolv_conf(&spec, host, true, &one), text);
+        spec.dns = vec!["127.0.0.1".parse().unwrap()];
+        assert!(resolv_conf(&spec, host, true, &one).starts_with("nameserver 127.0.0.1\nsearch"));
     }
 
     #[test]
@@ -90,7 +172,10 @@ mod tests {
             domainname: Some("example".into()),
             ..ContainerSpec::default()
         };
-        let text = hosts(&spec, "web", Some("172.18.0.2".parse().unwrap()), "172.18.0.1".parse().unwrap());
-        assert!(text.ends_with("172.18.0.1\tup\n172.18.0.2\tweb.example web\n"), "{text}");
+        let networks = Attachments::from(vec![on("one", 6, "eth0", true), on("main", 8, "eth1", false)]);
+        let text = hosts(&spec, "web", &networks, "172.18.0.1".parse().unwrap());
+        let own =
+            "172.18.0.1\tup\n172.8.0.2\tweb.example web\n172.6.0.2\tweb.example web\nfd00:6::2\tweb.example web\n";
+        assert!(text.ends_with(own), "{text}");
     }
 }

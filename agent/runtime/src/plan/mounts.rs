@@ -7,7 +7,6 @@ use berth_model::ContainerSpec;
 use berth_model::network::NetworkMode;
 use berth_model::spec::{MountKind, Propagation};
 use berth_model::wire::Step;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 // Flags of mount(2).
@@ -45,12 +44,12 @@ pub(super) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "
 pub(super) fn files(input: &PlanInput<'_>, hostname: &str, host_resolv_conf: &str) -> Vec<(PathBuf, String)> {
     let own_network = input.spec.network != NetworkMode::Host;
     let main = input.networks.iter().find(|n| n.default_route).or(input.networks.first());
-    let address = main.map(|n| IpAddr::V4(n.address));
+    let gateway = main.map_or(input.host_gateway, |n| n.gateway.into());
     let at = |name: &str| input.state_dir.join(name);
     vec![
-        (at("hosts"), files::hosts(input.spec, hostname, address, input.host_gateway)),
+        (at("hosts"), files::hosts(input.spec, hostname, input.networks, gateway)),
         (at("hostname"), format!("{hostname}\n")),
-        (at("resolv.conf"), files::resolv_conf(input.spec, host_resolv_conf, own_network)),
+        (at("resolv.conf"), files::resolv_conf(input.spec, host_resolv_conf, own_network, input.networks)),
     ]
 }
 
