@@ -1,14 +1,16 @@
 //! Compiles `proto/` without a system protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["common", "images", "containers", "files", "node"].map(|n| format!("proto/berth/v1/{n}.proto"));
+    let files =
+        ["common", "images", "containers", "files", "networks", "node"].map(|n| format!("proto/berth/v1/{n}.proto"));
     for file in &files {
         println!("cargo::rerun-if-changed={file}");
     }
     let set = protox::compile(files, ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("berth_descriptor.bin"), prost::Message::encode_to_vec(&set))?;
-    tonic_prost_build::configure().bytes(".").compile_fds(set)?;
+    // A client would have a function `connect` of its own beside the RPC of that name.
+    tonic_prost_build::configure().build_transport(false).bytes(".").compile_fds(set)?;
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
     let version = std::process::Command::new(rustc).arg("--version").output()?;
     println!("cargo::rustc-env=BERTH_RUSTC={}", String::from_utf8_lossy(&version.stdout).trim());

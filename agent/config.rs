@@ -8,7 +8,7 @@ use berth_model::log::{LogConfig, LogDriver};
 use berth_model::pattern::LabelPattern;
 use berth_model::publish::PublishPolicy;
 use berth_network::NetworkConfig;
-use berth_node::{GcConfig, LogsConfig, NodeConfig, Watermarks};
+use berth_node::{AddressPool, GcConfig, LogsConfig, NodeConfig, Watermarks};
 use berth_rootfs::Driver;
 use berth_runtime::RuntimeConfig;
 use serde::Deserialize;
@@ -143,16 +143,46 @@ pub struct Network {
     pub publish_allow: Vec<String>,
     /// The host's own input rules decide about what comes from outside to a published port.
     pub input_rules: bool,
+    /// Where subnets of networks come from that say none.
+    pub pools: Vec<Pool>,
+}
+
+/// As Docker's default-address-pools.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// 10.224.0.0/12
+    pub base: String,
+    /// Prefix length of each subnet.
+    pub size: u8,
+}
+
+impl Pool {
+    fn parse(&self) -> Result<AddressPool, String> {
+        let wrong = || format!("{:?} must be an IPv4 network, such as 10.224.0.0/12", self.base);
+        let (address, prefix) = self.base.split_once('/').ok_or_else(wrong)?;
+        let base: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+        let prefix_len: u8 = prefix.parse().map_err(|_| wrong())?;
+        if !(8..=29).contains(&prefix_len) || u32::from(base) & (u32::MAX >> prefix_len) != 0 {
+            return Err(wrong());
+        }
+        if !(prefix_len..=29).contains(&self.size) {
+            return Err(format!("{:?}: size must be from {prefix_len} to 29", self.base));
+        }
+        Ok(AddressPool { base, prefix_len, size: self.size })
+    }
 }
 
 impl Default for Network {
     fn default() -> Self {
+        let pool = Pool { base: "10.224.0.0/12".into(), size: 24 };
         Network {
             bridge: "berth0".into(),
             subnet: "172.31.240.1/20".into(),
             publish_address: "127.0.0.1".into(),
             publish_allow: Vec::new(),
             input_rules: true,
+            pools: vec![pool],
         }
     }
 }
@@ -539,6 +569,11 @@ impl Config {
         if let Err(why) = parse_subnet(&self.network.subnet) {
             check(false, "network.subnet", &why);
         }
+        for pool in &self.network.pools {
+            if let Err(why) = pool.parse() {
+                check(false, "network.pools", &why);
+            }
+        }
         let parent = &self.containers.cgroup_parent;
         let parent_good = !parent.is_empty()
             && parent.len() <= 128
@@ -686,6 +721,7 @@ impl Config {
                 table: TABLE.into(),
                 publish: self.network.publish().0,
             },
+            pools: self.network.pools.iter().filter_map(|p| p.parse().ok()).collect(),
             runtime: RuntimeConfig {
                 cgroup_parent: self.containers.cgroup_parent.clone(),
                 default_pids: Some(self.containers.default_pids).filter(|n| *n > 0),

@@ -32,6 +32,12 @@ pub async fn uninstall(config: Config, yes: bool, purge: bool) -> anyhow::Result
             Err(e) => failed.push(format!("container {id}: {e}")),
         }
     }
+    for view in node.networks().into_iter().filter(|v| !v.record.is_predefined()) {
+        match node.remove_network(&who, view.record.id.as_str()).await {
+            Ok(_) => println!("network {} removed", view.record.name),
+            Err(e) => failed.push(format!("network {}: {e}", view.record.name)),
+        }
+    }
     let network = config.node().network;
     node.close().await;
     drop(node);

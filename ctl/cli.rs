@@ -156,6 +156,8 @@ pub enum Command {
     /// Images in general
     #[command(subcommand)]
     Image(Image),
+    /// Networks of containers
+    Network(cmd::network::Network),
     /// The host's disk
     #[command(subcommand)]
     System(System),
@@ -280,6 +282,7 @@ async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u
         Command::System(System::Df(a)) => cmd::df::df(fleet, a).await,
         Command::System(System::Prune(a)) => cmd::prune::everything(fleet, a).await,
         Command::System(System::Gc(a)) => cmd::prune::gc(fleet, a).await,
+        Command::Network(a) => cmd::network::run(fleet, a).await,
         Command::Node(a) => cmd::node::run(fleet, a).await,
         Command::Pki(_) | Command::Context(_) | Command::Completion(_) | Command::Man(_) => Ok(0),
     }

@@ -86,6 +86,20 @@ pub fn images(current: &OsStr) -> Vec<CompletionCandidate> {
     fitting(names, current)
 }
 
+/// Names of networks.
+pub fn networks(current: &OsStr) -> Vec<CompletionCandidate> {
+    let names = ask(|c| async move {
+        let request = c.request(v1::ListNetworksRequest::default(), Some(PATIENCE));
+        let mut stream = c.networks().list(request).await.ok()?.into_inner();
+        let mut names = Vec::new();
+        while let Some(answer) = stream.message().await.ok()? {
+            names.extend(answer.network.map(|n| n.name));
+        }
+        Some(names)
+    });
+    fitting(names, current)
+}
+
 /// Contexts of the configuration file.
 pub fn contexts(current: &OsStr) -> Vec<CompletionCandidate> {
     let config = Config::read(&default_path()).unwrap_or_default();

@@ -12,6 +12,7 @@ use berth::trace::{TRACEPARENT, TraceParent};
 use berth::v1::containers_client::ContainersClient;
 use berth::v1::files_client::FilesClient;
 use berth::v1::images_client::ImagesClient;
+use berth::v1::networks_client::NetworksClient;
 use berth::v1::node_client::NodeClient;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
@@ -169,6 +170,10 @@ impl Connection {
 
     pub fn images(&self) -> ImagesClient<Channel> {
         ImagesClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub fn networks(&self) -> NetworksClient<Channel> {
+        NetworksClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub fn node(&self) -> NodeClient<Channel> {

@@ -1,6 +1,7 @@
 //! What rows and objects show: the API's messages under the field names that Docker's users put in templates.
 
 pub mod docker;
+pub mod network;
 
 use crate::progress::short;
 use crate::units::{human_bytes, human_duration, human_size, time};
@@ -299,6 +300,7 @@ const fn event_type(kind: v1::EventKind) -> &'static str {
         v1::EventKind::Container => "container",
         v1::EventKind::Image => "image",
         v1::EventKind::Node => "node",
+        v1::EventKind::Network => "network",
     }
 }
 

@@ -77,6 +77,7 @@ fn event_message(event: &Event) -> v1::Event {
             EventKind::Container => v1::EventKind::Container,
             EventKind::Image => v1::EventKind::Image,
             EventKind::Node => v1::EventKind::Node,
+            EventKind::Network => v1::EventKind::Network,
         } as i32,
         action: event.action.clone(),
         subject: event.subject.clone(),

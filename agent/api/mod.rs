@@ -4,6 +4,7 @@ mod containers;
 mod decode;
 mod doctor;
 mod encode;
+mod endpoints;
 mod events;
 mod files;
 mod filter;
@@ -26,6 +27,7 @@ use crate::upgrade::Upgrades;
 use berth::v1::containers_server::ContainersServer;
 use berth::v1::files_server::FilesServer;
 use berth::v1::images_server::ImagesServer;
+use berth::v1::networks_server::NetworksServer;
 use berth::v1::node_server::NodeServer;
 use berth_node::{Node, NodeError};
 use std::pin::Pin;
@@ -54,10 +56,12 @@ pub async fn routes(node: &Node, config: &Config, upgrades: &Upgrades) -> anyhow
     })
     .max_decoding_message_size(limit);
     let files = FilesServer::new(files::Files { node: node.clone() }).max_decoding_message_size(limit);
+    let networks = NetworksServer::new(networks::Networks { node: node.clone() }).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ImagesServer<images::Images>>().await;
     health.set_serving::<ContainersServer<containers::Containers>>().await;
     health.set_serving::<FilesServer<files::Files>>().await;
+    health.set_serving::<NetworksServer<networks::Networks>>().await;
     health.set_serving::<NodeServer<node::About>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(berth::FILE_DESCRIPTOR_SET)
@@ -66,6 +70,7 @@ pub async fn routes(node: &Node, config: &Config, upgrades: &Upgrades) -> anyhow
     let routes = Routes::new(containers)
         .add_service(images)
         .add_service(files)
+        .add_service(networks)
         .add_service(about)
         .add_service(health_service)
         .add_service(reflection);
@@ -78,6 +83,7 @@ pub async fn not_serving(health: &HealthReporter) {
     health.set_not_serving::<ImagesServer<images::Images>>().await;
     health.set_not_serving::<ContainersServer<containers::Containers>>().await;
     health.set_not_serving::<FilesServer<files::Files>>().await;
+    health.set_not_serving::<NetworksServer<networks::Networks>>().await;
     health.set_not_serving::<NodeServer<node::About>>().await;
 }
 

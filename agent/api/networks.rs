@@ -1,119 +1,364 @@
-//! `berth.v1.Networks`, and what containers say of their networks.
+//! `berth.v1.Networks`.
 
-use super::decode::{Fields, MAX_NAME};
-use berth::v1;
-use berth_model::ContainerRecord;
-use berth_model::network::{DEFAULT_NETWORK, EndpointSpec, NetworkAttachment, NetworkMode};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use super::decode::Fields;
+use super::endpoints::decode_endpoint;
+use super::{Answers, call, encode, filter, finish, list, reclaim};
+use crate::status;
+use berth::v1::{self, networks_server};
+use berth_model::network::{Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, Subnet4, Subnet6};
+use berth_network::{Prefix, Prefix6, is_interface_name};
+use berth_node::{NetworkMember, NetworkRequest, NetworkView, Node};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use tonic::{Request, Response, Status};
 
-/// Networks of one container; each is an interface and a walk through the container's namespace.
-const MAX_ENDPOINTS: usize = 32;
-const MAX_ALIASES: usize = 64;
+pub struct Networks {
+    pub node: Node,
+}
 
-/// How a container is connected, and to what.
-pub fn decode_mode(f: &mut Fields, config: &v1::ContainerConfig) -> (NetworkMode, Vec<EndpointSpec>) {
-    let mode = match v1::NetworkMode::try_from(config.network) {
-        Ok(v1::NetworkMode::Unspecified | v1::NetworkMode::Bridge) => NetworkMode::Bridge,
-        Ok(v1::NetworkMode::None) => NetworkMode::None,
-        Ok(v1::NetworkMode::Host) => NetworkMode::Host,
-        Ok(v1::NetworkMode::Container) => {
-            f.name("network_container", &config.network_container);
-            NetworkMode::Container(config.network_container.clone())
+const MTU: &str = "com.docker.network.driver.mtu";
+const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+const MODE6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
+const OPTIONS: &str = "for bridge com.docker.network.driver.mtu, com.docker.network.bridge.name and \
+    com.docker.network.bridge.gateway_mode_ipv6; for macvlan parent, macvlan_mode and com.docker.network.driver.mtu";
+
+#[tonic::async_trait]
+impl networks_server::Networks for Networks {
+    type ListStream = Answers<v1::ListNetworksResponse>;
+
+    async fn create(
+        &self,
+        request: Request<v1::CreateNetworkRequest>,
+    ) -> Result<Response<v1::CreateNetworkResponse>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        let (request_id, wanted) = (request.request_id.clone(), decode(&mut f, request));
+        f.done()?;
+        let who = call.about(&wanted.name, &request_id);
+        let node = self.node.clone();
+        let id = finish(async move { node.create_network(&who, wanted).await }).await?;
+        Ok(Response::new(v1::CreateNetworkResponse { id: id.to_string(), warnings: Vec::new() }))
+    }
+
+    async fn list(&self, request: Request<v1::ListNetworksRequest>) -> Result<Response<Self::ListStream>, Status> {
+        let mut f = Fields::default();
+        let filter = filter::NetworkFilter::decode(&mut f, request.into_inner().filters);
+        f.done()?;
+        let networks = self.node.networks().into_iter().filter(|n| filter.fits(n));
+        let answers = networks.map(|n| v1::ListNetworksResponse { network: Some(network(&n)) });
+        Ok(Response::new(list(answers.collect())))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<v1::InspectNetworkRequest>,
+    ) -> Result<Response<v1::InspectNetworkResponse>, Status> {
+        let name = request.into_inner().network;
+        let mut f = Fields::default();
+        f.name("network", &name);
+        f.done()?;
+        let found = self.node.network(&name).map_err(status::from_node)?;
+        let members = found.members.iter().map(member).collect();
+        Ok(Response::new(v1::InspectNetworkResponse { network: Some(network(&found)), members }))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveNetworkRequest>,
+    ) -> Result<Response<v1::RemoveNetworkResponse>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        f.name("network", &request.network);
+        f.done()?;
+        let who = call.about(&request.network, &request.request_id);
+        let node = self.node.clone();
+        let removed = finish(async move { node.remove_network(&who, &request.network).await }).await?;
+        Ok(Response::new(v1::RemoveNetworkResponse { id: removed.map(|id| id.to_string()).unwrap_or_default() }))
+    }
+
+    async fn prune(
+        &self,
+        request: Request<v1::PruneNetworksRequest>,
+    ) -> Result<Response<v1::PruneNetworksResponse>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        let filter = filter::PruneNetworksFilter::decode(&mut f, &request.filters);
+        f.done()?;
+        let who = call.about(if request.dry_run { "dry run" } else { "unused networks" }, &request.request_id);
+        let content = (reclaim::content(&request.filters), request.dry_run);
+        let node = self.node.clone();
+        let pruned =
+            finish(async move { node.prune_networks(&who, &content, move |n| filter.fits(n), request.dry_run).await });
+        let pruned = pruned.await?;
+        Ok(Response::new(v1::PruneNetworksResponse { removed: pruned.removed, problems: pruned.problems }))
+    }
+
+    async fn connect(
+        &self,
+        request: Request<v1::ConnectNetworkRequest>,
+    ) -> Result<Response<v1::ConnectNetworkResponse>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        f.name("container", &request.container);
+        let wanted = request.endpoint.unwrap_or_default();
+        let endpoint = decode_endpoint(&mut f, "endpoint", &wanted);
+        f.done()?;
+        let who = call.about(&format!("{} {}", wanted.network, request.container), &request.request_id);
+        let (node, container) = (self.node.clone(), request.container);
+        let joined = finish(async move { node.connect_network(&who, &container, endpoint).await }).await?;
+        let joined = joined.map(|attachment| of_attachment(&attachment));
+        Ok(Response::new(v1::ConnectNetworkResponse { member: joined }))
+    }
+
+    async fn disconnect(
+        &self,
+        request: Request<v1::DisconnectNetworkRequest>,
+    ) -> Result<Response<v1::DisconnectNetworkResponse>, Status> {
+        let call = call(&request)?;
+        let request = request.into_inner();
+        let mut f = Fields::default();
+        f.request_id(&request.request_id);
+        f.name("network", &request.network);
+        f.name("container", &request.container);
+        f.done()?;
+        let who = call.about(&format!("{} {}", request.network, request.container), &request.request_id);
+        let node = self.node.clone();
+        finish(async move { node.disconnect_network(&who, &request.network, &request.container).await }).await?;
+        Ok(Response::new(v1::DisconnectNetworkResponse {}))
+    }
+}
+
+/// A network to be made.
+fn decode(f: &mut Fields, request: v1::CreateNetworkRequest) -> NetworkRequest {
+    f.name("name", &request.name);
+    let driver = match request.driver.as_str() {
+        "" | "bridge" => NetworkDriver::Bridge,
+        "macvlan" => NetworkDriver::Macvlan,
+        "host" | "none" | "null" => {
+            f.wrong("driver", "every host has one network of this driver, and no second one can be made");
+            NetworkDriver::Bridge
         }
-        Err(_) => {
-            f.wrong("network", format!("{} is no network mode", config.network));
-            NetworkMode::Bridge
+        other => {
+            let shown: String = other.chars().take(64).collect();
+            f.wrong("driver", format!("{shown:?} is not supported; there are bridge and macvlan"));
+            NetworkDriver::Bridge
         }
     };
-    let alone = config.network_container.is_empty() || matches!(mode, NetworkMode::Container(_));
-    f.check(alone, "network_container", "goes with the network mode CONTAINER only");
-    f.check(mode.is_own() || config.networks.is_empty(), "networks", "go with the network mode BRIDGE only");
-    f.count("networks", config.networks.len(), MAX_ENDPOINTS);
-    let endpoints = config.networks.iter().enumerate();
-    (mode, endpoints.map(|(n, e)| decode_endpoint(f, &format!("networks[{n}]"), e)).collect())
+    let mut wanted = NetworkRequest { driver, internal: request.internal, ..NetworkRequest::default() };
+    f.count("subnets", request.subnets.len(), 2);
+    for (n, subnet) in request.subnets.iter().enumerate() {
+        decode_subnet(f, &format!("subnets[{n}]"), subnet, &mut wanted);
+    }
+    decode_options(f, driver, &request.options, &mut wanted);
+    super::spec::strings(f, "labels", &request.labels);
+    wanted.enable_ipv6 = request.ipv6 || wanted.ipv6.is_some();
+    if driver == NetworkDriver::Macvlan {
+        f.check(wanted.parent.is_some(), "options[parent]", "is missing: the interface of the host that it sits on");
+        f.check(wanted.ipv4.is_some(), "subnets", "are missing: a macvlan has those of the network that it is on");
+        f.check(!wanted.enable_ipv6 || wanted.ipv6.is_some(), "subnets", "must have an IPv6 one beside ipv6");
+        f.check(!wanted.internal, "internal", "is not supported by macvlan");
+    }
+    wanted.name = request.name;
+    wanted.labels = request.labels.into_iter().collect();
+    wanted.options = request.options.into_iter().collect();
+    wanted
 }
 
-/// What a container asks of one network.
-pub fn decode_endpoint(f: &mut Fields, at: &str, e: &v1::Endpoint) -> EndpointSpec {
-    f.name(&format!("{at}.network"), &e.network);
-    f.line(format!("{at}.network"), &e.network, MAX_NAME);
-    f.count(&format!("{at}.aliases"), e.aliases.len(), MAX_ALIASES);
-    for (n, alias) in e.aliases.iter().enumerate() {
-        f.check(is_alias(alias), format!("{at}.aliases[{n}]"), "must be 1 to 253 letters, digits, '-', '_' and '.'");
-    }
-    let given = |text: &str| !text.is_empty();
-    let ipv4 = given(&e.ipv4_address).then(|| f.take(format!("{at}.ipv4_address"), e.ipv4_address.parse::<Ipv4Addr>()));
-    let ipv6 = given(&e.ipv6_address).then(|| f.take(format!("{at}.ipv6_address"), e.ipv6_address.parse::<Ipv6Addr>()));
-    let mac = given(&e.mac_address).then(|| e.mac_address.to_ascii_lowercase());
-    let good = mac.as_deref().is_none_or(|mac| berth_network::parse_mac(mac).is_some());
-    f.check(good, format!("{at}.mac_address"), "must be the address of one interface, as 02:42:ac:11:00:02");
-    EndpointSpec {
-        network: e.network.clone(),
-        aliases: e.aliases.clone(),
-        ipv4: ipv4.flatten(),
-        ipv6: ipv6.flatten(),
-        mac,
-        gw_priority: e.gw_priority,
-    }
-}
-
-/// A name that DNS can carry.
-fn is_alias(text: &str) -> bool {
-    let label = |l: &str| {
-        (1..=63).contains(&l.len())
-            && !l.starts_with('-')
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+fn decode_subnet(f: &mut Fields, at: &str, subnet: &v1::NetworkSubnet, wanted: &mut NetworkRequest) {
+    let parse = |text: &str| -> Option<(IpAddr, u8)> {
+        let (address, len) = text.split_once('/')?;
+        Some((address.parse().ok()?, len.parse().ok()?))
     };
-    text.len() <= 253 && text.split('.').all(label)
-}
-
-pub fn mode(mode: &NetworkMode) -> v1::NetworkMode {
-    match mode {
-        NetworkMode::Bridge => v1::NetworkMode::Bridge,
-        NetworkMode::None => v1::NetworkMode::None,
-        NetworkMode::Host => v1::NetworkMode::Host,
-        NetworkMode::Container(_) => v1::NetworkMode::Container,
+    let Some((address, len)) = parse(&subnet.subnet) else {
+        f.wrong(format!("{at}.subnet"), "must be an address with a prefix length, as 10.7.0.0/24 or fd00:7::/64");
+        return;
+    };
+    let gateway = match subnet.gateway.as_str() {
+        "" => None,
+        text => f.take(format!("{at}.gateway"), text.parse::<IpAddr>()),
+    };
+    let range = match subnet.ip_range.as_str() {
+        "" => None,
+        text => {
+            let range = parse(text);
+            f.check(range.is_some(), format!("{at}.ip_range"), "must be an address with a prefix length");
+            range
+        }
+    };
+    match address {
+        IpAddr::V4(address) => {
+            let prefix = Prefix { address, len };
+            let good = (8..=30).contains(&len) && prefix.network() == address && is_for_hosts(address.into());
+            f.check(
+                good,
+                format!("{at}.subnet"),
+                "must be the first address of an IPv4 network of hosts, with a prefix length of 8 to 30",
+            );
+            f.check(wanted.ipv4.is_none(), format!("{at}.subnet"), "is a second one of IPv4; a network has one");
+            if !good {
+                return;
+            }
+            let first = std::net::Ipv4Addr::from_bits(address.to_bits() + 1);
+            let gateway = match gateway {
+                None => first,
+                Some(IpAddr::V4(g)) if prefix.contains(g) && g != address && g != prefix.broadcast() => g,
+                Some(_) => return f.wrong(format!("{at}.gateway"), format!("is not an address of a host in {prefix}")),
+            };
+            let range = match range {
+                None => None,
+                Some((IpAddr::V4(a), l)) if l >= len && l <= 32 && prefix.contains(a) => {
+                    Some((Prefix { address: a, len: l }.network(), l))
+                }
+                Some(_) => return f.wrong(format!("{at}.ip_range"), format!("is not a part of {prefix}")),
+            };
+            wanted.ipv4 = Some(Subnet4 { subnet: address, prefix_len: len, gateway, range });
+        }
+        IpAddr::V6(address) => {
+            let prefix = Prefix6 { address, len };
+            let good = (8..=126).contains(&len) && prefix.network() == address && is_for_hosts(address.into());
+            f.check(
+                good,
+                format!("{at}.subnet"),
+                "must be the first address of an IPv6 network of hosts, with a prefix length of 8 to 126",
+            );
+            f.check(wanted.ipv6.is_none(), format!("{at}.subnet"), "is a second one of IPv6; a network has one");
+            if !good {
+                return;
+            }
+            let first = std::net::Ipv6Addr::from_bits(address.to_bits() + 1);
+            let gateway = match gateway {
+                None => first,
+                Some(IpAddr::V6(g)) if prefix.contains(g) && g != address => g,
+                Some(_) => return f.wrong(format!("{at}.gateway"), format!("is not an address of a host in {prefix}")),
+            };
+            let range = match range {
+                None => None,
+                Some((IpAddr::V6(a), l)) if l >= len && l <= 128 && prefix.contains(a) => {
+                    Some((Prefix6 { address: a, len: l }.network(), l))
+                }
+                Some(_) => return f.wrong(format!("{at}.ip_range"), format!("is not a part of {prefix}")),
+            };
+            wanted.ipv6 = Some(Subnet6 { subnet: address, prefix_len: len, gateway, range });
+        }
     }
 }
 
-pub fn endpoint(e: &EndpointSpec) -> v1::Endpoint {
-    v1::Endpoint {
-        network: e.network.clone(),
-        aliases: e.aliases.clone(),
-        ipv4_address: e.ipv4.map(|a| a.to_string()).unwrap_or_default(),
-        ipv6_address: e.ipv6.map(|a| a.to_string()).unwrap_or_default(),
-        mac_address: e.mac.clone().unwrap_or_default(),
-        gw_priority: e.gw_priority,
+/// Not the host's own loopback, not everybody, not a link's.
+fn is_for_hosts(address: IpAddr) -> bool {
+    let usual = !address.is_loopback() && !address.is_multicast() && !address.is_unspecified();
+    usual
+        && match address {
+            IpAddr::V4(a) => !a.is_link_local() && a.octets()[0] != 0 && a.octets()[0] < 240,
+            IpAddr::V6(a) => !a.is_unicast_link_local() && a.to_ipv4_mapped().is_none(),
+        }
+}
+
+fn decode_options(
+    f: &mut Fields,
+    driver: NetworkDriver,
+    options: &HashMap<String, String>,
+    wanted: &mut NetworkRequest,
+) {
+    let bridge = driver == NetworkDriver::Bridge;
+    for (key, value) in options {
+        let shown: String = key.chars().take(64).collect();
+        let at = format!("options[{shown}]");
+        match key.as_str() {
+            MTU => match value.parse::<u32>() {
+                // RFC 791 and 8200: the least that IPv4 and IPv6 live on; the most that a bridge of the kernel takes.
+                Ok(mtu) if (68..=65535).contains(&mtu) => wanted.mtu = Some(mtu),
+                _ => f.wrong(at, "must be 68 to 65535 (bytes)"),
+            },
+            BRIDGE_NAME if bridge => {
+                f.check(is_interface_name(value), at, "must be 1 to 15 letters, digits, '-', '_' and '.'");
+                wanted.bridge = Some(value.clone());
+            }
+            MODE6 if bridge => match value.as_str() {
+                "nat" => wanted.ipv6_mode = Ipv6Mode::Nat,
+                "routed" => wanted.ipv6_mode = Ipv6Mode::Routed,
+                _ => f.wrong(at, "must be nat or routed"),
+            },
+            "parent" if !bridge => {
+                f.check(is_interface_name(value), at, "must be the name of an interface of the host");
+                wanted.parent = Some(value.clone());
+            }
+            "macvlan_mode" if !bridge => {
+                let known = matches!(value.as_str(), "bridge" | "private" | "vepa");
+                f.check(known, at, "must be bridge, private or vepa");
+            }
+            _ => f.wrong(at, format!("is not supported; there are {OPTIONS}")),
+        }
+    }
+    let least = wanted.ipv6.is_none() || wanted.mtu.is_none_or(|mtu| mtu >= 1280);
+    f.check(least, format!("options[{MTU}]"), "must be at least 1280 with IPv6");
+}
+
+fn network(view: &NetworkView) -> v1::Network {
+    let n: &NetworkRecord = &view.record;
+    let four = n.ipv4.map(|s| v1::NetworkSubnet {
+        subnet: s.to_string(),
+        gateway: s.gateway.to_string(),
+        ip_range: s.range.map(|(a, l)| format!("{a}/{l}")).unwrap_or_default(),
+    });
+    let six = n.ipv6.map(|s| v1::NetworkSubnet {
+        subnet: s.to_string(),
+        gateway: s.gateway.to_string(),
+        ip_range: s.range.map(|(a, l)| format!("{a}/{l}")).unwrap_or_default(),
+    });
+    v1::Network {
+        id: n.id.to_string(),
+        name: n.name.clone(),
+        driver: n.driver.name().to_owned(),
+        scope: "local".to_owned(),
+        subnets: four.into_iter().chain(six).collect(),
+        ipv6: n.ipv6.is_some(),
+        internal: n.internal,
+        labels: n.labels.clone().into_iter().collect(),
+        options: n.options.clone().into_iter().collect(),
+        created: Some(encode::time(n.created)),
+        interface: n.bridge.clone(),
+        mtu: n.mtu.unwrap_or_default(),
+        ipv6_mode: n.ipv6.map(|_| n.ipv6_mode.name().to_owned()).unwrap_or_default(),
+        containers: view.members.iter().filter(|m| m.running).count() as u32,
     }
 }
 
-/// Networks that a container is on, or joins when it starts.
-pub fn names(record: &ContainerRecord) -> Vec<String> {
-    match &record.spec.network {
-        NetworkMode::None => vec!["none".to_owned()],
-        NetworkMode::Host => vec!["host".to_owned()],
-        NetworkMode::Container(id) => vec![format!("container:{id}")],
-        NetworkMode::Bridge if record.spec.networks.is_empty() => vec![DEFAULT_NETWORK.to_owned()],
-        NetworkMode::Bridge => record.spec.networks.iter().map(|e| e.network.clone()).collect(),
-    }
-}
-
-pub fn container_network(n: &NetworkAttachment) -> v1::ContainerNetwork {
-    let six = n.ipv6.as_ref();
-    v1::ContainerNetwork {
-        bridge: n.bridge.clone(),
-        host_interface: n.host_interface.clone(),
-        ip_address: n.address.to_string(),
-        prefix_length: n.prefix_len.into(),
-        gateway: n.gateway.to_string(),
-        mac_address: n.mac.clone(),
-        network: n.network.clone(),
-        network_id: String::new(),
-        interface: n.interface.clone(),
+fn of_attachment(a: &NetworkAttachment) -> v1::NetworkMember {
+    let six = a.ipv6.as_ref();
+    v1::NetworkMember {
+        running: true,
+        aliases: a.aliases.clone(),
+        ipv4_address: a.address.to_string(),
+        ipv4_prefix_length: a.prefix_len.into(),
         ipv6_address: six.map(|s| s.address.to_string()).unwrap_or_default(),
         ipv6_prefix_length: six.map_or(0, |s| s.prefix_len.into()),
-        ipv6_gateway: six.map(|s| s.gateway.to_string()).unwrap_or_default(),
-        aliases: n.aliases.clone(),
-        default_route: n.default_route,
+        mac_address: a.mac.clone(),
+        interface: a.interface.clone(),
+        host_interface: a.host_interface.clone(),
+        ..Default::default()
+    }
+}
+
+fn member(m: &NetworkMember) -> v1::NetworkMember {
+    let wished = || v1::NetworkMember {
+        aliases: m.endpoint.aliases.clone(),
+        ipv4_address: m.endpoint.ipv4.map(|a| a.to_string()).unwrap_or_default(),
+        ipv6_address: m.endpoint.ipv6.map(|a| a.to_string()).unwrap_or_default(),
+        mac_address: m.endpoint.mac.clone().unwrap_or_default(),
+        ..Default::default()
+    };
+    v1::NetworkMember {
+        container_id: m.container.id.to_string(),
+        name: m.container.name.clone(),
+        running: m.running,
+        ..m.attachment.as_ref().map_or_else(wished, of_attachment)
     }
 }

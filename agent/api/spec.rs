@@ -110,7 +110,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
     if let Some(score) = config.oom_score_adj {
         f.check((-1000..=1000).contains(&score), "oom_score_adj", "must be -1000 to 1000");
     }
-    let (network, networks) = super::networks::decode_mode(f, &config);
+    let (network, networks) = super::endpoints::decode_mode(f, &config);
     let ports = super::ports::decode(f, &config.ports, publish);
     if network != NetworkMode::Bridge {
         f.check(config.ports.is_empty(), "ports", "can only be published where the container has a network of its own");
@@ -182,7 +182,7 @@ fn host_name(f: &mut Fields, field: &str, name: &str) {
     f.check(good, field, "must be at most 63 letters, digits, '-', '_' and '.', and not start with '-' or '.'");
 }
 
-fn strings(f: &mut Fields, field: &str, map: &HashMap<String, String>) {
+pub(super) fn strings(f: &mut Fields, field: &str, map: &HashMap<String, String>) {
     f.count(field, map.len(), 1024);
     for (key, value) in map {
         let shown: String = key.chars().take(64).collect();
@@ -495,8 +495,8 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
                 permissions: d.permissions.clone(),
             })
             .collect(),
-        network: super::networks::mode(&spec.network) as i32,
-        networks: spec.networks.iter().map(super::networks::endpoint).collect(),
+        network: super::endpoints::mode(&spec.network) as i32,
+        networks: spec.networks.iter().map(super::endpoints::endpoint).collect(),
         network_container: match &spec.network {
             NetworkMode::Container(id) => id.clone(),
             _ => String::new(),

@@ -26,7 +26,7 @@ pub struct Events {
     /// Begin behind this cursor (see -o json)
     #[arg(long, value_name = "NUMBER", conflicts_with = "since")]
     cursor: Option<u64>,
-    /// Only events that fit: type=, event=, container=, image=, label=, node= (the name of the host)
+    /// Only events that fit: type=, event=, container=, image=, network=, label=, node= (the name of the host)
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     #[command(flatten)]
@@ -34,7 +34,8 @@ pub struct Events {
 }
 
 pub async fn events(fleet: &Fleet, args: Events) -> Result<u8> {
-    let found = super::list::filters(&args.filter, &["type", "event", "container", "image", "label", "node"])?;
+    let found =
+        super::list::filters(&args.filter, &["type", "event", "container", "image", "network", "label", "node"])?;
     let request = v1::EventsRequest {
         cursor: args.cursor.unwrap_or(0),
         since: args.since.map(wire_time),

@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod list;
 pub mod logs;
 pub mod man;
+pub mod network;
 pub mod node;
 pub mod pki;
 pub mod port;

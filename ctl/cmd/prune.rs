@@ -21,13 +21,19 @@ use tonic::{Response, Status, Streaming};
 pub struct How {
     /// Tell what would go and how much it takes; remove nothing
     #[arg(long)]
-    dry_run: bool,
+    pub dry_run: bool,
     /// Do not ask
     #[arg(short, long)]
     force: bool,
     /// json: one object a line
     #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
     output: String,
+}
+
+impl How {
+    pub fn is_json(&self) -> bool {
+        self.output == "json"
+    }
 }
 
 #[derive(Debug, Args)]
@@ -124,7 +130,7 @@ fn plan(containers: bool, images: Option<bool>, filters: Vec<v1::ListFilter>, ho
 }
 
 /// Docker's question. Where nobody can be asked, -f has to say it.
-fn confirm(fleet: &Fleet, how: &How, what: &[&str], filters: &[String]) -> Result<()> {
+pub(super) fn confirm(fleet: &Fleet, how: &How, what: &[&str], filters: &[String]) -> Result<()> {
     if how.force || how.dry_run {
         return Ok(());
     }

@@ -3,13 +3,14 @@
 use crate::error::{Error, Result};
 use berth::v1::{self, Endpoint, NetworkMode};
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Network")]
 pub struct Network {
     /// Network to join: a name, host, none or container:NAME; again for more of them; or
     /// name=NET,alias=A,ip=IPV4,ip6=IPV6,mac-address=MAC,gw-priority=N
-    #[arg(long, visible_alias = "net", value_name = "NETWORK")]
+    #[arg(long, visible_alias = "net", value_name = "NETWORK", add = ArgValueCompleter::new(crate::complete::networks))]
     network: Vec<String>,
     /// One more name of the container on its first network
     #[arg(long, visible_alias = "net-alias", value_name = "NAME")]

@@ -30,6 +30,9 @@ mod logs;
 mod look;
 mod metrics;
 mod network;
+#[cfg(feature = "failpoints")]
+mod network_faults;
+mod networks;
 mod powercut;
 mod prune;
 mod registry_faults;

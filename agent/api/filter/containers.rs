@@ -108,7 +108,7 @@ impl ContainerFilter {
 }
 
 fn network(wanted: &str, c: &ContainerRecord) -> bool {
-    crate::api::networks::names(c).iter().any(|n| n == wanted) || c.networks.iter().any(|n| n.bridge == wanted)
+    crate::api::endpoints::names(c).iter().any(|n| n == wanted) || c.networks.iter().any(|n| n.bridge == wanted)
 }
 
 /// With the ports that the agent chose, while it runs.

@@ -7,7 +7,7 @@ use berth_model::Reference;
 use berth_model::event::{Event, EventKind};
 use std::collections::BTreeMap;
 
-const KEYS: &str = "type, event, container, image, label, node";
+const KEYS: &str = "type, event, container, image, network, label, node";
 
 /// Filters of `Node.Events`.
 #[derive(Debug, Default)]
@@ -25,10 +25,10 @@ impl EventFilter {
             let at = format!("filters[{n}].value");
             f.line(&at, &one.value, MAX_NAME);
             match one.key.as_str() {
-                "event" | "container" | "image" | "label" | "node" => {}
+                "event" | "container" | "image" | "network" | "label" | "node" => {}
                 "type" => {
-                    let known = matches!(one.value.as_str(), "container" | "image" | "node");
-                    f.check(known, at, "must be container, image or node");
+                    let known = matches!(one.value.as_str(), "container" | "image" | "node" | "network");
+                    f.check(known, at, "must be container, image, network or node");
                 }
                 key => f.unknown_filter(n, key, KEYS),
             }
@@ -53,6 +53,9 @@ impl EventFilter {
                 let name = if e.kind == EventKind::Image { Some(e.subject.as_str()) } else { attribute("image") };
                 name.is_some_and(|name| same_image(name, value))
             }
+            "network" => {
+                e.kind == EventKind::Network && (e.subject.starts_with(value) || attribute("name") == Some(value))
+            }
             "label" => label(value, |key| e.attributes.get(key)),
             "node" => self.host == value,
             _ => false,
@@ -69,6 +72,7 @@ fn kind(kind: EventKind) -> &'static str {
         EventKind::Container => "container",
         EventKind::Image => "image",
         EventKind::Node => "node",
+        EventKind::Network => "network",
     }
 }
 

@@ -3,11 +3,13 @@
 mod containers;
 mod events;
 mod images;
+mod networks;
 mod prune;
 
 pub use containers::ContainerFilter;
 pub use events::EventFilter;
 pub use images::ImageFilter;
+pub use networks::{NetworkFilter, PruneNetworksFilter};
 pub use prune::PruneFilter;
 
 use berth_model::Timestamp;

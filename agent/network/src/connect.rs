@@ -4,7 +4,7 @@ use crate::error::{NetworkError, Prefix, Prefix6};
 use crate::link::{Addressing, Links};
 use crate::networks::{Networks, Want};
 use berth_model::ContainerId;
-use berth_model::network::NetworkAttachment;
+use berth_model::network::{NetworkAttachment, PortMapping};
 use berth_sys::net;
 use std::fs;
 use std::io::ErrorKind;
@@ -92,28 +92,46 @@ impl Networks {
         Ok(attachment)
     }
 
-    /// Takes a running container off a network. `netns`: its namespace; `next`: by whom its default route is from now on.
+    /// Takes a running container off a network. `netns`: its namespace.
     pub fn disconnect(
         &self,
         id: &ContainerId,
         netns: BorrowedFd<'_>,
         attachment: &NetworkAttachment,
-        next: Option<&NetworkAttachment>,
     ) -> Result<(), NetworkError> {
         self.disconnect_link(netns, attachment);
-        let left = self.detach(id, std::slice::from_ref(attachment));
-        if let Some(next) = next {
-            self.route_by(netns, next)?;
-        }
-        left
+        self.detach(id, std::slice::from_ref(attachment))
     }
 
-    /// Makes a network the way out of a running container.
-    pub fn route_by(&self, netns: BorrowedFd<'_>, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
-        visit(netns, || {
-            let six = attachment.ipv6.as_ref().map(|s| s.gateway);
-            Links::open()?.replace_default_routes(&attachment.interface, Some(attachment.gateway), six)
-        })
+    /// Makes a network the way out of a running container, and of those that it is on the only one. `ports`: published ports that have lost their
+    /// network and lead there from now on. The attachments as they are then.
+    pub fn make_main(
+        &self,
+        id: &ContainerId,
+        netns: BorrowedFd<'_>,
+        now: &[NetworkAttachment],
+        network: &str,
+        ports: &[PortMapping],
+    ) -> Result<Vec<NetworkAttachment>, NetworkError> {
+        let mut all = now.to_vec();
+        for attachment in &mut all {
+            let net = self.inner.net(&attachment.network)?;
+            let main = attachment.network == network;
+            let leads = main && !net.plan.internal;
+            if leads {
+                let six = attachment.ipv6.as_ref().map(|s| s.gateway);
+                visit(netns, || {
+                    Links::open()?.replace_default_routes(&attachment.interface, Some(attachment.gateway), six)
+                })?;
+            }
+            attachment.default_route = leads;
+            if main && !ports.is_empty() {
+                attachment.ports = self.inner.lock_state().take_ports(id, ports)?;
+                self.inner.publish(attachment)?;
+            }
+            self.inner.lock_state().put(id, attachment);
+        }
+        Ok(all)
     }
 
     /// Deletes the container's end, and with it the host's. What cannot be deleted from there the sweep deletes from here.

@@ -22,6 +22,7 @@ mod counters;
 mod detour;
 mod ends;
 mod error;
+mod host;
 mod link;
 mod namespace;
 mod net;
@@ -35,6 +36,7 @@ mod sweep;
 
 pub use counters::{Counters, LinkCounters};
 pub use error::{NetworkError, PortHolder, Prefix, Prefix6};
+pub use host::HostRoutes;
 pub use link::parse_mac;
 pub use net::{NetworkConfig, is_interface_name};
 pub use networks::{Attached, Networks, Want};

@@ -173,6 +173,25 @@ impl Links {
         self.send(m, || format!("bringing bridge {} up", bridge.name)).map(drop)
     }
 
+    /// Gives a bridge an IPv6 address, where it has not got it yet.
+    pub fn address_bridge6(&mut self, index: u32, name: &str, address: Prefix6) -> Result<(), NetworkError> {
+        let mut m = Messages::new();
+        add_address6(&mut m, index, address);
+        match self.socket.exchange(&mut m, false) {
+            Err(failure) if failure.errno() != EEXIST => {
+                let act = format!("giving {}/{} to bridge {name}", address.address, address.len);
+                Err(NetworkError::Netlink { act, source: failure.into_io() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub fn set_mtu(&mut self, index: u32, name: &str, mtu: u32) -> Result<(), NetworkError> {
+        let mut m = Messages::new();
+        m.begin(RTM_NEWLINK, ACK, &link_header(index, 0, 0)).attribute(IFLA_MTU, &mtu.to_ne_bytes());
+        self.send(m, || format!("setting the MTU of {name} to {mtu}")).map(drop)
+    }
+
     /// Makes both ends in one request: the host's a port of the bridge and up, the container's named within its namespace. That one cannot be
     /// brought up yet: the kernel joins the two only after it is configured (veth_open says ENOTCONN).
     ///
@@ -315,6 +334,13 @@ impl Links {
         Ok(self.send(m, || "listing links".into())?.iter().filter_map(parse_link).collect())
     }
 
+    /// The main table's IPv6 routes to networks; link-local ones and single hosts are left out.
+    pub fn routes6(&mut self) -> Result<Vec<(Prefix6, u32)>, NetworkError> {
+        let mut m = Messages::new();
+        m.begin(RTM_GETROUTE, DUMP, &[AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        Ok(self.send(m, || "listing IPv6 routes".into())?.iter().filter_map(parse_route6).collect())
+    }
+
     /// The main table's IPv4 routes.
     pub fn routes(&mut self) -> Result<Vec<Route>, NetworkError> {
         let mut m = Messages::new();
@@ -396,6 +422,22 @@ fn parse_route(reply: &Reply) -> Option<Route> {
     }
     (reply.kind == RTM_NEWROUTE && header[0] == AF_INET && table == u32::from(RT_TABLE_MAIN)).then_some(())?;
     Some(Route { destination: Prefix { address: destination, len: header[1] }, interface })
+}
+
+fn parse_route6(reply: &Reply) -> Option<(Prefix6, u32)> {
+    let (header, rest) = reply.body.split_at_checked(12)?;
+    let (mut address, mut interface, mut table) = (Ipv6Addr::UNSPECIFIED, 0, u32::from(header[4]));
+    for (kind, value) in attributes(rest) {
+        match kind {
+            RTA_DST => address = Ipv6Addr::from(*value.first_chunk::<16>()?),
+            RTA_OIF => interface = number(value)?,
+            RTA_TABLE => table = number(value)?,
+            _ => {}
+        }
+    }
+    let main = reply.kind == RTM_NEWROUTE && header[0] == AF_INET6 && table == u32::from(RT_TABLE_MAIN);
+    let network = (8..127).contains(&header[1]) && !address.is_unicast_link_local() && !address.is_multicast();
+    (main && network).then_some((Prefix6 { address, len: header[1] }, interface))
 }
 
 /// A locally administered address made from an IPv4 address: neighbours' caches stay right when the address is used again.

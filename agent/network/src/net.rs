@@ -167,6 +167,13 @@ impl Net {
             tracing::info!("net.ipv4.ip_forward is switched on: containers reach other networks through this host");
         }
         host_setting(&format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"), "1")?;
+        if let Some(v6) = self.plan.v6 {
+            crate::host::bridge_with_ipv6(bridge, !self.plan.internal)?;
+            lock(&inner.links).address_bridge6(index, bridge, v6)?;
+        }
+        if let Some(mtu) = self.plan.mtu {
+            lock(&inner.links).set_mtu(index, bridge, mtu)?;
+        }
         self.rebuild_rules(inner)?;
         Ok(index)
     }

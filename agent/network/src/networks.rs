@@ -100,7 +100,7 @@ impl State {
     }
 
     /// Takes it in, or in the place of what was there.
-    fn put(&mut self, id: &ContainerId, attachment: &NetworkAttachment) {
+    pub fn put(&mut self, id: &ContainerId, attachment: &NetworkAttachment) {
         let list = self.attached.entry(id.clone()).or_default();
         match list.iter_mut().find(|a| a.network == attachment.network) {
             Some(there) => *there = attachment.clone(),
@@ -420,6 +420,10 @@ impl State {
             }
             six.inspect(|six| addresses.give_back6(*six));
         }
+    }
+
+    pub fn take_ports(&mut self, id: &ContainerId, ports: &[PortMapping]) -> Result<Vec<PortMapping>, NetworkError> {
+        self.ports.take(id, ports)
     }
 
     fn restore(&mut self, id: &ContainerId, attachment: &NetworkAttachment) {

@@ -38,6 +38,8 @@ mod layers;
 mod logs;
 mod names;
 mod nets;
+mod network_change;
+mod network_connect;
 mod node;
 mod pause;
 mod policy;
@@ -115,12 +117,30 @@ pub struct NodeConfig {
     pub images: ImagesConfig,
     pub layer_driver: Driver,
     pub network: NetworkConfig,
+    /// Where subnets of networks come from that say none.
+    pub pools: Vec<AddressPool>,
     pub runtime: RuntimeConfig,
     /// Events kept.
     pub event_history: usize,
     /// What goes by itself.
     pub gc: GcConfig,
     pub logs: LogsConfig,
+}
+
+/// Subnets of one size, cut from a larger one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressPool {
+    /// The network's own address.
+    pub base: std::net::Ipv4Addr,
+    pub prefix_len: u8,
+    /// Prefix length of each subnet.
+    pub size: u8,
+}
+
+impl AddressPool {
+    /// 4096 networks with room for 253 containers each, in a corner of 10.0.0.0/8 that neither Docker nor Podman takes from by default.
+    pub const DEFAULT: AddressPool =
+        AddressPool { base: std::net::Ipv4Addr::new(10, 224, 0, 0), prefix_len: 12, size: 24 };
 }
 
 /// What holds for the output of all containers.

@@ -325,6 +325,7 @@ async fn containers(inner: &Arc<Inner>, records: Vec<ContainerRecord>, same_boot
         acting.spawn(async move { act(&inner, found).await });
     }
     while acting.join_next().await.is_some() {}
+    crate::network_change::recover(inner).await;
     Ok(())
 }
 
@@ -468,6 +469,7 @@ async fn adopt(inner: &Arc<Inner>, container: Arc<Container>, shim: Option<Shim>
         }
     }
     crate::commit::recover(inner, &container);
+    crate::network_connect::adopt(inner, &mut gate).await;
     let frozen = inner.runtime.is_frozen(&container.id);
     if frozen != container.record().paused
         && let Err(e) = pause::tell(inner, &mut gate, frozen).await

@@ -191,6 +191,11 @@ const RPCS: &[&str] = &[
     "PruneImages",
     "CollectGarbage",
     "StopAll",
+    "NetworkCreate",
+    "NetworkRemove",
+    "NetworkConnect",
+    "NetworkDisconnect",
+    "PruneNetworks",
 ];
 
 /// FNV-1a over JSON: the same over restarts and versions of the compiler. It tells mistakes, not attacks.

@@ -5,10 +5,11 @@ use crate::logs::{LogCursor, LogPosition};
 use berth_image::{Auth, Progress};
 use berth_model::event::Event;
 use berth_model::image::ImageRecord;
-use berth_model::network::{EndpointSpec, NetworkAttachment, NetworkRecord};
+use berth_model::network::{EndpointSpec, Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, Subnet4, Subnet6};
 use berth_model::supervision::HealthState;
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Platform, Reference, Timestamp};
 use berth_runtime::{AttachInput, Effective, Output};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -157,6 +158,36 @@ pub struct ContainerView {
     pub effective: Arc<Effective>,
     /// As it was when the container was made.
     pub image: Arc<ImageRecord>,
+}
+
+/// A network to be made.
+#[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]
+pub struct NetworkRequest {
+    pub name: String,
+    /// `Bridge` or `Macvlan`.
+    pub driver: NetworkDriver,
+    /// `None`: from the pools.
+    pub ipv4: Option<Subnet4>,
+    pub ipv6: Option<Subnet6>,
+    /// A ULA where `ipv6` says none.
+    pub enable_ipv6: bool,
+    pub ipv6_mode: Ipv6Mode,
+    pub internal: bool,
+    pub mtu: Option<u32>,
+    /// Name of the bridge; `None`: made from the id.
+    pub bridge: Option<String>,
+    /// What a macvlan sits on.
+    pub parent: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    /// As they were given.
+    pub options: BTreeMap<String, String>,
+}
+
+/// What a prune of networks took away.
+#[derive(Clone, Debug, Default)]
+pub struct PrunedNetworks {
+    pub removed: Vec<String>,
+    pub problems: Vec<String>,
 }
 
 /// A container on a network, or that joins it when it starts.

@@ -1,0 +1,78 @@
+//! The host's side of networks: its routes, and its settings for IPv6.
+
+use crate::error::{NetworkError, Prefix, Prefix6};
+use crate::link::{Link, MacvlanEnd, Route};
+use crate::namespace::host_setting;
+use crate::networks::{Networks, lock};
+use std::fs;
+use std::os::fd::AsFd;
+
+/// The host's routes at one moment, for those who look for a free subnet.
+#[derive(Debug)]
+pub struct HostRoutes {
+    four: Vec<Route>,
+    six: Vec<(Prefix6, u32)>,
+    links: Vec<Link>,
+}
+
+impl HostRoutes {
+    /// The route that some of the subnet's addresses have already, in words. The way to everywhere else is none, nor are the halves and quarters
+    /// that VPNs use in its place.
+    pub fn collision(&self, subnet: Prefix) -> Option<String> {
+        let route = self.four.iter().find(|r| r.destination.len >= 8 && r.destination.overlaps(subnet))?;
+        Some(self.words(route.destination.to_string(), route.interface))
+    }
+
+    pub fn collision6(&self, subnet: Prefix6) -> Option<String> {
+        let (route, interface) = self.six.iter().find(|(route, _)| route.overlaps(subnet))?;
+        Some(self.words(route.to_string(), *interface))
+    }
+
+    fn words(&self, route: String, interface: u32) -> String {
+        let name = self.links.iter().find(|l| l.index == interface).map(|l| l.name.as_str());
+        format!("the host's route {route} on {}", name.unwrap_or("an interface that is gone"))
+    }
+}
+
+impl Networks {
+    pub fn host_routes(&self) -> Result<HostRoutes, NetworkError> {
+        let mut links = lock(&self.inner.links);
+        Ok(HostRoutes { four: links.routes()?, six: links.routes6()?, links: links.list()? })
+    }
+
+    /// Whether the kernel makes a macvlan on an interface: one is made in a namespace that nobody sees, and goes with it.
+    pub fn probe_macvlan(&self, parent: &str) -> Result<(), NetworkError> {
+        let refused = |source| NetworkError::DriverRefused { what: format!("a macvlan on {parent}"), source };
+        let mut links = lock(&self.inner.links);
+        let found = links.find(parent)?.ok_or_else(|| refused(std::io::Error::other("there is no such interface")))?;
+        let namespace = self.inner.namespaces.take()?;
+        let mac = [2, 0x42, 0, 0, 0, 1];
+        let end =
+            MacvlanEnd { parent: found.index, mode: 4, namespace: namespace.fd.as_fd(), name: "probe", mac, mtu: None };
+        links.make_macvlan(&end).map_err(|failure| refused(failure.into_io()))
+    }
+}
+
+/// IPv6 on a bridge of ours: no router is listened to there, and `forward` lets packets through the host.
+pub(crate) fn bridge_with_ipv6(bridge: &str, forward: bool) -> Result<(), NetworkError> {
+    for (key, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")] {
+        host_setting(&format!("/proc/sys/net/ipv6/conf/{bridge}/{key}"), value)?;
+    }
+    const FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+    if !forward || fs::read_to_string(FORWARDING).is_ok_and(|v| v.trim_end() == "1") {
+        return Ok(());
+    }
+    // A host that forwards listens to routers no more, unless it is told to (2): its own default route must stay.
+    for entry in fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten() {
+        let path = entry.path().join("accept_ra");
+        if fs::read_to_string(&path).is_ok_and(|v| v.trim_end() == "1") {
+            host_setting(&path.to_string_lossy(), "2")?;
+        }
+    }
+    host_setting(FORWARDING, "1")?;
+    tracing::info!(
+        "net.ipv6.conf.all.forwarding is switched on: containers reach other networks through this host; where accept_ra was 1 it is 2 now, so \
+         that the host goes on listening to its routers"
+    );
+    Ok(())
+}

@@ -1,0 +1,416 @@
+//! `network create`, `ls`, `inspect`, `rm`, `prune`, `connect` and `disconnect`.
+
+use super::{for_names, list};
+use crate::complete;
+use crate::connect::{Connection, UNARY_TIMEOUT, request_id};
+use crate::error::{Error, Result};
+use crate::fanout::Fleet;
+use crate::output::{Format, Shape, Show, Sink, print};
+use crate::spec::{network, pairs};
+use crate::template::Template;
+use crate::{view, yaml};
+use berth::v1;
+use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
+use serde_json::Value;
+use std::cell::Cell;
+use std::rc::Rc;
+
+const SHAPE: Shape = Shape {
+    columns: &[("NETWORK ID", "ID"), ("NAME", "Name"), ("DRIVER", "Driver"), ("SCOPE", "Scope")],
+    name: "Name",
+};
+const FILTERS: [&str; 7] = ["driver", "id", "label", "name", "scope", "type", "dangling"];
+
+#[derive(Debug, Args)]
+pub struct Network {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a network
+    Create(Box<Create>),
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls(Ls),
+    /// Show everything about networks
+    Inspect(Inspect),
+    /// Remove networks
+    #[command(visible_alias = "remove")]
+    Rm(Rm),
+    /// Remove networks that no container is on or joins when it starts
+    Prune(Prune),
+    /// Put a container on a network, also while it runs
+    Connect(Box<Connect>),
+    /// Take a container off a network, also while it runs
+    Disconnect(Disconnect),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  berthctl network create front\n  berthctl network create --subnet 10.7.0.0/24 --gateway 10.7.0.254 --ipv6 back\n  \
+        berthctl network create -d macvlan -o parent=eth0 --subnet 192.168.1.0/24 lan\n\n\
+        Options (-o) of bridge: com.docker.network.driver.mtu, com.docker.network.bridge.name,\n\
+        com.docker.network.bridge.gateway_mode_ipv6=nat|routed; of macvlan: parent, macvlan_mode, com.docker.network.driver.mtu"
+)]
+pub struct Create {
+    /// Driver: bridge or macvlan
+    #[arg(short, long, default_value = "bridge", value_name = "DRIVER")]
+    driver: String,
+    /// Subnet, such as 10.7.0.0/24 or fd00:7::/64; one of each family [default: from the host's address pools]
+    #[arg(long, value_name = "SUBNET", value_delimiter = ',')]
+    subnet: Vec<String>,
+    /// The host's address in the subnet, one for each --subnet in their order [default: the first]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    gateway: Vec<String>,
+    /// Part of the subnet that addresses are chosen from, one for each --subnet in their order
+    #[arg(long, value_name = "RANGE", value_delimiter = ',')]
+    ip_range: Vec<String>,
+    /// IPv6 beside IPv4 [subnet by default: a ULA made at random]
+    #[arg(long)]
+    ipv6: bool,
+    /// No way out of the network, and none in but from the host
+    #[arg(long)]
+    internal: bool,
+    /// Options of the driver
+    #[arg(short, long = "opt", value_name = "KEY=VALUE")]
+    opt: Vec<String>,
+    /// Labels
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    label: Vec<String>,
+    /// Its name
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// Only networks that fit: driver=, id=, label=, name=, scope=, type=builtin|custom, dangling=true|false
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Do not shorten ids
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only ids
+    #[arg(short, long, conflicts_with_all = ["output", "format"])]
+    quiet: bool,
+    #[command(flatten)]
+    show: Show,
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Go template, or 'json'
+    #[arg(short, long, value_name = "TEMPLATE")]
+    format: Option<String>,
+    /// Shape of the output; the JSON is that of Docker's Engine API
+    #[arg(short, long, value_parser = ["json", "yaml"], default_value = "json")]
+    output: String,
+    /// Networks
+    #[arg(required = true, value_name = "NETWORK", add = ArgValueCompleter::new(complete::networks))]
+    networks: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// Do not mind one that is not there
+    #[arg(short, long)]
+    force: bool,
+    /// Networks
+    #[arg(required = true, value_name = "NETWORK", add = ArgValueCompleter::new(complete::networks))]
+    networks: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Only what fits: until=TIME (made before), label=, label!=
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    #[command(flatten)]
+    how: super::prune::How,
+}
+
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// IPv4 address
+    #[arg(long, value_name = "IPV4")]
+    ip: Option<String>,
+    /// IPv6 address
+    #[arg(long, value_name = "IPV6")]
+    ip6: Option<String>,
+    /// MAC address
+    #[arg(long, value_name = "MAC")]
+    mac_address: Option<String>,
+    /// One more name of the container there
+    #[arg(long, value_name = "NAME")]
+    alias: Vec<String>,
+    /// The network with the highest one has the default route
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, allow_negative_numbers = true)]
+    gw_priority: i32,
+    /// Network
+    #[arg(add = ArgValueCompleter::new(complete::networks))]
+    network: String,
+    /// Container
+    #[arg(add = ArgValueCompleter::new(complete::containers))]
+    container: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Disconnect {
+    /// Do not mind a network or a container that is not there
+    #[arg(short, long)]
+    force: bool,
+    /// Network
+    #[arg(add = ArgValueCompleter::new(complete::networks))]
+    network: String,
+    /// Container
+    #[arg(add = ArgValueCompleter::new(complete::containers))]
+    container: String,
+}
+
+pub async fn run(fleet: &Fleet, args: Network) -> Result<u8> {
+    match args.command {
+        Command::Create(a) => create(fleet, *a).await,
+        Command::Ls(a) => ls(fleet, a).await,
+        Command::Inspect(a) => inspect(fleet, a).await,
+        Command::Rm(a) => rm(fleet, a).await,
+        Command::Prune(a) => prune(fleet, a).await,
+        Command::Connect(a) => connect(fleet, *a).await,
+        Command::Disconnect(a) => disconnect(fleet, a).await,
+    }
+}
+
+/// Gateways and ranges stand in the order of the subnets; each belongs to the subnet of its family.
+fn subnets(args: &Create) -> Result<Vec<v1::NetworkSubnet>> {
+    let six = |text: &str| text.contains(':');
+    let mut subnets: Vec<v1::NetworkSubnet> =
+        args.subnet.iter().map(|s| v1::NetworkSubnet { subnet: s.clone(), ..Default::default() }).collect();
+    let mut place = |flag: &str, value: &str, field: fn(&mut v1::NetworkSubnet) -> &mut String| {
+        let mut fitting = subnets.iter_mut().filter(|s| six(&s.subnet) == six(value));
+        match fitting.find_map(|s| Some(field(s)).filter(|f| f.is_empty())) {
+            Some(field) => value.clone_into(field),
+            None => return Err(Error::usage(format!("{flag} {value}: there is no --subnet that it belongs to"))),
+        }
+        Ok(())
+    };
+    for gateway in &args.gateway {
+        place("--gateway", gateway, |s| &mut s.gateway)?;
+    }
+    for range in &args.ip_range {
+        place("--ip-range", range, |s| &mut s.ip_range)?;
+    }
+    Ok(subnets)
+}
+
+async fn create(fleet: &Fleet, args: Create) -> Result<u8> {
+    let base = v1::CreateNetworkRequest {
+        request_id: String::new(),
+        name: args.name.clone(),
+        driver: args.driver.clone(),
+        subnets: subnets(&args)?,
+        ipv6: args.ipv6,
+        internal: args.internal,
+        labels: pairs::labels("--label", &args.label)?,
+        options: pairs::strict("--opt", &args.opt)?,
+    };
+    for_names(fleet, vec![args.name], move |c, _| {
+        let base = base.clone();
+        async move {
+            let request = v1::CreateNetworkRequest { request_id: request_id()?, ..base };
+            let made = c.retry(async || c.networks().create(c.request(request.clone(), Some(UNARY_TIMEOUT))).await);
+            Ok(vec![made.await?.into_inner().id])
+        }
+    })
+    .await
+}
+
+async fn ls(fleet: &Fleet, args: Ls) -> Result<u8> {
+    let request = v1::ListNetworksRequest { filters: list::filters(&args.filter, &FILTERS)? };
+    list::show(fleet, list::shape(SHAPE, args.quiet, &args.show)?, move |c: Connection| {
+        let request = request.clone();
+        async move {
+            c.retry(async || {
+                let mut rows = Vec::new();
+                let request = c.request(request.clone(), Some(UNARY_TIMEOUT));
+                let mut stream = c.networks().list(request).await?.into_inner();
+                while let Some(answer) = stream.message().await? {
+                    rows.extend(answer.network.map(|n| view::network::row(&n, !args.no_trunc)));
+                }
+                Ok(rows)
+            })
+            .await
+        }
+    })
+    .await
+}
+
+async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
+    if args.format.is_some() && args.output == "yaml" {
+        return Err(Error::usage("--format and --output yaml exclude each other"));
+    }
+    let format = match args.format.as_deref() {
+        None if args.output == "yaml" => Format::Yaml,
+        None => Format::Json,
+        Some("json") => Format::JsonLines,
+        Some(t) => Format::Template(
+            Template::parse(&t.replace("\\t", "\t").replace("\\n", "\n"))
+                .map_err(|e| Error::usage(format!("--format {t:?}: {e}")))?,
+        ),
+    };
+    let names = Rc::new(args.networks);
+    let call = move |c: Connection| {
+        let names = names.clone();
+        async move {
+            let (mut found, mut failed) = (Vec::new(), Vec::new());
+            for name in names.iter() {
+                let request = v1::InspectNetworkRequest { network: name.clone() };
+                let call = async || c.networks().inspect(c.request(request.clone(), Some(UNARY_TIMEOUT))).await;
+                match c.retry(call).await {
+                    Ok(answer) => found.push(view::network::inspect(answer.get_ref())),
+                    Err(e) => failed.push(e),
+                }
+            }
+            Ok((found, failed))
+        }
+    };
+    let (mut all, mut code): (Vec<Value>, u8) = (Vec::new(), 0);
+    let answered = fleet
+        .each(call, |host, (found, failed)| {
+            for error in failed {
+                error.report();
+                code = if fleet.labelled { crate::fanout::SOME_FAILED } else { 1 };
+            }
+            for mut value in found {
+                if fleet.labelled {
+                    value["Host"] = host.into();
+                }
+                let prefix = fleet.label(host).unwrap_or_default();
+                match &format {
+                    Format::Template(t) => print(format!("{prefix}{}\n", t.render(&value).map_err(Error::usage)?))?,
+                    Format::JsonLines => print(format!("{value}\n"))?,
+                    _ => all.push(value),
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    match format {
+        Format::Json => print(format!("{:#}\n", Value::Array(all)))?,
+        Format::Yaml => print(yaml::emit(&Value::Array(all)))?,
+        _ => {}
+    }
+    Ok(answered.max(code))
+}
+
+async fn rm(fleet: &Fleet, args: Rm) -> Result<u8> {
+    for_names(fleet, args.networks, move |c, network| async move {
+        let request = v1::RemoveNetworkRequest { request_id: request_id()?, network: network.clone() };
+        let tries = Cell::new(0);
+        let call = async || {
+            tries.set(tries.get() + 1);
+            c.networks().remove(c.request(request.clone(), Some(UNARY_TIMEOUT))).await
+        };
+        let answer = c.retry(call).await?.into_inner();
+        if answer.id.is_empty() && tries.get() == 1 && !args.force {
+            return Err(
+                Error::new(format!("no such network: {network}")).hint("berthctl network ls lists what the host has")
+            );
+        }
+        Ok(vec![network])
+    })
+    .await
+}
+
+async fn prune(fleet: &Fleet, args: Prune) -> Result<u8> {
+    let filters = list::prune_filters(&args.filter)?;
+    super::prune::confirm(fleet, &args.how, &["all networks that no container is on or joins"], &args.filter)?;
+    let (labels, dry_run, json) = (fleet.clone(), args.how.dry_run, args.how.is_json());
+    let call = move |c: Connection| {
+        let (filters, sink) = (filters.clone(), Sink::new(labels.label(&c.label)));
+        async move {
+            let request = v1::PruneNetworksRequest { request_id: request_id()?, filters, dry_run };
+            let call = async || c.networks().prune(c.request(request.clone(), Some(UNARY_TIMEOUT))).await;
+            let answer = c.retry(call).await?.into_inner();
+            for name in &answer.removed {
+                let line = if json { serde_json::json!({"Network": name}).to_string() } else { name.clone() };
+                sink.line(&line)?;
+            }
+            match answer.problems.is_empty() {
+                true => Ok(()),
+                false => Err(Error::new(answer.problems.join("; "))),
+            }
+        }
+    };
+    fleet.each(call, |_, ()| Ok(())).await
+}
+
+async fn connect(fleet: &Fleet, args: Connect) -> Result<u8> {
+    let mut endpoint = network::endpoint(&args.network)?;
+    endpoint.aliases.extend(args.alias);
+    for (value, place) in [
+        (args.ip, &mut endpoint.ipv4_address),
+        (args.ip6, &mut endpoint.ipv6_address),
+        (args.mac_address, &mut endpoint.mac_address),
+    ] {
+        if let Some(value) = value {
+            *place = value;
+        }
+    }
+    if args.gw_priority != 0 {
+        endpoint.gw_priority = args.gw_priority;
+    }
+    for_names(fleet, vec![args.container], move |c, container| {
+        let endpoint = endpoint.clone();
+        async move {
+            let request = v1::ConnectNetworkRequest { request_id: request_id()?, container, endpoint: Some(endpoint) };
+            c.retry(async || c.networks().connect(c.request(request.clone(), Some(UNARY_TIMEOUT))).await).await?;
+            Ok(Vec::new())
+        }
+    })
+    .await
+}
+
+async fn disconnect(fleet: &Fleet, args: Disconnect) -> Result<u8> {
+    let (network, force) = (args.network, args.force);
+    for_names(fleet, vec![args.container], move |c, container| {
+        let network = network.clone();
+        async move {
+            let request = v1::DisconnectNetworkRequest { request_id: request_id()?, network, container };
+            let call = async || c.networks().disconnect(c.request(request.clone(), Some(UNARY_TIMEOUT))).await;
+            match c.retry(call).await {
+                Err(e) if !force => Err(e),
+                _ => Ok(Vec::new()),
+            }
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(subnet: &[&str], gateway: &[&str]) -> Create {
+        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
+        Create {
+            driver: "bridge".into(),
+            subnet: own(subnet),
+            gateway: own(gateway),
+            ip_range: Vec::new(),
+            ipv6: false,
+            internal: false,
+            opt: Vec::new(),
+            label: Vec::new(),
+            name: "n".into(),
+        }
+    }
+
+    #[test]
+    fn gateways_belong_to_the_subnet_of_their_family() {
+        let both = subnets(&create(&["10.7.0.0/24", "fd00::/64"], &["fd00::9", "10.7.0.9"])).expect("good");
+        assert_eq!((both[0].gateway.as_str(), both[1].gateway.as_str()), ("10.7.0.9", "fd00::9"));
+        assert!(subnets(&create(&["10.7.0.0/24"], &["fd00::9"])).is_err());
+        assert!(subnets(&create(&[], &["10.7.0.9"])).is_err());
+    }
+}

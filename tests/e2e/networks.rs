@@ -1,0 +1,267 @@
+//! Networks of one's own: made, joined by several containers, left and removed, while containers run.
+
+use crate::harness::{Node, eventually, image, until};
+use serde_json::Value;
+use std::process::Command;
+
+pub const IDLE: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
+
+/// What the host's kernel says of an interface; `None`: it is not there.
+pub fn link(name: &str) -> Option<Value> {
+    let output = Command::new("ip").args(["-j", "-d", "addr", "show", "dev", name]).output().expect("ip");
+    output.status.success().then(|| serde_json::from_slice::<Value>(&output.stdout).expect("json")[0].clone())
+}
+
+pub fn network(node: &Node, name: &str) -> Value {
+    let text = node.ok(&["network", "inspect", name]);
+    serde_json::from_str::<Value>(&text).expect("json")[0].clone()
+}
+
+/// The container's end of one network, in Docker's words.
+pub fn endpoint(node: &Node, container: &str, network: &str) -> Value {
+    let text = node.ok(&["inspect", "-o", "docker", container]);
+    serde_json::from_str::<Value>(&text).expect("json")[0]["NetworkSettings"]["Networks"][network].clone()
+}
+
+pub fn ip(node: &Node, container: &str, network: &str) -> String {
+    endpoint(node, container, network)["IPAddress"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Names of the container's interfaces, lo left out.
+pub fn interfaces(node: &Node, container: &str) -> Vec<String> {
+    let text = node.ok(&["exec", container, "ls", "/sys/class/net"]);
+    // Tunnels that a kernel puts into every namespace are no business of ours.
+    text.split_whitespace().filter(|n| n.starts_with("eth")).map(str::to_owned).collect()
+}
+
+fn pings(node: &Node, from: &str, to: &str) -> bool {
+    let six = if to.contains(':') { "-6" } else { "-4" };
+    node.ctl(&["exec", from, "ping", six, "-c", "1", "-W", "2", to]).code == 0
+}
+
+#[test]
+fn made_shown_and_removed() {
+    let node = Node::with_busybox("networks-ls");
+    let listed = node.ok(&["network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}"]);
+    assert_eq!(listed, "bridge bridge local\nhost host local\nnone null local");
+    let subnet = format!("10.96.{}.0/24", node.slot.port(0) % 256);
+    let id = node.ok(&["network", "create", "--label", "tier=front", "--subnet", &subnet, "front"]);
+    assert_eq!(id.len(), 64, "{id}");
+    let shown = network(&node, "front");
+    assert_eq!(shown["IPAM"]["Config"][0]["Subnet"], subnet);
+    assert_eq!((&shown["Labels"]["tier"], &shown["Driver"]), (&"front".into(), &"bridge".into()));
+    let bridge = shown["Interface"].as_str().expect("interface").to_owned();
+    assert!(link(&bridge).is_some(), "{bridge}");
+    for (filter, found) in [
+        ("name=fro", "front"),
+        ("label=tier=front", "front"),
+        ("driver=null", "none"),
+        ("type=custom", "front"),
+        ("dangling=true", "front"),
+        ("scope=local", "bridge\nfront\nhost\nnone"),
+    ] {
+        assert_eq!(node.ok(&["network", "ls", "-f", filter, "-o", "name"]), found, "{filter}");
+    }
+    // The id, a prefix of it, and the name are the same network.
+    assert_eq!(network(&node, &id[..12])["Name"], "front");
+    let said = node.fails(1, &["network", "create", "front"]);
+    assert!(said.contains("another network's"), "{said}");
+    let said = node.fails(1, &["network", "create", "--subnet", &subnet, "second"]);
+    assert!(said.contains("collides with network front"), "{said}");
+    for name in ["bridge", "host", "none"] {
+        assert!(node.fails(1, &["network", "rm", name]).contains("every host has"), "{name}");
+    }
+    for bad in ["a b", "a\u{7}b", "-x", "a/b", "\u{1b}[31m"] {
+        let said = node.ctl(&["network", "create", "--", bad]);
+        assert!(
+            said.code != 0 && !said.stderr.contains('\u{1b}') && !said.stderr.contains('\u{7}'),
+            "{bad:?} {said:?}"
+        );
+    }
+    node.ok(&["network", "rm", "front"]);
+    assert!(link(&bridge).is_none(), "{bridge} is still there");
+    assert!(node.fails(1, &["network", "rm", "front"]).contains("no such network"));
+    node.ok(&["network", "rm", "-f", "front"]);
+    node.ok(&["network", "create", "a"]);
+    node.ok(&["network", "create", "--label", "keep", "b"]);
+    assert_eq!(node.ok(&["network", "prune", "-f", "--filter", "label!=keep"]), "a");
+    assert_eq!(node.ok(&["network", "prune", "-f"]), "b");
+    node.finish();
+}
+
+#[test]
+fn several_networks_addresses_and_names_of_ones_own() {
+    let node = Node::with_busybox("networks-several");
+    let n = node.slot.port(0) % 256;
+    node.ok(&["network", "create", "--subnet", &format!("10.97.{n}.0/24"), "front"]);
+    node.ok(&[
+        "network",
+        "create",
+        "--subnet",
+        &format!("10.98.{n}.0/24"),
+        "--opt",
+        "com.docker.network.driver.mtu=1400",
+        "back",
+    ]);
+    let long = format!("name=back,alias=db,ip=10.98.{n}.77,mac-address=02:00:00:00:77:77,gw-priority=7");
+    node.detached(&["--name", "ca", "--network", "front", "--ip", &format!("10.97.{n}.9"), "--network", &long], IDLE);
+    node.detached(&["--name", "cb", "--network", "front"], IDLE);
+    assert_eq!(interfaces(&node, "ca"), ["eth0", "eth1"]);
+    assert_eq!(ip(&node, "ca", "front"), format!("10.97.{n}.9"));
+    assert_eq!(ip(&node, "ca", "back"), format!("10.98.{n}.77"));
+    assert_eq!(node.ok(&["exec", "ca", "cat", "/sys/class/net/eth1/address"]), "02:00:00:00:77:77");
+    assert_eq!(node.ok(&["exec", "ca", "cat", "/sys/class/net/eth1/mtu"]), "1400");
+    let route = node.ok(&["exec", "ca", "ip", "route"]);
+    assert!(route.contains(&format!("default via 10.98.{n}.1 dev eth1")), "{route}");
+    assert_eq!(endpoint(&node, "ca", "back")["Aliases"][0], "db");
+    assert!(pings(&node, "cb", &format!("10.97.{n}.9")));
+    // No way from one network into another.
+    assert!(!pings(&node, "cb", &format!("10.98.{n}.77")));
+    assert_eq!(node.ok(&["ps", "-f", "network=back", "--format", "{{.Names}}"]), "ca");
+    let said = node.fails(1, &["network", "rm", "front"]);
+    assert!(said.contains("in use by ca, cb"), "{said}");
+    // An address is one container's.
+    let taken = format!("10.97.{n}.9");
+    let said = node.fails(125, &["run", "--rm", "--network", "front", "--ip", &taken, &image("busybox"), "true"]);
+    assert!(said.contains("is in use"), "{said}");
+    for outside in ["10.1.2.3", &format!("10.97.{n}.1"), &format!("10.97.{n}.255")] {
+        let said = node.fails(125, &["run", "--rm", "--network", "front", "--ip", outside, &image("busybox"), "true"]);
+        assert!(said.contains("is not an address for a container"), "{said}");
+    }
+    // Stopped and started, it has the same addresses.
+    node.ok(&["stop", "ca"]);
+    let said = node.fails(1, &["network", "rm", "back"]);
+    assert!(said.contains("in use by ca"), "stopped, it still joins: {said}");
+    node.ok(&["start", "ca"]);
+    assert_eq!(ip(&node, "ca", "back"), format!("10.98.{n}.77"));
+    let first = ip(&node, "cb", "front");
+    node.ok(&["restart", "cb"]);
+    assert_eq!(ip(&node, "cb", "front"), first);
+    node.ok(&["rm", "-f", "ca", "cb"]);
+    node.ok(&["network", "rm", "front", "back"]);
+    node.finish();
+}
+
+#[test]
+fn connected_and_disconnected_while_it_runs() {
+    let mut node = Node::with_busybox("networks-live");
+    node.ok(&["network", "create", "front"]);
+    node.ok(&["network", "create", "--ipv6", "back"]);
+    node.detached(&["--name", "ca", "--network", "bridge"], IDLE);
+    node.detached(&["--name", "cb", "--network", "back"], IDLE);
+    node.ok(&["network", "connect", "--alias", "x", "back", "ca"]);
+    node.ok(&["network", "connect", "back", "ca"]);
+    assert_eq!(interfaces(&node, "ca"), ["eth0", "eth1"]);
+    assert!(pings(&node, "cb", &ip(&node, "ca", "back")));
+    let six = endpoint(&node, "ca", "back")["GlobalIPv6Address"].as_str().expect("six").to_owned();
+    assert!(six.starts_with("fd"), "{six}");
+    assert!(pings(&node, "cb", &six));
+    assert_eq!(network(&node, "back")["Containers"].as_object().expect("map").len(), 2);
+    // Over a new agent all is as it was; what was connected can be disconnected.
+    let before = ip(&node, "ca", "back");
+    node.kill_agent();
+    node.spawn();
+    assert_eq!(ip(&node, "ca", "back"), before);
+    assert!(pings(&node, "cb", &before));
+    let host_end = endpoint(&node, "ca", "bridge")["EndpointID"].as_str().expect("end").to_owned();
+    node.ok(&["network", "disconnect", "bridge", "ca"]);
+    assert_eq!(interfaces(&node, "ca"), ["eth1"]);
+    until("the host's end goes", || link(&host_end).is_none());
+    let route = node.ok(&["exec", "ca", "ip", "route"]);
+    assert!(route.contains("dev eth1") && route.starts_with("default"), "the way out moves: {route}");
+    node.ok(&["network", "disconnect", "bridge", "ca"]);
+    node.ok(&["network", "connect", "front", "ca"]);
+    assert_eq!(interfaces(&node, "ca"), ["eth0", "eth1"]);
+    node.ok(&["network", "disconnect", "front", "ca"]);
+    node.ok(&["network", "disconnect", "back", "ca"]);
+    assert_eq!(interfaces(&node, "ca"), [""; 0]);
+    // Without any it still runs, and may come back.
+    node.ok(&["network", "connect", "bridge", "ca"]);
+    assert!(node.ok(&["exec", "ca", "ip", "route"]).starts_with("default"));
+    // One that does not run joins with its next start.
+    node.ok(&["stop", "ca"]);
+    node.ok(&["network", "connect", "front", "ca"]);
+    node.ok(&["start", "ca"]);
+    assert_eq!(interfaces(&node, "ca"), ["eth0", "eth1"]);
+    node.ok(&["rm", "-f", "ca", "cb"]);
+    node.ok(&["network", "rm", "front", "back"]);
+    node.finish();
+}
+
+#[test]
+fn internal_has_no_way_out() {
+    let node = Node::with_busybox("networks-internal");
+    node.ok(&["network", "create", "--internal", "inside"]);
+    node.detached(&["--name", "ca", "--network", "inside"], IDLE);
+    node.detached(&["--name", "cb", "--network", "inside"], IDLE);
+    assert!(pings(&node, "ca", &ip(&node, "cb", "inside")));
+    assert_eq!(node.ok(&["exec", "ca", "ip", "route", "show", "default"]), "");
+    node.ok(&["rm", "-f", "ca", "cb"]);
+    node.ok(&["network", "rm", "inside"]);
+    node.finish();
+}
+
+#[test]
+fn the_network_of_another_container() {
+    let node = Node::with_busybox("networks-container");
+    node.detached(&["--name", "ca", "--network", "bridge"], IDLE);
+    let with = ["--network", "container:ca"];
+    let address = ip(&node, "ca", "bridge");
+    assert!(node.sh(&with, "ip -4 addr show eth0").contains(&address));
+    let image = image("busybox");
+    let said = node.fails(125, &["run", "--rm", "--network", "container:ca", "-p", "80", &image, "true"]);
+    assert!(said.contains("ports"), "{said}");
+    node.detached(&["--name", "cb", "--network", "container:ca"], IDLE);
+    assert!(node.fails(1, &["network", "connect", "bridge", "cb"]).contains("shares the network"));
+    node.ok(&["rm", "-f", "cb"]);
+    node.ok(&["stop", "ca"]);
+    let said = node.fails(125, &["run", "--rm", "--network", "container:ca", &image, "true"]);
+    assert!(said.contains("not running"), "{said}");
+    assert!(
+        node.fails(125, &["run", "--rm", "--network", "container:zz", &image, "true"]).contains("no such container")
+    );
+    assert!(node.fails(125, &["run", "--rm", "--network", "weave", &image, "true"]).contains("no such network: weave"));
+    node.ok(&["rm", "ca"]);
+    node.finish();
+}
+
+#[test]
+fn a_macvlan_or_the_kernels_reason() {
+    let node = Node::with_busybox("networks-macvlan");
+    // The default bridge comes with the first container, and is an interface that a macvlan can sit on.
+    node.detached(&["--name", "ca", "--network", "bridge"], IDLE);
+    let parent = format!("parent={}", node.slot.bridge());
+    let made = node.ctl(&["network", "create", "-d", "macvlan", "-o", &parent, "--subnet", "192.0.2.0/24", "lan"]);
+    if made.code == 0 {
+        node.detached(&["--name", "cb", "--network", "lan"], IDLE);
+        node.detached(&["--name", "cc", "--network", "lan"], IDLE);
+        assert!(pings(&node, "cb", &ip(&node, "cc", "lan")));
+        node.ok(&["rm", "-f", "cb", "cc"]);
+        node.ok(&["network", "rm", "lan"]);
+    } else {
+        assert!(made.stderr.contains("the kernel refuses a macvlan"), "{}", made.stderr);
+        assert_eq!(node.ok(&["network", "ls", "-q", "-f", "driver=macvlan"]), "");
+    }
+    let said = node.fails(1, &["network", "create", "-d", "overlay", "x"]);
+    assert!(said.contains("not supported"), "{said}");
+    node.ok(&["rm", "-f", "ca"]);
+    node.finish();
+}
+
+#[test]
+fn addresses_run_out_plainly() {
+    let node = Node::with_busybox("networks-full");
+    let n = node.slot.port(0) % 256;
+    node.ok(&["network", "create", "--subnet", &format!("10.99.{n}.0/30"), "small"]);
+    node.detached(&["--name", "ca", "--network", "small"], IDLE);
+    let said = node.fails(125, &["run", "--rm", "--network", "small", &image("busybox"), "true"]);
+    assert!(said.contains(&format!("no address is left in 10.99.{n}.0/30")), "{said}");
+    node.ok(&["rm", "-f", "ca"]);
+    let output = eventually("the address is free again", || {
+        let run = node.ctl(&["run", "--rm", "--network", "small", &image("busybox"), "echo", "fine"]);
+        (run.code == 0).then_some(run.stdout)
+    });
+    assert_eq!(output.trim(), "fine");
+    node.ok(&["network", "rm", "small"]);
+    node.finish();
+}
