@@ -71,6 +71,7 @@ pub static RULES: &[Rule] = &[
     look("/berth.v1.Containers/Top"),
     change("/berth.v1.Containers/Unpause"),
     change("/berth.v1.Containers/Update"),
+    change("/berth.v1.Containers/UpdatePorts"),
     follow("/berth.v1.Containers/Wait"),
     long_change("/berth.v1.Files/Commit"),
     long_change("/berth.v1.Files/CopyFrom"),

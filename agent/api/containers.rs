@@ -2,7 +2,7 @@
 
 use super::decode::{Fields, some};
 use super::progress::Feed;
-use super::{Answers, QUEUE, call, encode, filter, finish, list, reclaim, session, spec, supervise, usage};
+use super::{Answers, QUEUE, call, encode, filter, finish, list, ports, reclaim, session, spec, supervise, usage};
 use crate::gate::Call;
 use crate::{auth, status};
 use berth::role::Role;
@@ -272,6 +272,21 @@ impl containers_server::Containers for Containers {
         let node = self.node.clone();
         let id = finish(async move { node.update(&who, &r.container, update).await }).await?;
         Ok(Response::new(v1::UpdateContainerResponse { id: id.to_string() }))
+    }
+
+    async fn update_ports(
+        &self,
+        request: Request<v1::UpdatePortsRequest>,
+    ) -> Result<Response<v1::UpdatePortsResponse>, Status> {
+        let (mut add, mut remove) = Default::default();
+        let (r, who) = self.change(request, |r, f| {
+            (add, remove) = ports::decode_update(f, r, self.node.publish_policy());
+            (r.container.clone(), r.request_id.clone())
+        })?;
+        let node = self.node.clone();
+        let (id, ports) = finish(async move { node.update_ports(&who, &r.container, add, remove).await }).await?;
+        let ports = ports.iter().map(spec::encode_port).collect();
+        Ok(Response::new(v1::UpdatePortsResponse { id: id.to_string(), ports }))
     }
 
     async fn top(&self, request: Request<v1::TopRequest>) -> Result<Response<v1::TopResponse>, Status> {

@@ -26,6 +26,22 @@ pub fn decode(f: &mut Fields, list: &[v1::PortMapping], policy: &PublishPolicy) 
     ports
 }
 
+/// What a container is to publish more, and what no longer: there, no address and no port of the host mean any.
+pub fn decode_update(
+    f: &mut Fields,
+    request: &v1::UpdatePortsRequest,
+    policy: &PublishPolicy,
+) -> (Vec<PortMapping>, Vec<PortMapping>) {
+    f.count("add", request.add.len(), MAX);
+    f.count("remove", request.remove.len(), MAX);
+    f.check(!(request.add.is_empty() && request.remove.is_empty()), "add", "must not be empty where remove is");
+    let add = request.add.iter().enumerate().filter_map(|(n, p)| one(f, &format!("add[{n}]."), p, policy)).collect();
+    let everywhere = PublishPolicy { default: None, ..policy.clone() };
+    let remove = request.remove.iter().enumerate();
+    let remove = remove.filter_map(|(n, p)| one(f, &format!("remove[{n}]."), p, &everywhere)).collect();
+    (add, remove)
+}
+
 /// One; `prefix` stands before the names of its fields.
 pub fn one(f: &mut Fields, prefix: &str, port: &v1::PortMapping, policy: &PublishPolicy) -> Option<PortMapping> {
     let at = |field: &str| format!("{prefix}{field}");

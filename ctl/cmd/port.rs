@@ -1,29 +1,58 @@
 //! `port`: where the ports of a running container are on the host.
 
 use crate::complete;
-use crate::connect::{Connection, UNARY_TIMEOUT};
+use crate::connect::{Connection, UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::{Format, Listing, Shape, Show, Sink};
+use crate::spec::port::publish;
 use crate::view;
 use berth::v1::{self, ContainerState, Protocol};
-use clap::Args;
+use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 
 const SHAPE: Shape =
     Shape { columns: &[("CONTAINER PORT", "ContainerPort"), ("HOST ADDRESS", "HostAddress")], name: "HostAddress" };
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  berthctl port web\n  berthctl port web 80/tcp")]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:\n  berthctl port web\n  berthctl port web 80/tcp\n  berthctl port add web 8080:80\n  berthctl port rm web 80"
+)]
 pub struct Port {
+    #[command(subcommand)]
+    change: Option<Change>,
     /// Container
-    #[arg(add = ArgValueCompleter::new(complete::running))]
-    container: String,
+    #[arg(required = true, add = ArgValueCompleter::new(complete::running))]
+    container: Option<String>,
     /// Only this port of the container, and only its address on the host
     #[arg(value_name = "PORT[/PROTOCOL]", value_parser = parse_port)]
     port: Option<Wanted>,
     #[command(flatten)]
     show: Show,
+}
+
+#[derive(Debug, Subcommand)]
+enum Change {
+    /// Publish ports of a container, of one that runs at once
+    Add {
+        /// Container
+        #[arg(add = ArgValueCompleter::new(complete::containers))]
+        container: String,
+        /// Ports, as for `run --publish`
+        #[arg(required = true, value_name = "[IP:][HOST:]CONTAINER[/PROTOCOL]")]
+        ports: Vec<String>,
+    },
+    /// Close published ports of a container, with the connections through them
+    Rm {
+        /// Container
+        #[arg(add = ArgValueCompleter::new(complete::containers))]
+        container: String,
+        /// Ports of the container, or as they were published
+        #[arg(required = true, value_name = "[IP:][HOST:]CONTAINER[/PROTOCOL]")]
+        ports: Vec<String>,
+    },
 }
 
 /// A port of a container.
@@ -48,8 +77,13 @@ fn parse_port(text: &str) -> Result<Wanted, String> {
 }
 
 pub async fn port(fleet: &Fleet, args: Port) -> Result<u8> {
+    match args.change {
+        Some(Change::Add { container, ports }) => return change(fleet, container, &ports, &[]).await,
+        Some(Change::Rm { container, ports }) => return change(fleet, container, &[], &ports).await,
+        None => {}
+    }
     let format = args.show.format()?;
-    let (container, wanted) = (args.container, args.port);
+    let (container, wanted) = (args.container.unwrap_or_default(), args.port);
     let call = move |c: Connection| {
         let container = container.clone();
         async move {
@@ -75,6 +109,28 @@ pub async fn port(fleet: &Fleet, args: Port) -> Result<u8> {
             found.iter().try_for_each(|mapping| sink.line(&line(mapping, wanted.is_some())))
         })
         .await
+}
+
+/// Prints what is published then.
+async fn change(fleet: &Fleet, container: String, add: &[String], remove: &[String]) -> Result<u8> {
+    let parse = |texts: &[String]| -> Result<Vec<v1::PortMapping>> {
+        Ok(texts.iter().map(|text| publish(text)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    };
+    let (add, remove) = (parse(add)?, parse(remove)?);
+    let call = move |c: Connection| {
+        let (container, add, remove) = (container.clone(), add.clone(), remove.clone());
+        async move {
+            let request = v1::UpdatePortsRequest { request_id: request_id()?, container, add, remove };
+            let answer =
+                c.retry(async || c.containers().update_ports(c.request(request.clone(), Some(UNARY_TIMEOUT))).await);
+            Ok(answer.await?.into_inner().ports)
+        }
+    };
+    let print = |host: &str, ports: Vec<v1::PortMapping>| {
+        let sink = Sink::new(fleet.label(host));
+        ports.iter().try_for_each(|mapping| sink.line(&line(mapping, false)))
+    };
+    fleet.each(call, print).await
 }
 
 /// Docker's line: `80/tcp -> 0.0.0.0:8080`, or only the address.

@@ -33,6 +33,7 @@ mod network;
 #[cfg(feature = "failpoints")]
 mod network_faults;
 mod networks;
+mod ports;
 mod powercut;
 mod prune;
 mod registry_faults;

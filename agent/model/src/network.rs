@@ -70,6 +70,15 @@ impl Protocol {
             Protocol::Sctp => "sctp",
         }
     }
+
+    /// IPPROTO_*
+    pub const fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
 }
 
 /// A port of the host that leads to a port of the container.

@@ -4,6 +4,7 @@
 //! would be deaf to exactly the clients that are most eager.
 
 use crate::netlink::{ACK, Failure, Messages, Socket};
+use berth_model::network::Protocol;
 use std::net::IpAddr;
 
 const CT_DELETE: u16 = 1 << 8 | 2;
@@ -15,6 +16,7 @@ const TUPLE_REPLY: u16 = 2;
 const FILTER: u16 = 25;
 const FILTER_SOURCE: u32 = 1 << 0;
 const FILTER_PROTOCOL: u32 = 1 << 3;
+const FILTER_SOURCE_PORT: u32 = 1 << 4;
 const FILTER_DESTINATION_PORT: u32 = 1 << 5;
 const UDP: u8 = 17;
 
@@ -28,6 +30,29 @@ pub fn forget_answers_of(socket: &mut Socket, container: IpAddr) -> Result<(), F
                     IpAddr::V4(a) => m.attribute(1, &a.octets()),
                     IpAddr::V6(a) => m.attribute(3, &a.octets()),
                 };
+            });
+        });
+    })
+}
+
+/// Forgets all connections that this port of a container answers.
+pub fn forget_answers_from(
+    socket: &mut Socket,
+    container: IpAddr,
+    protocol: Protocol,
+    port: u16,
+) -> Result<(), Failure> {
+    let family = if container.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 };
+    delete(socket, family, 0, FILTER_SOURCE | FILTER_PROTOCOL | FILTER_SOURCE_PORT, |m| {
+        m.nest(TUPLE_REPLY, |m| {
+            m.nest(1, |m| {
+                match container {
+                    IpAddr::V4(a) => m.attribute(1, &a.octets()),
+                    IpAddr::V6(a) => m.attribute(3, &a.octets()),
+                };
+            });
+            m.nest(2, |m| {
+                m.attribute(1, &[protocol.number()]).attribute(2, &port.to_be_bytes());
             });
         });
     })

@@ -30,9 +30,11 @@ mod netlink;
 mod networks;
 mod nft;
 mod ports;
+mod publish;
 mod rules;
 mod sockets;
 mod sweep;
+mod watch;
 
 pub use counters::{Counters, LinkCounters};
 pub use error::{NetworkError, PortHolder, Prefix, Prefix6};

@@ -186,6 +186,30 @@ impl Socket {
         Ok(Socket { fd: net::netlink_socket(family)?, sequence: 1, buffer: Vec::new() })
     }
 
+    /// Joins a group of notifications; the socket is for nothing else then.
+    pub fn listen(&mut self, group: u32) -> io::Result<()> {
+        net::netlink_listen(self.fd.as_fd(), group)
+    }
+
+    /// The number that the kernel gave the socket.
+    pub fn port(&self) -> io::Result<u32> {
+        net::netlink_port(self.fd.as_fd())
+    }
+
+    /// Waits for the next datagram of notifications: each one's kind, who caused it, and what follows the header.
+    pub fn notified(&mut self, mut look: impl FnMut(u16, u32, &[u8])) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            self.buffer.resize(RECEIVE_BUFFER, 0);
+        }
+        let length = net::netlink_receive(self.fd.as_fd(), &mut self.buffer)?;
+        let mut rest = &self.buffer[..length];
+        while let Some((header, body, next)) = split_message(rest) {
+            look(header.kind, header.author, body);
+            rest = next;
+        }
+        Ok(())
+    }
+
     /// Sends all messages in one datagram and waits for the answer to the last one, which must ask for an acknowledgement or be a dump.
     ///
     /// The first refusal is returned. `atomic`: a batch of nfnetlink. Its last message, the mark of its end, has no answer, the one before it
@@ -246,6 +270,8 @@ struct Header {
     kind: u16,
     flags: u16,
     sequence: u32,
+    /// The socket that asked.
+    author: u32,
 }
 
 /// The first message of a datagram: header, body, and what follows. `None` at the end, or where the lengths make no sense.
@@ -256,6 +282,7 @@ fn split_message(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
         kind: u16::from_ne_bytes(*bytes[4..].first_chunk()?),
         flags: u16::from_ne_bytes(*bytes[6..].first_chunk()?),
         sequence: u32::from_ne_bytes(*bytes[8..].first_chunk()?),
+        author: u32::from_ne_bytes(*bytes[12..].first_chunk()?),
     };
     Some((header, body, bytes.get(length.next_multiple_of(4)..).unwrap_or(&[])))
 }

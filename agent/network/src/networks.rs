@@ -12,6 +12,7 @@ use crate::net::{Macvlan, Net, NetPlan, NetworkConfig, published};
 use crate::ports::Ports;
 use crate::rules::Rules;
 use crate::sweep::{GRACE, Leftover, Sweep};
+use crate::watch;
 use berth_model::ContainerId;
 use berth_model::network::{
     Attachment6, Attachments, DEFAULT_NETWORK, NetworkAttachment, NetworkRecord, PortMapping, Protocol,
@@ -20,7 +21,7 @@ use berth_model::publish::PublishPolicy;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, RwLock};
 use std::time::Instant;
 
 /// A container's place in its networks.
@@ -67,6 +68,7 @@ pub(crate) struct Inner {
     nets: RwLock<BTreeMap<String, Arc<Net>>>,
     pub links: Mutex<Links>,
     pub rules: Mutex<Rules>,
+    watched: Once,
     state: Mutex<State>,
     pub sweep: Sweep,
 }
@@ -142,6 +144,7 @@ impl Networks {
             nets: RwLock::default(),
             links: Mutex::new(Links::open()?),
             rules: Mutex::new(Rules::new(&config.table_name(), config.publish.input_rules)),
+            watched: Once::new(),
             state: Mutex::new(state),
             sweep: Sweep::default(),
             config,
@@ -180,6 +183,7 @@ impl Networks {
         let inner = &self.inner;
         let nets = wants.iter().map(|w| inner.net(&w.network)).collect::<Result<Vec<_>, _>>()?;
         let bridges = nets.iter().map(|net| net.ready(inner)).collect::<Result<Vec<_>, _>>()?;
+        inner.watch();
         let mut namespace = inner.namespaces.take()?;
         let mut done = Vec::new();
         for (n, ((want, net), bridge)) in wants.into_iter().zip(&nets).zip(bridges).enumerate() {
@@ -297,7 +301,12 @@ impl Networks {
         let live =
             |net: &&Arc<Net>| net.plan.macvlan.is_none() && self.inner.lock_state().on(&net.plan.name).next().is_some();
         rules.set_networks(nets.iter().filter(live).map(|net| net.rules()).collect());
-        if rules.has_networks() { self.inner.rebuild(&mut rules) } else { rules.remove_if_present() }
+        if rules.has_networks() {
+            self.inner.watch();
+            self.inner.rebuild(&mut rules)
+        } else {
+            rules.remove_if_present()
+        }
     }
 
     /// Puts the links of live containers into their bridges where they are not, and sends the others away.
@@ -474,6 +483,15 @@ impl Inner {
             self.lock_state().all().filter(|a| !a.ports.is_empty()).cloned().collect();
         let published: Vec<_> = attached.iter().flat_map(published).collect();
         rules.rebuild(&published)
+    }
+
+    /// From the first rules on.
+    pub fn watch(self: &Arc<Self>) {
+        self.watched.call_once(|| {
+            if let Err(error) = watch::start(self) {
+                tracing::warn!(%error, "rules that others take away come back with the next container only");
+            }
+        });
     }
 
     pub fn publish(&self, attachment: &NetworkAttachment) -> Result<(), NetworkError> {

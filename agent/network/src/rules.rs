@@ -102,6 +102,11 @@ impl Rules {
         self.handle = None;
     }
 
+    /// By which notifications name this value as the author of a change.
+    pub fn author(&self) -> Option<u32> {
+        self.socket.as_ref()?.port().ok()
+    }
+
     pub fn has_networks(&self) -> bool {
         !self.networks.is_empty()
     }
@@ -149,6 +154,7 @@ impl Rules {
         if published.is_empty() {
             return Ok(());
         }
+        refuse(published)?;
         let table = self.table.clone();
         let detour = self.wanted_detour(published)?;
         let mut batch = Batch::new(&table);
@@ -250,6 +256,21 @@ fn refused(act: String, failure: Failure) -> NetworkError {
     let missing = matches!(failure.errno(), EOPNOTSUPP | EPROTONOSUPPORT);
     let source = failure.into_io();
     if missing { NetworkError::NftablesMissing { act, source } } else { NetworkError::Nftables { act, source } }
+}
+
+/// What cannot be published: nothing is done then.
+fn refuse(published: &[Published<'_>]) -> Result<(), NetworkError> {
+    // There with the connection tracking of this protocol, which NAT needs.
+    const SCTP: &str = "/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established";
+    for port in published {
+        if let Some(IpAddr::V6(address)) = port.mapping.host_ip.filter(|_| port.to6.is_none()) {
+            return Err(NetworkError::HostAddressFamily(address.into()));
+        }
+        if port.mapping.protocol == Protocol::Sctp && !std::path::Path::new(SCTP).exists() {
+            return Err(NetworkError::SctpMissing);
+        }
+    }
+    Ok(())
 }
 
 /// Others than the host itself and its containers can send to it.
@@ -395,11 +416,7 @@ struct Entry {
 /// The elements of a published port: one for each family that both sides have.
 fn entries(port: &Published<'_>) -> Vec<Entry> {
     let mapping = port.mapping;
-    let protocol = match mapping.protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    };
+    let protocol = mapping.protocol.number();
     let whole = mapping.count > SINGLE_PORTS && mapping.host_port == mapping.container_port;
     let shape = MapShape { with_address: mapping.host_ip.is_some(), ranges: whole };
     let Some((map, _)) = MAPS.iter().find(|(_, s)| *s == shape) else { return Vec::new() };

@@ -1,11 +1,132 @@
-//! Published ports of containers.
+//! Published ports of containers that are there.
 
-use crate::Node;
+use crate::container::Container;
+use crate::node::Inner;
+use crate::store::{Durability, Write};
+use crate::view::Requester;
+use crate::{Node, NodeError, fail};
+use berth_model::network::{NetworkAttachment, PortMapping};
 use berth_model::publish::PublishPolicy;
+use berth_model::{ContainerId, Phase};
+use std::sync::Arc;
 
 impl Node {
     /// Where ports may be published.
     pub fn publish_policy(&self) -> &PublishPolicy {
         self.inner().networks.publish_policy()
     }
+
+    /// Publishes ports of a container and closes others, of one that runs at once: all of it, or nothing. Of `remove`, a host's port of 0 and no
+    /// address are any. What is not published can be removed. Answers with what is published now.
+    ///
+    /// # Errors
+    /// `Invalid`: the container has no network of its own; `Network`: a port is taken, or cannot be published.
+    pub async fn update_ports(
+        &self,
+        who: &Requester,
+        container: &str,
+        add: Vec<PortMapping>,
+        remove: Vec<PortMapping>,
+    ) -> Result<(ContainerId, Vec<PortMapping>), NodeError> {
+        let found = self.find(container)?;
+        if let Some(ticket) = self.begin(who, "UpdatePorts", &(container, &add, &remove)).await? {
+            let (inner, container) = (self.inner().clone(), found.clone());
+            self.inner().to_its_end(async move { apply(&inner, &container, add, remove).await }).await?;
+            self.answered(ticket, found.id.as_str()).await;
+        }
+        let record = found.record();
+        let ports = record.networks.main().map_or_else(|| record.spec.ports.clone(), |a| a.ports.clone());
+        Ok((found.id.clone(), ports))
+    }
+}
+
+fn meant(patterns: &[PortMapping], port: &PortMapping) -> bool {
+    patterns.iter().any(|p| {
+        p.container_port == port.container_port
+            && p.protocol == port.protocol
+            && (p.host_port == 0 || p.host_port == port.host_port)
+            && (p.host_ip.is_none() || p.host_ip == port.host_ip)
+    })
+}
+
+async fn apply(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    add: Vec<PortMapping>,
+    remove: Vec<PortMapping>,
+) -> Result<(), NodeError> {
+    let mut gate = container.enter().await?;
+    let before = container.record();
+    if before.phase == Phase::Removing {
+        return Err(NodeError::ContainerNotFound(before.name.clone()));
+    }
+    if !before.spec.network.is_own() {
+        let why = "can only be published where the container has a network of its own";
+        return Err(NodeError::Invalid(vec![("add".to_owned(), why.to_owned())]));
+    }
+    let live = before.phase == Phase::Running;
+    let old: Option<NetworkAttachment> = before.networks.main().filter(|_| live).cloned();
+    let id = container.id.clone();
+    let taken = match &old {
+        None => Vec::new(),
+        Some(_) => {
+            let (networks, id, add) = (inner.networks.clone(), id.clone(), add.clone());
+            inner.blocking(move || Ok(networks.take_ports(&id, &add)?)).await?
+        }
+    };
+    fail::point("ports.before_record")?;
+    let now = old.as_ref().map(|old| {
+        let kept = old.ports.iter().filter(|p| !meant(&remove, p)).cloned();
+        NetworkAttachment { ports: kept.chain(taken.iter().cloned()).collect(), ..old.clone() }
+    });
+    let record = gate.change(|r| {
+        r.spec.ports.retain(|p| !meant(&remove, p) && !of_choice(p, old.as_ref(), &remove));
+        r.spec.ports.extend(add);
+        if let Some(now) = &now {
+            for attachment in r.networks.iter_mut().filter(|a| a.network == now.network) {
+                attachment.ports.clone_from(&now.ports);
+            }
+        }
+    });
+    let event = inner.events.add_container(&record, "update", &[]);
+    // Before the rules: whatever happens to the agent from here on, the next one makes them what the record says.
+    let mut done =
+        inner.store.write(vec![Write::PutContainer(record), event], Durability::Durable).await.map_err(NodeError::from);
+    if done.is_ok() {
+        fail::point("ports.after_record")?;
+        if let (Some(old), Some(now)) = (old.clone(), now) {
+            let (networks, id) = (inner.networks.clone(), id.clone());
+            done = inner.blocking(move || Ok(networks.publish(&id, &old, &now)?)).await;
+        }
+    }
+    if let Err(error) = done {
+        let record = gate.change(|r| {
+            r.spec.ports = before.spec.ports.clone();
+            r.networks = before.networks.clone();
+        });
+        if let Err(e) = inner.store.write(vec![Write::PutContainer(record)], Durability::Durable).await {
+            tracing::error!(container = %id, error = %e, "taking back ports that could not be published");
+        }
+        let networks = inner.networks.clone();
+        let _ = inner
+            .blocking(move || {
+                networks.give_back_ports(&id, &taken);
+                Ok(())
+            })
+            .await;
+        return Err(error);
+    }
+    fail::point("ports.after_rules")?;
+    Ok(())
+}
+
+/// The spec left the host's port to the agent, and the port that was chosen is meant.
+fn of_choice(port: &PortMapping, live: Option<&NetworkAttachment>, remove: &[PortMapping]) -> bool {
+    port.host_port == 0
+        && live.is_some_and(|live| {
+            live.ports.iter().any(|l| {
+                (l.container_port, l.protocol, l.host_ip) == (port.container_port, port.protocol, port.host_ip)
+                    && meant(remove, l)
+            })
+        })
 }

@@ -187,6 +187,7 @@ const RPCS: &[&str] = &[
     "CopyTo",
     "Commit",
     "Update",
+    "UpdatePorts",
     "PruneContainers",
     "PruneImages",
     "CollectGarbage",

@@ -19,6 +19,9 @@ pub enum NetlinkFamily {
 /// A reply is produced within the request's own `sendmsg`; this bounds the wait if a kernel ever drops one.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// `ENOBUFS`: notifications were lost.
+pub const NO_BUFFERS: i32 = libc::ENOBUFS;
+
 /// Bytes of the largest transaction.
 const SEND_MAX: libc::c_int = 64 << 20;
 
@@ -45,6 +48,8 @@ pub fn netlink_socket(family: NetlinkFamily) -> io::Result<OwnedFd> {
 /// Joins a group of notifications. They come with `netlink_receive`, which then waits for as long as it takes.
 pub fn netlink_listen(socket: BorrowedFd<'_>, group: u32) -> io::Result<()> {
     sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, None)?;
+    // Without a number of its own the socket is passed over: 0 stands for "nobody is left out".
+    rustix::net::bind(socket, &rustix::net::netlink::SocketAddrNetlink::new(0, 0))?;
     set_option(socket, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as libc::c_int)
 }
 

@@ -31,6 +31,7 @@ pub struct Builder {
     tmpfs_mib: Option<u32>,
     pki: Option<PathBuf>,
     own_program: bool,
+    publish_address: String,
 }
 
 impl Builder {
@@ -38,6 +39,12 @@ impl Builder {
     #[cfg(feature = "failpoints")]
     pub fn own_program(mut self) -> Self {
         self.own_program = true;
+        self
+    }
+
+    /// Where ports go that name no address; the harness's own default is everywhere.
+    pub fn publish_address(mut self, address: &str) -> Self {
+        self.publish_address = address.to_owned();
         self
     }
 
@@ -132,7 +139,7 @@ impl Builder {
             "data_root = \"{d}/data\"\nrun_root = \"{d}/run\"\n{top}\
              [listen]\ntcp = [\"127.0.0.1:{port}\"]\n\
              [tls]\nca = \"{d}/pki/ca.pem\"\ncert = \"{d}/pki/agent.pem\"\nkey = \"{d}/pki/agent.key\"\n{crl}\
-             [network]\nbridge = \"{bridge}\"\nsubnet = \"{gateway}/24\"\npublish_address = \"0.0.0.0\"\n\
+             [network]\nbridge = \"{bridge}\"\nsubnet = \"{gateway}/24\"\npublish_address = \"{publish}\"\n\
              [containers]\ncgroup_parent = \"{parent}\"\n\
              [images]\n{images}[limits]\n{limits}[log]\nlevel = \"{level}\"\n{tables}",
             port = node.slot.agent_port(),
@@ -144,6 +151,7 @@ impl Builder {
             bridge = node.slot.bridge(),
             gateway = node.slot.gateway(),
             parent = node.slot.cgroup_parent(),
+            publish = self.publish_address,
             top = self.top,
             images = self.images,
             limits = self.limits,
@@ -194,6 +202,7 @@ impl Node {
             tmpfs_mib: None,
             pki: None,
             own_program: false,
+            publish_address: "0.0.0.0".into(),
         }
     }
 
