@@ -29,6 +29,7 @@ mod log_drivers;
 mod logs;
 mod look;
 mod metrics;
+mod names;
 mod network;
 #[cfg(feature = "failpoints")]
 mod network_faults;

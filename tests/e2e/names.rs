@@ -1,0 +1,213 @@
+//! Names on networks of one's own: who finds whom, while agents and the DNS server die.
+
+use crate::harness::{Node, eventually, image, until};
+use crate::networks::{IDLE, endpoint, network};
+use std::net::UdpSocket;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+/// The server's pid, by its mark beside the networks' files.
+fn server(node: &Node) -> Option<u32> {
+    let socket = node.socket();
+    let text = std::fs::read_to_string(socket.parent()?.join("names/pid")).ok()?;
+    let pid = text.split(' ').next()?.parse().ok()?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    (name.trim() == "berth-names").then_some(pid)
+}
+
+fn idle(node: &Node, name: &str, options: &[&str]) {
+    let nginx = image("nginx");
+    let head = ["run", "-d", "--name", name];
+    let tail = ["--entrypoint", "sh", nginx.as_str(), "-c", IDLE];
+    node.ok(&[&head[..], options, &tail[..]].concat());
+}
+
+/// The addresses that a container's own resolver finds, sorted; empty: none.
+fn found(node: &Node, container: &str, database: &str, name: &str) -> Vec<String> {
+    let output = node.ctl(&["exec", container, "getent", database, name]);
+    let mut all: Vec<String> =
+        output.stdout.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn finds(node: &Node, container: &str, name: &str, address: &str) -> bool {
+    let database = if address.contains(':') { "ahostsv6" } else { "ahostsv4" };
+    found(node, container, database, name) == [address]
+}
+
+fn ip(node: &Node, container: &str, network: &str, six: bool) -> String {
+    let key = if six { "GlobalIPv6Address" } else { "IPAddress" };
+    endpoint(node, container, network)[key].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn containers_of_a_network_find_each_other() {
+    let node = Node::start("names-find");
+    node.ok(&["network", "create", "--ipv6", "--internal", "front"]);
+    assert_eq!(server(&node), None, "nobody has names yet");
+    idle(&node, "One", &["--network", "front"]);
+    idle(&node, "two", &["--network", "front", "--network-alias", "pair"]);
+    idle(&node, "three", &["--network", "front", "--network-alias", "pair"]);
+    let gateway = network(&node, "front")["IPAM"]["Config"][0]["Gateway"].as_str().expect("gateway").to_owned();
+    let resolv = node.ok(&["exec", "One", "cat", "/etc/resolv.conf"]);
+    assert!(
+        resolv.starts_with(&format!("nameserver {gateway}\nnameserver f")) && resolv.contains("ndots:0"),
+        "{resolv}"
+    );
+    for six in [false, true] {
+        let (one, two, three) =
+            (ip(&node, "One", "front", six), ip(&node, "two", "front", six), ip(&node, "three", "front", six));
+        for name in ["two", "TWO.front"] {
+            assert!(finds(&node, "One", name, &two), "{name} is not {two}");
+        }
+        assert!(finds(&node, "two", "one", &one), "{one}");
+        let id = node.ok(&["ps", "-q", "-f", "name=three"]);
+        assert!(finds(&node, "One", &id, &three), "{id} is not {three}");
+        let mut pair = vec![two.clone(), three];
+        pair.sort();
+        assert_eq!(found(&node, "One", if six { "ahostsv6" } else { "ahostsv4" }, "pair"), pair);
+        let reverse = node.ok(&["exec", "One", "getent", "hosts", &two]);
+        assert!(reverse.contains("two.front"), "{reverse}");
+        let hosts = node.ok(&["exec", "One", "cat", "/etc/hosts"]);
+        assert!(hosts.lines().any(|line| line.starts_with(&format!("{one}\t"))), "{hosts}");
+    }
+    // Who comes first changes. The host may ask, too.
+    let query = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x04pair\0\0\x01\0\x01";
+    let ask = || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
+        socket.send_to(query, format!("{gateway}:53")).expect("send");
+        let mut buffer = [0; 512];
+        let n = socket.recv(&mut buffer).expect("an answer");
+        buffer[..n].to_vec()
+    };
+    let (first, second) = (ask(), ask());
+    assert!(first[7] == 2 && second[7] == 2 && first != second, "{first:?} {second:?}");
+    // A name goes with its container, its place on the network, and when it is changed.
+    let two = ip(&node, "two", "front", false);
+    node.ok(&["rename", "two", "deux"]);
+    until("the new name is known", || finds(&node, "One", "deux", &two));
+    assert!(found(&node, "One", "ahostsv4", "two").is_empty());
+    node.ok(&["network", "disconnect", "front", "deux"]);
+    until("one that has left is not found", || found(&node, "One", "ahostsv4", "deux").is_empty());
+    node.ok(&["network", "connect", "--alias", "again", "front", "deux"]);
+    let two = ip(&node, "deux", "front", false);
+    until("one that is back is found", || finds(&node, "One", "again", &two));
+    node.ok(&["stop", "-t", "1", "three"]);
+    until("one that has ended is not found", || found(&node, "One", "ahostsv4", "three").is_empty());
+    node.ok(&["start", "three"]);
+    let three = ip(&node, "three", "front", false);
+    assert!(finds(&node, "One", "three", &three), "a start is answered when the name is known");
+    node.ok(&["rm", "-f", "One", "deux", "three"]);
+    until("the server ends with the last name", || server(&node).is_none());
+    node.ok(&["network", "rm", "front"]);
+    node.finish();
+}
+
+#[test]
+fn names_go_on_without_the_agent_and_a_killed_server_comes_back() {
+    let mut node = Node::start("names-die");
+    node.ok(&["network", "create", "--internal", "front"]);
+    idle(&node, "one", &["--network", "front"]);
+    idle(&node, "two", &["--network", "front"]);
+    let (one, two) = (ip(&node, "one", "front", false), ip(&node, "two", "front", false));
+    let first = server(&node).expect("a server");
+    let pid = node.inspect("one")["State"]["Pid"].as_u64().expect("pid").to_string();
+    let by_itself = |name: &str| {
+        // Not by the agent: it is dead.
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid, "-m", "-n", "-r", "getent", "ahostsv4", name]).process_group(0);
+        let output = command.output().expect("nsenter");
+        String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned()
+    };
+    node.kill_agent();
+    assert_eq!(by_itself("two"), two);
+    node.spawn();
+    assert!(finds(&node, "two", "one", &one));
+    assert_eq!(server(&node), Some(first), "the next agent goes on with the same server");
+    // Killed while an agent is there.
+    crate::harness::agent::signal(first, "KILL");
+    let second = eventually("the server is started again", || server(&node).filter(|pid| *pid != first));
+    until("names are back", || finds(&node, "two", "one", &one));
+    // Killed while none is there, and stopped (it answers nobody then).
+    node.kill_agent();
+    crate::harness::agent::signal(second, "KILL");
+    node.spawn();
+    let third = eventually("the next agent starts one", || server(&node).filter(|pid| *pid != second));
+    until("names are back again", || finds(&node, "one", "two", &two));
+    node.kill_agent();
+    crate::harness::agent::signal(third, "STOP");
+    node.spawn();
+    eventually("one that hangs is replaced", || server(&node).filter(|pid| *pid != third));
+    until("names are there once more", || finds(&node, "one", "two", &two));
+    // What ends while no agent is there is not found behind it.
+    let pid = node.inspect("two")["State"]["Pid"].as_u64().expect("pid") as u32;
+    node.kill_agent();
+    crate::harness::agent::signal(pid, "KILL");
+    node.spawn();
+    until("the dead one's name is gone", || found(&node, "one", "ahostsv4", "two").is_empty());
+    node.ok(&["rm", "-f", "one", "two"]);
+    node.ok(&["network", "rm", "front"]);
+    node.finish();
+}
+
+#[test]
+fn other_servers_are_asked_for_the_rest() {
+    let node = Node::start("names-forward");
+    let address = format!("198.18.{}.53", node.slot.port(0) % 256);
+    let on_lo = |what: &str| {
+        let output = Command::new("ip").args(["address", what, &format!("{address}/32"), "dev", "lo"]).output();
+        assert!(output.expect("ip").status.success() || what == "del");
+    };
+    on_lo("del");
+    on_lo("add");
+    let socket = UdpSocket::bind(format!("{address}:53")).expect("port 53 of an address of our own");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 600];
+        while let Ok((n, from)) = socket.recv_from(&mut buffer) {
+            // The question again, and one address for A.
+            let end = 12 + buffer[12..n].iter().position(|b| *b == 0).unwrap_or(0) + 5;
+            let a = buffer[end - 3] == 1;
+            let head = [buffer[0], buffer[1], 0x81, 0x80, 0, 1, 0, u8::from(a), 0, 0, 0, 0];
+            let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 77];
+            let answer = [&head[..], &buffer[12..end], if a { &record } else { &[] }].concat();
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    node.ok(&["network", "create", "front"]);
+    node.ok(&["network", "create", "--internal", "closed"]);
+    idle(&node, "asks", &["--network", "front", "--dns", &address, "--dns-search", "example.org"]);
+    idle(&node, "nobody", &["--network", "front", "--dns", "198.18.255.255"]);
+    idle(&node, "closed", &["--network", "closed", "--dns", &address]);
+    assert!(finds(&node, "asks", "www.example.org", "192.0.2.77"));
+    assert!(finds(&node, "asks", "nobody", &ip(&node, "nobody", "front", false)), "known names stay here");
+    assert!(node.ok(&["exec", "asks", "cat", "/etc/resolv.conf"]).contains("\nsearch example.org\n"));
+    // Nobody listens there, or nobody may be asked: an answer, and none of a name.
+    for container in ["nobody", "closed"] {
+        assert!(found(&node, container, "ahostsv4", "www.example.org").is_empty(), "{container}");
+    }
+    on_lo("del");
+    node.ok(&["rm", "-f", "asks", "nobody", "closed"]);
+    node.ok(&["network", "rm", "front", "closed"]);
+    node.finish();
+}
+
+#[test]
+fn the_default_bridge_has_no_names() {
+    let node = Node::start("names-default");
+    idle(&node, "one", &[]);
+    idle(&node, "two", &[]);
+    assert_eq!(server(&node), None);
+    assert!(!node.ok(&["exec", "one", "cat", "/etc/resolv.conf"]).contains("ndots:0"));
+    // Put on a network beside it, it has one.
+    node.ok(&["network", "create", "--internal", "front"]);
+    node.ok(&["network", "connect", "front", "two"]);
+    idle(&node, "three", &["--network", "front"]);
+    assert!(finds(&node, "three", "two", &ip(&node, "two", "front", false)));
+    node.ok(&["rm", "-f", "one", "two", "three"]);
+    node.ok(&["network", "rm", "front"]);
+    node.finish();
+}
