@@ -1,7 +1,7 @@
 #!/bin/bash
 # vm-test.sh : tries the binaries on kernels with nothing but cgroup v2, in a VM: vm-smoke.sh. VM_KERNEL="6.1 6.12" BERTH_BIN=target/debug,
 # which need the fail points for the upgrades.
-# Then the Debian package under systemd: vm-systemd.sh.
+# Then the Debian package under systemd: vm-systemd.sh (which systemd.sh tries without a VM).
 # VM_TESTS="smoke:: network::": those tests of tests/e2e, too.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,15 +16,7 @@ share=$BERTH_TEST_DIR/vm/share/systemd
 
 # The package on a fresh Debian of the kernel's release, with the images of the registry beside it.
 systemd() {
-  local bin; bin=$(mktemp -d)
-  rm -rf "$share"; mkdir -p "$share/registry"
-  for b in berthd berthctl; do strip -o "$bin/$b" "$BERTH_BIN/$b"; done
-  BERTH_BIN=$bin deploy/deb.sh "$bin" >/dev/null; mv "$bin"/berth_*.deb "$share/berth.deb"; rm -rf "$bin"
-  local port=${BERTH_TEST_REGISTRY##*:}
-  cp -a "$BERTH_TEST_DIR/registry-$port/data" "$share/registry/data"
-  sed "s#rootdirectory: \"[^\"]*\"#rootdirectory: /vmshare/systemd/registry/data#; s#$BERTH_TEST_REGISTRY#127.0.0.1:5055#" \
-    "$BERTH_TEST_DIR/registry-$port/config.yml" > "$share/registry/config.yml"
-  cp tests/vm-systemd.sh "$share/"
+  PACKAGE_SEEN=/vmshare/systemd tests/fixtures/package.sh "$BERTH_BIN" "$share"
   VM_SYSTEMD=1 VM_KERNEL=$kernel tests/vm.sh /vmshare/systemd/vm-systemd.sh /vmshare/systemd
 }
 
