@@ -12,6 +12,14 @@ pub fn link(name: &str) -> Option<Value> {
     output.status.success().then(|| serde_json::from_slice::<Value>(&output.stdout).expect("json")[0].clone())
 }
 
+/// `network create` with a bridge that a later test of the same slot takes away, should this one fail.
+fn create(node: &Node, letter: char, arguments: &[&str]) -> String {
+    let name = format!("com.docker.network.bridge.name={}{letter}", node.slot.bridge());
+    let mut all = vec!["network", "create", "--opt", &name];
+    all.extend(arguments);
+    node.ok(&all)
+}
+
 pub fn network(node: &Node, name: &str) -> Value {
     let text = node.ok(&["network", "inspect", name]);
     serde_json::from_str::<Value>(&text).expect("json")[0].clone()
@@ -45,7 +53,7 @@ fn made_shown_and_removed() {
     let listed = node.ok(&["network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}"]);
     assert_eq!(listed, "bridge bridge local\nhost host local\nnone null local");
     let subnet = format!("10.96.{}.0/24", node.slot.port(0) % 256);
-    let id = node.ok(&["network", "create", "--label", "tier=front", "--subnet", &subnet, "front"]);
+    let id = create(&node, 'u', &["--label", "tier=front", "--subnet", &subnet, "front"]);
     assert_eq!(id.len(), 64, "{id}");
     let shown = network(&node, "front");
     assert_eq!(shown["IPAM"]["Config"][0]["Subnet"], subnet);
@@ -93,16 +101,12 @@ fn made_shown_and_removed() {
 fn several_networks_addresses_and_names_of_ones_own() {
     let node = Node::with_busybox("networks-several");
     let n = node.slot.port(0) % 256;
-    node.ok(&["network", "create", "--subnet", &format!("10.97.{n}.0/24"), "front"]);
-    node.ok(&[
-        "network",
-        "create",
-        "--subnet",
-        &format!("10.98.{n}.0/24"),
-        "--opt",
-        "com.docker.network.driver.mtu=1400",
-        "back",
-    ]);
+    create(&node, 'u', &["--subnet", &format!("10.97.{n}.0/24"), "front"]);
+    create(
+        &node,
+        'v',
+        &["--subnet", &format!("10.98.{n}.0/24"), "--opt", "com.docker.network.driver.mtu=1400", "back"],
+    );
     let long = format!("name=back,alias=db,ip=10.98.{n}.77,mac-address=02:00:00:00:77:77,gw-priority=7");
     node.detached(&["--name", "ca", "--network", "front", "--ip", &format!("10.97.{n}.9"), "--network", &long], IDLE);
     node.detached(&["--name", "cb", "--network", "front"], IDLE);
@@ -145,8 +149,8 @@ fn several_networks_addresses_and_names_of_ones_own() {
 #[test]
 fn connected_and_disconnected_while_it_runs() {
     let mut node = Node::with_busybox("networks-live");
-    node.ok(&["network", "create", "front"]);
-    node.ok(&["network", "create", "--ipv6", "back"]);
+    create(&node, 'u', &["front"]);
+    create(&node, 'v', &["--ipv6", "back"]);
     node.detached(&["--name", "ca", "--network", "bridge"], IDLE);
     node.detached(&["--name", "cb", "--network", "back"], IDLE);
     node.ok(&["network", "connect", "--alias", "x", "back", "ca"]);
@@ -191,11 +195,11 @@ fn connected_and_disconnected_while_it_runs() {
 #[test]
 fn internal_has_no_way_out() {
     let node = Node::with_busybox("networks-internal");
-    node.ok(&["network", "create", "--internal", "inside"]);
+    create(&node, 'u', &["--internal", "inside"]);
     node.detached(&["--name", "ca", "--network", "inside"], IDLE);
     node.detached(&["--name", "cb", "--network", "inside"], IDLE);
     assert!(pings(&node, "ca", &ip(&node, "cb", "inside")));
-    assert_eq!(node.ok(&["exec", "ca", "ip", "route", "show", "default"]), "");
+    assert!(!node.ok(&["exec", "ca", "ip", "route"]).contains("default"));
     node.ok(&["rm", "-f", "ca", "cb"]);
     node.ok(&["network", "rm", "inside"]);
     node.finish();
@@ -210,7 +214,7 @@ fn the_network_of_another_container() {
     assert!(node.sh(&with, "ip -4 addr show eth0").contains(&address));
     let image = image("busybox");
     let said = node.fails(125, &["run", "--rm", "--network", "container:ca", "-p", "80", &image, "true"]);
-    assert!(said.contains("ports"), "{said}");
+    assert!(said.contains("a network of its own"), "{said}");
     node.detached(&["--name", "cb", "--network", "container:ca"], IDLE);
     assert!(node.fails(1, &["network", "connect", "bridge", "cb"]).contains("shares the network"));
     node.ok(&["rm", "-f", "cb"]);
@@ -252,7 +256,7 @@ fn a_macvlan_or_the_kernels_reason() {
 fn addresses_run_out_plainly() {
     let node = Node::with_busybox("networks-full");
     let n = node.slot.port(0) % 256;
-    node.ok(&["network", "create", "--subnet", &format!("10.99.{n}.0/30"), "small"]);
+    create(&node, 'u', &["--subnet", &format!("10.99.{n}.0/30"), "small"]);
     node.detached(&["--name", "ca", "--network", "small"], IDLE);
     let said = node.fails(125, &["run", "--rm", "--network", "small", &image("busybox"), "true"]);
     assert!(said.contains(&format!("no address is left in 10.99.{n}.0/30")), "{said}");

@@ -172,6 +172,9 @@ pub fn clean(slot: &Slot, dir: &Path) {
         drop(command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).status())
     };
     quiet(Command::new("ip").args(["link", "delete", &slot.bridge()]));
+    for letter in ["u", "v"] {
+        quiet(Command::new("ip").args(["link", "delete", &format!("{}{letter}", slot.bridge())]));
+    }
     // The interface of its detour goes with its rules: they name it.
     let rules = nft_table("ip", &slot.table());
     if let Some(device) = rules.split("device \"").nth(1).and_then(|rest| rest.split('"').next()) {
