@@ -176,7 +176,7 @@ fn each_wrong_field_is_named() {
         (port(0, 0, 1), "ports[0].container_port"),
         (port(70_000, 80, 1), "ports[0].host_port"),
         (port(0, 70_000, 1), "ports[0].container_port"),
-        (port(0, 80, 3), "ports[0].protocol"),
+        (port(0, 80, 4), "ports[0].protocol"),
         (mount("x", tmpfs(None)), "mounts[0].target"),
         (mount("/", tmpfs(None)), "mounts[0].target"),
         (mount("/./", tmpfs(None)), "mounts[0].target"),
