@@ -1,8 +1,8 @@
 //! Compiles `proto/` without a system protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["common", "images", "containers", "files", "networks", "node"].map(|n| format!("proto/berth/v1/{n}.proto"));
+    let files = ["common", "images", "containers", "files", "networks", "node", "volumes"]
+        .map(|n| format!("proto/berth/v1/{n}.proto"));
     for file in &files {
         println!("cargo::rerun-if-changed={file}");
     }

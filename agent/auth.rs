@@ -101,6 +101,14 @@ pub static RULES: &[Rule] = &[
     admin_change("/berth.v1.Node/UpgradeAgent"),
     look("/berth.v1.Node/UpgradeStatus"),
     look("/berth.v1.Node/Version"),
+    long_change("/berth.v1.Volumes/Clone"),
+    long_change("/berth.v1.Volumes/Create"),
+    long_change("/berth.v1.Volumes/Export"),
+    long_change("/berth.v1.Volumes/Import"),
+    look("/berth.v1.Volumes/Inspect"),
+    look("/berth.v1.Volumes/List"),
+    long_change("/berth.v1.Volumes/Prune"),
+    long_change("/berth.v1.Volumes/Remove"),
     look("/grpc.health.v1.Health/Check"),
     follow("/grpc.health.v1.Health/Watch"),
     follow("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
@@ -155,8 +163,12 @@ pub fn beyond_operator(spec: &ContainerSpec) -> Vec<String> {
     // The agent connects there as root of the host, and the container chooses what it sends.
     add(spec.log.own_address, &format!("a log collector of its own, {}", spec.log.syslog.address));
     for mount in &spec.mounts {
-        if let MountKind::Bind { source, .. } = &mount.kind {
-            add(true, &format!("the host's path {source}"));
+        match &mount.kind {
+            MountKind::Bind { source, .. } => add(true, &format!("the host's path {source}")),
+            MountKind::Volume(volume) => {
+                add(berth_volume::is_of_host(&volume.options), "a volume with options that reach the host");
+            }
+            MountKind::Tmpfs { .. } | MountKind::Image(_) => {}
         }
     }
     for device in &spec.devices {
@@ -240,6 +252,7 @@ mod tests {
             propagation: Propagation::Rprivate,
             recursive: true,
             create_source: false,
+            writable_below: false,
         };
         let d = ContainerSpec::default;
         for (spec, what) in [

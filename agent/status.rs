@@ -10,6 +10,7 @@ use berth_network::NetworkError;
 use berth_node::NodeError;
 use berth_rootfs::RootfsError;
 use berth_runtime::RuntimeError;
+use berth_volume::VolumeError;
 use std::collections::HashMap;
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -214,6 +215,17 @@ pub fn from_node(error: NodeError) -> Status {
         }
         NodeError::CallerGone => Draft::new(Code::Cancelled, "CALLER_GONE", message),
         NodeError::SessionLost => Draft::new(Code::FailedPrecondition, "SESSION_LOST", message),
+        NodeError::VolumeNotFound(name) => {
+            Draft::new(Code::NotFound, "VOLUME_NOT_FOUND", message).resource("volume", &name)
+        }
+        NodeError::VolumeInUse { volume, by } => {
+            Draft::with(Code::FailedPrecondition, "VOLUME_IN_USE", message, [("by", by.join(","))])
+                .resource("volume", &volume)
+        }
+        NodeError::VolumeExists { volume, .. } => {
+            Draft::new(Code::AlreadyExists, "VOLUME_EXISTS", message).resource("volume", &volume)
+        }
+        NodeError::Volume(inner) => from_volume(&inner, message),
         NodeError::Image(inner) => from_image(&inner, message),
         NodeError::Rootfs(inner) => from_rootfs(&inner, message),
         NodeError::Network(inner) => from_network(&inner, message),
@@ -261,6 +273,27 @@ fn from_io(error: &std::io::Error, message: String) -> Draft {
             Some(23 | 24) => Draft::new(Code::ResourceExhausted, "OUT_OF_FILES", message),
             _ => hidden(message, "IO_FAILED"),
         },
+    }
+}
+
+fn from_volume(error: &VolumeError, message: String) -> Draft {
+    match error {
+        e if e.disk_full() => Draft::new(Code::ResourceExhausted, "DISK_FULL", message),
+        VolumeError::NoMkfs => Draft::new(Code::FailedPrecondition, "NO_MKFS", message),
+        VolumeError::Mkfs(_) => Draft::new(Code::FailedPrecondition, "MKFS_FAILED", message),
+        VolumeError::NoSubpath(_) => Draft::new(Code::FailedPrecondition, "NO_SUBPATH", message),
+        VolumeError::Elsewhere(_) => Draft::new(Code::FailedPrecondition, "VOLUME_ELSEWHERE", message),
+        VolumeError::NotEmpty => Draft::new(Code::FailedPrecondition, "VOLUME_NOT_EMPTY", message),
+        VolumeError::Extract(e) => match e {
+            berth_rootfs::tar::ExtractError::Io { source, .. } => from_io(source, message),
+            _ => Draft::new(Code::InvalidArgument, "BAD_ARCHIVE", message),
+        },
+        // A mount that the kernel refuses: its options are the caller's.
+        VolumeError::Io { source, act } if act.starts_with("mounting ") => {
+            let errno = source.raw_os_error().unwrap_or_default().to_string();
+            Draft::with(Code::FailedPrecondition, "VOLUME_MOUNT_FAILED", message, [("errno", errno)])
+        }
+        VolumeError::Io { source, .. } => from_io(source, message),
     }
 }
 

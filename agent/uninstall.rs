@@ -27,7 +27,7 @@ pub async fn uninstall(config: Config, yes: bool, purge: bool) -> anyhow::Result
     let who = Requester { caller: "berthd uninstall".into(), request_id: String::new() };
     for view in node.containers() {
         let id = view.record.id.to_string();
-        match node.remove(&who, &id, true).await {
+        match node.remove(&who, &id, true, false).await {
             Ok(_) => println!("container {} ({}) removed", view.record.name, view.record.id.short()),
             Err(e) => failed.push(format!("container {id}: {e}")),
         }

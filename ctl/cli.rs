@@ -158,6 +158,9 @@ pub enum Command {
     Image(Image),
     /// Networks of containers
     Network(cmd::network::Network),
+    /// Volumes: files that outlive containers
+    #[command(subcommand)]
+    Volume(cmd::volume::Volume),
     /// The host's disk
     #[command(subcommand)]
     System(System),
@@ -279,6 +282,7 @@ async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u
         Command::Agent(a) => cmd::agent::run(fleet, a).await,
         Command::Container(Container::Prune(a)) => cmd::prune::containers(fleet, a).await,
         Command::Image(Image::Prune(a)) => cmd::prune::images(fleet, a).await,
+        Command::Volume(a) => cmd::volume::run(fleet, a).await,
         Command::System(System::Df(a)) => cmd::df::df(fleet, a).await,
         Command::System(System::Prune(a)) => cmd::prune::everything(fleet, a).await,
         Command::System(System::Gc(a)) => cmd::prune::gc(fleet, a).await,

@@ -100,6 +100,20 @@ pub fn networks(current: &OsStr) -> Vec<CompletionCandidate> {
     fitting(names, current)
 }
 
+/// Volumes of the host.
+pub fn volumes(current: &OsStr) -> Vec<CompletionCandidate> {
+    let names = ask(|c| async move {
+        let request = c.request(v1::ListVolumesRequest::default(), Some(PATIENCE));
+        let mut stream = c.volumes().list(request).await.ok()?.into_inner();
+        let mut names = Vec::new();
+        while let Some(answer) = stream.message().await.ok()? {
+            names.extend(answer.volume.map(|v| v.name));
+        }
+        Some(names)
+    });
+    fitting(names, current)
+}
+
 /// Contexts of the configuration file.
 pub fn contexts(current: &OsStr) -> Vec<CompletionCandidate> {
     let config = Config::read(&default_path()).unwrap_or_default();

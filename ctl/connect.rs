@@ -14,6 +14,7 @@ use berth::v1::files_client::FilesClient;
 use berth::v1::images_client::ImagesClient;
 use berth::v1::networks_client::NetworksClient;
 use berth::v1::node_client::NodeClient;
+use berth::v1::volumes_client::VolumesClient;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use std::io;
@@ -166,6 +167,10 @@ impl Connection {
 
     pub fn files(&self) -> FilesClient<Channel> {
         FilesClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub fn volumes(&self) -> VolumesClient<Channel> {
+        VolumesClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub fn images(&self) -> ImagesClient<Channel> {

@@ -301,6 +301,7 @@ const fn event_type(kind: v1::EventKind) -> &'static str {
         v1::EventKind::Image => "image",
         v1::EventKind::Node => "node",
         v1::EventKind::Network => "network",
+        v1::EventKind::Volume => "volume",
     }
 }
 
@@ -339,6 +340,22 @@ fn mount(m: &v1::Mount) -> Value {
         Some(v1::mount::Kind::Tmpfs(t)) => {
             value["Type"] = "tmpfs".into();
             value["SizeBytes"] = t.size_bytes.into();
+        }
+        Some(v1::mount::Kind::Volume(v)) => {
+            value["Type"] = "volume".into();
+            value["Name"] = v.name.clone().into();
+            value["Driver"] = "local".into();
+            value["Anonymous"] = v.anonymous.into();
+            if !v.subpath.is_empty() {
+                value["Subpath"] = v.subpath.clone().into();
+            }
+        }
+        Some(v1::mount::Kind::Image(i)) => {
+            value["Type"] = "image".into();
+            value["Source"] = i.image.clone().into();
+            if !i.subpath.is_empty() {
+                value["Subpath"] = i.subpath.clone().into();
+            }
         }
         None => value["Type"] = "unknown".into(),
     }

@@ -45,6 +45,7 @@ pub struct Creation {
 impl Creation {
     /// Reads a request, denies what the caller may not, and says in the record what it is about.
     pub fn decode(
+        node: &Node,
         call: &Call,
         request: v1::CreateContainerRequest,
         log: &LogConfig,
@@ -70,9 +71,10 @@ impl Creation {
             return Err(status::internal("an error was lost"));
         };
         let mut fields = Fields::under(&format!("{prefix}config."));
-        let spec = spec::decode(&mut fields, config, log, publish);
+        let mut spec = spec::decode(&mut fields, config, log, publish);
         f.merge(fields);
         f.done()?;
+        node.volumes_from(&mut spec).map_err(status::from_node)?;
         let object = match &spec.name {
             Some(name) => format!("{name} ({})", spec.image),
             None => spec.image.clone(),
@@ -159,7 +161,8 @@ impl containers_server::Containers for Containers {
         request: Request<v1::CreateContainerRequest>,
     ) -> Result<Response<Self::CreateStream>, Status> {
         let call = call(&request)?;
-        let creation = Creation::decode(&call, request.into_inner(), &self.log, self.node.publish_policy(), "")?;
+        let creation =
+            Creation::decode(&self.node, &call, request.into_inner(), &self.log, self.node.publish_policy(), "")?;
         let node = self.node.clone();
         let (answers, stream) = mpsc::channel(QUEUE);
         super::spawn(async move {
@@ -362,7 +365,7 @@ impl containers_server::Containers for Containers {
     ) -> Result<Response<v1::RemoveContainerResponse>, Status> {
         let (r, who) = self.change(request, |r, _| (r.container.clone(), r.request_id.clone()))?;
         let node = self.node.clone();
-        let id = finish(async move { node.remove(&who, &r.container, r.force).await }).await?;
+        let id = finish(async move { node.remove(&who, &r.container, r.force, r.volumes).await }).await?;
         Ok(Response::new(v1::RemoveContainerResponse { id: id.map(|id| id.to_string()).unwrap_or_default() }))
     }
 

@@ -78,6 +78,7 @@ fn event_message(event: &Event) -> v1::Event {
             EventKind::Image => v1::EventKind::Image,
             EventKind::Node => v1::EventKind::Node,
             EventKind::Network => v1::EventKind::Network,
+            EventKind::Volume => v1::EventKind::Volume,
         } as i32,
         action: event.action.clone(),
         subject: event.subject.clone(),

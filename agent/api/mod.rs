@@ -19,6 +19,7 @@ mod spec;
 mod supervise;
 mod upgrade;
 mod usage;
+mod volumes;
 
 use crate::config::Config;
 use crate::gate::Call;
@@ -29,6 +30,7 @@ use berth::v1::files_server::FilesServer;
 use berth::v1::images_server::ImagesServer;
 use berth::v1::networks_server::NetworksServer;
 use berth::v1::node_server::NodeServer;
+use berth::v1::volumes_server::VolumesServer;
 use berth_node::{Node, NodeError};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -57,12 +59,14 @@ pub async fn routes(node: &Node, config: &Config, upgrades: &Upgrades) -> anyhow
     .max_decoding_message_size(limit);
     let files = FilesServer::new(files::Files { node: node.clone() }).max_decoding_message_size(limit);
     let networks = NetworksServer::new(networks::Networks { node: node.clone() }).max_decoding_message_size(limit);
+    let volumes = VolumesServer::new(volumes::Volumes { node: node.clone() }).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ImagesServer<images::Images>>().await;
     health.set_serving::<ContainersServer<containers::Containers>>().await;
     health.set_serving::<FilesServer<files::Files>>().await;
     health.set_serving::<NetworksServer<networks::Networks>>().await;
     health.set_serving::<NodeServer<node::About>>().await;
+    health.set_serving::<VolumesServer<volumes::Volumes>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(berth::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -71,6 +75,7 @@ pub async fn routes(node: &Node, config: &Config, upgrades: &Upgrades) -> anyhow
         .add_service(images)
         .add_service(files)
         .add_service(networks)
+        .add_service(volumes)
         .add_service(about)
         .add_service(health_service)
         .add_service(reflection);
@@ -85,6 +90,7 @@ pub async fn not_serving(health: &HealthReporter) {
     health.set_not_serving::<FilesServer<files::Files>>().await;
     health.set_not_serving::<NetworksServer<networks::Networks>>().await;
     health.set_not_serving::<NodeServer<node::About>>().await;
+    health.set_not_serving::<VolumesServer<volumes::Volumes>>().await;
 }
 
 /// The call that a request belongs to: the gate put it there.

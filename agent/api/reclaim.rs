@@ -56,6 +56,7 @@ fn reclaimed(freed: Freed) -> v1::Reclaimed {
         FreedKind::Container => Kind::Container,
         FreedKind::Image => Kind::Image,
         FreedKind::Layer => Kind::Layer,
+        FreedKind::Volume => Kind::Volume,
     };
     v1::Reclaimed {
         kind: kind as i32,
@@ -72,6 +73,7 @@ fn total(sum: FreedTotal) -> v1::ReclaimedTotal {
         containers: sum.containers,
         images: sum.images,
         layers: sum.layers,
+        volumes: sum.volumes,
         bytes: sum.bytes,
         problems: sum.problems,
     }
@@ -83,6 +85,7 @@ fn usage_kind(kind: UsageKind) -> i32 {
         UsageKind::Containers => v1::DiskUsageKind::Containers,
         UsageKind::Logs => v1::DiskUsageKind::Logs,
         UsageKind::LayerStore => v1::DiskUsageKind::LayerStore,
+        UsageKind::Volumes => v1::DiskUsageKind::Volumes,
         UsageKind::Database => v1::DiskUsageKind::Database,
     };
     kind as i32

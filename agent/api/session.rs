@@ -187,7 +187,7 @@ pub async fn run(
     let asked = Asked::decode(&call, &mut f, &start.session_id, start.resume);
     f.done()?;
     let mut creation =
-        Creation::decode(&call, start.create.unwrap_or_default(), log, node.publish_policy(), "start.create.")?;
+        Creation::decode(&node, &call, start.create.unwrap_or_default(), log, node.publish_policy(), "start.create.")?;
     creation.again = asked.again();
     let attached = wants_stdin || start.attach_stdout || start.attach_stderr;
     let shown = Shown { stdout: start.attach_stdout, stderr: start.attach_stderr };
@@ -280,7 +280,7 @@ impl Running {
                 starter.start(&asker, &name).await.map(|_| None)
             };
             if started.as_ref().is_err_and(|e| !matches!(e, NodeError::SessionLost)) && auto_remove {
-                let done = starter.remove(&asker, &name, true).await;
+                let done = starter.remove(&asker, &name, true, true).await;
                 if let Err(e) = done {
                     tracing::warn!(container = name, "removing a container that did not start: {e}");
                 }

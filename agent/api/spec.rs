@@ -124,6 +124,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
         sysctls(f, &config.sysctls, !matches!(network, NetworkMode::Bridge | NetworkMode::None), config.host_ipc);
     ContainerSpec {
         mounts: mounts(f, config.mounts),
+        volumes_from: super::volumes::decode_from(f, config.volumes_from),
         extra_hosts: extra_hosts(f, config.extra_hosts),
         dns: addresses(f, &config.dns),
         dns_search: words(f, "dns_search", config.dns_search),
@@ -228,6 +229,7 @@ fn mounts(f: &mut Fields, list: Vec<v1::Mount>) -> Vec<Mount> {
                     source: bind.source,
                     recursive: !bind.non_recursive,
                     create_source: bind.create_source,
+                    writable_below: bind.writable_below,
                 }
             }
             Some(v1::mount::Kind::Tmpfs(tmpfs)) => {
@@ -238,8 +240,10 @@ fn mounts(f: &mut Fields, list: Vec<v1::Mount>) -> Vec<Mount> {
                     exec: tmpfs.exec,
                 }
             }
+            Some(v1::mount::Kind::Volume(volume)) => super::volumes::decode_mount(f, &at("volume"), volume),
+            Some(v1::mount::Kind::Image(image)) => super::volumes::decode_image(f, &at("image"), image),
             None => {
-                f.wrong(at("kind"), "must be bind or tmpfs");
+                f.wrong(at("kind"), "must be bind, tmpfs, volume or image");
                 continue;
             }
         };
@@ -457,6 +461,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
         stdin_once: spec.stdin_once,
         read_only_root: spec.read_only_root,
         mounts: spec.mounts.iter().map(encode_mount).collect(),
+        volumes_from: super::volumes::encode_from(&spec.volumes_from),
         extra_hosts: spec
             .extra_hosts
             .iter()
@@ -526,18 +531,26 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
 
 fn encode_mount(mount: &Mount) -> v1::Mount {
     let kind = match &mount.kind {
-        MountKind::Bind { source, propagation, recursive, create_source } => v1::mount::Kind::Bind(v1::BindMount {
-            source: source.clone(),
-            propagation: match propagation {
-                Propagation::Private => v1::Propagation::Private,
-                Propagation::Rprivate => v1::Propagation::Rprivate,
-                Propagation::Shared => v1::Propagation::Shared,
-                Propagation::Rshared => v1::Propagation::Rshared,
-                Propagation::Slave => v1::Propagation::Slave,
-                Propagation::Rslave => v1::Propagation::Rslave,
-            } as i32,
-            non_recursive: !recursive,
-            create_source: *create_source,
+        MountKind::Bind { source, propagation, recursive, create_source, writable_below } => {
+            v1::mount::Kind::Bind(v1::BindMount {
+                source: source.clone(),
+                propagation: match propagation {
+                    Propagation::Private => v1::Propagation::Private,
+                    Propagation::Rprivate => v1::Propagation::Rprivate,
+                    Propagation::Shared => v1::Propagation::Shared,
+                    Propagation::Rshared => v1::Propagation::Rshared,
+                    Propagation::Slave => v1::Propagation::Slave,
+                    Propagation::Rslave => v1::Propagation::Rslave,
+                } as i32,
+                non_recursive: !recursive,
+                create_source: *create_source,
+                writable_below: *writable_below,
+            })
+        }
+        MountKind::Volume(volume) => v1::mount::Kind::Volume(super::volumes::encode_mount(volume)),
+        MountKind::Image(image) => v1::mount::Kind::Image(v1::ImageMount {
+            image: image.image.clone(),
+            subpath: image.subpath.clone().unwrap_or_default(),
         }),
         MountKind::Tmpfs { size_bytes, mode, exec } => v1::mount::Kind::Tmpfs(v1::TmpfsMount {
             size_bytes: size_bytes.unwrap_or_default(),

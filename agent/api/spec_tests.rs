@@ -40,6 +40,7 @@ fn full() -> v1::ContainerConfig {
                     propagation: v1::Propagation::Rslave as i32,
                     non_recursive: true,
                     create_source: true,
+                    writable_below: false,
                 })),
             },
             v1::Mount {

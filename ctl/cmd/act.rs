@@ -94,6 +94,9 @@ pub struct Rm {
     /// Kill running containers first
     #[arg(short, long)]
     force: bool,
+    /// Remove their anonymous volumes, too
+    #[arg(short, long)]
+    volumes: bool,
     /// Containers
     #[arg(required = true, value_name = "CONTAINER", add = ArgValueCompleter::new(complete::containers))]
     containers: Vec<String>,
@@ -270,8 +273,12 @@ pub async fn kill(fleet: &Fleet, args: Kill) -> Result<u8> {
 
 pub async fn rm(fleet: &Fleet, args: Rm) -> Result<u8> {
     for_names(fleet, args.containers, move |c, container| async move {
-        let request =
-            v1::RemoveContainerRequest { request_id: request_id()?, container: container.clone(), force: args.force };
+        let request = v1::RemoveContainerRequest {
+            request_id: request_id()?,
+            container: container.clone(),
+            force: args.force,
+            volumes: args.volumes,
+        };
         let tries = Cell::new(0);
         let call = async || {
             tries.set(tries.get() + 1);

@@ -139,7 +139,7 @@ async fn exported(c: &Connection, args: &Export, out: &mut Option<Out>) -> Resul
 }
 
 /// Standard output, or a file that gets its name when it is whole.
-enum Out {
+pub(super) enum Out {
     /// Bytes that it has.
     Stdout(u64),
     File {
@@ -151,7 +151,7 @@ enum Out {
 }
 
 impl Out {
-    fn open(path: Option<&Path>) -> Result<Out> {
+    pub(super) fn open(path: Option<&Path>) -> Result<Out> {
         let Some(path) = path else { return Ok(Out::Stdout(0)) };
         let name = path.file_name().ok_or_else(|| Error::usage(format!("{} is no name of a file", path.display())))?;
         let mut part = std::ffi::OsString::from(".");
@@ -162,7 +162,7 @@ impl Out {
         Ok(Out::File { file, part, path: path.to_owned(), whole: false })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match self {
             Out::Stdout(written) => {
                 output::print(bytes)?;
@@ -175,7 +175,7 @@ impl Out {
         }
     }
 
-    fn finish(mut self) -> Result<()> {
+    pub(super) fn finish(mut self) -> Result<()> {
         if let Out::File { part, path, whole, .. } = &mut self {
             fs::rename(&*part, &*path).map_err(|e| Error::io(format!("writing {}", path.display()), &e))?;
             *whole = true;

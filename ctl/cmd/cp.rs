@@ -83,13 +83,13 @@ fn place(text: &std::ffi::OsStr) -> Result<Place> {
 
 /// How far a copy is: a line on a terminal, for one host.
 #[derive(Clone, Debug)]
-struct Going {
+pub(super) struct Going {
     bar: ProgressBar,
     what: &'static str,
 }
 
 impl Going {
-    fn new(sink: &Sink, quiet: bool, what: &'static str) -> Going {
+    pub(super) fn new(sink: &Sink, quiet: bool, what: &'static str) -> Going {
         let shown = !quiet && !sink.labelled() && crate::term::stderr_is_terminal();
         let bar = if shown { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         if let Ok(style) = ProgressStyle::with_template("{msg}") {
@@ -99,14 +99,14 @@ impl Going {
     }
 
     /// So many bytes more of the tar.
-    fn add(&self, bytes: usize) {
+    pub(super) fn add(&self, bytes: usize) {
         if !self.bar.is_hidden() {
             self.bar.inc(bytes as u64);
             self.bar.set_message(format!("{} - {}", self.what, units::human_size(self.bar.position())));
         }
     }
 
-    fn end(&self) {
+    pub(super) fn end(&self) {
         self.bar.finish_and_clear();
     }
 }

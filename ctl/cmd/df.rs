@@ -92,6 +92,7 @@ fn kind(kind: DiskUsageKind) -> &'static str {
         DiskUsageKind::Containers => "Containers",
         DiskUsageKind::Logs => "Logs",
         DiskUsageKind::LayerStore => "Layer store",
+        DiskUsageKind::Volumes => "Local Volumes",
         DiskUsageKind::Database => "Database",
     }
 }

@@ -26,6 +26,7 @@ pub mod run;
 pub mod stats;
 pub mod top;
 pub mod update;
+pub mod volume;
 
 use crate::connect::Connection;
 use crate::error::{Error, Result};

@@ -60,8 +60,24 @@ pub struct Images {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  berthctl volume prune -a --filter 'label!=keep'")]
+pub struct Volumes {
+    /// All volumes that no container refers to, not only those with a made-up name
+    #[arg(short, long)]
+    all: bool,
+    /// Only what fits: label=, label!=
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = "Example:\n  berthctl --all system prune -f")]
 pub struct Everything {
+    /// Volumes with a made-up name that no container refers to, too
+    #[arg(long)]
+    volumes: bool,
     /// All images that no container uses, not only those without a name
     #[arg(short, long)]
     all: bool,
@@ -91,7 +107,9 @@ struct Plan {
     containers: bool,
     /// Some(true): also those with a name.
     images: Option<bool>,
-    /// In the place of both: the host's own policy.
+    /// Some(true): also those with a name.
+    volumes: Option<bool>,
+    /// In the place of all: the host's own policy.
     policy: bool,
     filters: Vec<v1::ListFilter>,
     dry_run: bool,
@@ -100,6 +118,8 @@ struct Plan {
 
 const STOPPED: &str = "all stopped containers";
 const DANGLING: &str = "all images without a name";
+const NAMELESS: &str = "anonymous volumes not used by at least one container";
+const IDLE: &str = "all volumes not used by at least one container";
 const UNUSED: &str = "all images without at least one container associated to them";
 
 pub async fn containers(fleet: &Fleet, args: Containers) -> Result<u8> {
@@ -116,8 +136,20 @@ pub async fn images(fleet: &Fleet, args: Images) -> Result<u8> {
 
 pub async fn everything(fleet: &Fleet, args: Everything) -> Result<u8> {
     let filters = prune_filters(&args.filter)?;
-    confirm(fleet, &args.how, &[STOPPED, if args.all { UNUSED } else { DANGLING }], &args.filter)?;
-    run(fleet, plan(true, Some(args.all), filters, &args.how)).await
+    if args.volumes && filters.iter().any(|f| f.key == "until") {
+        return Err(Error::usage("--volumes does not go with --filter until: volumes have no age to go by"));
+    }
+    let mut what = vec![STOPPED, if args.all { UNUSED } else { DANGLING }];
+    what.extend(args.volumes.then_some(NAMELESS));
+    confirm(fleet, &args.how, &what, &args.filter)?;
+    let volumes = args.volumes.then_some(false);
+    run(fleet, Plan { volumes, ..plan(true, Some(args.all), filters, &args.how) }).await
+}
+
+pub async fn volumes(fleet: &Fleet, args: Volumes) -> Result<u8> {
+    let filters = super::list::filters(&args.filter, &["label", "label!"])?;
+    confirm(fleet, &args.how, &[if args.all { IDLE } else { NAMELESS }], &args.filter)?;
+    run(fleet, Plan { volumes: Some(args.all), ..plan(false, None, filters, &args.how) }).await
 }
 
 pub async fn gc(fleet: &Fleet, args: Gc) -> Result<u8> {
@@ -126,7 +158,7 @@ pub async fn gc(fleet: &Fleet, args: Gc) -> Result<u8> {
 }
 
 fn plan(containers: bool, images: Option<bool>, filters: Vec<v1::ListFilter>, how: &How) -> Plan {
-    Plan { containers, images, policy: false, filters, dry_run: how.dry_run, json: how.output == "json" }
+    Plan { containers, images, volumes: None, policy: false, filters, dry_run: how.dry_run, json: how.output == "json" }
 }
 
 /// Docker's question. Where nobody can be asked, -f has to say it.
@@ -176,6 +208,9 @@ async fn run(fleet: &Fleet, plan: Plan) -> Result<u8> {
             if let Some(all) = plan.images {
                 prune_images(&c, &plan, all, &mut report).await?;
             }
+            if let Some(all) = plan.volumes {
+                prune_volumes(&c, &plan, all, &mut report).await?;
+            }
             report.finish()
         }
     };
@@ -208,6 +243,22 @@ async fn prune_images(c: &Connection, plan: &Plan, all: bool, report: &mut Repor
         })
     })
     .await
+}
+
+async fn prune_volumes(c: &Connection, plan: &Plan, all: bool, report: &mut Report) -> Result<()> {
+    use v1::prune_volumes_response::Kind;
+    // Volumes have no age that a prune could go by.
+    let filters = plan.filters.iter().filter(|f| f.key != "until").cloned().collect();
+    let request = v1::PruneVolumesRequest { request_id: request_id()?, all, filters, dry_run: plan.dry_run };
+    let mut stream = c.retry(async || c.volumes().prune(c.request(request.clone(), None)).await).await?.into_inner();
+    while let Some(answer) = stream.message().await.map_err(|s| c.error(&s))? {
+        match answer.kind {
+            Some(Kind::Item(item)) => report.item(&item)?,
+            Some(Kind::Total(total)) => report.add(total),
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 async fn collect(c: &Connection, plan: &Plan, report: &mut Report) -> Result<()> {
@@ -262,7 +313,7 @@ async fn through<M>(
                 }
                 Some(Told::Total(total)) if broken => {
                     report.broken = true;
-                    let whole = total.containers + total.images + total.layers > here;
+                    let whole = total.containers + total.images + total.layers + total.volumes > here;
                     report.add(if whole { total } else { ReclaimedTotal { problems: total.problems, ..sum.clone() } });
                 }
                 Some(Told::Total(total)) => report.add(total),
@@ -280,6 +331,7 @@ fn count(sum: &mut ReclaimedTotal, item: &Reclaimed) {
     match item.kind() {
         Kind::Container => sum.containers += 1,
         Kind::Image => sum.images += 1,
+        Kind::Volume => sum.volumes += 1,
         Kind::Layer | Kind::Unspecified => sum.layers += 1,
     }
     sum.bytes += item.bytes;
@@ -315,6 +367,7 @@ impl Report {
         let heading = match item.kind() {
             Kind::Container => "Deleted Containers:",
             Kind::Image => "Deleted Images:",
+            Kind::Volume => "Deleted Volumes:",
             Kind::Layer | Kind::Unspecified => "Deleted Layers:",
         };
         if heading != self.heading {
@@ -337,6 +390,7 @@ impl Report {
         self.sum.containers += total.containers;
         self.sum.images += total.images;
         self.sum.layers += total.layers;
+        self.sum.volumes += total.volumes;
         self.sum.bytes += total.bytes;
         self.sum.problems.extend(total.problems);
     }
@@ -370,6 +424,7 @@ fn word(kind: Kind) -> &'static str {
         Kind::Container => "container",
         Kind::Image => "image",
         Kind::Layer => "layer",
+        Kind::Volume => "volume",
     }
 }
 

@@ -124,10 +124,15 @@ pub struct Create {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", help_heading = "Image")]
     pub platform: Option<String>,
 
-    /// Bind a folder or file of the host; options: ro, rw, and a propagation such as rslave
-    #[arg(short, long, value_name = "HOST:CONTAINER[:OPTIONS]", help_heading = "Files")]
+    /// Volume by its name, or a folder or file of the host; options: ro, rw, nocopy (volume), a propagation such as rslave (host).
+    /// CONTAINER alone: a volume of its own
+    #[arg(short, long, value_name = "[SOURCE:]CONTAINER[:OPTIONS]", help_heading = "Files")]
     pub volume: Vec<String>,
-    /// Mount: type=bind,source=/a,target=/b[,readonly] or type=tmpfs,target=/c[,tmpfs-size=64m][,tmpfs-mode=1777]
+    /// Volumes and bind mounts of another container, too; :ro for read-only
+    #[arg(long, value_name = "CONTAINER[:ro]", help_heading = "Files", add = ArgValueCompleter::new(complete::containers))]
+    pub volumes_from: Vec<String>,
+    /// Mount: type=volume,source=NAME,target=/a[,readonly][,volume-subpath=DIR], type=bind,source=/a,target=/b[,bind-recursive=disabled],
+    /// type=tmpfs,target=/c[,tmpfs-size=64m] or type=image,source=IMAGE,target=/d[,image-subpath=DIR]
     #[arg(long, value_name = "KEY=VALUE,...", help_heading = "Files")]
     pub mount: Vec<String>,
     /// Memory file system; options: size=64m, mode=1777, exec, noexec, ro, rw
@@ -282,6 +287,7 @@ impl Create {
             stdin_once: self.interactive,
             read_only_root: self.read_only,
             mounts,
+            volumes_from: self.volumes_from.clone(),
             extra_hosts: self.add_host.iter().map(|h| pairs::extra_host(h)).collect::<Result<_>>()?,
             dns: self.dns.iter().map(ToString::to_string).collect(),
             dns_search: self.dns_search.clone(),

@@ -9,7 +9,7 @@ fn absolute(flag: &str, whole: &str, path: &str) -> Result<String> {
         return Ok(path.to_owned());
     }
     Err(Error::usage(format!("{flag} {whole:?}: {path:?} must be an absolute path"))
-        .hint("paths are those of the host that runs the container; named volumes are not supported"))
+        .hint("paths are those of the host that runs the container, and of the container"))
 }
 
 fn propagation(word: &str) -> Option<v1::Propagation> {
@@ -24,33 +24,54 @@ fn propagation(word: &str) -> Option<v1::Propagation> {
     })
 }
 
-/// `HOST:CONTAINER[:OPTIONS]`; a source that is not there is made, as Docker does.
+/// `HOST:CONTAINER[:OPTIONS]`, `VOLUME:CONTAINER[:OPTIONS]` or `CONTAINER`; a source that is not there is made, as Docker does.
 pub fn volume(text: &str) -> Result<v1::Mount> {
     let flag = "--volume";
     let mut parts = text.split(':');
     let (source, target, options) = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(t), None, ..) => ("", t, ""),
         (Some(s), Some(t), o, None) => (s, t, o.unwrap_or("")),
         _ => {
-            return Err(Error::usage(format!("{flag} {text:?}: write HOST:CONTAINER[:OPTIONS]"))
-                .hint("volumes without a folder of the host are not supported; --mount takes paths with ':'"));
+            return Err(Error::usage(format!("{flag} {text:?}: write [SOURCE:]CONTAINER[:OPTIONS]"))
+                .hint("--mount takes paths with ':'"));
         }
     };
-    let mut bind = v1::BindMount { source: absolute(flag, text, source)?, create_source: true, ..Default::default() };
+    let mut bind = v1::BindMount { create_source: true, ..Default::default() };
+    let mut named = v1::VolumeMount::default();
+    let is_bind = source.starts_with('/');
+    if is_bind {
+        bind.source = source.to_owned();
+    } else if text.contains(':') {
+        volume_name(flag, text, source)?;
+        named.name = source.to_owned();
+    }
     let mut read_only = false;
     for option in options.split(',').filter(|o| !o.is_empty()) {
         match option {
             "ro" => read_only = true,
             "rw" => read_only = false,
+            "nocopy" if !is_bind => named.no_copy = true,
             word => match propagation(word) {
-                Some(p) => bind.propagation = p.into(),
-                None => {
-                    return Err(Error::usage(format!("{flag} {text:?}: option {word:?} is not supported"))
-                        .hint("there are ro, rw, private, rprivate, shared, rshared, slave and rslave"));
+                Some(p) if is_bind => bind.propagation = p.into(),
+                _ => {
+                    let there = if is_bind {
+                        "there are ro, rw, private, rprivate, shared, rshared, slave and rslave"
+                    } else {
+                        "there are ro, rw and nocopy"
+                    };
+                    return Err(Error::usage(format!("{flag} {text:?}: option {word:?} is not supported")).hint(there));
                 }
             },
         }
     }
-    Ok(v1::Mount { target: absolute(flag, text, target)?, read_only, kind: Some(Kind::Bind(bind)) })
+    let kind = if is_bind { Kind::Bind(bind) } else { Kind::Volume(named) };
+    Ok(v1::Mount { target: absolute(flag, text, target)?, read_only, kind: Some(kind) })
+}
+
+fn volume_name(flag: &str, whole: &str, name: &str) -> Result<()> {
+    berth_model::volume::check_volume_name(name).map_err(|why| {
+        Error::usage(format!("{flag} {whole:?}: {name:?} is neither an absolute path of the host nor a volume: {why}"))
+    })
 }
 
 fn truth(flag: &str, whole: &str, key: &str, value: Option<&str>) -> Result<bool> {
@@ -68,20 +89,20 @@ fn octal(flag: &str, whole: &str, value: &str) -> Result<u32> {
         .ok_or_else(|| Error::usage(format!("{flag} {whole:?}: mode {value:?} must be octal, such as 1777")))
 }
 
-/// `type=bind|tmpfs,KEY=VALUE,…`.
+/// `type=bind|tmpfs|volume|image,KEY=VALUE,…`; without a type it is a volume, as in Docker.
 pub fn mount(text: &str) -> Result<v1::Mount> {
     let flag = "--mount";
     let bad = |why: String| Error::usage(format!("{flag} {text:?}: {why}"));
     let mut kind = None;
     let (mut source, mut target) = (None, None);
-    let mut read_only = false;
+    let (mut read_only, mut needs_readonly) = (false, false);
     let mut bind = v1::BindMount::default();
     let mut tmpfs = v1::TmpfsMount::default();
-    let (mut bind_key, mut tmpfs_key) = (None, None);
-    if text.contains('"') {
-        return Err(bad("quotes are not supported".into()));
-    }
-    for part in text.split(',') {
+    let mut volume = v1::VolumeMount::default();
+    let mut image = v1::ImageMount::default();
+    let (mut bind_key, mut tmpfs_key, mut volume_key, mut image_key) = (None, None, None, None);
+    let parts = fields(text).ok_or_else(|| bad("a quote is not closed".into()))?;
+    for part in parts.iter().map(String::as_str) {
         let (key, value) = match part.split_once('=') {
             Some((k, v)) => (k, Some(v)),
             None => (part, None),
@@ -103,12 +124,46 @@ pub fn mount(text: &str) -> Result<v1::Mount> {
                 bind_key = Some(key);
             }
             "bind-recursive" => {
-                bind.non_recursive = match need()? {
-                    "enabled" => false,
-                    "disabled" => true,
-                    other => return Err(bad(format!("bind-recursive={other} must be enabled or disabled"))),
-                };
+                match need()? {
+                    "enabled" => {}
+                    "disabled" => bind.non_recursive = true,
+                    "writable" => bind.writable_below = true,
+                    // What `enabled` does here anyway: the kernel is new enough, or the start fails.
+                    "readonly" => needs_readonly = true,
+                    other => {
+                        let words = "enabled, disabled, writable or readonly";
+                        return Err(bad(format!("bind-recursive={other} must be {words}")));
+                    }
+                }
                 bind_key = Some(key);
+            }
+            "volume-nocopy" => {
+                volume.no_copy = truth(flag, text, key, value)?;
+                volume_key = Some(key);
+            }
+            "volume-subpath" => {
+                volume.subpath = need()?.to_owned();
+                volume_key = Some(key);
+            }
+            "volume-label" => {
+                let (k, v) = need()?.split_once('=').unwrap_or((need()?, ""));
+                volume.labels.insert(k.to_owned(), v.to_owned());
+                volume_key = Some(key);
+            }
+            "volume-opt" => {
+                let (k, v) = need()?.split_once('=').ok_or_else(|| bad("volume-opt is KEY=VALUE".into()))?;
+                volume.options.insert(k.to_owned(), v.to_owned());
+                volume_key = Some(key);
+            }
+            "volume-driver" => {
+                if need()? != "local" {
+                    return Err(bad("the only volume driver is local".into()));
+                }
+                volume_key = Some(key);
+            }
+            "image-subpath" => {
+                image.subpath = need()?.to_owned();
+                image_key = Some(key);
             }
             "tmpfs-size" => {
                 tmpfs.size_bytes = parse_bytes(need()?).map_err(bad)?;
@@ -122,24 +177,63 @@ pub fn mount(text: &str) -> Result<v1::Mount> {
         }
     }
     let target = absolute(flag, text, target.ok_or_else(|| bad("target is missing".into()))?)?;
+    let kind = kind.unwrap_or("volume");
+    for (word, key) in [("bind", bind_key), ("tmpfs", tmpfs_key), ("volume", volume_key), ("image", image_key)] {
+        if let Some(key) = key.filter(|_| word != kind) {
+            return Err(bad(format!("{key} goes with type={word}")));
+        }
+    }
+    if (needs_readonly || bind.writable_below) && !read_only {
+        return Err(bad("bind-recursive=readonly and writable go with readonly".into()));
+    }
+    let need_source = || source.ok_or_else(|| bad("source is missing".into()));
     let kind = match kind {
-        Some("bind") => {
-            if let Some(key) = tmpfs_key {
-                return Err(bad(format!("{key} goes with type=tmpfs")));
-            }
-            bind.source = absolute(flag, text, source.ok_or_else(|| bad("source is missing".into()))?)?;
+        "bind" => {
+            bind.source = absolute(flag, text, need_source()?)?;
             Kind::Bind(bind)
         }
-        Some("tmpfs") => {
-            if let Some(key) = bind_key.or(source.map(|_| "source")) {
-                return Err(bad(format!("{key} goes with type=bind")));
+        "tmpfs" => {
+            if source.is_some() {
+                return Err(bad("source goes with type=bind, volume and image".into()));
             }
             Kind::Tmpfs(tmpfs)
         }
-        Some(other) => return Err(bad(format!("type={other} is not supported; there are bind and tmpfs"))),
-        None => return Err(bad("type is missing; there are bind and tmpfs".into())),
+        "volume" => {
+            if let Some(name) = source {
+                volume_name(flag, text, name)?;
+                volume.name = name.to_owned();
+            }
+            Kind::Volume(volume)
+        }
+        "image" => {
+            image.image = need_source()?.to_owned();
+            read_only = true;
+            Kind::Image(image)
+        }
+        other => {
+            return Err(bad(format!("type={other} is not supported; there are bind, tmpfs, volume and image")));
+        }
     };
     Ok(v1::Mount { target, read_only, kind: Some(kind) })
+}
+
+/// Fields between commas; one that is in quotes may hold commas, as in CSV: `"volume-opt=o=addr=10.0.0.1,ro"`. `None`: a quote is open.
+fn fields(text: &str) -> Option<Vec<String>> {
+    let (mut fields, mut quoted) = (vec![String::new()], false);
+    let mut letters = text.chars().peekable();
+    while let Some(c) = letters.next() {
+        let field = fields.last_mut()?;
+        match c {
+            '"' if quoted && letters.peek() == Some(&'"') => {
+                letters.next();
+                field.push('"');
+            }
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(String::new()),
+            c => field.push(c),
+        }
+    }
+    (!quoted).then_some(fields)
 }
 
 /// `PATH[:OPTIONS]`. Always without set-uid programs and devices.

@@ -55,7 +55,7 @@ pub fn container(r: &v1::InspectContainerResponse) -> Value {
     network_settings(&mut value["NetworkSettings"], r, &c, &s);
     if let Value::Array(mounts) = &mut value["Mounts"] {
         for mount in mounts {
-            take_out(mount, &["SizeBytes"]);
+            take_out(mount, &["SizeBytes", "Anonymous"]);
             let mode = if mount["RW"] == true { "" } else { "ro" };
             fill(mount, json!({"Mode": mode, "Source": "", "Propagation": ""}));
         }
@@ -109,6 +109,11 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
                 let size = if t.size_bytes == 0 { String::new() } else { format!("size={}", t.size_bytes) };
                 tmpfs.insert(m.target.clone(), size.into());
             }
+            Some(v1::mount::Kind::Volume(v)) if !v.anonymous => {
+                let ro = if m.read_only { ":ro" } else { "" };
+                binds.push(format!("{}:{}{ro}", v.name, m.target));
+            }
+            Some(v1::mount::Kind::Volume(_) | v1::mount::Kind::Image(_)) => {}
             None => {}
         }
     }

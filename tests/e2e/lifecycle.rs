@@ -148,6 +148,7 @@ async fn the_same_request_id_gives_the_same_container() {
             request_id: format!("remove-{}", expected.len()),
             container: first.clone(),
             force: false,
+            volumes: false,
         };
         assert_eq!(containers.remove(remove).await.expect("remove").into_inner().id, expected);
     }

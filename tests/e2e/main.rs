@@ -55,3 +55,4 @@ mod trace;
 mod upgrade;
 mod usage;
 mod verbs;
+mod volumes;

@@ -94,11 +94,14 @@ impl ContainerFilter {
             "exited" => c.phase == Phase::Exited && c.exit.as_ref().is_some_and(|e| value.parse() == Ok(e.code)),
             "before" => c.created < made(value),
             "since" => c.created > made(value),
-            "volume" => c
-                .spec
-                .mounts
-                .iter()
-                .any(|m| m.target == value || matches!(&m.kind, MountKind::Bind { source, .. } if source == value)),
+            "volume" => c.spec.mounts.iter().any(|m| {
+                m.target == value
+                    || match &m.kind {
+                        MountKind::Bind { source, .. } => source == value,
+                        MountKind::Volume(volume) => volume.name == value,
+                        _ => false,
+                    }
+            }),
             "network" => network(value, c),
             "publish" => ports(c).iter().any(|p| p.host_port > 0 && in_range(value, p.host_port, p.protocol)),
             "expose" => exposed(view).into_iter().any(|(port, protocol)| in_range(value, port, protocol)),
@@ -209,6 +212,7 @@ mod tests {
             start_request: None,
             warnings: Vec::new(),
             paused: false,
+            remove_volumes: false,
             supervision: Supervision {
                 health: Some(HealthState { status: HealthStatus::Unhealthy, ..HealthState::default() }),
                 ..Supervision::default()

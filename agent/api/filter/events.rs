@@ -7,7 +7,7 @@ use berth_model::Reference;
 use berth_model::event::{Event, EventKind};
 use std::collections::BTreeMap;
 
-const KEYS: &str = "type, event, container, image, network, label, node";
+const KEYS: &str = "type, event, container, image, network, volume, label, node";
 
 /// Filters of `Node.Events`.
 #[derive(Debug, Default)]
@@ -25,10 +25,10 @@ impl EventFilter {
             let at = format!("filters[{n}].value");
             f.line(&at, &one.value, MAX_NAME);
             match one.key.as_str() {
-                "event" | "container" | "image" | "network" | "label" | "node" => {}
+                "event" | "container" | "image" | "network" | "volume" | "label" | "node" => {}
                 "type" => {
-                    let known = matches!(one.value.as_str(), "container" | "image" | "node" | "network");
-                    f.check(known, at, "must be container, image, network or node");
+                    let known = matches!(one.value.as_str(), "container" | "image" | "node" | "network" | "volume");
+                    f.check(known, at, "must be container, image, network, volume or node");
                 }
                 key => f.unknown_filter(n, key, KEYS),
             }
@@ -56,6 +56,7 @@ impl EventFilter {
             "network" => {
                 e.kind == EventKind::Network && (e.subject.starts_with(value) || attribute("name") == Some(value))
             }
+            "volume" => e.kind == EventKind::Volume && e.subject == value,
             "label" => label(value, |key| e.attributes.get(key)),
             "node" => self.host == value,
             _ => false,
@@ -73,6 +74,7 @@ fn kind(kind: EventKind) -> &'static str {
         EventKind::Image => "image",
         EventKind::Node => "node",
         EventKind::Network => "network",
+        EventKind::Volume => "volume",
     }
 }
 

@@ -29,6 +29,7 @@ pub enum EventKind {
     Image,
     Node,
     Network,
+    Volume,
 }
 
 /// Kinds that came later are written as the node's, with their own word beside it: an agent that does not know the word reads the event.
@@ -53,6 +54,7 @@ impl From<Stored> for EventKind {
             (First::Container, _) => EventKind::Container,
             (First::Image, _) => EventKind::Image,
             (First::Node, Some("network")) => EventKind::Network,
+            (First::Node, Some("volume")) => EventKind::Volume,
             (First::Node, _) => EventKind::Node,
         }
     }
@@ -65,6 +67,7 @@ impl From<EventKind> for Stored {
             EventKind::Image => (First::Image, None),
             EventKind::Node => (First::Node, None),
             EventKind::Network => (First::Node, Some("network".to_owned())),
+            EventKind::Volume => (First::Node, Some("volume".to_owned())),
         };
         Stored { kind, noun }
     }
@@ -84,7 +87,7 @@ mod tests {
             subject: "x".to_owned(),
             attributes: BTreeMap::new(),
         };
-        for kind in [EventKind::Container, EventKind::Image, EventKind::Node, EventKind::Network] {
+        for kind in [EventKind::Container, EventKind::Image, EventKind::Node, EventKind::Network, EventKind::Volume] {
             let text = serde_json::to_string(&event(kind)).unwrap();
             assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event(kind));
         }

@@ -1,5 +1,6 @@
 //! What a caller asks for when a container is created: parsed, checked, and kept as it is.
 
+use crate::Digest;
 pub use crate::log::LogConfig;
 use crate::network::{EndpointSpec, NetworkMode, PortMapping};
 use crate::supervision::{After, HealthAction, HealthCheck, RestartPolicy};
@@ -35,6 +36,8 @@ pub struct ContainerSpec {
     pub stdin_once: bool,
     pub read_only_root: bool,
     pub mounts: Vec<Mount>,
+    /// Containers whose volumes and bind mounts it has, too; `Some(true)`: read-only, `None`: as there.
+    pub volumes_from: Vec<(String, Option<bool>)>,
     pub extra_hosts: Vec<ExtraHost>,
     /// Servers for resolv.conf; empty: the host's, without loopback ones.
     pub dns: Vec<IpAddr>,
@@ -99,6 +102,9 @@ pub enum MountKind {
         recursive: bool,
         /// Make the source folder when it is missing (`-v`), instead of refusing (`--mount`).
         create_source: bool,
+        /// Read-only is the source itself, not what is mounted below it.
+        #[serde(default)]
+        writable_below: bool,
     },
     Tmpfs {
         size_bytes: Option<u64>,
@@ -107,6 +113,38 @@ pub enum MountKind {
         /// nosuid and nodev always; these beside them: `noexec`, `exec`.
         exec: bool,
     },
+    Volume(VolumeMount),
+    Image(ImageMount),
+}
+
+/// A volume in a container.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeMount {
+    /// Empty in a request: a volume of the container's own is made and named.
+    pub name: String,
+    /// It was made with the container, for it alone.
+    pub anonymous: bool,
+    /// Path inside the volume; it must be there.
+    pub subpath: Option<String>,
+    /// Do not fill an empty volume with what the image has at the target.
+    pub no_copy: bool,
+    /// For a volume that is made with the container.
+    pub labels: BTreeMap<String, String>,
+    pub options: BTreeMap<String, String>,
+}
+
+/// An image's files in a container, read-only.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageMount {
+    /// As it was asked for.
+    pub image: String,
+    pub subpath: Option<String>,
+    /// Found when the container was made.
+    pub id: Option<Digest>,
+    /// `diff_id`s, bottom first.
+    pub layers: Vec<Digest>,
 }
 
 /// mount_namespaces(7); the `r` forms hold for the mounts below too.

@@ -79,6 +79,9 @@ pub struct ContainerRecord {
     pub paused: bool,
     #[serde(default)]
     pub supervision: Supervision,
+    /// Its anonymous volumes go with it.
+    #[serde(default)]
+    pub remove_volumes: bool,
 }
 
 impl ContainerRecord {

@@ -29,7 +29,7 @@ pub const MAX_INLINE_PLAN: usize = 64 << 10;
 pub const MAX_PLAN: usize = 6 << 20;
 
 /// Descriptors beside one message (the kernel's limit is 253, SCM_MAX_FD).
-pub const MAX_FDS: usize = 32;
+pub const MAX_FDS: usize = 128;
 
 /// What the agent tells a shim.
 #[derive(Clone, PartialEq, Eq, Debug)]

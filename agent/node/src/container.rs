@@ -113,6 +113,12 @@ impl Container {
         self.record.read().expect("record").clone()
     }
 
+    /// Made from it, or with a mount of it.
+    pub fn uses_image(&self, id: &berth_model::Digest) -> bool {
+        let mounted = |record: &ContainerRecord| crate::volumes::images_of(&record.spec).any(|i| i == id);
+        self.image.id == *id || mounted(&self.record())
+    }
+
     pub fn phase(&self) -> Phase {
         self.record.read().expect("record").phase
     }

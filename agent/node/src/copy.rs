@@ -71,7 +71,8 @@ pub(crate) async fn into(
             }
             let target = target(root.fd(), &request)?;
             let owner = if request.keep_owner { Owner::Kept } else { Owner::Fixed(0, 0) };
-            let rules = Rules { owner, top: target.top, skip_devices: false, follow: target.follow };
+            let (top, follow) = (target.top, target.follow);
+            let rules = Rules { owner, top, skip_devices: false, keep_top: false, follow };
             let mut extractor = Extractor::new(target.base, rules);
             loop {
                 let piece = pieces.blocking_recv().ok_or(NodeError::CallerGone)??;
@@ -358,6 +359,7 @@ mod tests {
                 propagation: Default::default(),
                 recursive: true,
                 create_source: false,
+                writable_below: false,
             },
         }];
         for (path, good) in

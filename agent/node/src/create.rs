@@ -6,7 +6,7 @@ use crate::node::Inner;
 use crate::requests::{Begin, Ticket, fingerprint};
 use crate::store::{Durability, Write};
 use crate::view::{CreateRequest, Created, PullPolicy, Requester};
-use crate::{NodeError, after, fail, logs, nets};
+use crate::{NodeError, after, fail, logs, nets, volumes};
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp, id::check_name};
 use berth_rootfs::WritableLayer;
 use std::path::Path;
@@ -125,7 +125,7 @@ async fn make(
     id: ContainerId,
     name: NameReservation,
     image: ImageUse,
-    spec: ContainerSpec,
+    mut spec: ContainerSpec,
     ticket: Ticket,
 ) -> Result<Created, NodeError> {
     let effective = Arc::new(inner.runtime.effective(&spec, &image.record().config)?);
@@ -137,7 +137,16 @@ async fn make(
         inner.blocking(move || make_folder(&dir)).await?;
     }
     let span = tracing::debug_span!(target: crate::TRACE, "create", container = %id);
-    let made = record(inner, &who, &id, name, image, spec, effective, ticket).instrument(span).await;
+    let made = async {
+        let taken = volumes::resolve(inner, &id, &mut spec, &image.record().config).await?;
+        let writes = taken.writes(inner);
+        let made = record(inner, &who, &id, name, image, spec, effective, ticket, writes).await;
+        if made.is_err() {
+            volumes::undo(inner, &id, taken).await;
+        }
+        made
+    };
+    let made = made.instrument(span).await;
     if made.is_err() && !auto_remove {
         let dir = inner.container_dir(&id);
         inner.blocking(move || Ok(berth_rootfs::remove_tree(&dir)?)).await.unwrap_or_else(|e| {
@@ -170,6 +179,7 @@ async fn record(
     spec: ContainerSpec,
     effective: Arc<berth_runtime::Effective>,
     ticket: Ticket,
+    mut writes: Vec<Write>,
 ) -> Result<Created, NodeError> {
     fail::point("create.after_layer")?;
     let auto_remove = spec.auto_remove;
@@ -192,11 +202,12 @@ async fn record(
         warnings: Vec::new(),
         paused: false,
         supervision: Default::default(),
+        remove_volumes: false,
         spec,
     };
     let container = Container::new(record, image.record().clone(), effective);
     let record = container.record();
-    let mut writes = vec![Write::PutContainer(record.clone()), inner.events.add_container(&record, "create", &[])];
+    writes.extend([Write::PutContainer(record.clone()), inner.events.add_container(&record, "create", &[])]);
     // As far as they are known before the start, which may find more.
     let warnings = inner.runtime.spec_warnings(&record.spec);
     let hold = Some(container.hold());

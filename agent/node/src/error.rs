@@ -82,6 +82,15 @@ pub enum NodeError {
     /// What it starts after is not as it should be.
     #[error("container {container} starts after {dependency}, which {why}")]
     Dependency { container: String, dependency: String, why: String },
+    #[error("no such volume: {0}")]
+    VolumeNotFound(String),
+    /// Containers have it, running or not, or somebody is at work on it.
+    #[error("volume {volume} is in use by {}", by.join(", "))]
+    VolumeInUse { volume: String, by: Vec<String> },
+    #[error("there is a volume {volume} already, {why}")]
+    VolumeExists { volume: String, why: String },
+    #[error(transparent)]
+    Volume(#[from] berth_volume::VolumeError),
     #[error(transparent)]
     Image(#[from] berth_image::ImageError),
     #[error(transparent)]

@@ -418,7 +418,7 @@ pub(crate) async fn remove_unused(
         let mut table = inner.images.table.write().expect("images");
         let untag = table.tags_of(id);
         let Some(entry) = table.by_id.get_mut(id) else { return Ok(None) };
-        let used = inner.containers.all().iter().any(|c| c.image.id == *id);
+        let used = inner.containers.all().iter().any(|c| c.uses_image(id));
         if entry.uses > 0 || used || !entry.is_there() || !still(&entry.fact(untag.clone())) {
             return Ok(None);
         }
@@ -497,7 +497,7 @@ fn decide_removal(inner: &Inner, name: &str, force: bool) -> Result<Removal, Nod
     if uses > 0 {
         return Err(in_use("that is being made".to_owned()));
     }
-    let users: Vec<Arc<Container>> = inner.containers.all().into_iter().filter(|c| c.image.id == record.id).collect();
+    let users: Vec<Arc<Container>> = inner.containers.all().into_iter().filter(|c| c.uses_image(&record.id)).collect();
     for user in &users {
         let runs = matches!(user.phase(), Phase::Starting | Phase::Running);
         if runs || !force {
@@ -602,7 +602,7 @@ pub(crate) async fn drop_hidden(inner: &Arc<Inner>, id: &Digest) {
     }
     let _change = inner.images.change.lock().await;
     let Some(record) = hidden(inner) else { return };
-    if inner.containers.all().iter().any(|c| c.image.id == *id) {
+    if inner.containers.all().iter().any(|c| c.uses_image(id)) {
         return;
     }
     let doomed = unreferenced(inner, &record);

@@ -66,6 +66,7 @@ mod top;
 mod update;
 mod usage;
 mod view;
+mod volumes;
 mod wait;
 
 pub use check::{Checked, Condition};
@@ -84,6 +85,7 @@ pub use store::{Repaired, Schema};
 pub use top::Processes;
 pub use update::{ContainerUpdate, ResourceUpdate};
 pub use view::*;
+pub use volumes::{ExportItem, ImportItem, ImportRequest};
 
 use crate::container::Container;
 use crate::requests::{Begin, Ticket, fingerprint};
@@ -439,7 +441,7 @@ impl Node {
         wait::wait_for(self.inner(), container, condition).await
     }
 
-    /// Removes it with its files and logs; `force` kills it first. None: there was none.
+    /// Removes it with its files and logs; `force` kills it first; `volumes`: its anonymous volumes go, too. None: there was none.
     ///
     /// # Errors
     /// `Running` without `force`; `StillRunning`: the kernel holds a process of it.
@@ -448,8 +450,10 @@ impl Node {
         who: &Requester,
         container: &str,
         force: bool,
+        volumes: bool,
     ) -> Result<Option<ContainerId>, NodeError> {
-        let ticket = match self.inner().requests.begin(who, "Remove", fingerprint(&(container, force))).await? {
+        let content = fingerprint(&(container, force, volumes));
+        let ticket = match self.inner().requests.begin(who, "Remove", content).await? {
             Begin::New(ticket) => ticket,
             Begin::Answered(id) => return Ok(id.parse().ok()),
         };
@@ -458,7 +462,8 @@ impl Node {
             found => found?,
         };
         let (inner, by) = (self.inner().clone(), who.caller.clone());
-        let id = self.inner().to_its_end(async move { remove::remove(&inner, &found, force, &by).await }).await?;
+        let id =
+            self.inner().to_its_end(async move { remove::remove(&inner, &found, force, volumes, &by).await }).await?;
         self.answered(ticket, id.as_str()).await;
         Ok(Some(id))
     }

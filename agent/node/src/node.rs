@@ -48,6 +48,7 @@ pub(crate) struct Inner {
     pub networks: Networks,
     pub nets: Nets,
     pub resolver: Resolver,
+    pub volumes: crate::volumes::Volumes,
     pub runtime: Runtime,
     pub stats: Stats,
     pub counts: Counts,

@@ -6,7 +6,7 @@
 use crate::container::Container;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
-use crate::{NodeError, fail};
+use crate::{NodeError, fail, volumes};
 use berth_model::network::Attachments;
 use berth_rootfs::RootMount;
 use std::sync::Arc;
@@ -73,6 +73,10 @@ async fn reap(inner: &Arc<Inner>, mut job: Job) {
                 if job.remove {
                     crate::images::was_used(inner, &job.container.image.id).await;
                     crate::images::drop_hidden(inner, &job.container.image.id).await;
+                    let record = job.container.record();
+                    for image in volumes::images_of(&record.spec) {
+                        crate::images::drop_hidden(inner, image).await;
+                    }
                 }
                 return;
             }
@@ -102,6 +106,7 @@ fn take_apart(inner: &Inner, job: &mut Job) -> Result<(), NodeError> {
     }
     fail::point("remove.after_network")?;
     inner.runtime.remove_cgroups(id)?;
+    volumes::let_go(inner, &job.container)?;
     fail::point("remove.after_cgroup")?;
     let run = inner.paths(id).run;
     match std::fs::remove_dir_all(&run) {
@@ -117,6 +122,7 @@ fn take_apart(inner: &Inner, job: &mut Job) -> Result<(), NodeError> {
             berth_rootfs::remove_tree(&dir)?;
         }
         fail::point("remove.after_tree")?;
+        volumes::forget(inner, &job.container)?;
         // Not waited for: a record in the phase Removing whose things are gone does no harm.
         let _ = inner.store.submit_blocking(vec![Write::DeleteContainer(id.clone())], Durability::Quick)?;
     }

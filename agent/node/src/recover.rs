@@ -15,7 +15,7 @@ use crate::requests::Requests;
 use crate::resolver::{self, Resolver};
 use crate::store::{Durability, Loaded, Store, StoreError, There, Write};
 use crate::timers::{self, Timers};
-use crate::{NodeConfig, NodeError, pause, session};
+use crate::{NodeConfig, NodeError, pause, session, volumes};
 use berth_image::Images;
 use berth_model::event::EventKind;
 use berth_model::image::ImageRecord;
@@ -122,6 +122,7 @@ struct Parts {
     registry: Images,
     networks: Networks,
     runtime: Runtime,
+    volumes: volumes::Opened,
     boot_id: String,
 }
 
@@ -130,7 +131,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     let config_ = config.clone();
     let parts = tokio::task::spawn_blocking(move || parts(&config_)).await;
     let Ok(parts) = parts else { return Err(NodeError::Stopping) };
-    let Parts { lock, store, mut loaded, layers, registry, networks, runtime, boot_id } = parts?;
+    let Parts { lock, store, mut loaded, layers, registry, networks, runtime, volumes, boot_id } = parts?;
     let opened = begun.elapsed();
     let records = std::mem::take(&mut loaded.containers);
     let nets = Nets::new(&config, std::mem::take(&mut loaded.networks));
@@ -157,6 +158,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         nets,
         resolver,
         runtime,
+        volumes: volumes.volumes,
         stats: Default::default(),
         counts: Default::default(),
         reaper,
@@ -182,6 +184,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     }
     let event = inner.events.add(EventKind::Node, "start", "node", BTreeMap::new());
     let _ = inner.store.submit(vec![event], Durability::Quick).await?;
+    volumes::sweep(&inner, volumes.writes, volumes.leftovers).await;
     background(&inner, known, loaded.spare_unknown).await?;
     // Those that have ended, too: their last lines may not be handed over yet.
     for container in inner.containers.all() {
@@ -217,7 +220,7 @@ fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
     // The runtime compiles its filter and seals the shim beside the reading of the store.
     std::thread::scope(|scope| {
         let runtime = scope.spawn(|| Runtime::new(config.runtime.clone()));
-        let (store, loaded) = Store::open(&config.data_root.join("node.db"), &boot_id, config.event_history)?;
+        let (store, mut loaded) = Store::open(&config.data_root.join("node.db"), &boot_id, config.event_history)?;
         let layers = Layers::new(LayerStore::open(&config.data_root.join("layers"), config.layer_driver)?);
         let registry = Images::open(config.images.clone(), Arc::new(layers.clone()))?;
         let networks = Networks::open(config.network.clone())?;
@@ -225,7 +228,8 @@ fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
             Ok(runtime) => runtime?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        Ok(Parts { lock, store, loaded, layers, registry, networks, runtime, boot_id: boot_id.clone() })
+        let volumes = volumes::open(&config.data_root.join("volumes"), std::mem::take(&mut loaded.volumes))?;
+        Ok(Parts { lock, store, loaded, layers, registry, networks, runtime, volumes, boot_id: boot_id.clone() })
     })
 }
 
@@ -309,7 +313,15 @@ async fn containers(inner: &Arc<Inner>, records: Vec<ContainerRecord>, same_boot
         if found.action != Action::Remove {
             inner.containers.add_known(found.container.clone());
         }
+        inner.volumes.known(&found.container.record(), found.shim.is_some());
     }
+    let inner_ = inner.clone();
+    inner
+        .blocking(move || {
+            volumes::detach_unused(&inner_);
+            Ok(())
+        })
+        .await?;
     // Before anything is attached anew: addresses of living containers are taken.
     let live: Vec<(ContainerId, Attachments)> = all
         .iter()

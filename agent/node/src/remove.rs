@@ -19,6 +19,7 @@ pub(crate) async fn remove(
     inner: &Arc<Inner>,
     container: &Arc<Container>,
     force: bool,
+    volumes: bool,
     by: &str,
 ) -> Result<ContainerId, NodeError> {
     for _ in 0..ROUNDS {
@@ -28,6 +29,7 @@ pub(crate) async fn remove(
             // As Docker: it counts as running.
             Phase::Exited if restarting && !force => return Err(NodeError::Running(container.record().name.clone())),
             Phase::Created | Phase::Exited => {
+                gate.change(|r| r.remove_volumes = volumes);
                 decided(inner, gate).await?;
                 return Ok(container.id.clone());
             }

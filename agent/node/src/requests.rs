@@ -173,6 +173,11 @@ impl Drop for Ticket {
 
 /// The calls whose answers are kept.
 const RPCS: &[&str] = &[
+    "CreateVolume",
+    "RemoveVolume",
+    "PruneVolumes",
+    "ImportVolume",
+    "CloneVolume",
     "Create",
     "Pull",
     "Start",

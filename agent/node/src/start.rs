@@ -7,7 +7,7 @@ use crate::node::{Beside, Inner};
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
 use crate::timers::Kind;
-use crate::{NodeError, TRACE, cause, exit, fail, health, nets, remove, resolver};
+use crate::{NodeError, TRACE, cause, exit, fail, health, nets, remove, resolver, volumes};
 use berth_model::network::{Attachments, NetworkMode, PortMapping, Protocol};
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
@@ -254,7 +254,8 @@ fn launch(
         resolver::join(inner, &record);
         fail::point("start.after_network")?;
     }
-    let spawned = spawn(inner, container, &record, &root, prepared, netns, attach, &mut times)?;
+    let trees = volumes::trees(inner, container, &record, &root)?;
+    let spawned = spawn(inner, container, &record, &root, trees, prepared, netns, attach, &mut times)?;
     undo.attachments.clear();
     Ok(Launched { shim: spawned.shim, attachment: spawned.attachment, root, record, warnings: spawned.warnings, times })
 }
@@ -265,6 +266,7 @@ fn spawn(
     container: &Container,
     record: &ContainerRecord,
     root: &RootMount,
+    trees: Vec<OwnedFd>,
     prepared: Prepared,
     netns: Option<OwnedFd>,
     attach: Option<AttachOptions>,
@@ -293,7 +295,7 @@ fn spawn(
     let begun = Instant::now();
     // What the container's first process does before the workload is in here; a step of it that fails names itself.
     let rootfs = root.fd()?;
-    let request = SpawnRequest { prepared, plan, rootfs, netns, attach };
+    let request = SpawnRequest { prepared, plan, rootfs, trees, netns, attach };
     let mut spawned = debug_span!(target: TRACE, "spawn").in_scope(|| inner.runtime.spawn(request))?;
     times.spawn = begun.elapsed();
     warnings.append(&mut spawned.warnings);

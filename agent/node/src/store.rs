@@ -16,6 +16,7 @@ use crate::counts::StoreTimes;
 use berth_model::event::Event;
 use berth_model::image::ImageRecord;
 use berth_model::network::{NetworkId, NetworkRecord};
+use berth_model::volume::VolumeRecord;
 use berth_model::{ContainerId, ContainerRecord, Digest, Reference, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::fs::File;
@@ -63,6 +64,7 @@ const SCHEMA: &str = "
 /// Tables that came later and that an older agent can live with: it does not look at them.
 const LATER: &str = "
     CREATE TABLE IF NOT EXISTS networks (id TEXT PRIMARY KEY, json TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS volumes (name TEXT PRIMARY KEY, json TEXT NOT NULL) WITHOUT ROWID;
 ";
 
 /// Which databases an agent can live with.
@@ -135,6 +137,8 @@ pub(crate) enum Write {
     DeleteContainer(ContainerId),
     PutNetwork(Arc<NetworkRecord>),
     DeleteNetwork(NetworkId),
+    PutVolume(Arc<VolumeRecord>),
+    DeleteVolume(String),
     /// `hidden`: removed by its name, kept for the containers that were made from it.
     PutImage {
         record: Arc<ImageRecord>,
@@ -167,6 +171,7 @@ pub(crate) enum Durability {
 pub(crate) struct Loaded {
     pub containers: Vec<ContainerRecord>,
     pub networks: Vec<NetworkRecord>,
+    pub volumes: Vec<VolumeRecord>,
     /// With `hidden`.
     pub images: Vec<(ImageRecord, bool)>,
     pub tags: Vec<(Reference, Digest)>,
@@ -412,6 +417,9 @@ fn load(connection: &Connection, path: &Path, boot_id: &str) -> Result<Loaded, S
     for (id, json) in rows("networks", "id, json")? {
         loaded.networks.push(parse("networks", &id, &json).map_err(damaged)?);
     }
+    for (name, json) in rows("volumes", "name, json")? {
+        loaded.volumes.push(parse("volumes", &name, &json).map_err(damaged)?);
+    }
     for (hidden, json) in rows("images", "CAST(hidden AS TEXT), json")? {
         loaded.images.push((parse("images", "", &json).map_err(damaged)?, hidden != "0"));
     }
@@ -642,6 +650,11 @@ fn apply(c: &Connection, write: &Write) -> Result<(), StoreError> {
             "INSERT INTO networks (id, json) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET json = excluded.json",
             &[&r.id.as_str(), &json(r.as_ref())?],
         ),
+        Write::PutVolume(r) => run(
+            "INSERT INTO volumes (name, json) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET json = excluded.json",
+            &[&r.name, &json(r.as_ref())?],
+        ),
+        Write::DeleteVolume(name) => run("DELETE FROM volumes WHERE name = ?1", &[name]),
         Write::DeleteNetwork(id) => run("DELETE FROM networks WHERE id = ?1", &[&id.as_str()]),
         Write::PutImage { record, hidden } => run(
             "INSERT INTO images (id, hidden, json) VALUES (?1, ?2, ?3)

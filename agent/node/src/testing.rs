@@ -53,6 +53,7 @@ pub fn container_record(n: u8) -> ContainerRecord {
         warnings: Vec::new(),
         paused: false,
         supervision: Default::default(),
+        remove_volumes: false,
     }
 }
 

@@ -26,7 +26,7 @@ impl Drop for Cancel {
 }
 
 /// Bytes below `folders`, each.
-async fn bytes_of(inner: &Inner, folders: Vec<PathBuf>) -> Result<Vec<u64>, NodeError> {
+pub(crate) async fn bytes_of(inner: &Inner, folders: Vec<PathBuf>) -> Result<Vec<u64>, NodeError> {
     let _turn = READERS.acquire().await.map_err(|_| NodeError::Stopping)?;
     let flag = Arc::new(AtomicBool::new(false));
     let cancel = Cancel(flag.clone());
@@ -51,6 +51,7 @@ pub(crate) async fn disk_usage(inner: &Arc<Inner>) -> Result<DiskUsage, NodeErro
     let mut usage = DiskUsage::default();
     let layers_of_images = images(inner, &mut usage);
     containers(inner, &mut usage).await?;
+    volumes(inner, &mut usage).await?;
     layer_store(inner, &layers_of_images, &mut usage).await?;
     let root = inner.config.data_root.clone();
     let (database, disk) = inner
@@ -143,6 +144,29 @@ async fn containers(inner: &Arc<Inner>, usage: &mut DiskUsage) -> Result<(), Nod
         usage.items.extend([item(UsageKind::Containers, bytes.written), item(UsageKind::Logs, bytes.logs)]);
     }
     usage.sums.extend([written, logs]);
+    Ok(())
+}
+
+async fn volumes(inner: &Arc<Inner>, usage: &mut DiskUsage) -> Result<(), NodeError> {
+    let mut sum = UsageSum::new(UsageKind::Volumes);
+    for (volume, bytes, containers) in crate::volumes::sizes(inner).await? {
+        sum.count += 1;
+        sum.active += u32::from(containers > 0);
+        sum.bytes += bytes;
+        sum.reclaimable_bytes += if containers == 0 { bytes } else { 0 };
+        usage.items.push(UsageItem {
+            kind: UsageKind::Volumes,
+            id: volume.record.name.clone(),
+            names: Vec::new(),
+            bytes,
+            shared_bytes: 0,
+            containers,
+            created: Some(volume.record.created),
+            active: containers > 0,
+            image: String::new(),
+        });
+    }
+    usage.sums.push(sum);
     Ok(())
 }
 

@@ -248,6 +248,7 @@ pub enum FreedKind {
     Container,
     Image,
     Layer,
+    Volume,
 }
 
 /// What a run freed, or would.
@@ -256,6 +257,8 @@ pub struct FreedTotal {
     pub containers: u32,
     pub images: u32,
     pub layers: u32,
+    #[serde(default)]
+    pub volumes: u32,
     pub bytes: u64,
     /// What could not be removed.
     pub problems: Vec<String>,
@@ -267,6 +270,7 @@ impl FreedTotal {
             FreedKind::Container => self.containers += 1,
             FreedKind::Image => self.images += 1,
             FreedKind::Layer => self.layers += 1,
+            FreedKind::Volume => self.volumes += 1,
         }
         self.bytes += freed.bytes;
     }
@@ -304,6 +308,8 @@ pub enum UsageKind {
     Logs,
     /// What of the layer store is no image's.
     LayerStore,
+    /// Files of volumes.
+    Volumes,
     Database,
 }
 
@@ -467,4 +473,16 @@ pub struct NodeInfo {
     pub boot_id: String,
     pub disk_free_bytes: u64,
     pub disk_total_bytes: u64,
+}
+
+/// A volume with its users, for lists.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeView {
+    pub record: berth_model::volume::VolumeRecord,
+    /// Names of the containers that refer to it, running or not.
+    pub containers: Vec<String>,
+    /// Where its files are on the host while it is in use.
+    pub mountpoint: PathBuf,
+    /// The size that it was made with, in bytes; `None`: it has none.
+    pub bytes: Option<u64>,
 }

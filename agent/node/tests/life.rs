@@ -55,7 +55,7 @@ impl Bed {
     /// Closes the node and looks for leaks.
     async fn end(self, node: Node) {
         for c in node.containers() {
-            node.remove(&me(), c.record.id.as_str(), true).await.unwrap();
+            node.remove(&me(), c.record.id.as_str(), true, false).await.unwrap();
         }
         settle(&self, &node).await;
         let bridge = self.config.network.bridge.clone();
@@ -188,8 +188,8 @@ async fn a_whole_life() {
     assert_eq!(logs(&node, "one", false).await.len(), 4);
     let again = node.create(&me(), request(spec("one", &[]))).await;
     assert!(matches!(again, Err(NodeError::NameInUse { .. })));
-    assert_eq!(node.remove(&me(), "one", false).await.unwrap(), Some(made.id.clone()));
-    assert_eq!(node.remove(&me(), "one", false).await.unwrap(), None);
+    assert_eq!(node.remove(&me(), "one", false, false).await.unwrap(), Some(made.id.clone()));
+    assert_eq!(node.remove(&me(), "one", false, false).await.unwrap(), None);
     assert!(matches!(node.wait("two").await, Err(NodeError::ContainerNotFound(_))));
     let actions = actions(&node, 8).await;
     assert_eq!(actions, ["start", "pull", "create", "start", "die", "start", "die", "destroy"]);
@@ -242,13 +242,13 @@ async fn stop_kill_remove() {
     assert!(begun.elapsed() < Duration::from_secs(3));
 
     node.start(&me(), "deaf").await.unwrap();
-    assert!(matches!(node.remove(&me(), "deaf", false).await, Err(NodeError::Running(_))));
+    assert!(matches!(node.remove(&me(), "deaf", false, false).await, Err(NodeError::Running(_))));
     assert!(matches!(node.kill(&me(), "deaf", Some("NOPE")).await, Err(NodeError::Invalid(_))));
     node.kill(&me(), "deaf", None).await.unwrap();
     assert_eq!(node.wait("deaf").await.unwrap().1.signal, Some(9));
     assert!(matches!(node.kill(&me(), "deaf", None).await, Err(NodeError::NotRunning(_))));
     node.start(&me(), "deaf").await.unwrap();
-    assert!(node.remove(&me(), "deaf", true).await.unwrap().is_some());
+    assert!(node.remove(&me(), "deaf", true, false).await.unwrap().is_some());
     bed.end(node).await;
 }
 
@@ -369,7 +369,7 @@ async fn requests_and_images() {
     assert!(node.images().is_empty());
     node.start(&me(), "aa").await.unwrap();
     assert_eq!(node.wait("aa").await.unwrap().1.code, 0, "its files stay as long as it does");
-    node.remove(&me(), "aa", false).await.unwrap();
+    node.remove(&me(), "aa", false, false).await.unwrap();
     settle(&bed, &node).await;
     let until = Instant::now() + Duration::from_secs(5);
     while layers(&bed) > 0 {
@@ -482,7 +482,7 @@ async fn measure() {
     let begun = Instant::now();
     let removals = (0..100).map(|i| {
         let node = node.clone();
-        tokio::spawn(async move { node.remove(&me(), &format!("idle{i}"), true).await.unwrap() })
+        tokio::spawn(async move { node.remove(&me(), &format!("idle{i}"), true, false).await.unwrap() })
     });
     for removal in removals.collect::<Vec<_>>() {
         removal.await.unwrap();

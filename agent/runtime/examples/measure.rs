@@ -54,7 +54,12 @@ fn start(
     let attach = attach.then(AttachOptions::default);
     let netns = std::fs::File::open("/proc/self/ns/net").expect("network namespace").into();
     let prepared = runtime.prepare(&id, &spec, paths).expect("cgroups and shim");
-    (id, runtime.spawn(SpawnRequest { prepared, plan, rootfs, netns: Some(netns), attach }).expect("start"))
+    (
+        id,
+        runtime
+            .spawn(SpawnRequest { prepared, plan, rootfs, trees: Vec::new(), netns: Some(netns), attach })
+            .expect("start"),
+    )
 }
 
 fn show(what: &str, mut times: Vec<Duration>) {

@@ -263,7 +263,7 @@ pub(crate) fn prepare(
 }
 
 pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
-    let SpawnRequest { mut prepared, plan, rootfs, netns, attach } = request;
+    let SpawnRequest { mut prepared, plan, rootfs, trees, netns, attach } = request;
     let Some(Made { mut launched, entry, run, listener }) = prepared.made.take() else {
         return Err(RuntimeError::ShimGone);
     };
@@ -271,7 +271,7 @@ pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
     let (id, paths, cgroups) = (prepared.id.clone(), prepared.paths.clone(), prepared.cgroups.clone());
     let result = (|| {
         let warnings = entry.warnings.clone();
-        let (wire, places, attachment) = message(plan, entry, run, listener, rootfs, netns, &paths, attach)?;
+        let (wire, places, attachment) = message(plan, entry, run, listener, rootfs, trees, netns, &paths, attach)?;
         Ok((launched.start(&id, wire, places.0)?, attachment, warnings))
     })();
     match result {
@@ -297,6 +297,7 @@ fn message(
     run: OwnedFd,
     listener: OwnedFd,
     rootfs: OwnedFd,
+    trees: Vec<OwnedFd>,
     netns: Option<OwnedFd>,
     paths: &ContainerPaths,
     attach: Option<AttachOptions>,
@@ -330,6 +331,14 @@ fn message(
         wire.namespaces &= !NEWNET;
         let netns = netns.ok_or_else(|| RuntimeError::spec("network", "there is no network namespace to join"))?;
         steps.push(Step::EnterNamespace { fd: places.add(netns), kinds: NEWNET as u32 });
+    }
+    let trees: Vec<u8> = trees.into_iter().map(|tree| places.add(tree)).collect();
+    for step in &mut wire.steps {
+        if let Step::AttachGiven { fd, .. } = step {
+            *fd = *trees
+                .get(usize::from(*fd))
+                .ok_or_else(|| RuntimeError::spec("mounts", "a volume or an image was not handed over"))?;
+        }
     }
     steps.append(&mut wire.steps);
     wire.steps = steps;

@@ -94,6 +94,8 @@ pub struct SpawnRequest {
     pub plan: Plan,
     /// Detached mount of the root.
     pub rootfs: OwnedFd,
+    /// Detached mounts of the spec's volumes and images, in its order.
+    pub trees: Vec<OwnedFd>,
     /// The namespace to join, ready for use. None: the host's, as the plan must say too.
     pub netns: Option<OwnedFd>,
     /// An attachment from the first byte on (run, interactive).

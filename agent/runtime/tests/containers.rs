@@ -112,6 +112,7 @@ async fn bind_mounts_stay_inside() {
             propagation: Propagation::Rprivate,
             recursive: true,
             create_source: false,
+            writable_below: false,
         },
     };
     let spec = ContainerSpec {
@@ -160,6 +161,7 @@ async fn mounts_below_a_bind_follow_it() {
             propagation,
             recursive: true,
             create_source: false,
+            writable_below: false,
         },
     };
     let script = "touch /data/sub/x 2>&1; grep -c '/data/sub .*shared:' /proc/self/mountinfo";

@@ -60,7 +60,7 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         Step::JoinCgroup { fd } => process::write(context.fd(*fd)?, b"0").map(drop),
         Step::EnterNamespace { fd, kinds } => process::setns(context.fd(*fd)?, u64::from(*kinds)),
         Step::Unshare { flags } => process::unshare(u64::from(*flags)),
-        Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev } => {
+        Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev, top_only } => {
             let tree = mount::open_tree(None, path(source), true, *recursive)?;
             let mut change = AttrChange {
                 propagation: Some(propagation_of(*propagation & !REC)?),
@@ -70,7 +70,7 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
             mount::mount_setattr(tree.as_fd(), change)?;
             if *read_only || *nosuid_nodev {
                 // With all that is mounted below, as Docker's `ro` since 25: nothing there is writable by another way.
-                change = AttrChange { recursive: *recursive, ..AttrChange::default() };
+                change = AttrChange { recursive: *recursive && !*top_only, ..AttrChange::default() };
                 if *read_only {
                     change.set |= MountAttr::RDONLY;
                 }
@@ -105,6 +105,11 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
             let (_, tree) = context.trees.swap_remove(at);
             let target = tree::target(context.root()?, target, tree::is_folder(tree.as_fd())?)?;
             mount::move_mount_to_fd(tree.as_fd(), target.as_fd())
+        }
+        Step::AttachGiven { fd, target } => {
+            let tree = context.fd(*fd)?;
+            let target = tree::target(context.root()?, target, tree::is_folder(tree)?)?;
+            mount::move_mount_to_fd(tree, target.as_fd())
         }
         Step::Directory { path: p, mode } => there_is_fine(fs::mkdirat(context.root()?, relative(p), *mode)),
         Step::Device { path: p, block, mode, major, minor, uid, gid } => {
@@ -165,7 +170,7 @@ pub fn describe(step: &Step<'_>) -> Vec<u8> {
         Step::EnterRoot { .. } => two("moving into the root file system", b""),
         Step::Mount { fs_type, target, .. } => four("mounting ", fs_type, " on ", target),
         Step::Tmpfs { target, .. } => two("mounting tmpfs on ", target),
-        Step::AttachTree { target, .. } => two("attaching a mount at ", target),
+        Step::AttachTree { target, .. } | Step::AttachGiven { target, .. } => two("attaching a mount at ", target),
         Step::Directory { path, .. } => two("making the folder ", path),
         Step::Device { path, .. } => two("making the device ", path),
         Step::Symlink { path, .. } => two("making the link ", path),

@@ -245,6 +245,12 @@ pub fn renameat2(
     Ok(rustix::fs::renameat_with(old_dir, old_name.as_ref(), new_dir, new_name.as_ref(), flags)?)
 }
 
+/// Swaps two names of one file system in one step (renameat2(2), `RENAME_EXCHANGE`, Linux 3.15).
+pub fn exchange(one: &std::path::Path, other: &std::path::Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags};
+    Ok(rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+}
+
 /// Owner of `name` itself, never of what a symlink names. `name` empty: of `dir`.
 pub fn fchownat(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>, uid: u32, gid: u32) -> io::Result<()> {
     let name = name.as_ref();

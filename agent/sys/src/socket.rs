@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Descriptors that one message may carry here (the kernel's own limit is 253, SCM_MAX_FD).
-pub const MAX_FDS: usize = 32;
+pub const MAX_FDS: usize = 128;
 
 fn owned(result: libc::c_int) -> io::Result<OwnedFd> {
     if result < 0 {

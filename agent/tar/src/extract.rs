@@ -44,6 +44,8 @@ pub struct Rules {
     pub top: Top,
     /// Device nodes are left out and named in the report; else they are an error.
     pub skip_devices: bool,
+    /// The folder itself gets owner, mode, attributes and time of its entry (`./`), where the tar has one.
+    pub keep_top: bool,
     /// Links on the way to an entry are followed inside this root, to which the path of the folder is added.
     pub follow: Option<(OwnedFd, Vec<u8>)>,
 }
@@ -229,8 +231,13 @@ impl Extractor {
     fn entry(&mut self, head: Head) -> Result<(), ExtractError> {
         let path = self.path(&head.name, &head.name)?;
         if path.is_empty() {
-            // The destination itself stays as it is.
             return match head.kind {
+                Kind::Directory if self.rules.keep_top => {
+                    let base = self.base.try_clone().map_err(|e| io_error(&head.name, e))?;
+                    let made = self.folder_made(&head, &path, base.as_fd(), OsStr::new("."));
+                    made.map_err(|e| io_error(&head.name, e))
+                }
+                // The destination itself stays as it is.
                 Kind::Directory => Ok(()),
                 _ => Err(ExtractError::Refused { entry: show(&head.name), problem: "it has no name" }),
             };

@@ -87,6 +87,8 @@ pub enum Step<'a> {
         /// MS_PRIVATE, MS_SLAVE or MS_SHARED, and MS_REC when it holds for the mounts below, too.
         propagation: u32,
         nosuid_nodev: bool,
+        /// `read_only` and `nosuid_nodev` are for the top alone.
+        top_only: bool,
     },
     /// Makes all mounts private, attaches the root and moves into it.
     EnterRoot {
@@ -110,6 +112,11 @@ pub enum Step<'a> {
     /// Attaches what `OpenTree` opened; the target is made when it is missing and never lies outside of the root.
     AttachTree {
         slot: u8,
+        target: Bytes<'a>,
+    },
+    /// Attaches a detached mount that came as a descriptor; the target as of `AttachTree`.
+    AttachGiven {
+        fd: u8,
         target: Bytes<'a>,
     },
     /// A folder; there already is fine.
@@ -264,7 +271,7 @@ impl<'a> Step<'a> {
                 w.u8(3);
                 w.u32(*flags);
             }
-            Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev } => {
+            Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev, top_only } => {
                 w.u8(4);
                 w.u8(*slot);
                 w.bytes(source);
@@ -272,6 +279,7 @@ impl<'a> Step<'a> {
                 w.bool(*read_only);
                 w.u32(*propagation);
                 w.bool(*nosuid_nodev);
+                w.bool(*top_only);
             }
             Step::EnterRoot { fd } => {
                 w.u8(5);
@@ -368,6 +376,11 @@ impl<'a> Step<'a> {
                 w.u8(24);
                 w.u32(*mask);
             }
+            Step::AttachGiven { fd, target } => {
+                w.u8(25);
+                w.u8(*fd);
+                w.bytes(target);
+            }
         }
     }
 
@@ -383,6 +396,7 @@ impl<'a> Step<'a> {
                 read_only: r.bool()?,
                 propagation: r.u32()?,
                 nosuid_nodev: r.bool()?,
+                top_only: r.bool()?,
             },
             5 => Step::EnterRoot { fd: r.u8()? },
             6 => Step::Mount {
@@ -419,6 +433,7 @@ impl<'a> Step<'a> {
             22 => Step::NoNewPrivileges,
             23 => Step::Seccomp { program: text(r)? },
             24 => Step::Umask { mask: r.u32()? },
+            25 => Step::AttachGiven { fd: r.u8()?, target: text(r)? },
             tag => return Err(WireError::Tag(tag)),
         })
     }
@@ -462,6 +477,7 @@ mod tests {
                     read_only: false,
                     propagation: 9,
                     nosuid_nodev: true,
+                    top_only: true,
                 },
                 Step::EnterRoot { fd: 0 },
                 Step::Mount {
@@ -498,6 +514,7 @@ mod tests {
                 Step::NoNewPrivileges,
                 Step::Seccomp { program: bytes("12345678") },
                 Step::Umask { mask: 0o22 },
+                Step::AttachGiven { fd: 9, target: bytes("/data") },
             ],
         }
     }

@@ -7,6 +7,7 @@ use super::{CRASH_GAP_AT_REPAIR, StoreError, Write, apply, connect, sqlite, wal_
 use berth_model::event::Event;
 use berth_model::image::ImageRecord;
 use berth_model::network::NetworkRecord;
+use berth_model::volume::VolumeRecord;
 use berth_model::{ContainerId, ContainerRecord, Digest, Reference, Timestamp};
 use rusqlite::{Connection, OpenFlags};
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ pub(crate) struct There<'a> {
 struct Salvaged {
     containers: BTreeMap<String, ContainerRecord>,
     networks: BTreeMap<String, NetworkRecord>,
+    volumes: BTreeMap<String, VolumeRecord>,
     images: BTreeMap<String, (ImageRecord, bool)>,
     tags: BTreeMap<String, Digest>,
     events: BTreeMap<String, Event>,
@@ -123,6 +125,14 @@ fn salvage(path: &Path) -> Salvaged {
             keep(&mut found.networks, &mut bad, "network", key, serde_json::from_str(&json));
         }
     }
+    let later = connection.query_row("SELECT 1 FROM sqlite_schema WHERE name = 'volumes'", [], |_| Ok(()));
+    if later.is_ok() {
+        let (rows, more) = self::rows(&connection, "volumes", "name", "json");
+        bad.extend(more);
+        for (key, json) in rows {
+            keep(&mut found.volumes, &mut bad, "volume", key, serde_json::from_str(&json));
+        }
+    }
     let (rows, more) = self::rows(&connection, "images", "id", "hidden || json");
     bad.extend(more);
     for (key, text) in rows {
@@ -190,6 +200,10 @@ fn merge(found: &mut Salvaged, copy: Salvaged, there: &There<'_>) {
     for (key, record) in copy.networks {
         found.networks.entry(key).or_insert(record);
     }
+    // One that was removed since has no folder, which the next opening sees.
+    for (key, record) in copy.volumes {
+        found.volumes.entry(key).or_insert(record);
+    }
     for (key, (record, hidden)) in copy.images {
         if record.layers.iter().all(|l| (there.layer)(&l.diff_id)) {
             found.images.entry(key).or_insert((record, hidden));
@@ -223,11 +237,12 @@ fn write(path: &Path, found: Salvaged) -> Result<(), StoreError> {
     }
     let containers = found.containers.into_values().map(|r| Write::PutContainer(Arc::new(r)));
     let networks = found.networks.into_values().map(|r| Write::PutNetwork(Arc::new(r)));
+    let volumes = found.volumes.into_values().map(|r| Write::PutVolume(Arc::new(r)));
     let images = found.images.into_values().map(|(r, hidden)| Write::PutImage { record: Arc::new(r), hidden });
     let events = found.events.into_values().map(|e| Write::Event(Arc::new(e)));
     let tags =
         found.tags.into_iter().filter_map(|(name, image)| Some(Write::PutTag(name.parse::<Reference>().ok()?, image)));
-    for change in networks.chain(images).chain(tags).chain(containers).chain(events) {
+    for change in networks.chain(volumes).chain(images).chain(tags).chain(containers).chain(events) {
         apply(&transaction, &change)?;
     }
     transaction.commit().map_err(sqlite("committing"))?;

@@ -74,6 +74,10 @@ pub(crate) fn check(spec: &ContainerSpec) -> Vec<(String, String)> {
             say("mounts", format!("source {source:?} must be an absolute path"));
         }
     }
+    // Each is a descriptor of the shim's first message, which has room for some more.
+    if spec.mounts.iter().filter(|m| super::mounts::is_given(&m.kind)).count() > 64 {
+        say("mounts", "at most 64 volumes and images".into());
+    }
     for device in &spec.devices {
         let letters = &device.permissions;
         if letters.is_empty() || !letters.bytes().all(|b| b"rwm".contains(&b)) {

@@ -54,7 +54,8 @@ pub(super) fn files(input: &PlanInput<'_>, hostname: &str, host_resolv_conf: &st
 }
 
 fn open(slot: u8, source: String, recursive: bool, read_only: bool, propagation: u32) -> Step<'static> {
-    Step::OpenTree { slot, source: bytes(source), recursive, read_only, propagation, nosuid_nodev: false }
+    let (source, nosuid_nodev) = (bytes(source), false);
+    Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev, top_only: false }
 }
 
 fn same(a: &str, b: &str) -> bool {
@@ -97,15 +98,21 @@ pub(super) fn user_mounts(
             read_only: false,
             propagation,
             nosuid_nodev: true,
+            top_only: false,
         });
         inside.push(Step::AttachTree { slot, target });
     }
-    let mut mounts: Vec<_> = spec.mounts.iter().collect();
-    mounts.sort_by_key(|m| m.target.split('/').filter(|p| !p.is_empty()).count());
-    for mount in mounts {
+    let mut given = 0..=u8::MAX;
+    let mut mounts = Vec::with_capacity(spec.mounts.len());
+    for mount in &spec.mounts {
+        let fd = if is_given(&mount.kind) { given.next().unwrap_or_default() } else { 0 };
+        mounts.push((mount, fd));
+    }
+    mounts.sort_by_key(|(m, _)| m.target.split('/').filter(|p| !p.is_empty()).count());
+    for (mount, fd) in mounts {
         let target = bytes(mount.target.clone());
         match &mount.kind {
-            MountKind::Bind { source, propagation, recursive, .. } => {
+            MountKind::Bind { source, propagation, recursive, writable_below, .. } => {
                 let propagation = match propagation {
                     Propagation::Private => PRIVATE,
                     Propagation::Rprivate => PRIVATE | REC,
@@ -115,9 +122,18 @@ pub(super) fn user_mounts(
                     Propagation::Rshared => SHARED | REC,
                 };
                 let slot = next()?;
-                outside.push(open(slot, source.clone(), *recursive, mount.read_only, propagation));
+                outside.push(Step::OpenTree {
+                    slot,
+                    source: bytes(source.clone()),
+                    recursive: *recursive,
+                    read_only: mount.read_only,
+                    propagation,
+                    nosuid_nodev: false,
+                    top_only: *writable_below,
+                });
                 inside.push(Step::AttachTree { slot, target });
             }
+            MountKind::Volume(_) | MountKind::Image(_) => inside.push(Step::AttachGiven { fd, target }),
             MountKind::Tmpfs { size_bytes, mode, exec } => {
                 let mut flags = NOSUID | NODEV;
                 if !exec {
@@ -136,6 +152,11 @@ pub(super) fn user_mounts(
         }
     }
     Ok((outside, inside))
+}
+
+/// What the caller opens and hands over (`SpawnRequest::trees`), in the order of the spec.
+pub(crate) fn is_given(kind: &MountKind) -> bool {
+    matches!(kind, MountKind::Volume(_) | MountKind::Image(_))
 }
 
 /// Where the IPC namespace's memory and queues are seen; the host's own with `--ipc host`, unless the user puts something else there.

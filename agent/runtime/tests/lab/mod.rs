@@ -82,7 +82,7 @@ impl Lab {
         })?;
         let netns = (spec.network != NetworkMode::Host).then(new_network);
         let prepared = self.runtime.prepare(&self.id, spec, self.paths())?;
-        let request = SpawnRequest { prepared, plan, rootfs: self.root(), netns, attach };
+        let request = SpawnRequest { prepared, plan, rootfs: self.root(), trees: Vec::new(), netns, attach };
         self.runtime.spawn(request)
     }
 

@@ -1,0 +1,141 @@
+//! Removes volumes: decided under the table's lock, written down, renamed away, and then taken apart.
+
+use super::using::volumes_of;
+use super::{event, random, users};
+use crate::container::Container;
+use crate::gc::policy::LabelFilter;
+use crate::node::Inner;
+use crate::store::{Durability, Write};
+use crate::view::{Freed, FreedKind, FreedTotal};
+use crate::{NodeError, fail};
+use berth_model::ContainerId;
+use berth_model::volume::VolumeRecord;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Removes a tree that is no volume any more; what stays is found by the next opening.
+pub(super) fn clear(path: &Path) {
+    if let Err(e) = berth_rootfs::remove_tree(path) {
+        tracing::warn!(path = %path.display(), error = %e, "removing what is left of a volume");
+    }
+}
+
+/// Marks a volume as one that goes. `besides`: this user does not count. None: there is no such volume.
+fn decide(inner: &Inner, name: &str, besides: Option<&ContainerId>) -> Result<Option<Arc<super::Volume>>, NodeError> {
+    let mut table = inner.volumes.lock();
+    let Some(entry) = table.get_mut(name) else { return Ok(None) };
+    let Some(volume) = entry.volume.clone().filter(|_| !entry.removing) else { return Ok(None) };
+    let used = entry.users.iter().any(|id| Some(id) != besides) || !entry.work.is_empty();
+    if used {
+        return Err(NodeError::VolumeInUse { volume: name.to_owned(), by: users(inner, entry) });
+    }
+    entry.removing = true;
+    Ok(Some(volume))
+}
+
+/// Removes a volume with its files. false: there was none.
+pub(crate) async fn remove(inner: &Arc<Inner>, name: &str) -> Result<bool, NodeError> {
+    let _making = inner.volumes.making.lock().await;
+    let Some(volume) = decide(inner, name, None)? else { return Ok(false) };
+    let inner_ = inner.clone();
+    inner.blocking(move || gone(&inner_, volume.record.clone())).await?;
+    Ok(true)
+}
+
+/// Behind the decision; blocking. Every step finds what is there.
+pub(super) fn gone(inner: &Inner, record: VolumeRecord) -> Result<(), NodeError> {
+    let name = record.name.clone();
+    let wait = |write: Vec<Write>, durability| -> Result<(), NodeError> {
+        let written = inner.store.submit_blocking(write, durability)?;
+        Ok(tokio::runtime::Handle::current().block_on(written.safe())?)
+    };
+    let removed = (|| {
+        fail::point("volume.before_removal")?;
+        wait(vec![Write::PutVolume(VolumeRecord { removing: true, ..record.clone() }.into())], Durability::Durable)?;
+        fail::point("volume.after_removal_record")?;
+        let gone = inner.volumes.store.retire(&name, &random()?)?;
+        fail::point("volume.after_retire")?;
+        wait(vec![Write::DeleteVolume(name.clone()), event(inner, &record, "destroy", &[])], Durability::Quick)?;
+        Ok(gone)
+    })();
+    match removed {
+        Ok(gone) => {
+            inner.volumes.lock().remove(&name);
+            if let Some(gone) = gone {
+                clear(&gone);
+            }
+            Ok(())
+        }
+        Err(e) => {
+            // It stays, as far as this agent is concerned.
+            if let Some(entry) = inner.volumes.lock().get_mut(&name) {
+                entry.removing = false;
+            }
+            let _ = inner.store.submit_blocking(vec![Write::PutVolume(record.into())], Durability::Quick);
+            Err(e)
+        }
+    }
+}
+
+/// A container goes: its volumes lose a user, and its anonymous ones go with it where that was asked for; blocking. Again is fine.
+pub(crate) fn forget(inner: &Inner, container: &Container) -> Result<(), NodeError> {
+    let record = container.record();
+    for (_, wanted) in volumes_of(&record.spec) {
+        if wanted.anonymous && (record.remove_volumes || record.spec.auto_remove) {
+            match decide(inner, &wanted.name, Some(&container.id)) {
+                Ok(Some(volume)) => gone(inner, volume.record.clone())?,
+                Ok(None) => {}
+                // Another container has it by --volumes-from: it stays.
+                Err(e) => tracing::debug!(volume = wanted.name, error = %e, "an anonymous volume stays"),
+            }
+        }
+        if let Some(entry) = inner.volumes.lock().get_mut(&wanted.name) {
+            entry.users.remove(&container.id);
+            entry.mounted.remove(&container.id);
+        }
+    }
+    Ok(())
+}
+
+/// Removes volumes that no container refers to: anonymous ones, or all.
+pub(crate) async fn prune(
+    inner: &Arc<Inner>,
+    all: bool,
+    labels: &LabelFilter,
+    dry_run: bool,
+    tell: &mpsc::Sender<Freed>,
+) -> Result<FreedTotal, NodeError> {
+    let mut total = FreedTotal::default();
+    let idle = inner
+        .volumes
+        .all()
+        .into_iter()
+        .filter(|(v, users)| users.is_empty() && (all || v.record.anonymous) && labels.fit(&v.record.labels));
+    for (volume, _) in idle.collect::<Vec<_>>() {
+        if inner.stop.is_cancelled() {
+            return Err(NodeError::Stopping);
+        }
+        let name = &volume.record.name;
+        let bytes = super::bytes(inner, &volume).await.unwrap_or(0);
+        let removed = if dry_run { Ok(true) } else { remove(inner, name).await };
+        match removed {
+            Ok(true) => {
+                let freed = Freed {
+                    kind: FreedKind::Volume,
+                    id: name.clone(),
+                    name: String::new(),
+                    untagged: Vec::new(),
+                    bytes,
+                    reason: "no container uses it".to_owned(),
+                };
+                total.add(&freed);
+                let _ = tell.send(freed).await;
+            }
+            // It came into use, or went, meanwhile.
+            Ok(false) | Err(NodeError::VolumeInUse { .. }) => {}
+            Err(e) => total.problems.push(e.to_string()),
+        }
+    }
+    Ok(total)
+}

@@ -1,0 +1,236 @@
+//! Volumes as tars: out, and in as a whole or not at all.
+
+use super::{Volume, begin, create, random};
+use crate::node::Inner;
+use crate::{NodeError, fail};
+use berth_image::Hasher;
+use berth_model::Timestamp;
+use berth_model::digest::Algorithm;
+use berth_model::volume::VolumeRecord;
+use berth_tar::{Extracted, Packer, Packing};
+use bytes::{Bytes, BytesMut};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Bytes of one piece of a tar.
+const PIECE: usize = 128 << 10;
+/// Pieces that wait for a caller.
+const QUEUE: usize = 4;
+/// A caller that takes nothing for so long has forgotten the export.
+const STUCK: Duration = Duration::from_secs(600);
+
+/// A tar of a volume: its pieces, and the digest of all of them last.
+#[derive(Debug)]
+pub enum ExportItem {
+    Tar(Bytes),
+    Done { sha256: String, bytes: u64 },
+}
+
+/// An import, from its caller's first frame.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct ImportRequest {
+    pub volume: String,
+    /// Whatever is in the volume goes; else it must be empty.
+    pub replace: bool,
+}
+
+/// What a caller sends of a tar.
+#[derive(Debug)]
+pub enum ImportItem {
+    Tar(Bytes),
+    /// The tar is whole, and this is its SHA-256 in hexadecimal digits; empty: not told.
+    Done {
+        sha256: String,
+    },
+}
+
+/// Cuts a stream into pieces, and counts and hashes it.
+struct Out {
+    send: mpsc::Sender<Result<ExportItem, NodeError>>,
+    piece: BytesMut,
+    hasher: Hasher,
+    bytes: u64,
+    handle: tokio::runtime::Handle,
+}
+
+impl Out {
+    fn give(&mut self) -> io::Result<()> {
+        let piece = std::mem::replace(&mut self.piece, BytesMut::with_capacity(PIECE)).freeze();
+        let send = self.send.send(Ok(ExportItem::Tar(piece)));
+        match self.handle.block_on(tokio::time::timeout(STUCK, send)) {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the caller has gone")),
+        }
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(PIECE - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..n]);
+        self.hasher.update(&bytes[..n]);
+        self.bytes += n as u64;
+        if self.piece.len() >= PIECE {
+            self.give()?;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads a volume as a tar, whose first entry `./` is the volume's root. One that is in use is read while it is written.
+pub(crate) async fn export(
+    inner: &Arc<Inner>,
+    name: &str,
+) -> Result<mpsc::Receiver<Result<ExportItem, NodeError>>, NodeError> {
+    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let work = begin(inner, name, "an export of it")?;
+    let (send, receive) = mpsc::channel(QUEUE);
+    let (inner_, handle) = (inner.clone(), tokio::runtime::Handle::current());
+    inner.tasks.spawn_blocking(move || {
+        let _permit = permit;
+        let packed = (|| -> Result<ExportItem, NodeError> {
+            attach(&inner_, &work.volume)?;
+            let from = inner_.volumes.place(&work.volume).open()?;
+            let stop = inner_.stop.clone();
+            let check =
+                move || if stop.is_cancelled() { Err(io::Error::other("the agent is stopping")) } else { Ok(()) };
+            let out = Out {
+                send: send.clone(),
+                piece: BytesMut::with_capacity(PIECE),
+                hasher: Hasher::new(Algorithm::Sha256),
+                bytes: 0,
+                handle: handle.clone(),
+            };
+            let act = || format!("reading the volume {}", work.volume.record.name);
+            let mut packer = Packer::new(out, Packing { one_file_system: true }, &check);
+            packer.add(from.as_fd(), b".").map_err(NodeError::io(act()))?;
+            let mut out = packer.finish().map_err(NodeError::io(act()))?;
+            if !out.piece.is_empty() {
+                out.give().map_err(NodeError::io(act()))?;
+            }
+            Ok(ExportItem::Done { sha256: out.hasher.finish().hex().to_owned(), bytes: out.bytes })
+        })();
+        drop(work);
+        let _ = handle.block_on(tokio::time::timeout(STUCK, send.send(packed)));
+    });
+    Ok(receive)
+}
+
+fn attach(inner: &Inner, volume: &Volume) -> Result<(), NodeError> {
+    let _gate = volume.gate.lock().unwrap_or_else(|e| e.into_inner());
+    Ok(inner.volumes.store.attach(&volume.record.name, &volume.backing)?)
+}
+
+/// Makes a volume of a tar, or puts the tar's files into an empty one, or with `replace` in the place of what is there: in one step, when all
+/// has come and is what its sender says. Nobody may run with the volume when that step comes.
+pub(crate) async fn import(
+    inner: &Arc<Inner>,
+    request: ImportRequest,
+    pieces: mpsc::Receiver<Result<ImportItem, NodeError>>,
+) -> Result<Extracted, NodeError> {
+    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let name = request.volume.clone();
+    // Into a new one it is made as a draft; the volume itself is made first where it has to hold a file system.
+    let work = match begin(inner, &name, super::IMPORT) {
+        Ok(work) => Some(work),
+        Err(NodeError::VolumeNotFound(_)) => None,
+        Err(e) => return Err(e),
+    };
+    let inner_ = inner.clone();
+    let done = match work {
+        Some(work) => {
+            inner
+                .blocking(move || {
+                    let _permit = permit;
+                    into_there(&inner_, &work, request.replace, pieces)
+                })
+                .await?
+        }
+        None => {
+            let record = VolumeRecord { name: name.clone(), created: Timestamp::now(), ..VolumeRecord::default() };
+            create::check(&record)?;
+            let (draft, done) = inner
+                .blocking(move || {
+                    let _permit = permit;
+                    let draft = inner_.volumes.store.draft(&random()?, &berth_volume::Backing::Folder)?;
+                    let to = berth_sys::fs::open(draft.data(), berth_sys::fs::Open::RDONLY, 0)
+                        .map_err(NodeError::io("opening the new volume"))?;
+                    match extract(to, pieces) {
+                        Ok(done) => Ok((draft, done)),
+                        Err(e) => {
+                            super::remove::clear(&draft.dir);
+                            Err(e)
+                        }
+                    }
+                })
+                .await?;
+            fail::point("volume.after_extract")?;
+            create::adopt(inner, draft, record).await?;
+            done
+        }
+    };
+    Ok(done)
+}
+
+/// Takes a whole tar.
+fn extract(
+    to: std::os::fd::OwnedFd,
+    mut pieces: mpsc::Receiver<Result<ImportItem, NodeError>>,
+) -> Result<Extracted, NodeError> {
+    let mut extractor = berth_volume::extractor(to);
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    loop {
+        match pieces.blocking_recv().ok_or(NodeError::CallerGone)?? {
+            ImportItem::Tar(bytes) => {
+                hasher.update(&bytes);
+                extractor.push(&bytes).map_err(berth_volume::VolumeError::from)?;
+                fail::point("volume.while_importing")?;
+            }
+            ImportItem::Done { sha256 } => {
+                let is = hasher.finish();
+                if !sha256.is_empty() && !sha256.eq_ignore_ascii_case(is.hex()) {
+                    let why = format!("its digest is sha256:{}, and its sender says {sha256}", is.hex());
+                    return Err(NodeError::BadArchive(why));
+                }
+                return Ok(extractor.finish().map_err(berth_volume::VolumeError::from)?);
+            }
+        }
+    }
+}
+
+/// Into a volume that is there.
+fn into_there(
+    inner: &Arc<Inner>,
+    work: &super::Work,
+    replace: bool,
+    pieces: mpsc::Receiver<Result<ImportItem, NodeError>>,
+) -> Result<Extracted, NodeError> {
+    let volume = &work.volume;
+    let name = &volume.record.name;
+    if let Some(elsewhere) = volume.backing.elsewhere() {
+        return Err(berth_volume::VolumeError::Elsewhere(elsewhere).into());
+    }
+    attach(inner, volume)?;
+    let place = inner.volumes.place(volume);
+    if !replace && !place.is_empty()? {
+        return Err(berth_volume::VolumeError::NotEmpty.into());
+    }
+    let Some(fill) = &place.fill else { return Err(berth_volume::VolumeError::Elsewhere(name.clone()).into()) };
+    berth_rootfs::remove_tree(fill)?;
+    let done = place.draft(fill).map_err(NodeError::from).and_then(|to| extract(to, pieces)).and_then(|done| {
+        fail::point("volume.after_extract")?;
+        place.take(replace)?;
+        fail::point("volume.after_take")?;
+        Ok(done)
+    });
+    // What was there before, or half of what was to come.
+    super::remove::clear(fill);
+    done
+}

@@ -1,0 +1,366 @@
+//! Volumes in containers: what a spec's mounts become, who has what, and the mounts that a start gets.
+
+use super::{Volume, create, event, random};
+use crate::container::Container;
+use crate::node::Inner;
+use crate::store::{Durability, Write};
+use crate::view::VolumeView;
+use crate::{NodeError, fail};
+use berth_model::image::ImageConfig;
+use berth_model::spec::{Mount, MountKind, VolumeMount};
+use berth_model::volume::VolumeRecord;
+use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Timestamp};
+use berth_rootfs::RootMount;
+use berth_sys::fs::{self as sysfs, Kind, Open, Resolve};
+use berth_volume::Backing;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// Adds the volumes and bind mounts of the containers that a spec names, where it has nothing of its own at their targets.
+///
+/// # Errors
+/// `ContainerNotFound`, `Ambiguous`.
+pub(crate) fn from_others(inner: &Inner, spec: &mut ContainerSpec) -> Result<(), NodeError> {
+    for (name, read_only) in &spec.volumes_from {
+        let other = inner.containers.find(name)?.record();
+        for mount in &other.spec.mounts {
+            if spec.mounts.iter().any(|m| same(&m.target, &mount.target)) {
+                continue;
+            }
+            let mut mount = mount.clone();
+            match &mut mount.kind {
+                // It is the other's to take along.
+                MountKind::Volume(volume) => volume.anonymous = false,
+                MountKind::Bind { .. } => {}
+                MountKind::Tmpfs { .. } | MountKind::Image(_) => continue,
+            }
+            mount.read_only |= *read_only == Some(true);
+            spec.mounts.push(mount);
+        }
+    }
+    Ok(())
+}
+
+/// What a creation has taken.
+#[derive(Default, Debug)]
+pub(crate) struct Resolved {
+    names: Vec<String>,
+    /// Volumes that were made for this container, to be written down with it.
+    made: Vec<Arc<Volume>>,
+}
+
+impl Resolved {
+    /// The records of what was made for the container.
+    pub fn writes(&self, inner: &Inner) -> Vec<Write> {
+        let pair =
+            |v: &Arc<Volume>| [Write::PutVolume(v.record.clone().into()), event(inner, &v.record, "create", &[])];
+        self.made.iter().flat_map(pair).collect()
+    }
+}
+
+fn same(a: &str, b: &str) -> bool {
+    let parts = |p: &str| p.split('/').filter(|s| !s.is_empty() && *s != ".").map(str::to_owned).collect::<Vec<_>>();
+    parts(a) == parts(b)
+}
+
+pub(super) fn volumes_of(spec: &ContainerSpec) -> impl Iterator<Item = (&Mount, &VolumeMount)> {
+    spec.mounts.iter().filter_map(|m| match &m.kind {
+        MountKind::Volume(volume) => Some((m, volume)),
+        _ => None,
+    })
+}
+
+/// Images that a spec's mounts are of.
+pub(crate) fn images_of(spec: &ContainerSpec) -> impl Iterator<Item = &berth_model::Digest> {
+    spec.mounts.iter().filter_map(|m| match &m.kind {
+        MountKind::Image(image) => image.id.as_ref(),
+        _ => None,
+    })
+}
+
+/// Adds the image's volumes, names those without a name, makes what is missing, and puts the container down as their user.
+pub(crate) async fn resolve(
+    inner: &Arc<Inner>,
+    id: &ContainerId,
+    spec: &mut ContainerSpec,
+    image: &ImageConfig,
+) -> Result<Resolved, NodeError> {
+    for path in &image.volumes {
+        let sane = path.starts_with('/') && !path.split('/').any(|p| p == "..") && !same(path, "/");
+        if sane && !spec.mounts.iter().any(|m| same(&m.target, path)) {
+            let kind = MountKind::Volume(VolumeMount::default());
+            spec.mounts.push(Mount { target: path.clone(), read_only: false, kind });
+        }
+    }
+    for (n, mount) in spec.mounts.iter_mut().enumerate() {
+        let MountKind::Image(wanted) = &mut mount.kind else { continue };
+        let found = inner.images.take(&wanted.image).map_err(|e| match e {
+            NodeError::ImageNotFound(name) => {
+                let why = format!("there is no image {name} on this host: pull it first");
+                NodeError::Invalid(vec![(format!("config.mounts[{n}].image.image"), why)])
+            }
+            other => other,
+        })?;
+        wanted.id = Some(found.record().id.clone());
+        wanted.layers = found.record().layers.iter().map(|l| l.diff_id.clone()).collect();
+    }
+    let mut resolved = Resolved::default();
+    if volumes_of(spec).next().is_none() {
+        return Ok(resolved);
+    }
+    match take(inner, id, spec, &mut resolved).await {
+        Ok(()) => Ok(resolved),
+        Err(e) => {
+            undo(inner, id, resolved).await;
+            Err(e)
+        }
+    }
+}
+
+async fn take(
+    inner: &Arc<Inner>,
+    id: &ContainerId,
+    spec: &mut ContainerSpec,
+    resolved: &mut Resolved,
+) -> Result<(), NodeError> {
+    for (n, mount) in spec.mounts.iter_mut().enumerate() {
+        let MountKind::Volume(wanted) = &mut mount.kind else { continue };
+        let anonymous = wanted.name.is_empty();
+        if anonymous {
+            wanted.name = random()?;
+            wanted.anonymous = true;
+        }
+        let record = VolumeRecord {
+            name: wanted.name.clone(),
+            created: Timestamp::now(),
+            labels: wanted.labels.clone(),
+            options: wanted.options.clone(),
+            anonymous,
+            removing: false,
+        };
+        if !anonymous {
+            // One that goes between the two is made anew.
+            while !refer(inner, &record.name, id) {
+                create::ensure(inner, record.clone(), false).await.map_err(|e| in_mount(e, n))?;
+            }
+            resolved.names.push(record.name);
+            continue;
+        }
+        let volume = Volume::new(record).map_err(|e| in_mount(e, n))?;
+        let (inner_, volume_) = (inner.clone(), volume.clone());
+        inner
+            .blocking(move || {
+                let store = &inner_.volumes.store;
+                let draft = store.draft(&random()?, &volume_.backing)?;
+                Ok(store.publish(draft, &volume_.record.name)?)
+            })
+            .await?;
+        inner.volumes.put(volume.clone());
+        refer(inner, &volume.record.name, id);
+        resolved.names.push(volume.record.name.clone());
+        resolved.made.push(volume);
+    }
+    Ok(())
+}
+
+/// Errors of a volume's own fields, as those of the mount.
+fn in_mount(e: NodeError, n: usize) -> NodeError {
+    match e {
+        NodeError::Invalid(fields) => NodeError::Invalid(
+            fields.into_iter().map(|(field, why)| (format!("config.mounts[{n}].volume.{field}"), why)).collect(),
+        ),
+        other => other,
+    }
+}
+
+/// Puts a container down as a user; false: there is no such volume.
+fn refer(inner: &Inner, name: &str, id: &ContainerId) -> bool {
+    let mut table = inner.volumes.lock();
+    match table.get_mut(name).filter(|e| e.volume.is_some() && !e.removing) {
+        Some(entry) => {
+            entry.users.insert(id.clone());
+            true
+        }
+        None => false,
+    }
+}
+
+/// Takes a creation back that came to nothing. A named volume stays, as in Docker.
+pub(crate) async fn undo(inner: &Arc<Inner>, id: &ContainerId, resolved: Resolved) {
+    let Resolved { names, made } = resolved;
+    {
+        let mut table = inner.volumes.lock();
+        for name in &names {
+            if let Some(entry) = table.get_mut(name) {
+                entry.users.remove(id);
+            }
+        }
+        made.iter().for_each(|v| drop(table.remove(&v.record.name)));
+    }
+    let inner_ = inner.clone();
+    let removed = inner.blocking(move || {
+        for volume in made {
+            if let Some(gone) = inner_.volumes.store.retire(&volume.record.name, &random()?)? {
+                super::remove::clear(&gone);
+            }
+        }
+        Ok(())
+    });
+    if let Err(e) = removed.await {
+        tracing::warn!(container = %id, error = %e, "removing the volumes of a creation that was undone");
+    }
+}
+
+/// The mounts of a start, in the order of its spec; blocking. An empty volume is filled from the image by the container's first start.
+pub(crate) fn trees(
+    inner: &Arc<Inner>,
+    container: &Container,
+    record: &ContainerRecord,
+    root: &RootMount,
+) -> Result<Vec<OwnedFd>, NodeError> {
+    let mut trees = Vec::new();
+    for mount in &record.spec.mounts {
+        match &mount.kind {
+            MountKind::Volume(wanted) => {
+                let fill = (record.starts <= 1 && !wanted.no_copy).then(|| root.as_fd());
+                trees.push(mounted(inner, &container.id, mount, wanted, fill)?);
+            }
+            MountKind::Image(image) => {
+                let view = inner.layers.store.view(&image.layers, None)?;
+                trees.push(berth_volume::tree_of(view.as_fd(), image.subpath.as_deref(), false, true)?);
+            }
+            MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {}
+        }
+    }
+    if trees.is_empty() {
+        return Ok(trees);
+    }
+    let events = volumes_of(&record.spec).filter_map(|(mount, wanted)| {
+        let volume = inner.volumes.find(&wanted.name).ok()?;
+        let more = [
+            ("container", container.id.to_string()),
+            ("destination", mount.target.clone()),
+            ("read/write", (!mount.read_only).to_string()),
+        ];
+        Some(event(inner, &volume.record, "mount", &more))
+    });
+    let _ = inner.store.submit_blocking(events.collect(), Durability::Quick)?;
+    Ok(trees)
+}
+
+/// One volume as a detached mount; the container counts as one that has it mounted from here on.
+pub(crate) fn mounted(
+    inner: &Arc<Inner>,
+    id: &ContainerId,
+    mount: &Mount,
+    wanted: &VolumeMount,
+    fill: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, NodeError> {
+    let volume = inner.volumes.find(&wanted.name)?;
+    let _gate = volume.gate.lock().unwrap_or_else(|e| e.into_inner());
+    let alone = {
+        let mut table = inner.volumes.lock();
+        let entry = table.get_mut(&wanted.name).filter(|e| !e.removing);
+        let entry = entry.ok_or_else(|| NodeError::VolumeNotFound(wanted.name.clone()))?;
+        if entry.work.contains(&super::IMPORT) {
+            return Err(NodeError::VolumeInUse { volume: wanted.name.clone(), by: super::users(inner, entry) });
+        }
+        entry.mounted.insert(id.clone());
+        entry.mounted.len() == 1
+    };
+    inner.volumes.store.attach(&wanted.name, &volume.backing)?;
+    let place = inner.volumes.place(&volume);
+    if let Some(root) = fill.filter(|_| alone) {
+        first_fill(inner, &volume, &place, root, &mount.target)?;
+    }
+    Ok(place.tree(wanted.subpath.as_deref(), mount.read_only)?)
+}
+
+/// Copies what the image has at the target into an empty volume that nobody else has mounted.
+fn first_fill(
+    inner: &Inner,
+    volume: &Volume,
+    place: &berth_volume::Place,
+    root: BorrowedFd<'_>,
+    target: &str,
+) -> Result<(), NodeError> {
+    let Some(fill) = place.fill.as_ref().filter(|_| place.is_empty().unwrap_or(false)) else { return Ok(()) };
+    let how = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
+    let from = match sysfs::openat2(root, target, Open::RDONLY | Open::DIRECTORY | Open::NONBLOCK, 0, how) {
+        Ok(from) => from,
+        // The image has nothing there, or a file, which fills no volume.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        Err(e) => return Err(NodeError::Io { act: format!("opening {target} of the image"), source: e }),
+    };
+    let looked = NodeError::io(format!("looking at {target} of the image"));
+    let stat = sysfs::fstat(from.as_fd()).map_err(looked)?;
+    let plain = stat.kind == Kind::Directory && (stat.uid, stat.gid, stat.mode & 0o7777) == (0, 0, 0o755);
+    let nothing = sysfs::read_dir(from.as_fd(), 1).map_err(NodeError::io(format!("reading {target} of the image")))?;
+    if plain && nothing.is_empty() {
+        return Ok(());
+    }
+    sysfs::rewind_dir(from.as_fd()).map_err(NodeError::io(format!("reading {target} of the image")))?;
+    // Of a fill that was cut.
+    berth_rootfs::remove_tree(fill)?;
+    let stop = inner.stop.clone();
+    let check = move || {
+        fail::point("volume.while_filling").map_err(|e| io::Error::other(e.to_string()))?;
+        if stop.is_cancelled() { Err(io::Error::other("the agent is stopping")) } else { Ok(()) }
+    };
+    let filled = place.fill(from.as_fd(), &check);
+    if filled.is_err() {
+        super::remove::clear(fill);
+    }
+    let filled = filled?;
+    fail::point("volume.after_fill")?;
+    tracing::debug!(volume = volume.record.name, filled, "first use");
+    Ok(())
+}
+
+/// A run has ended, or was none: it has no volume mounted any more; blocking.
+pub(crate) fn let_go(inner: &Inner, container: &Container) -> Result<(), NodeError> {
+    let record = container.record();
+    let mut events = Vec::new();
+    for (mount, wanted) in volumes_of(&record.spec) {
+        let idle = {
+            let mut table = inner.volumes.lock();
+            let Some(entry) = table.get_mut(&wanted.name) else { continue };
+            if !entry.mounted.remove(&container.id) {
+                continue;
+            }
+            entry.volume.clone()
+        };
+        let Some(volume) = idle else { continue };
+        let more = [("container", container.id.to_string()), ("destination", mount.target.clone())];
+        events.push(event(inner, &volume.record, "unmount", &more));
+        super::detach_idle(inner, &volume);
+    }
+    if !events.is_empty() {
+        let _ = inner.store.submit_blocking(events, Durability::Quick)?;
+    }
+    Ok(())
+}
+
+/// One volume with its users.
+pub(crate) fn view(inner: &Inner, name: &str) -> Result<VolumeView, NodeError> {
+    let volume = inner.volumes.find(name)?;
+    let users = inner.volumes.lock().get(name).map(|e| e.users.iter().cloned().collect()).unwrap_or_default();
+    Ok(viewed(inner, &volume, users))
+}
+
+pub(super) fn viewed(inner: &Inner, volume: &Volume, users: Vec<ContainerId>) -> VolumeView {
+    let containers = users.iter().map(|id| match inner.containers.find(id.as_str()) {
+        Ok(container) => container.record().name.clone(),
+        Err(_) => id.short().to_owned(),
+    });
+    VolumeView {
+        containers: containers.collect(),
+        mountpoint: inner.volumes.place(volume).data,
+        bytes: match &volume.backing {
+            Backing::Disk { bytes } => Some(*bytes),
+            _ => None,
+        },
+        record: volume.record.clone(),
+    }
+}

@@ -1,0 +1,68 @@
+//! Volumes as they lie on the disk: one folder each, below the data root's `volumes`.
+//!
+//! Entry point: [`VolumeStore`]. `NAME/_data` holds a volume's files; with the option `size` they are in a file system of their own
+//! (`NAME/disk`, ext4), which is mounted at `NAME/_fs` while somebody uses it, as are those of the options `type` and `device`.
+//!
+//! What is half done has a name that no volume can have: `.new-…` until a volume is whole, `.gone-…` from the moment it is none any more,
+//! `_fill` beside `_data` while the first files are copied. Each becomes what it is meant to be by one rename(2), behind which the folder
+//! is synced; so a crash leaves a volume as it was before or as it is behind a step, and leftovers are known by their names.
+//!
+//! Files of a volume are handed out as detached mounts ([`Place::tree`]); a path inside is resolved by openat2(2) below the volume's root
+//! and held by its descriptor from then on, so that nobody who swaps folders for links meanwhile leads out of it (CVE-2021-25741).
+//!
+//! What it does not do: it knows no containers and no records; who uses what is the node's to know.
+#![forbid(unsafe_code)]
+
+mod copy;
+mod options;
+mod place;
+mod store;
+
+pub use copy::{copy_tree, extractor};
+pub use options::{Backing, BadOptions, Foreign, is_of_host};
+pub use place::{Place, tree_of};
+pub use store::{Draft, VolumeStore};
+
+use std::io;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("{act}: {source}")]
+    Io { act: String, source: io::Error },
+    #[error(transparent)]
+    Extract(#[from] berth_tar::ExtractError),
+    #[error("mkfs.ext4 is not on this host, and volumes of a fixed size need it: install e2fsprogs")]
+    NoMkfs,
+    #[error("making the file system of the volume: {0}")]
+    Mkfs(String),
+    #[error("the volume has no {0:?}, or it leads out of the volume")]
+    NoSubpath(String),
+    #[error("the volume's files are not on this host's disk but where its options say: {0}")]
+    Elsewhere(String),
+    #[error("the volume is not empty")]
+    NotEmpty,
+}
+
+impl VolumeError {
+    /// No space, no inodes or no quota left.
+    pub fn disk_full(&self) -> bool {
+        match self {
+            VolumeError::Io { source, .. } | VolumeError::Extract(berth_tar::ExtractError::Io { source, .. }) => {
+                berth_sys::fs::is_disk_full(source)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `result.act(|| "opening x")`: names the act that failed.
+trait Act<T> {
+    fn act(self, act: impl FnOnce() -> String) -> Result<T, VolumeError>;
+}
+
+impl<T> Act<T> for io::Result<T> {
+    fn act(self, act: impl FnOnce() -> String) -> Result<T, VolumeError> {
+        self.map_err(|source| VolumeError::Io { act: act(), source })
+    }
+}

@@ -1,0 +1,210 @@
+//! Options of Docker's `local` driver, and `size`: from words to what is mounted.
+
+use berth_sys::mount::MountAttr;
+use std::collections::BTreeMap;
+
+/// The least that mkfs.ext4 makes with a journal is about 2 MiB; below this most of it would be the file system's own.
+const LEAST_BYTES: u64 = 8 << 20;
+/// As much as ext4 can be without options of its own.
+const MOST_BYTES: u64 = 16 << 40;
+
+/// Where a volume's files are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Backing {
+    /// In its folder.
+    Folder,
+    /// In a file system of this many bytes, in a file in its folder.
+    Disk { bytes: u64 },
+    /// In a folder of the host.
+    Bind { path: String, recursive: bool, read_only: bool },
+    /// In another file system.
+    Mount(Foreign),
+}
+
+/// What is mounted where somebody uses the volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Foreign {
+    pub fs_type: String,
+    pub device: String,
+    pub attributes: MountAttr,
+    /// For the file system itself: a key, and a value where it has one.
+    pub parameters: Vec<(String, Option<String>)>,
+}
+
+/// Which option is wrong, and why.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BadOptions {
+    pub option: String,
+    pub why: String,
+}
+
+/// Whether these options lead to something of the host, which not every caller may name.
+pub fn is_of_host(options: &BTreeMap<String, String>) -> bool {
+    options.keys().any(|key| key != "size")
+}
+
+/// `10g`, `512m`, `4096`: powers of 1024, as Docker has them.
+fn bytes(text: &str) -> Option<u64> {
+    let lower = text.to_ascii_lowercase();
+    let lower = lower.strip_suffix('b').unwrap_or(&lower);
+    let (digits, shift) = match lower.as_bytes().last()? {
+        b'k' => (&lower[..lower.len() - 1], 10),
+        b'm' => (&lower[..lower.len() - 1], 20),
+        b'g' => (&lower[..lower.len() - 1], 30),
+        b't' => (&lower[..lower.len() - 1], 40),
+        _ => (lower, 0),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+impl Backing {
+    /// Reads a volume's options.
+    ///
+    /// # Errors
+    /// All that are wrong.
+    pub fn parse(options: &BTreeMap<String, String>) -> Result<Backing, Vec<BadOptions>> {
+        let mut wrong = Vec::new();
+        let mut say = |option: &str, why: &str| wrong.push(BadOptions { option: option.into(), why: why.into() });
+        for (key, value) in options {
+            if !matches!(key.as_str(), "type" | "device" | "o" | "size") {
+                say(key, "is not supported; there are type, device, o and size");
+            } else if value.len() > 4095 || value.chars().any(char::is_control) {
+                say(key, "must be at most 4095 characters, none of them a control character");
+            }
+        }
+        let get = |key: &str| options.get(key).map(String::as_str).filter(|v| !v.is_empty());
+        let (fs_type, device, o, size) = (get("type"), get("device"), get("o"), get("size"));
+        let words: Vec<&str> = o.unwrap_or("").split(',').map(str::trim).filter(|w| !w.is_empty()).collect();
+        let bind = words.contains(&"bind") || words.contains(&"rbind");
+        if options.contains_key("size") {
+            let parsed = size.and_then(bytes);
+            if !parsed.is_some_and(|n| (LEAST_BYTES..=MOST_BYTES).contains(&n)) {
+                say("size", "must be 8m to 16t: bytes, or a number with k, m, g or t");
+            }
+            if fs_type.is_some() || device.is_some() || o.is_some() {
+                say("size", "does not go with type, device and o; a tmpfs takes o=size=");
+            }
+            let bytes = parsed.unwrap_or(0);
+            return if wrong.is_empty() { Ok(Backing::Disk { bytes }) } else { Err(wrong) };
+        }
+        if fs_type.is_none() && device.is_none() && o.is_none() {
+            return if wrong.is_empty() { Ok(Backing::Folder) } else { Err(wrong) };
+        }
+        if bind {
+            if !matches!(fs_type, None | Some("none" | "bind")) {
+                say("type", "must be none for a bind");
+            }
+            let path = device.unwrap_or("");
+            if !path.starts_with('/') || path.split('/').any(|p| p == "..") {
+                say("device", "must be an absolute path of the host, without '..'");
+            }
+            let (mut recursive, mut read_only) = (false, false);
+            for word in words {
+                match word {
+                    "bind" => {}
+                    "rbind" => recursive = true,
+                    "ro" => read_only = true,
+                    "rw" => {}
+                    other => say("o", &format!("{other:?} does not go with a bind: bind, rbind, ro, rw")),
+                }
+            }
+            let backing = Backing::Bind { path: path.into(), recursive, read_only };
+            return if wrong.is_empty() { Ok(backing) } else { Err(wrong) };
+        }
+        let Some(fs_type) = fs_type else {
+            say("type", "must be there beside device and o: tmpfs, nfs, cifs, ext4, …, or none with o=bind");
+            return Err(wrong);
+        };
+        let word = |t: &str| t.len() <= 32 && t.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_'));
+        if fs_type == "none" || !word(fs_type) {
+            say("type", "must be a file system's name, or none with o=bind");
+        }
+        if device.is_none() && fs_type != "tmpfs" {
+            say("device", "must be there: HOST:/path for nfs, //HOST/share for cifs, else a block device");
+        }
+        let mut attributes = MountAttr::NONE;
+        let mut parameters = Vec::new();
+        for word in words {
+            match word {
+                "ro" => attributes |= MountAttr::RDONLY,
+                "nosuid" => attributes |= MountAttr::NOSUID,
+                "nodev" => attributes |= MountAttr::NODEV,
+                "noexec" => attributes |= MountAttr::NOEXEC,
+                "noatime" => attributes |= MountAttr::NOATIME,
+                "nodiratime" => attributes |= MountAttr::NODIRATIME,
+                "strictatime" => attributes |= MountAttr::STRICTATIME,
+                "rw" | "suid" | "dev" | "exec" | "relatime" | "defaults" => {}
+                other => match other.split_once('=') {
+                    // The kernel's own limit of fsconfig(2).
+                    Some((_, value)) if value.len() > 255 => say("o", "a value is longer than 255 bytes"),
+                    Some((key, value)) => parameters.push((key.to_owned(), Some(value.to_owned()))),
+                    None => parameters.push((other.to_owned(), None)),
+                },
+            }
+        }
+        let device = device.unwrap_or("tmpfs").to_owned();
+        let fs_type = fs_type.to_owned();
+        if wrong.is_empty() {
+            Ok(Backing::Mount(Foreign { fs_type, device, attributes, parameters }))
+        } else {
+            Err(wrong)
+        }
+    }
+
+    /// What is looked for elsewhere, for people; `None`: it is this host's disk, and the volume's own.
+    pub fn elsewhere(&self) -> Option<String> {
+        match self {
+            Backing::Folder | Backing::Disk { .. } => None,
+            Backing::Mount(f) if f.fs_type == "tmpfs" => None,
+            Backing::Bind { path, .. } => Some(path.clone()),
+            Backing::Mount(f) => Some(format!("{} {}", f.fs_type, f.device)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&str, &str)]) -> Result<Backing, Vec<String>> {
+        let options = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Backing::parse(&options).map_err(|w| w.into_iter().map(|w| w.option).collect())
+    }
+
+    #[test]
+    fn good_ones() {
+        assert_eq!(parse(&[]), Ok(Backing::Folder));
+        assert_eq!(parse(&[("size", "1G")]), Ok(Backing::Disk { bytes: 1 << 30 }));
+        assert_eq!(parse(&[("size", "64mb")]), Ok(Backing::Disk { bytes: 64 << 20 }));
+        let bind = Backing::Bind { path: "/srv/x".into(), recursive: false, read_only: true };
+        assert_eq!(parse(&[("type", "none"), ("o", "bind,ro"), ("device", "/srv/x")]), Ok(bind));
+        let Ok(Backing::Mount(tmpfs)) = parse(&[("type", "tmpfs"), ("o", "size=100m,uid=1000,noexec")]) else {
+            panic!("a tmpfs");
+        };
+        assert_eq!((tmpfs.device.as_str(), tmpfs.attributes), ("tmpfs", MountAttr::NOEXEC));
+        assert_eq!(
+            tmpfs.parameters,
+            [("size".to_owned(), Some("100m".to_owned())), ("uid".to_owned(), Some("1000".to_owned()))]
+        );
+        let nfs = parse(&[("type", "nfs"), ("o", "addr=10.0.0.1,rw,nolock"), ("device", ":/export")]);
+        let Ok(Backing::Mount(nfs)) = nfs else { panic!("an nfs") };
+        assert_eq!(nfs.parameters.len(), 2);
+    }
+
+    #[test]
+    fn bad_ones_are_all_told() {
+        assert_eq!(parse(&[("colour", "red"), ("size", "1")]), Err(vec!["colour".into(), "size".into()]));
+        assert_eq!(parse(&[("size", "1g"), ("type", "tmpfs")]), Err(vec!["size".into()]));
+        assert_eq!(parse(&[("device", "/x")]), Err(vec!["type".into()]));
+        assert_eq!(parse(&[("type", "nfs")]), Err(vec!["device".into()]));
+        let bind = [("type", "none"), ("o", "bind,noexec"), ("device", "/a/../etc")];
+        assert_eq!(parse(&bind), Err(vec!["device".into(), "o".into()]));
+        assert_eq!(parse(&[("type", "none"), ("device", "/a")]), Err(vec!["type".into()]));
+        for bad in ["", "x", "-1", "1e9", "99999999999999999999", "17t"] {
+            assert_eq!(parse(&[("size", bad)]), Err(vec!["size".into()]), "{bad}");
+        }
+    }
+}

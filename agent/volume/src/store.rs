@@ -1,0 +1,309 @@
+//! The folder of all volumes.
+
+use crate::options::Foreign;
+use crate::place::sync;
+use crate::{Act, Backing, Place, VolumeError};
+use berth_sys::fs::{self as sysfs, Open};
+use berth_sys::loop_device;
+use berth_sys::mount::{self, FsContext, MountAttr};
+use std::io;
+use std::net::ToSocketAddrs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const DATA: &str = "_data";
+const FILL: &str = "_fill";
+/// Where a file system of the volume's own is mounted; its files are in [`INSIDE`] there.
+const FS: &str = "_fs";
+const INSIDE: &str = "data";
+const DISK: &str = "disk";
+const NEW: &str = ".new-";
+const GONE: &str = ".gone-";
+
+/// All volumes of a node. Cheap to clone. What it does blocks.
+#[derive(Clone, Debug)]
+pub struct VolumeStore {
+    dir: PathBuf,
+}
+
+/// A volume in the making. Dropped, it stays as a leftover.
+#[derive(Debug)]
+pub struct Draft {
+    pub dir: PathBuf,
+}
+
+impl Draft {
+    /// Its empty folder of files; of a volume with a file system of its own there is none yet.
+    pub fn data(&self) -> PathBuf {
+        self.dir.join(DATA)
+    }
+}
+
+fn make(path: &Path, mode: u32) -> Result<(), VolumeError> {
+    let act = || format!("making {}", path.display());
+    std::fs::DirBuilder::new().mode(mode).create(path).act(act)?;
+    // Whatever the umask is.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).act(act)
+}
+
+impl VolumeStore {
+    /// Opens or makes the folder.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn open(dir: &Path) -> Result<VolumeStore, VolumeError> {
+        let act = || format!("making {}", dir.display());
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).act(act)?;
+        Ok(VolumeStore { dir: dir.to_owned() })
+    }
+
+    /// Makes a volume under a name that is none; `random` makes it another's than all others.
+    ///
+    /// # Errors
+    /// `NoMkfs`, `Mkfs`, `Io`: what was made stays as a leftover.
+    pub fn draft(&self, random: &str, backing: &Backing) -> Result<Draft, VolumeError> {
+        let dir = self.dir.join(format!("{NEW}{random}"));
+        make(&dir, 0o700)?;
+        match backing {
+            Backing::Folder => make(&dir.join(DATA), 0o755)?,
+            Backing::Bind { .. } => {}
+            Backing::Mount(_) => make(&dir.join(FS), 0o755)?,
+            Backing::Disk { bytes } => {
+                make(&dir.join(FS), 0o755)?;
+                make_disk(&dir.join(DISK), *bytes)?;
+            }
+        }
+        Ok(Draft { dir })
+    }
+
+    /// The volume is whole from here on.
+    ///
+    /// # Errors
+    /// `Io`; `AlreadyExists` when there is one of that name.
+    pub fn publish(&self, draft: Draft, name: &str) -> Result<(), VolumeError> {
+        let act = || format!("making the volume {name}");
+        let fd = sysfs::open(&draft.dir, Open::RDONLY | Open::DIRECTORY, 0).act(act)?;
+        sysfs::fsync(fd.as_fd()).act(act)?;
+        let root = sysfs::open(&self.dir, Open::RDONLY | Open::DIRECTORY, 0).act(act)?;
+        let from = draft.dir.file_name().unwrap_or_default();
+        sysfs::renameat2(root.as_fd(), from, root.as_fd(), name, true).act(act)?;
+        sysfs::fsync(root.as_fd()).act(act)
+    }
+
+    /// As [`VolumeStore::publish`] with files that were written into the draft: they are on the disk first.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn publish_with_files(&self, draft: Draft, name: &str) -> Result<(), VolumeError> {
+        let act = || format!("syncing the volume {name}");
+        let fd = sysfs::open(&draft.dir, Open::RDONLY | Open::DIRECTORY, 0).act(act)?;
+        sysfs::syncfs(fd.as_fd()).act(act)?;
+        self.publish(draft, name)
+    }
+
+    /// Takes a volume's name away in one step; its files are where the answer says, to be removed. `None`: there is no such volume.
+    ///
+    /// # Errors
+    /// `Io`: also when its file system is still mounted (`ResourceBusy`).
+    pub fn retire(&self, name: &str, random: &str) -> Result<Option<PathBuf>, VolumeError> {
+        self.detach(name)?;
+        let gone = self.dir.join(format!("{GONE}{random}"));
+        match std::fs::rename(self.dir.join(name), &gone) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.act(|| format!("removing the volume {name}"))?,
+        }
+        sync(&self.dir)?;
+        Ok(Some(gone))
+    }
+
+    pub fn exists(&self, name: &str) -> bool {
+        self.dir.join(name).is_dir()
+    }
+
+    /// The names of all that are whole, and the folders that are left of what was half done.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn list(&self) -> Result<(Vec<String>, Vec<PathBuf>), VolumeError> {
+        let act = || format!("listing {}", self.dir.display());
+        let (mut names, mut leftovers) = (Vec::new(), Vec::new());
+        for entry in std::fs::read_dir(&self.dir).act(act)? {
+            let entry = entry.act(act)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(NEW) || name.starts_with(GONE) {
+                leftovers.push(entry.path());
+            } else if berth_model::volume::check_volume_name(&name).is_ok() {
+                let fill = entry.path().join(FILL);
+                if fill.exists() {
+                    leftovers.push(fill);
+                }
+                names.push(name);
+            }
+        }
+        Ok((names, leftovers))
+    }
+
+    /// What the folder of a volume says of it, where its record was lost: `size`, or nothing.
+    pub fn guess(&self, name: &str) -> Option<Backing> {
+        let dir = self.dir.join(name);
+        match std::fs::metadata(dir.join(DISK)) {
+            Ok(disk) => Some(Backing::Disk { bytes: disk.len() }),
+            Err(_) if dir.join(DATA).is_dir() => Some(Backing::Folder),
+            Err(_) => None,
+        }
+    }
+
+    /// Where the files of a volume are; only good while it is attached, where it has a file system of its own.
+    pub fn place(&self, name: &str, backing: &Backing) -> Place {
+        let dir = self.dir.join(name);
+        let own = |at: PathBuf, data: &str, fill: &str| Place {
+            data: at.join(data),
+            fill: Some(at.join(fill)),
+            recursive: false,
+            read_only: false,
+        };
+        match backing {
+            Backing::Folder => own(dir, DATA, FILL),
+            Backing::Disk { .. } => own(dir.join(FS), INSIDE, "fill"),
+            Backing::Mount(f) if f.fs_type == "tmpfs" => own(dir.join(FS), INSIDE, "fill"),
+            Backing::Mount(f) => Place {
+                data: dir.join(FS),
+                fill: None,
+                recursive: false,
+                read_only: f.attributes.contains(MountAttr::RDONLY),
+            },
+            Backing::Bind { path, recursive, read_only } => {
+                Place { data: path.into(), fill: None, recursive: *recursive, read_only: *read_only }
+            }
+        }
+    }
+
+    /// Files of a volume that count on the disk.
+    pub fn counted(&self, name: &str, backing: &Backing) -> Option<PathBuf> {
+        match backing {
+            Backing::Folder => Some(self.dir.join(name).join(DATA)),
+            Backing::Disk { .. } => Some(self.dir.join(name)),
+            Backing::Bind { .. } | Backing::Mount(_) => None,
+        }
+    }
+
+    /// Mounts the volume's file system, where it has one and it is not mounted yet.
+    ///
+    /// # Errors
+    /// `Io`, with what the file system says.
+    pub fn attach(&self, name: &str, backing: &Backing) -> Result<(), VolumeError> {
+        let at = self.dir.join(name).join(FS);
+        let inside = match backing {
+            Backing::Folder | Backing::Bind { .. } => return Ok(()),
+            Backing::Disk { .. } => true,
+            Backing::Mount(f) => f.fs_type == "tmpfs",
+        };
+        if !is_mounted(&at)? {
+            let act = || format!("mounting the volume {name}");
+            let (tree, _device) = match backing {
+                Backing::Mount(foreign) => (mount_foreign(foreign, name)?, None),
+                _ => {
+                    let disk = self.dir.join(name).join(DISK);
+                    let device = match loop_device::find(&disk).act(act)? {
+                        Some(found) => found,
+                        None => {
+                            let file = sysfs::open(&disk, Open::RDWR, 0).act(act)?;
+                            loop_device::attach(file.as_fd())
+                                .act(|| format!("making a loop device for the volume {name}"))?
+                        }
+                    };
+                    let context = FsContext::open("ext4").act(act)?;
+                    let made = context.set_string("source", &device.path).and_then(|()| context.create());
+                    made.map_err(|e| explained(e, &context)).act(act)?;
+                    (context.mount(MountAttr::NONE).act(act)?, Some(device))
+                }
+            };
+            mount::move_mount(tree.as_fd(), &at).act(act)?;
+        }
+        if inside {
+            let data = at.join(INSIDE);
+            if !data.is_dir() {
+                make(&data, 0o755)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes down what [`VolumeStore::attach`] mounted; not mounted is fine.
+    ///
+    /// # Errors
+    /// `Io`: `ResourceBusy` while somebody has a file of it open through the host's table.
+    pub fn detach(&self, name: &str) -> Result<(), VolumeError> {
+        let at = self.dir.join(name).join(FS);
+        while is_mounted(&at)? {
+            mount::umount(&at, false).act(|| format!("unmounting the volume {name}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn is_mounted(at: &Path) -> Result<bool, VolumeError> {
+    let act = || format!("looking at {}", at.display());
+    match sysfs::open(at, Open::PATH | Open::DIRECTORY | Open::NOFOLLOW, 0) {
+        Ok(fd) => mount::is_mount_root(fd.as_fd()).act(act),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).act(act),
+    }
+}
+
+fn explained(e: io::Error, context: &FsContext) -> io::Error {
+    match context.messages() {
+        said if said.is_empty() => e,
+        said => io::Error::new(e.kind(), format!("{e} ({said})")),
+    }
+}
+
+fn mount_foreign(f: &Foreign, name: &str) -> Result<std::os::fd::OwnedFd, VolumeError> {
+    let act = || format!("mounting {} {} for the volume {name}", f.fs_type, f.device);
+    let context = FsContext::open(&f.fs_type).act(act)?;
+    let set = || -> io::Result<()> {
+        context.set_string("source", &f.device)?;
+        for (key, value) in &f.parameters {
+            match value {
+                None => context.set_flag(key)?,
+                // As Docker: the kernel wants an address where people write a name.
+                Some(host) if key == "addr" && host.parse::<std::net::IpAddr>().is_err() => {
+                    let found = (host.as_str(), 0u16).to_socket_addrs()?.next();
+                    let found = found.ok_or_else(|| io::Error::other(format!("{host} has no address")))?;
+                    context.set_string(key, found.ip().to_string())?;
+                }
+                Some(value) => context.set_string(key, value)?,
+            }
+        }
+        context.create()
+    };
+    set().map_err(|e| explained(e, &context)).act(act)?;
+    context.mount(f.attributes).act(act)
+}
+
+/// A file of that many bytes, all of them reserved, with an ext4 in it.
+fn make_disk(path: &Path, bytes: u64) -> Result<(), VolumeError> {
+    let act = || format!("reserving {bytes} bytes for {}", path.display());
+    let file = sysfs::open(path, Open::RDWR | Open::CREATE | Open::EXCL, 0o600).act(act)?;
+    // Reserved, so that a full host is no error of the file system inside.
+    sysfs::fallocate(file.as_fd(), 0, bytes, false).act(act)?;
+    // nodiscard: it would give the reserved room back. -m 0: nothing is kept for root, whose the container's files are.
+    let made = Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,root_owner=0:0"])
+        .arg(path)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .output();
+    match made {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(VolumeError::NoMkfs),
+        Err(e) => return Err(e).act(|| "running mkfs.ext4".into()),
+        Ok(done) if !done.status.success() => {
+            let said: String = String::from_utf8_lossy(&done.stderr).chars().take(400).collect();
+            return Err(VolumeError::Mkfs(said.trim().replace('\n', "; ")));
+        }
+        Ok(_) => {}
+    }
+    sysfs::fsync(file.as_fd()).act(|| format!("syncing {}", path.display()))
+}
