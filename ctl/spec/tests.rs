@@ -170,6 +170,9 @@ fn mounts() {
         "type=bind,source=/a,target=/b",
         "type=bind,src=/a,dst=/b,readonly,bind-propagation=rslave,bind-recursive=disabled",
         "type=tmpfs,target=/c,tmpfs-size=1m,tmpfs-mode=1777",
+        "type=volume,source=data,target=/c,volume-subpath=a/b,volume-nocopy",
+        "source=data,target=/c,\"volume-opt=o=addr=10.0.0.1,ro\"",
+        "type=image,source=nginx,target=/c,image-subpath=etc",
     ] {
         mount::mount(good).expect(good);
     }
@@ -178,6 +181,9 @@ fn mounts() {
         "type=bind,target=/b",
         "type=bind,source=a,target=/b",
         "type=volume,source=v,target=/b",
+        "type=bind,source=/a,target=/b,volume-nocopy",
+        "type=image,target=/b",
+        "type=volume,target=/b,\"volume-opt=o=a",
         "source=/a,target=/b",
         "type=tmpfs,source=/a,target=/b",
         "type=bind,source=/a,target=/b,tmpfs-size=1",
@@ -188,7 +194,7 @@ fn mounts() {
         mount::mount(bad).expect_err(bad);
     }
     assert!(mount::volume("/a:/b:ro,rslave").expect("good").read_only);
-    for bad in ["/a", "v:/b", "/a:b", "/a:/b:z", "/a:/b:ro:x", "./a:/b"] {
+    for bad in ["a", "v:/b", "/a:b", "/a:/b:z", "/a:/b:ro:x", "./a:/b", "data:/b:rslave", "/a:/b:nocopy", ":/b"] {
         mount::volume(bad).expect_err(bad);
     }
     for bad in ["t", "/t:size=x", "/t:suid", "/t:mode=8"] {

@@ -186,10 +186,14 @@ fn extract(
 ) -> Result<Extracted, NodeError> {
     let mut extractor = berth_volume::extractor(to);
     let mut hasher = Hasher::new(Algorithm::Sha256);
+    // A tar that was cut between two files looks whole but for its end: two blocks of zeros.
+    let mut zeros = 0;
     loop {
         match pieces.blocking_recv().ok_or(NodeError::CallerGone)?? {
             ImportItem::Tar(bytes) => {
                 hasher.update(&bytes);
+                let trailing = bytes.iter().rev().take_while(|b| **b == 0).count();
+                zeros = if trailing == bytes.len() { zeros + trailing } else { trailing };
                 extractor.push(&bytes).map_err(berth_volume::VolumeError::from)?;
                 fail::point("volume.while_importing")?;
             }
@@ -198,6 +202,9 @@ fn extract(
                 if !sha256.is_empty() && !sha256.eq_ignore_ascii_case(is.hex()) {
                     let why = format!("its digest is sha256:{}, and its sender says {sha256}", is.hex());
                     return Err(NodeError::BadArchive(why));
+                }
+                if zeros < 1024 {
+                    return Err(NodeError::BadArchive("it has no end: it is a part of a tar".to_owned()));
                 }
                 return Ok(extractor.finish().map_err(berth_volume::VolumeError::from)?);
             }
