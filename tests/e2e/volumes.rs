@@ -89,7 +89,7 @@ fn a_volume_of_a_fixed_size_is_full_for_itself() {
     node.ok(&["exec", "box", "sh", "-c", "echo again >>/data/file"]);
     node.ok(&["rm", "-f", "box"]);
     assert_eq!(node.sh(&["-v", "small:/x"], "cat /x/file"), "kept\nagain");
-    until("nobody has it", || node.ctl(&["volume", "rm", "small", "big"]).code == 0);
+    until("nobody has it", || node.ctl(&["volume", "rm", "-f", "small", "big"]).code == 0);
     node.finish();
 }
 
