@@ -63,14 +63,12 @@ fn anonymous_volumes_go_where_that_was_asked_for() {
 #[test]
 fn an_empty_volume_is_filled_from_the_image() {
     let node = Node::with_busybox("volume-fill");
-    let listing = "cd /bin && ls -lin | awk '{print $2, $4, $5, $6, $10}' | md5sum";
     let of_image = node.sh(&[], "cd /bin && ls | md5sum");
     assert_eq!(node.sh(&["-v", "bin:/bin"], "cd /bin && ls | md5sum"), of_image);
     node.sh(&["-v", "none:/etc:nocopy"], "true; test -z \"$(ls /etc | grep -v -e hosts -e hostname -e resolv.conf)\"");
     // What is there stays: nothing is filled twice.
     node.sh(&["-v", "bin:/mnt"], "rm /mnt/cat");
     node.sh(&["-v", "bin:/bin"], "test ! -e /bin/cat");
-    assert!(!listing.is_empty());
     node.finish();
 }
 

@@ -388,7 +388,7 @@ fn fill_detour(batch: &mut Batch<'_>, family: Family, device: u32, input_rules: 
             batch.add_rule("input", &rule);
         }
         batch.add_rule("detour", &[FromEthernet, KeepHardwareAddress]);
-        batch.add_rule("detour", &[copy.clone()]);
+        batch.add_rule("detour", std::slice::from_ref(&copy));
         batch.add_rule("detour", &[Drop]);
     }
     if family == Family::V6 {

@@ -64,7 +64,7 @@ pub(super) async fn ensure(inner: &Arc<Inner>, record: VolumeRecord, exact: bool
             let draft = store.draft(&random()?, &volume_.backing)?;
             fail::point("volume.after_draft")?;
             store.publish(draft, &volume_.record.name)?;
-            Ok(fail::point("volume.after_publish")?)
+            fail::point("volume.after_publish")
         })
         .await?;
     keep(inner, volume.clone()).await?;
@@ -97,7 +97,11 @@ pub(super) async fn adopt(inner: &Arc<Inner>, draft: Draft, record: VolumeRecord
         })
         .await;
     if let Err(e) = published {
-        inner.blocking(move || Ok(super::remove::clear(&dir))).await?;
+        let cleared = inner.blocking(move || {
+            super::remove::clear(&dir);
+            Ok(())
+        });
+        cleared.await?;
         return Err(e);
     }
     fail::point("volume.after_publish")?;
@@ -157,20 +161,18 @@ pub(crate) async fn clone(
                 fail::point("volume.after_copy")?;
                 return Ok(volumes.store.publish_with_files(draft, &volume_.record.name)?);
             }
-            // With a file system of its own it is filled where it is mounted, before anybody knows it.
-            volumes.store.publish(draft, &volume_.record.name)?;
-            let name = &volume_.record.name;
+            // With a file system of its own it is filled as a draft, too: there is no half of it under its name.
+            let draft_name = draft.dir.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
             let filled = volumes
                 .store
-                .attach(name, &volume_.backing)
-                .and_then(|()| volumes.place(&volume_).fill(from.as_fd(), &go_on).map(drop));
-            let detached = volumes.store.detach(name);
-            if let Err(e) = filled.and(detached) {
-                if let Ok(Some(gone)) = volumes.store.retire(name, &random()?) {
-                    super::remove::clear(&gone);
-                }
+                .attach(&draft_name, &volume_.backing)
+                .and_then(|()| volumes.store.place(&draft_name, &volume_.backing).fill(from.as_fd(), &go_on).map(drop));
+            if let Err(e) = filled.and(volumes.store.detach(&draft_name)) {
+                super::remove::clear(&draft.dir);
                 return Err(e.into());
             }
+            fail::point("volume.after_copy")?;
+            volumes.store.publish(draft, &volume_.record.name)?;
             Ok(())
         })
         .await?;

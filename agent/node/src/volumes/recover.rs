@@ -107,7 +107,15 @@ pub(crate) async fn sweep(inner: &Arc<Inner>, writes: Vec<Write>, leftovers: Vec
     }
     let inner_ = inner.clone();
     let swept = inner.blocking(move || {
-        leftovers.iter().for_each(|path| remove::clear(path));
+        for path in &leftovers {
+            // A draft whose file system is still mounted.
+            if let Some(name) = path.file_name().and_then(|n| n.to_str())
+                && let Err(e) = inner_.volumes.store.detach(name)
+            {
+                tracing::warn!(path = %path.display(), error = %e, "unmounting what is left of a volume");
+            }
+            remove::clear(path);
+        }
         let cut: Vec<VolumeRecord> = inner_
             .volumes
             .lock()
