@@ -8,11 +8,15 @@ use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::{Freed, FreedKind, FreedTotal};
 use crate::{NodeError, fail};
-use berth_model::ContainerId;
 use berth_model::volume::VolumeRecord;
+use berth_model::{ContainerId, Phase};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+
+/// A removal waits so long for containers that are on their way out.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// Removes a tree that is no volume any more; what stays is found by the next opening.
 pub(super) fn clear(path: &Path) {
@@ -34,10 +38,32 @@ fn decide(inner: &Inner, name: &str, besides: Option<&ContainerId>) -> Result<Op
     Ok(Some(volume))
 }
 
+/// Everybody who has it is a container on its way out.
+fn leaving(inner: &Inner, name: &str) -> bool {
+    let users: Vec<ContainerId> =
+        inner.volumes.lock().get(name).map(|e| e.users.iter().cloned().collect()).unwrap_or_default();
+    users.iter().all(|id| {
+        inner.containers.find(id.as_str()).map_or(true, |container| {
+            let record = container.record();
+            record.phase == Phase::Removing || (record.phase == Phase::Exited && record.spec.auto_remove)
+        })
+    })
+}
+
 /// Removes a volume with its files. false: there was none.
 pub(crate) async fn remove(inner: &Arc<Inner>, name: &str) -> Result<bool, NodeError> {
-    let _making = inner.volumes.making.lock().await;
-    let Some(volume) = decide(inner, name, None)? else { return Ok(false) };
+    let patience = Instant::now() + LEAVING;
+    let (_making, volume) = loop {
+        let making = inner.volumes.making.lock().await;
+        match decide(inner, name, None) {
+            // Behind the end of a `run --rm` its container is taken apart: who calls next finds the volume free.
+            Err(NodeError::VolumeInUse { .. }) if Instant::now() < patience && leaving(inner, name) => {}
+            decided => break (making, decided?),
+        }
+        drop(making);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let Some(volume) = volume else { return Ok(false) };
     let inner_ = inner.clone();
     inner.blocking(move || gone(&inner_, volume.record.clone())).await?;
     Ok(true)
