@@ -20,12 +20,16 @@ const LOOKING: &[&str] = &[
     "/berth.v1.Files/Diff",
     "/berth.v1.Images/Inspect",
     "/berth.v1.Images/List",
+    "/berth.v1.Networks/Inspect",
+    "/berth.v1.Networks/List",
     "/berth.v1.Node/DiskUsage",
     "/berth.v1.Node/Doctor",
     "/berth.v1.Node/Events",
     "/berth.v1.Node/Info",
     "/berth.v1.Node/UpgradeStatus",
     "/berth.v1.Node/Version",
+    "/berth.v1.Volumes/Inspect",
+    "/berth.v1.Volumes/List",
 ];
 /// What only an admin may call.
 const ADMINS: &[&str] = &["/berth.v1.Node/ConfirmUpgrade", "/berth.v1.Node/UpgradeAgent"];
@@ -46,6 +50,7 @@ const CHANGING: &[&str] = &[
     "/berth.v1.Containers/StopAll",
     "/berth.v1.Containers/Unpause",
     "/berth.v1.Containers/Update",
+    "/berth.v1.Containers/UpdatePorts",
     "/berth.v1.Files/Commit",
     "/berth.v1.Files/CopyFrom",
     "/berth.v1.Files/CopyTo",
@@ -54,8 +59,19 @@ const CHANGING: &[&str] = &[
     "/berth.v1.Images/Pull",
     "/berth.v1.Images/Remove",
     "/berth.v1.Images/Tag",
+    "/berth.v1.Networks/Connect",
+    "/berth.v1.Networks/Create",
+    "/berth.v1.Networks/Disconnect",
+    "/berth.v1.Networks/Prune",
+    "/berth.v1.Networks/Remove",
     "/berth.v1.Node/CollectGarbage",
     "/berth.v1.Node/CheckImages",
+    "/berth.v1.Volumes/Clone",
+    "/berth.v1.Volumes/Create",
+    "/berth.v1.Volumes/Export",
+    "/berth.v1.Volumes/Import",
+    "/berth.v1.Volumes/Prune",
+    "/berth.v1.Volumes/Remove",
 ];
 
 fn all_rpcs() -> BTreeSet<String> {
