@@ -55,4 +55,6 @@ mod trace;
 mod upgrade;
 mod usage;
 mod verbs;
+#[cfg(feature = "failpoints")]
+mod volume_faults;
 mod volumes;

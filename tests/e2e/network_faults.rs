@@ -10,7 +10,7 @@ fn ports(bridge: &str) -> usize {
 }
 
 /// The agent dies at `point` during `act`, and a new one comes.
-fn dies(node: &mut Node, point: &str, act: &[&str]) {
+pub fn dies(node: &mut Node, point: &str, act: &[&str]) {
     node.kill_agent();
     node.set_env("BERTH_FAILPOINTS", Some(&format!("{point}=abort")));
     node.spawn();

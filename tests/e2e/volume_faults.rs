@@ -1,0 +1,115 @@
+//! The agent dies at every step of making, filling, cloning, importing and removing a volume: it is whole, or not there.
+
+use crate::harness::{Node, until};
+use crate::network_faults::dies;
+
+/// What the folder of volumes holds.
+fn folders(node: &Node) -> Vec<String> {
+    let entries = std::fs::read_dir(node.data().join("volumes")).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn volumes(node: &Node) -> Vec<String> {
+    node.ok(&["volume", "ls", "-q"]).lines().map(str::to_owned).collect()
+}
+
+/// What is listed is there, and nothing beside it.
+fn settled(node: &Node, point: &str) {
+    until(&format!("{point}: no folder is left over"), || folders(node) == volumes(node));
+}
+
+const SUM: &str = "find . -type f | sort | xargs md5sum | md5sum";
+
+#[test]
+fn making_and_removing() {
+    let mut node = Node::with_busybox("volume-faults-make");
+    for size in [&[][..], &["--opt", "size=16m"]] {
+        let create = [&["volume", "create"], size, &["data"]].concat();
+        for point in ["volume.after_draft", "volume.after_publish", "volume.after_record"] {
+            dies(&mut node, point, &create);
+            settled(&node, point);
+            if !volumes(&node).is_empty() {
+                node.sh(&["-v", "data:/data"], "echo x >/data/file");
+                node.ok(&["volume", "rm", "data"]);
+            }
+            settled(&node, point);
+        }
+        for point in ["volume.before_removal", "volume.after_removal_record", "volume.after_retire"] {
+            node.ok(&create);
+            node.sh(&["-v", "data:/data"], "echo kept >/data/file");
+            dies(&mut node, point, &["volume", "rm", "data"]);
+            if point == "volume.before_removal" {
+                assert_eq!(node.sh(&["-v", "data:/data"], "cat /data/file"), "kept", "nothing was decided yet");
+                node.ok(&["volume", "rm", "data"]);
+            }
+            until(&format!("{point}: it goes"), || volumes(&node).is_empty());
+            settled(&node, point);
+        }
+    }
+    node.finish();
+}
+
+#[test]
+fn filling() {
+    let mut node = Node::with_busybox("volume-faults-fill");
+    let of_image = node.sh(&[], &format!("cd /bin; {SUM}"));
+    let image = crate::harness::image("busybox");
+    for size in [&[][..], &["--opt", "size=64m"]] {
+        for point in ["volume.while_filling", "volume.after_fill"] {
+            node.ok(&[&["volume", "create"], size, &["bin"]].concat());
+            dies(&mut node, point, &["run", "--rm", "-v", "bin:/bin", &image, "true"]);
+            assert_eq!(node.sh(&["-v", "bin:/bin"], &format!("cd /bin; {SUM}")), of_image, "{point}");
+            until("nobody has it", || node.ctl(&["volume", "rm", "bin"]).code == 0);
+            settled(&node, point);
+        }
+    }
+    node.finish();
+}
+
+#[test]
+fn cloning() {
+    let mut node = Node::with_busybox("volume-faults-clone");
+    for size in [&[][..], &["--opt", "size=16m"]] {
+        node.ok(&[&["volume", "create"], size, &["data"]].concat());
+        node.sh(&["-v", "data:/data"], "echo kept >/data/file");
+        dies(&mut node, "volume.after_copy", &["volume", "clone", "data", "copy"]);
+        settled(&node, "volume.after_copy");
+        assert_eq!(volumes(&node), ["data"], "nobody was told of a copy");
+        node.ok(&["volume", "clone", "data", "copy"]);
+        assert_eq!(node.sh(&["-v", "copy:/copy"], "cat /copy/file"), "kept");
+        until("nobody has them", || node.ctl(&["volume", "rm", "data", "copy"]).code == 0);
+    }
+    node.finish();
+}
+
+#[test]
+fn importing() {
+    let mut node = Node::with_busybox("volume-faults-import");
+    let tar = node.scratch().join("data.tar").display().to_string();
+    node.sh(&["-v", "data:/data"], "cd /data; dd if=/dev/urandom of=a bs=64k count=40 2>/dev/null; echo new >b");
+    let sum = node.sh(&["-v", "data:/data"], &format!("cd /data; {SUM}"));
+    node.ok(&["volume", "export", "-o", &tar, "data"]);
+    for point in ["volume.while_importing", "volume.after_extract"] {
+        dies(&mut node, point, &["volume", "import", "again", &tar]);
+        settled(&node, point);
+        if volumes(&node).contains(&"again".to_owned()) {
+            assert_eq!(
+                node.sh(&["-v", "again:/data"], &format!("cd /data; {SUM}")),
+                sum,
+                "{point}: whole or not there"
+            );
+            until("nobody has it", || node.ctl(&["volume", "rm", "again"]).code == 0);
+        }
+    }
+    for point in ["volume.while_importing", "volume.after_extract", "volume.after_take"] {
+        node.sh(&["-v", "old:/data:nocopy"], "rm -rf /data/*; echo old >/data/file");
+        until("nobody has it", || node.ctl(&["ps", "-aq"]).stdout.is_empty());
+        dies(&mut node, point, &["volume", "import", "--replace", "old", &tar]);
+        settled(&node, point);
+        let now = node.sh(&["-v", "old:/data"], &format!("cd /data; test -e file && cat file || {SUM}"));
+        assert!(now == "old" || now == sum, "{point}: {now}");
+    }
+    node.finish();
+}
