@@ -1,17 +1,14 @@
 //! `inspect`: everything about containers and images.
 
-use crate::complete;
+use super::details;
 use crate::connect::{Connection, UNARY_TIMEOUT};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Format, print};
-use crate::template::Template;
-use crate::{view, yaml};
+use crate::{complete, view};
 use berth::v1;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use serde_json::Value;
-use std::rc::Rc;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Type {
@@ -39,69 +36,9 @@ pub struct Inspect {
 }
 
 pub async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
-    if args.format.is_some() && args.output == "yaml" {
-        return Err(Error::usage("--format and --output yaml exclude each other"));
-    }
-    let format = match args.format.as_deref() {
-        None if args.output == "yaml" => Format::Yaml,
-        None => Format::Json,
-        Some("json") => Format::JsonLines,
-        Some(t) => Format::Template(
-            Template::parse(&t.replace("\\t", "\t").replace("\\n", "\n"))
-                .map_err(|e| Error::usage(format!("--format {t:?}: {e}")))?,
-        ),
-    };
-    let (args, labelled) = (Rc::new(args), fleet.labelled);
-    let call = move |c: Connection| {
-        let args = args.clone();
-        async move {
-            let (mut found, mut failed) = (Vec::new(), Vec::new());
-            for name in &args.names {
-                match one(&c, name, args.r#type, shape(&args)).await {
-                    Ok(value) => found.push(value),
-                    Err(e) => failed.push(e),
-                }
-            }
-            if labelled && found.is_empty() {
-                // This host failed as a whole: it counts among those that did.
-                super::together(std::mem::take(&mut failed), true)?;
-            }
-            Ok((found, failed))
-        }
-    };
-    let mut all: Vec<Value> = Vec::new();
-    let mut code = 0;
-    let answered = fleet
-        .each(call, |host, (found, failed)| {
-            for error in failed {
-                let error = if fleet.labelled {
-                    Error { message: format!("{host}: {}", error.message), ..error }
-                } else {
-                    error
-                };
-                error.report();
-                code = if fleet.labelled { crate::fanout::SOME_FAILED } else { 1 };
-            }
-            for mut value in found {
-                if fleet.labelled {
-                    value["Host"] = host.into();
-                }
-                let prefix = fleet.label(host).unwrap_or_default();
-                match &format {
-                    Format::Template(t) => print(format!("{prefix}{}\n", t.render(&value).map_err(Error::usage)?))?,
-                    Format::JsonLines => print(format!("{value}\n"))?,
-                    _ => all.push(value),
-                }
-            }
-            Ok(())
-        })
-        .await?;
-    match format {
-        Format::Json => print(format!("{:#}\n", Value::Array(all)))?,
-        Format::Yaml => print(yaml::emit(&Value::Array(all)))?,
-        _ => {}
-    }
-    Ok(answered.max(code))
+    let format = details::format(args.format.as_deref(), &args.output)?;
+    let (shape, only) = (shape(&args), args.r#type);
+    details::show(fleet, format, args.names, move |c, name| async move { one(&c, &name, only, shape).await }).await
 }
 
 /// How an answer is shown.

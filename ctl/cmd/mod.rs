@@ -6,6 +6,7 @@ pub mod changes;
 pub mod commit;
 pub mod context;
 pub mod cp;
+pub mod details;
 pub mod df;
 pub mod events;
 pub mod exec;

@@ -1,20 +1,17 @@
 //! `network create`, `ls`, `inspect`, `rm`, `prune`, `connect` and `disconnect`.
 
-use super::{for_names, list};
+use super::{details, for_names, list};
 use crate::complete;
 use crate::connect::{Connection, UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Format, Shape, Show, Sink, print};
+use crate::output::{Shape, Show, Sink};
 use crate::spec::{network, pairs};
-use crate::template::Template;
-use crate::{view, yaml};
+use crate::view;
 use berth::v1;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use serde_json::Value;
 use std::cell::Cell;
-use std::rc::Rc;
 
 const SHAPE: Shape = Shape {
     columns: &[("NETWORK ID", "ID"), ("NAME", "Name"), ("DRIVER", "Driver"), ("SCOPE", "Scope")],
@@ -246,61 +243,13 @@ async fn ls(fleet: &Fleet, args: Ls) -> Result<u8> {
 }
 
 async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
-    if args.format.is_some() && args.output == "yaml" {
-        return Err(Error::usage("--format and --output yaml exclude each other"));
-    }
-    let format = match args.format.as_deref() {
-        None if args.output == "yaml" => Format::Yaml,
-        None => Format::Json,
-        Some("json") => Format::JsonLines,
-        Some(t) => Format::Template(
-            Template::parse(&t.replace("\\t", "\t").replace("\\n", "\n"))
-                .map_err(|e| Error::usage(format!("--format {t:?}: {e}")))?,
-        ),
-    };
-    let names = Rc::new(args.networks);
-    let call = move |c: Connection| {
-        let names = names.clone();
-        async move {
-            let (mut found, mut failed) = (Vec::new(), Vec::new());
-            for name in names.iter() {
-                let request = v1::InspectNetworkRequest { network: name.clone() };
-                let call = async || c.networks().inspect(c.request(request.clone(), Some(UNARY_TIMEOUT))).await;
-                match c.retry(call).await {
-                    Ok(answer) => found.push(view::network::inspect(answer.get_ref())),
-                    Err(e) => failed.push(e),
-                }
-            }
-            Ok((found, failed))
-        }
-    };
-    let (mut all, mut code): (Vec<Value>, u8) = (Vec::new(), 0);
-    let answered = fleet
-        .each(call, |host, (found, failed)| {
-            for error in failed {
-                error.report();
-                code = if fleet.labelled { crate::fanout::SOME_FAILED } else { 1 };
-            }
-            for mut value in found {
-                if fleet.labelled {
-                    value["Host"] = host.into();
-                }
-                let prefix = fleet.label(host).unwrap_or_default();
-                match &format {
-                    Format::Template(t) => print(format!("{prefix}{}\n", t.render(&value).map_err(Error::usage)?))?,
-                    Format::JsonLines => print(format!("{value}\n"))?,
-                    _ => all.push(value),
-                }
-            }
-            Ok(())
-        })
-        .await?;
-    match format {
-        Format::Json => print(format!("{:#}\n", Value::Array(all)))?,
-        Format::Yaml => print(yaml::emit(&Value::Array(all)))?,
-        _ => {}
-    }
-    Ok(answered.max(code))
+    let format = details::format(args.format.as_deref(), &args.output)?;
+    details::show(fleet, format, args.networks, move |c, network| async move {
+        let request = v1::InspectNetworkRequest { network };
+        let call = async || c.networks().inspect(c.request(request.clone(), Some(UNARY_TIMEOUT))).await;
+        Ok(view::network::inspect(c.retry(call).await?.get_ref()))
+    })
+    .await
 }
 
 async fn rm(fleet: &Fleet, args: Rm) -> Result<u8> {

@@ -1,13 +1,12 @@
 //! `volume`: create, ls, inspect, rm, prune, export, import, clone and df.
 
 use super::changes::Out;
-use super::{for_names, list, prune};
+use super::{details, for_names, list, prune};
 use crate::complete;
 use crate::connect::{Connection, Patience, UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Format, Listing, Shape, Show, Sink};
-use crate::template::Template;
+use crate::output::{Format, Shape, Show, Sink};
 use crate::units::{human_size, time};
 use berth::v1::{self, volumes_client::VolumesClient};
 use bytes::Bytes;
@@ -87,9 +86,12 @@ pub struct Ls {
 
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// Go template
+    /// Go template, or 'json'
     #[arg(short, long, value_name = "TEMPLATE")]
     format: Option<String>,
+    /// Shape of the output
+    #[arg(short, long, value_parser = ["json", "yaml"], default_value = "json")]
+    output: String,
     /// Count the bytes of its files, too
     #[arg(short, long)]
     size: bool,
@@ -262,32 +264,20 @@ async fn df(fleet: &Fleet, args: Df) -> Result<u8> {
 }
 
 async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
-    let format = match args.format.as_deref() {
-        None => Format::Json,
-        Some("json") => Format::JsonLines,
-        Some(t) => Format::Template(
-            Template::parse(&t.replace("\\t", "\t").replace("\\n", "\n"))
-                .map_err(|e| Error::usage(format!("--format {t:?}: {e}")))?,
-        ),
-    };
-    let (names, size) = (Rc::new(args.volumes), args.size);
-    let mut list = Listing::new(SHAPE, format, fleet.labelled.then(|| fleet.width()));
-    let call = move |c: Connection| {
-        let names = names.clone();
-        async move {
-            let mut rows = Vec::new();
-            for volume in names.iter() {
-                let request = v1::InspectVolumeRequest { volume: volume.clone(), size };
-                let timeout = (!size).then_some(UNARY_TIMEOUT);
-                let answer = c.retry(async || c.volumes().inspect(c.request(request.clone(), timeout)).await).await?;
-                rows.extend(answer.into_inner().volume.as_ref().map(row));
-            }
-            Ok(rows)
-        }
-    };
-    let code = fleet.each(call, |host, rows| list.add(host, rows)).await?;
-    list.finish()?;
-    Ok(code)
+    let format = details::format(args.format.as_deref(), &args.output)?;
+    let size = args.size;
+    details::show(fleet, format, args.volumes, move |c, volume| async move {
+        let request = v1::InspectVolumeRequest { volume, size };
+        let timeout = (!size).then_some(UNARY_TIMEOUT);
+        let answer = c.retry(async || c.volumes().inspect(c.request(request.clone(), timeout)).await).await?;
+        answer
+            .into_inner()
+            .volume
+            .as_ref()
+            .map(row)
+            .ok_or_else(|| Error::new("the agent sent an answer without a volume"))
+    })
+    .await
 }
 
 async fn rm(fleet: &Fleet, args: Rm) -> Result<u8> {
