@@ -1,70 +1,26 @@
-//! Builds the shim as a small static binary, which the runtime embeds.
-//!
-//! A cargo inside of cargo, because the shim wants another profile, another way of linking and no unwinding. It has a target folder of its
-//! own: the outer cargo holds the lock of the common one.
+//! Builds the shim, which the runtime embeds.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::{env, fs};
-
-/// What the shim is made of. Not all of sys: a change elsewhere in it needs no new shim.
-const SOURCES: [&str; 15] = [
-    "agent/shim",
-    "agent/model/Cargo.toml",
-    "agent/model/src/wire.rs",
-    "agent/model/src/wire",
-    "agent/sys/Cargo.toml",
-    "agent/sys/src/lib.rs",
-    "agent/sys/src/cap.rs",
-    "agent/sys/src/fs.rs",
-    "agent/sys/src/memfd.rs",
-    "agent/sys/src/mount.rs",
-    "agent/sys/src/process.rs",
-    "agent/sys/src/pty.rs",
-    "agent/sys/src/seccomp.rs",
-    "agent/sys/src/socket.rs",
-    "Cargo.toml",
-];
+#[path = "../embed.rs"]
+mod embed;
 
 fn main() {
-    let var = |name: &str| env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"));
-    let out = PathBuf::from(var("OUT_DIR"));
-    let workspace = Path::new(&var("CARGO_MANIFEST_DIR")).join("../..");
-    for source in SOURCES {
-        println!("cargo::rerun-if-changed={}", workspace.join(source).display());
-    }
-    let target = linked_with_musl(&var("RUSTC"), &var("TARGET"));
-    let target_dir = out.join("shim");
-    let mut cargo = Command::new(var("CARGO"));
-    cargo.current_dir(&workspace).args(["build", "--package", "berth-shim", "--profile", "shim", "--target", &target]);
-    cargo.arg("--target-dir").arg(&target_dir);
-    // The outer cargo has fetched everything by now.
-    cargo.arg("--offline");
-    for (name, _) in env::vars_os() {
-        let text = name.to_string_lossy();
-        let leaks = ["CARGO_CFG_", "CARGO_FEATURE_", "CARGO_MANIFEST", "CARGO_PKG_", "DEP_", "CLIPPY_"];
-        let single =
-            ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_TARGET_DIR"];
-        if leaks.iter().any(|l| text.starts_with(l)) || single.contains(&&*text) {
-            cargo.env_remove(&name);
-        }
-    }
-    // Static: it runs from a memfd and in namespaces that have no libraries. At a fixed address: no relocations, so that its pages stay
-    // shared with all other shims (24 KiB less for each).
-    let flags = ["-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Cstrip=symbols"];
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    let status = cargo.status().unwrap_or_else(|e| panic!("starting {cargo:?}: {e}"));
-    assert!(status.success(), "building the shim failed: {cargo:?}");
-    let built = target_dir.join(&target).join("shim/berth-shim");
-    fs::copy(&built, out.join("berth-shim")).unwrap_or_else(|e| panic!("copying {}: {e}", built.display()));
-}
-
-/// `target` with musl instead of glibc, where rustup has it. A static glibc looks its processor over at the start of every program, by
-/// cpuid instructions that a hypervisor answers one by one: 0.3 ms for each container and each exec in a virtual machine.
-fn linked_with_musl(rustc: &str, target: &str) -> String {
-    let musl = target.replace("-gnu", "-musl");
-    let asked = Command::new(rustc).args(["--print", "target-libdir", "--target", &musl]).output();
-    let there =
-        asked.is_ok_and(|o| o.status.success() && Path::new(String::from_utf8_lossy(&o.stdout).trim()).is_dir());
-    if there { musl } else { target.to_owned() }
+    embed::embed(
+        "berth-shim",
+        &[
+            "agent/shim",
+            "agent/model/Cargo.toml",
+            "agent/model/src/wire.rs",
+            "agent/model/src/wire",
+            "agent/sys/Cargo.toml",
+            "agent/sys/src/lib.rs",
+            "agent/sys/src/cap.rs",
+            "agent/sys/src/fs.rs",
+            "agent/sys/src/memfd.rs",
+            "agent/sys/src/mount.rs",
+            "agent/sys/src/process.rs",
+            "agent/sys/src/pty.rs",
+            "agent/sys/src/seccomp.rs",
+            "agent/sys/src/socket.rs",
+        ],
+    );
 }
