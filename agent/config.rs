@@ -3,17 +3,20 @@
 //! A file that is wrong anywhere is refused whole: unknown keys, wrong types and impossible values name the file, the
 //! key and the line. `deploy/berthd.toml` shows every key with its default.
 
+mod network;
+
+pub use network::Network;
+
 use berth_image::{ImagesConfig, RegistryConfig};
 use berth_model::log::{LogConfig, LogDriver};
 use berth_model::pattern::LabelPattern;
-use berth_model::publish::PublishPolicy;
 use berth_network::NetworkConfig;
-use berth_node::{AddressPool, GcConfig, LogsConfig, NodeConfig, Watermarks};
+use berth_node::{GcConfig, LogsConfig, NodeConfig, Watermarks};
 use berth_rootfs::Driver;
 use berth_runtime::RuntimeConfig;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -127,85 +130,6 @@ pub struct Tls {
     pub key: Option<PathBuf>,
     /// Revocation lists. Unset: /etc/berth/pki/crl.pem, which may be missing.
     pub crl: Option<PathBuf>,
-}
-
-/// The default bridge.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Network {
-    /// At most 15 characters.
-    pub bridge: String,
-    /// Addresses of containers; the first one is the host's, unless another one is written: 10.9.0.254/24.
-    pub subnet: String,
-    /// Where ports go that are published without an address; 0.0.0.0: to every address.
-    pub publish_address: String,
-    /// Where else ports may be published: any, addresses, subnets.
-    pub publish_allow: Vec<String>,
-    /// The host's own input rules decide about what comes from outside to a published port.
-    pub input_rules: bool,
-    /// Where subnets of networks come from that say none.
-    pub pools: Vec<Pool>,
-}
-
-/// As Docker's default-address-pools.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pool {
-    /// 10.224.0.0/12
-    pub base: String,
-    /// Prefix length of each subnet.
-    pub size: u8,
-}
-
-impl Pool {
-    fn parse(&self) -> Result<AddressPool, String> {
-        let wrong = || format!("{:?} must be an IPv4 network, such as 10.224.0.0/12", self.base);
-        let (address, prefix) = self.base.split_once('/').ok_or_else(wrong)?;
-        let base: Ipv4Addr = address.parse().map_err(|_| wrong())?;
-        let prefix_len: u8 = prefix.parse().map_err(|_| wrong())?;
-        if !(8..=29).contains(&prefix_len) || u32::from(base) & (u32::MAX >> prefix_len) != 0 {
-            return Err(wrong());
-        }
-        if !(prefix_len..=29).contains(&self.size) {
-            return Err(format!("{:?}: size must be from {prefix_len} to 29", self.base));
-        }
-        Ok(AddressPool { base, prefix_len, size: self.size })
-    }
-}
-
-impl Default for Network {
-    fn default() -> Self {
-        let pool = Pool { base: "10.224.0.0/12".into(), size: 24 };
-        Network {
-            bridge: "berth0".into(),
-            subnet: "172.31.240.1/20".into(),
-            publish_address: "127.0.0.1".into(),
-            publish_allow: Vec::new(),
-            input_rules: true,
-            pools: vec![pool],
-        }
-    }
-}
-
-impl Network {
-    /// The policy, and what is wrong with its keys.
-    fn publish(&self) -> (PublishPolicy, Vec<(&'static str, String)>) {
-        let mut policy = PublishPolicy { input_rules: self.input_rules, ..PublishPolicy::default() };
-        let mut wrong = Vec::new();
-        match self.publish_address.parse::<IpAddr>() {
-            Ok(address) => policy.default = Some(address).filter(|a| !a.is_unspecified()),
-            Err(_) => {
-                wrong.push(("network.publish_address", "must be an address of the host, or 0.0.0.0 for all".into()))
-            }
-        }
-        for entry in &self.publish_allow {
-            match entry.parse() {
-                Ok(allowed) => policy.allow.push(allowed),
-                Err(error) => wrong.push(("network.publish_allow", format!("{error}"))),
-            }
-        }
-        (policy, wrong)
-    }
 }
 
 /// Defaults for containers that do not say it themselves.
@@ -563,7 +487,7 @@ impl Config {
             && bridge.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
             && !matches!(bridge.as_str(), "." | "..");
         check(bridge_good, "network.bridge", "must be 1 to 15 letters, digits, '-', '_' and '.'");
-        for (key, why) in self.network.publish().1 {
+        for (key, why) in self.network.publish().1.into_iter().chain(self.network.wrong_cni()) {
             check(false, key, &why);
         }
         if let Err(why) = parse_subnet(&self.network.subnet) {
@@ -722,6 +646,7 @@ impl Config {
                 publish: self.network.publish().0,
             },
             pools: self.network.pools.iter().filter_map(|p| p.parse().ok()).collect(),
+            cni: self.network.cni(),
             runtime: RuntimeConfig {
                 cgroup_parent: self.containers.cgroup_parent.clone(),
                 default_pids: Some(self.containers.default_pids).filter(|n| *n > 0),
@@ -841,6 +766,7 @@ mod tests {
             (r#"keep_labels: ["keep", "tier=base"]"#, "keep_labels: []"),
             (r#"keep_images: ["nginx:*"]"#, "keep_images: []"),
             ("listen: Some(127.0.0.1:9464)", "listen: None"),
+            (r#"cni_conf_dir: Some("/etc/cni/net.d")"#, "cni_conf_dir: None"),
             (r#"public_key: Some("/etc/berth/pki/release.pub")"#, "public_key: None"),
         ] {
             assert!(config.contains(set), "{set} in {config}");

@@ -5,6 +5,7 @@
 //! `proto/berth/v1`: callers may depend on them.
 
 use crate::upgrade::UpgradeError;
+use berth_cni::{CniError, Verb};
 use berth_image::ImageError;
 use berth_network::NetworkError;
 use berth_node::NodeError;
@@ -229,6 +230,7 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::Image(inner) => from_image(&inner, message),
         NodeError::Rootfs(inner) => from_rootfs(&inner, message),
         NodeError::Network(inner) => from_network(&inner, message),
+        NodeError::Cni(inner) => from_cni(&inner, message),
         NodeError::Runtime(inner) => from_runtime(&inner, message),
         NodeError::Store { .. } => hidden(message, "STORE_FAILED"),
         NodeError::Io { source, .. } => from_io(&source, message),
@@ -421,6 +423,31 @@ fn from_network(error: &NetworkError, message: String) -> Draft {
             from_io(source, message)
         }
         E::Sysctl { source, .. } => from_io(source, message),
+    }
+}
+
+fn from_cni(error: &CniError, message: String) -> Draft {
+    use CniError as E;
+    let metadata = |plugin: &str, verb: Verb, code: u64| {
+        [("plugin", plugin.to_owned()), ("verb", verb.name().to_owned()), ("code", code.to_string())]
+    };
+    match error {
+        // The specification's "try again later".
+        E::Refused { plugin, verb, code: 11, .. } => {
+            Draft::with(Code::Unavailable, "CNI_FAILED", message, metadata(plugin, *verb, 11))
+        }
+        E::Refused { plugin, verb, code, .. } => {
+            Draft::with(Code::FailedPrecondition, "CNI_FAILED", message, metadata(plugin, *verb, *code))
+        }
+        E::Failed { plugin, verb, .. } | E::Timeout { plugin, verb, .. } => {
+            Draft::with(Code::FailedPrecondition, "CNI_FAILED", message, metadata(plugin, *verb, 0))
+        }
+        E::NotGiven { .. } => Draft::new(Code::FailedPrecondition, "CNI_FAILED", message),
+        E::NotFound { plugin, .. } => {
+            Draft::with(Code::FailedPrecondition, "CNI_PLUGIN_MISSING", message, [("plugin", plugin.clone())])
+        }
+        E::Io { source, .. } => from_io(source, message),
+        E::Damaged { .. } | E::Conflist { .. } => hidden(message, "CNI_DAMAGED"),
     }
 }
 

@@ -69,6 +69,10 @@ pub fn flag(path: &str) -> String {
     if let Some(option) = path.strip_prefix("log.options.") {
         return format!("--log-opt {option}");
     }
+    // What is wrong in a file that was sent is named by its place there.
+    if let Some(at) = path.strip_prefix("conflist.") {
+        return format!("--conflist {at}");
+    }
     // What a map or a list holds is named by its key, not by its place.
     let head = path.split(['[', '.']).next().unwrap_or(path);
     let dotted = path.split('[').next().unwrap_or(path);

@@ -103,17 +103,23 @@ pub fn container_network(n: &NetworkAttachment) -> v1::ContainerNetwork {
     v1::ContainerNetwork {
         bridge: n.bridge.clone(),
         host_interface: n.host_interface.clone(),
-        ip_address: n.address.to_string(),
+        ip_address: four(n.address),
         prefix_length: n.prefix_len.into(),
-        gateway: n.gateway.to_string(),
+        gateway: four(n.gateway),
         mac_address: n.mac.clone(),
         network: n.network.clone(),
         network_id: String::new(),
         interface: n.interface.clone(),
         ipv6_address: six.map(|s| s.address.to_string()).unwrap_or_default(),
         ipv6_prefix_length: six.map_or(0, |s| s.prefix_len.into()),
-        ipv6_gateway: six.map(|s| s.gateway.to_string()).unwrap_or_default(),
+        ipv6_gateway: six.filter(|s| !s.gateway.is_unspecified()).map(|s| s.gateway.to_string()).unwrap_or_default(),
         aliases: n.aliases.clone(),
         default_route: n.default_route,
+        cni_result: n.cni.as_ref().map(|c| c.result.clone()).unwrap_or_default(),
     }
+}
+
+/// What plugins have not given is shown as nothing.
+pub fn four(address: Ipv4Addr) -> String {
+    if address.is_unspecified() { String::new() } else { address.to_string() }
 }

@@ -2,7 +2,7 @@
 
 use super::decode::Fields;
 use super::endpoints::decode_endpoint;
-use super::{Answers, call, encode, filter, finish, list, reclaim};
+use super::{Answers, call, encode, endpoints, filter, finish, list, reclaim};
 use crate::status;
 use berth::v1::{self, networks_server};
 use berth_model::network::{Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, Subnet4, Subnet6};
@@ -39,6 +39,10 @@ impl networks_server::Networks for Networks {
         if wanted.driver == NetworkDriver::Macvlan {
             // Its containers are on the host's own wire, past the host's rules.
             call.admin_only_about(&["driver macvlan".to_owned()], &wanted.name, &request_id)?;
+        }
+        if wanted.driver == NetworkDriver::Cni {
+            // Its plugins are run as root of the host, with a configuration of the caller's.
+            call.admin_only_about(&["driver cni".to_owned()], &wanted.name, &request_id)?;
         }
         let who = call.about(&wanted.name, &request_id);
         let node = self.node.clone();
@@ -146,16 +150,18 @@ fn decode(f: &mut Fields, request: v1::CreateNetworkRequest) -> NetworkRequest {
     let driver = match request.driver.as_str() {
         "" | "bridge" => NetworkDriver::Bridge,
         "macvlan" => NetworkDriver::Macvlan,
+        "cni" => return decode_cni(f, request),
         "host" | "none" | "null" => {
             f.wrong("driver", "every host has one network of this driver, and no second one can be made");
             NetworkDriver::Bridge
         }
         other => {
             let shown: String = other.chars().take(64).collect();
-            f.wrong("driver", format!("{shown:?} is not supported; there are bridge and macvlan"));
+            f.wrong("driver", format!("{shown:?} is not supported; there are bridge, macvlan and cni"));
             NetworkDriver::Bridge
         }
     };
+    f.check(request.conflist.is_empty(), "conflist", "goes with the driver cni only");
     let mut wanted = NetworkRequest { driver, internal: request.internal, ..NetworkRequest::default() };
     f.count("subnets", request.subnets.len(), 2);
     for (n, subnet) in request.subnets.iter().enumerate() {
@@ -174,6 +180,24 @@ fn decode(f: &mut Fields, request: v1::CreateNetworkRequest) -> NetworkRequest {
     wanted.labels = request.labels.into_iter().collect();
     wanted.options = request.options.into_iter().collect();
     wanted
+}
+
+/// Everything but names and labels stands in the list.
+fn decode_cni(f: &mut Fields, request: v1::CreateNetworkRequest) -> NetworkRequest {
+    let list = "is not for the driver cni: its configuration list says it";
+    f.check(request.subnets.is_empty(), "subnets", list);
+    f.check(!request.ipv6, "ipv6", list);
+    f.check(!request.internal, "internal", list);
+    f.check(request.options.is_empty(), "options", list);
+    f.check(!request.conflist.is_empty(), "conflist", "is missing: the driver cni makes what it says");
+    super::spec::strings(f, "labels", &request.labels);
+    NetworkRequest {
+        name: request.name,
+        driver: NetworkDriver::Cni,
+        conflist: Some(request.conflist),
+        labels: request.labels.into_iter().collect(),
+        ..NetworkRequest::default()
+    }
 }
 
 fn decode_subnet(f: &mut Fields, at: &str, subnet: &v1::NetworkSubnet, wanted: &mut NetworkRequest) {
@@ -331,6 +355,7 @@ fn network(view: &NetworkView) -> v1::Network {
         interface: n.bridge.clone(),
         mtu: n.mtu.unwrap_or_default(),
         ipv6_mode: n.ipv6.map(|_| n.ipv6_mode.name().to_owned()).unwrap_or_default(),
+        conflist: n.conflist.clone().unwrap_or_default(),
         containers: view.members.iter().filter(|m| m.running).count() as u32,
     }
 }
@@ -340,13 +365,14 @@ fn of_attachment(a: &NetworkAttachment) -> v1::NetworkMember {
     v1::NetworkMember {
         running: true,
         aliases: a.aliases.clone(),
-        ipv4_address: a.address.to_string(),
+        ipv4_address: endpoints::four(a.address),
         ipv4_prefix_length: a.prefix_len.into(),
         ipv6_address: six.map(|s| s.address.to_string()).unwrap_or_default(),
         ipv6_prefix_length: six.map_or(0, |s| s.prefix_len.into()),
         mac_address: a.mac.clone(),
         interface: a.interface.clone(),
         host_interface: a.host_interface.clone(),
+        cni_result: a.cni.as_ref().map(|c| c.result.clone()).unwrap_or_default(),
         ..Default::default()
     }
 }

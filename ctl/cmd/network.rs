@@ -12,11 +12,17 @@ use berth::v1;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use std::cell::Cell;
+use std::io::Read;
+use std::time::Duration;
 
 const SHAPE: Shape = Shape {
     columns: &[("NETWORK ID", "ID"), ("NAME", "Name"), ("DRIVER", "Driver"), ("SCOPE", "Scope")],
     name: "Name",
 };
+/// A request that runs plugins, each of which may take a minute.
+const PLUGINS_TIMEOUT: Duration = Duration::from_secs(600);
+/// As the agent takes it.
+const CONFLIST_MAX: u64 = 256 << 10;
 const FILTERS: [&str; 7] = ["driver", "id", "label", "name", "scope", "type", "dangling"];
 
 #[derive(Debug, Args)]
@@ -48,12 +54,13 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  berthctl network create front\n  berthctl network create --subnet 10.7.0.0/24 --gateway 10.7.0.254 --ipv6 back\n  \
-        berthctl network create -d macvlan -o parent=eth0 --subnet 192.168.1.0/24 lan\n\n\
+        berthctl network create -d macvlan -o parent=eth0 --subnet 192.168.1.0/24 lan\n  \
+        berthctl network create -d cni --conflist lab.conflist lab\n\n\
         Options (-o) of bridge: com.docker.network.driver.mtu, com.docker.network.bridge.name,\n\
         com.docker.network.bridge.gateway_mode_ipv6=nat|routed; of macvlan: parent, macvlan_mode, com.docker.network.driver.mtu"
 )]
 pub struct Create {
-    /// Driver: bridge or macvlan
+    /// Driver: bridge, macvlan or cni
     #[arg(short, long, default_value = "bridge", value_name = "DRIVER")]
     driver: String,
     /// Subnet, such as 10.7.0.0/24 or fd00:7::/64; one of each family [default: from the host's address pools]
@@ -74,6 +81,9 @@ pub struct Create {
     /// Options of the driver
     #[arg(short, long = "opt", value_name = "KEY=VALUE")]
     opt: Vec<String>,
+    /// Configuration list of the driver cni, a file here; '-': standard input. Its plugins are run on the host as root
+    #[arg(long, value_name = "FILE")]
+    conflist: Option<String>,
     /// Labels
     #[arg(long, value_name = "KEY[=VALUE]")]
     label: Vec<String>,
@@ -200,6 +210,28 @@ fn subnets(args: &Create) -> Result<Vec<v1::NetworkSubnet>> {
     Ok(subnets)
 }
 
+/// The text of a configuration list; whether it is one is the agent's to say.
+fn conflist(args: &Create) -> Result<String> {
+    let Some(file) = &args.conflist else {
+        return match args.driver.as_str() {
+            "cni" => Err(Error::usage("-d cni: --conflist FILE is missing")
+                .hint("it is a CNI configuration list: {\"cniVersion\": \"1.0.0\", \"name\": …, \"plugins\": [ … ]}")),
+            _ => Ok(String::new()),
+        };
+    };
+    let wrong = |e: std::io::Error| Error::new(format!("reading {file}: {e}"));
+    let mut text = String::new();
+    let mut read = |from: &mut dyn std::io::Read| from.take(CONFLIST_MAX + 1).read_to_string(&mut text).map(drop);
+    match file.as_str() {
+        "-" => read(&mut std::io::stdin().lock()).map_err(wrong)?,
+        path => std::fs::File::open(path).and_then(|mut f| read(&mut f)).map_err(wrong)?,
+    }
+    match text.len() as u64 > CONFLIST_MAX {
+        true => Err(Error::new(format!("{file} is longer than {CONFLIST_MAX} bytes"))),
+        false => Ok(text),
+    }
+}
+
 async fn create(fleet: &Fleet, args: Create) -> Result<u8> {
     let base = v1::CreateNetworkRequest {
         request_id: String::new(),
@@ -210,12 +242,14 @@ async fn create(fleet: &Fleet, args: Create) -> Result<u8> {
         internal: args.internal,
         labels: pairs::labels("--label", &args.label)?,
         options: pairs::strict("--opt", &args.opt)?,
+        conflist: conflist(&args)?,
     };
     for_names(fleet, vec![args.name], move |c, _| {
         let base = base.clone();
         async move {
             let request = v1::CreateNetworkRequest { request_id: request_id()?, ..base };
-            let made = c.retry(async || c.networks().create(c.request(request.clone(), Some(UNARY_TIMEOUT))).await);
+            let limit = if request.conflist.is_empty() { UNARY_TIMEOUT } else { PLUGINS_TIMEOUT };
+            let made = c.retry(async || c.networks().create(c.request(request.clone(), Some(limit))).await);
             Ok(vec![made.await?.into_inner().id])
         }
     })
@@ -313,7 +347,7 @@ async fn connect(fleet: &Fleet, args: Connect) -> Result<u8> {
         let endpoint = endpoint.clone();
         async move {
             let request = v1::ConnectNetworkRequest { request_id: request_id()?, container, endpoint: Some(endpoint) };
-            c.retry(async || c.networks().connect(c.request(request.clone(), Some(UNARY_TIMEOUT))).await).await?;
+            c.retry(async || c.networks().connect(c.request(request.clone(), Some(PLUGINS_TIMEOUT))).await).await?;
             Ok(Vec::new())
         }
     })
@@ -326,7 +360,7 @@ async fn disconnect(fleet: &Fleet, args: Disconnect) -> Result<u8> {
         let network = network.clone();
         async move {
             let request = v1::DisconnectNetworkRequest { request_id: request_id()?, network, container };
-            let call = async || c.networks().disconnect(c.request(request.clone(), Some(UNARY_TIMEOUT))).await;
+            let call = async || c.networks().disconnect(c.request(request.clone(), Some(PLUGINS_TIMEOUT))).await;
             match c.retry(call).await {
                 Err(e) if !force => Err(e),
                 _ => Ok(Vec::new()),
@@ -350,6 +384,7 @@ mod tests {
             ipv6: false,
             internal: false,
             opt: Vec::new(),
+            conflist: None,
             label: Vec::new(),
             name: "n".into(),
         }

@@ -200,12 +200,13 @@ fn endpoint(n: &v1::ContainerNetwork, asked: &v1::Endpoint) -> Value {
         Value::from(ipam)
     });
     let aliases = if asked.aliases.is_empty() { &n.aliases } else { &asked.aliases };
-    json!({
+    let value = json!({
         "IPAMConfig": ipam, "Links": Value::Null, "Aliases": (!aliases.is_empty()).then_some(aliases), "MacAddress": n.mac_address,
         "NetworkID": if n.network_id.is_empty() { &n.bridge } else { &n.network_id }, "EndpointID": n.host_interface, "Gateway": n.gateway,
         "IPAddress": n.ip_address, "IPPrefixLen": n.prefix_length, "IPv6Gateway": n.ipv6_gateway, "GwPriority": asked.gw_priority,
         "GlobalIPv6Address": n.ipv6_address, "GlobalIPv6PrefixLen": n.ipv6_prefix_length, "DriverOpts": Value::Null, "DNSNames": Value::Null,
-    })
+    });
+    super::network::with_cni(value, "CNIResult", &n.cni_result)
 }
 
 /// ImageInspect.

@@ -50,10 +50,11 @@ pub fn inspect(r: &v1::InspectNetworkResponse) -> Value {
                 "IPv6Address": with_prefix(&m.ipv6_address, m.ipv6_prefix_length),
                 "Aliases": m.aliases, "Interface": m.interface,
             });
+            let value = with_cni(value, "CNIResult", &m.cni_result);
             (m.container_id.clone(), value)
         })
         .collect();
-    json!({
+    let value = json!({
         "Name": n.name,
         "Id": n.id,
         "Created": rfc3339(n.created.as_ref()),
@@ -61,7 +62,7 @@ pub fn inspect(r: &v1::InspectNetworkResponse) -> Value {
         "Driver": n.driver,
         "EnableIPv4": n.subnets.iter().any(|s| !s.subnet.contains(':')),
         "EnableIPv6": n.ipv6,
-        "IPAM": {"Driver": "default", "Options": {}, "Config": n.subnets.iter().map(subnet).collect::<Vec<_>>()},
+        "IPAM": {"Driver": if n.driver == "cni" { "cni" } else { "default" }, "Options": {}, "Config": n.subnets.iter().map(subnet).collect::<Vec<_>>()},
         "Internal": n.internal,
         "Attachable": false,
         "Ingress": false,
@@ -73,5 +74,14 @@ pub fn inspect(r: &v1::InspectNetworkResponse) -> Value {
         "Interface": n.interface,
         "IPv6Mode": n.ipv6_mode,
         "StoppedContainers": stopped.into_iter().map(|m| m.name.as_str()).collect::<Vec<_>>(),
-    })
+    });
+    with_cni(value, "Conflist", &n.conflist)
+}
+
+/// What plugins have said, or are to be told, as the JSON that it is; nothing where there is none.
+pub fn with_cni(mut value: Value, key: &str, text: &str) -> Value {
+    if !text.is_empty() {
+        value[key] = serde_json::from_str(text).unwrap_or_else(|_| text.into());
+    }
+    value
 }

@@ -10,6 +10,9 @@ mod boot;
 #[cfg(feature = "failpoints")]
 mod campaign;
 mod changes;
+mod cni;
+#[cfg(feature = "failpoints")]
+mod cni_faults;
 mod cp;
 mod crowd;
 mod ctl;

@@ -1,9 +1,11 @@
 //! Networks, and addresses and ports of containers.
 
 mod attachments;
+mod cni;
 mod record;
 
 pub use attachments::Attachments;
+pub use cni::{CniAttachment, CniDns};
 pub use record::{
     Ipv6Mode, NetworkDriver, NetworkId, NetworkNameError, NetworkRecord, PREDEFINED, Subnet4, Subnet6,
     check_network_name,
@@ -110,13 +112,14 @@ pub struct NetworkAttachment {
     /// Name of the network.
     #[serde(default = "default_network")]
     pub network: String,
-    /// Name of the bridge, or of the interface that a macvlan sits on.
+    /// Name of the bridge, or of the interface that a macvlan sits on; empty: plugins have made what there is (cni).
     pub bridge: String,
-    /// Name of the host's end of the veth; empty: it has none (macvlan).
+    /// Name of the host's end of the veth; empty: it has none (macvlan), or none is known (cni).
     pub host_interface: String,
     /// Name of the container's end: eth0, eth1, …
     #[serde(default = "first_interface")]
     pub interface: String,
+    /// Unspecified: none, which only plugins do.
     pub address: Ipv4Addr,
     pub prefix_len: u8,
     /// The network's gateway; the container has a default route by it only on one of its networks.
@@ -132,6 +135,22 @@ pub struct NetworkAttachment {
     pub aliases: Vec<String>,
     /// With every host port filled in; on the network with the default route.
     pub ports: Vec<PortMapping>,
+    /// What plugins have made of it: on networks of the driver cni.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni: Option<Box<CniAttachment>>,
+}
+
+impl NetworkAttachment {
+    /// Plugins have made it, and take it away.
+    pub fn is_cni(&self) -> bool {
+        self.cni.is_some()
+    }
+
+    /// Its addresses, of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let four = Some(IpAddr::V4(self.address)).filter(|a| !a.is_unspecified());
+        four.into_iter().chain(self.ipv6.as_ref().map(|six| IpAddr::V6(six.address)))
+    }
 }
 
 /// The IPv6 half of an attachment.

@@ -115,16 +115,18 @@ impl Networks {
     ) -> Result<Vec<NetworkAttachment>, NetworkError> {
         let mut all = now.to_vec();
         for attachment in &mut all {
-            let net = self.inner.net(&attachment.network)?;
             let main = attachment.network == network;
-            let leads = main && !net.plan.internal;
+            let leads = main && (attachment.is_cni() || !self.inner.net(&attachment.network)?.plan.internal);
             if leads {
-                let six = attachment.ipv6.as_ref().map(|s| s.gateway);
-                visit(netns, || {
-                    Links::open()?.replace_default_routes(&attachment.interface, Some(attachment.gateway), six)
-                })?;
+                // Plugins may have no gateway to tell, and routes of their own.
+                let four = Some(attachment.gateway).filter(|g| !g.is_unspecified());
+                let six = attachment.ipv6.as_ref().map(|s| s.gateway).filter(|g| !g.is_unspecified());
+                visit(netns, || Links::open()?.replace_default_routes(&attachment.interface, four, six))?;
             }
             attachment.default_route = leads;
+            if attachment.is_cni() {
+                continue;
+            }
             if main && !ports.is_empty() {
                 attachment.ports = self.inner.lock_state().take_ports(id, ports)?;
                 self.inner.publish(attachment)?;

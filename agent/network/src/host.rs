@@ -1,9 +1,11 @@
 //! The host's side of networks: its routes, and its settings for IPv6.
 
+use crate::ends::is_link_name;
 use crate::error::{NetworkError, Prefix, Prefix6};
 use crate::link::{Link, MacvlanEnd, Route};
 use crate::namespace::host_setting;
 use crate::networks::{Networks, lock};
+use std::collections::HashSet;
 use std::fs;
 use std::os::fd::AsFd;
 
@@ -35,6 +37,29 @@ impl HostRoutes {
 }
 
 impl Networks {
+    /// Ports of the bridges that no container has and that are not on their way out: names of links. For those who look for leaks.
+    pub fn strangers(&self) -> Result<Vec<String>, NetworkError> {
+        let inner = &self.inner;
+        let names: HashSet<String> = inner.all_nets().iter().map(|n| n.plan.bridge.clone()).collect();
+        let links = lock(&inner.links).list()?;
+        let bridges: HashSet<u32> =
+            links.iter().filter(|l| l.bridge && names.contains(&l.name)).map(|l| l.index).collect();
+        let state = inner.lock_state();
+        let owned = |name: &str| state.leaving.contains(name) || state.link_is_used(name);
+        let ports = links.iter().filter(|l| l.master.is_some_and(|m| bridges.contains(&m)) && is_link_name(&l.name));
+        Ok(ports.filter(|l| !owned(&l.name)).map(|l| l.name.clone()).collect())
+    }
+
+    /// Deletes a bridge that somebody else has made, unless it has ports. None of that name is fine.
+    pub fn delete_idle_bridge(&self, name: &str) -> Result<(), NetworkError> {
+        let mut links = lock(&self.inner.links);
+        let all = links.list()?;
+        match all.iter().find(|l| l.name == name && l.bridge) {
+            Some(bridge) if !all.iter().any(|l| l.master == Some(bridge.index)) => links.delete(bridge.index, name),
+            _ => Ok(()),
+        }
+    }
+
     pub fn host_routes(&self) -> Result<HostRoutes, NetworkError> {
         let mut links = lock(&self.inner.links);
         Ok(HostRoutes { four: links.routes()?, six: links.routes6()?, links: links.list()? })

@@ -11,6 +11,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -46,6 +47,10 @@ const IFF_UP: u32 = 1;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
+/// In a request to delete: of whatever scope.
+const RT_SCOPE_NOWHERE: u8 = 255;
+/// As many networks as a container may be on.
+const DEFAULT_ROUTES: usize = 33;
 
 /// Index of lo in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -270,12 +275,32 @@ impl Links {
         gateway6: Option<Ipv6Addr>,
     ) -> Result<(), NetworkError> {
         let Some(link) = self.find(name)? else { return Ok(()) };
-        let mut m = Messages::new();
-        add_default_routes(&mut m, link.index, gateway4, gateway6, REPLACE);
-        if m.count() == 0 {
-            return Ok(());
+        let one = |error: &Failure| error.errno() == EEXIST;
+        for (family, gateway4, gateway6) in [(AF_INET, gateway4, None), (AF_INET6, None, gateway6)] {
+            let mut outcome = Ok(());
+            // With several default routes (CNI plugins put theirs before those that are there) the kernel replaces the first one only, and says
+            // EEXIST where ours is behind it. The first one goes then.
+            for _ in 0..DEFAULT_ROUTES {
+                let mut m = Messages::new();
+                add_default_routes(&mut m, link.index, gateway4, gateway6, REPLACE);
+                outcome = if m.count() == 0 { Ok(()) } else { self.socket.exchange(&mut m, false).map(drop) };
+                if !outcome.as_ref().is_err_and(one) {
+                    break;
+                }
+                let mut m = Messages::new();
+                m.begin(
+                    RTM_DELROUTE,
+                    ACK,
+                    &[family, 0, 0, 0, RT_TABLE_MAIN, 0, RT_SCOPE_NOWHERE, RTN_UNICAST, 0, 0, 0, 0],
+                );
+                self.send(m, || "deleting a container's other default route".into())?;
+            }
+            outcome.map_err(|failure| NetworkError::Netlink {
+                act: format!("making {name} the container's way out"),
+                source: failure.into_io(),
+            })?;
         }
-        self.send(m, || format!("making {name} the container's way out")).map(drop)
+        Ok(())
     }
 
     /// Makes a port and its bridge carry packets now. They do only when the kernel's link watch has seen that they are up, which for a bridge with

@@ -101,7 +101,7 @@ impl NetPlan {
         let macvlan = match record.driver {
             NetworkDriver::Bridge => None,
             NetworkDriver::Macvlan => Some(Macvlan { mode: macvlan_mode(record) }),
-            NetworkDriver::Host | NetworkDriver::Null => return None,
+            NetworkDriver::Host | NetworkDriver::Null | NetworkDriver::Cni => return None,
         };
         Some(NetPlan {
             name: record.name.clone(),

@@ -50,6 +50,8 @@ pub struct Want {
     /// The container's default route is by this one.
     pub default_route: bool,
     pub ports: Vec<PortMapping>,
+    /// Of its end; empty: by its place, eth0, eth1, …
+    pub interface: String,
     /// What it had there before: the same addresses and chosen ports, as far as they are still free.
     pub last: Option<NetworkAttachment>,
 }
@@ -97,7 +99,7 @@ impl State {
         self.attached.get(id)?.iter().find(|a| a.network == network)
     }
 
-    fn link_is_used(&self, name: &str) -> bool {
+    pub fn link_is_used(&self, name: &str) -> bool {
         self.all().any(|a| a.host_interface == name)
     }
 
@@ -112,7 +114,7 @@ impl State {
 }
 
 /// `wanted` with the host ports of `last` where the choice was the agent's.
-fn like(wanted: &[PortMapping], last: &[PortMapping]) -> Vec<PortMapping> {
+pub(crate) fn like(wanted: &[PortMapping], last: &[PortMapping]) -> Vec<PortMapping> {
     let same = |a: &PortMapping, b: &PortMapping| {
         (a.host_ip, a.container_port, a.protocol, a.count) == (b.host_ip, b.container_port, b.protocol, b.count)
     };
@@ -188,7 +190,12 @@ impl Networks {
         let mut done = Vec::new();
         for (n, ((want, net), bridge)) in wants.into_iter().zip(&nets).zip(bridges).enumerate() {
             let joined = inner
-                .reserve(id, net, &want, format!("eth{n}"))
+                .reserve(
+                    id,
+                    net,
+                    &want,
+                    Some(want.interface.clone()).filter(|i| !i.is_empty()).unwrap_or_else(|| format!("eth{n}")),
+                )
                 .and_then(|attachment| self.join(id, net, bridge, attachment, &mut namespace));
             match joined {
                 Ok(attachment) => done.push(attachment),
@@ -268,7 +275,8 @@ impl Networks {
                 for attachment in attachments {
                     state.restore(id, attachment);
                 }
-                state.attached.insert(id.clone(), attachments.to_vec());
+                let own = attachments.iter().filter(|a| !a.is_cni()).cloned().collect();
+                state.attached.insert(id.clone(), own);
             }
         }
         self.recover_rules(&nets)?;
@@ -389,19 +397,6 @@ impl Networks {
         nets.iter().try_for_each(|net| self.take_apart(net))
     }
 
-    /// Ports of the bridges that no container has and that are not on their way out: names of links. For those who look for leaks.
-    pub fn strangers(&self) -> Result<Vec<String>, NetworkError> {
-        let inner = &self.inner;
-        let names: HashSet<String> = inner.all_nets().iter().map(|n| n.plan.bridge.clone()).collect();
-        let links = lock(&inner.links).list()?;
-        let bridges: HashSet<u32> =
-            links.iter().filter(|l| l.bridge && names.contains(&l.name)).map(|l| l.index).collect();
-        let state = inner.lock_state();
-        let owned = |name: &str| state.leaving.contains(name) || state.link_is_used(name);
-        let ports = links.iter().filter(|l| l.master.is_some_and(|m| bridges.contains(&m)) && is_link_name(&l.name));
-        Ok(ports.filter(|l| !owned(&l.name)).map(|l| l.name.clone()).collect())
-    }
-
     /// Where ports may be published.
     pub fn publish_policy(&self) -> &PublishPolicy {
         &self.inner.config.publish
@@ -436,6 +431,9 @@ impl State {
     }
 
     fn restore(&mut self, id: &ContainerId, attachment: &NetworkAttachment) {
+        if attachment.is_cni() {
+            return self.ports.restore(id, &attachment.ports);
+        }
         let known = self.addresses.get_mut(&attachment.network).is_some_and(|addresses| {
             let six = attachment.ipv6.as_ref().is_none_or(|six| addresses.restore6(six.address));
             addresses.restore(attachment.address) && six
@@ -472,7 +470,7 @@ impl Inner {
         nets.get(name).cloned().ok_or_else(|| NetworkError::NoNetwork(name.to_owned()))
     }
 
-    fn all_nets(&self) -> Vec<Arc<Net>> {
+    pub fn all_nets(&self) -> Vec<Arc<Net>> {
         self.nets.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
@@ -583,6 +581,7 @@ impl Inner {
             default_route: want.default_route && !plan.internal,
             aliases: want.aliases.clone(),
             ports,
+            cni: None,
         };
         state.put(id, &attachment);
         Ok(attachment)

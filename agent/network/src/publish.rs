@@ -4,7 +4,7 @@ use crate::conntrack;
 use crate::error::NetworkError;
 use crate::net::published;
 use crate::netlink::Socket;
-use crate::networks::{Inner, Networks, lock};
+use crate::networks::{Inner, Networks, like, lock};
 use crate::rules::SINGLE_PORTS;
 use berth_model::ContainerId;
 use berth_model::network::{NetworkAttachment, PortMapping};
@@ -14,6 +14,17 @@ impl Networks {
     /// Takes ports of the host for a container, with every number filled in. Nothing leads there yet: see [`Networks::publish`].
     pub fn take_ports(&self, id: &ContainerId, wanted: &[PortMapping]) -> Result<Vec<PortMapping>, NetworkError> {
         self.inner.lock_state().ports.take(id, wanted)
+    }
+
+    /// As `take_ports`, with the same numbers as last time where the choice is the agent's and they are free.
+    pub fn take_ports_again(
+        &self,
+        id: &ContainerId,
+        wanted: &[PortMapping],
+        last: &[PortMapping],
+    ) -> Result<Vec<PortMapping>, NetworkError> {
+        let ports = &mut self.inner.lock_state().ports;
+        ports.take(id, &like(wanted, last)).or_else(|_| ports.take(id, wanted))
     }
 
     /// Gives ports back that were taken.

@@ -113,6 +113,7 @@ fn both_families_and_the_hosts_firewall() {
             labels: Default::default(),
             options: Default::default(),
             bridge: "bnt6".into(),
+            conflist: None,
             created: Timestamp::now(),
             removing: false,
         });

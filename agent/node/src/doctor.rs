@@ -64,6 +64,7 @@ pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
     findings.push(images(inner));
     findings.push(leftovers(inner));
     findings.extend(unanswered(inner));
+    findings.extend(crate::cni::findings(inner));
     findings
 }
 

@@ -98,6 +98,8 @@ pub enum NodeError {
     #[error(transparent)]
     Network(#[from] berth_network::NetworkError),
     #[error(transparent)]
+    Cni(#[from] berth_cni::CniError),
+    #[error(transparent)]
     Runtime(#[from] berth_runtime::RuntimeError),
     #[error("{act}: {source}")]
     Store { act: String, source: Box<dyn std::error::Error + Send + Sync> },

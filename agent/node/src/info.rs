@@ -2,7 +2,7 @@
 
 use crate::node::Inner;
 use crate::view::NodeInfo;
-use berth_model::Phase;
+use berth_model::{Phase, Platform};
 use berth_sys::store;
 
 pub(crate) fn info(inner: &Inner) -> NodeInfo {
@@ -75,6 +75,19 @@ fn operating_system() -> String {
 fn pretty_name(os_release: &str) -> Option<String> {
     let value = os_release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="))?.trim();
     Some(value.trim_matches(['"', '\'']).to_owned())
+}
+
+/// Go's names, as images use them.
+pub(crate) fn host_platform() -> Platform {
+    let (architecture, variant) = match std::env::consts::ARCH {
+        "x86_64" => ("amd64", None),
+        "aarch64" => ("arm64", Some("v8")),
+        "arm" => ("arm", Some("v7")),
+        "x86" => ("386", None),
+        "powerpc64" => ("ppc64le", None),
+        other => (other, None),
+    };
+    Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
 }
 
 #[cfg(test)]

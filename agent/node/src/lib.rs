@@ -19,6 +19,7 @@ mod boot;
 mod cause;
 mod changes;
 mod check;
+mod cni;
 mod commit;
 mod container;
 mod copy;
@@ -70,6 +71,7 @@ mod volumes;
 mod wait;
 
 pub use check::{Checked, Condition};
+pub use cni::CniSettings;
 pub use container::Hold;
 pub use copy::Pieces;
 pub use counts::{Distribution, Figures, Histogram, Measured};
@@ -78,6 +80,7 @@ pub use error::NodeError;
 pub use exec::NodeExec;
 pub use gc::policy::{Basis, ContainerRule, GcConfig, ImageRule, Keep, LabelFilter, Policy, Watermarks};
 pub use logs::{BadLogCursor, LogCursor, LogPosition};
+pub use nets::AddressPool;
 pub use session::ResumedSession;
 pub use shutdown::Shut;
 pub use stats::{ContainerSample, Sample, StatsWatch};
@@ -121,28 +124,13 @@ pub struct NodeConfig {
     pub network: NetworkConfig,
     /// Where subnets of networks come from that say none.
     pub pools: Vec<AddressPool>,
+    pub cni: CniSettings,
     pub runtime: RuntimeConfig,
     /// Events kept.
     pub event_history: usize,
     /// What goes by itself.
     pub gc: GcConfig,
     pub logs: LogsConfig,
-}
-
-/// Subnets of one size, cut from a larger one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AddressPool {
-    /// The network's own address.
-    pub base: std::net::Ipv4Addr,
-    pub prefix_len: u8,
-    /// Prefix length of each subnet.
-    pub size: u8,
-}
-
-impl AddressPool {
-    /// 4096 networks with room for 253 containers each, in a corner of 10.0.0.0/8 that neither Docker nor Podman takes from by default.
-    pub const DEFAULT: AddressPool =
-        AddressPool { base: std::net::Ipv4Addr::new(10, 224, 0, 0), prefix_len: 12, size: 24 };
 }
 
 /// What holds for the output of all containers.

@@ -5,7 +5,7 @@
 
 use crate::node::Inner;
 use crate::view::{NetworkMember, NetworkMembers, NetworkView};
-use crate::{NodeConfig, NodeError};
+use crate::{NodeConfig, NodeError, cni};
 use berth_model::network::{
     DEFAULT_NETWORK, EndpointSpec, Ipv6Mode, NetworkDriver, NetworkId, NetworkMode, NetworkRecord, PREDEFINED,
     PortMapping, Subnet4,
@@ -18,6 +18,21 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, RwLock};
 use tokio::sync::watch;
+
+/// Subnets of one size, cut from a larger one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressPool {
+    /// The network's own address.
+    pub base: Ipv4Addr,
+    pub prefix_len: u8,
+    /// Prefix length of each subnet.
+    pub size: u8,
+}
+
+impl AddressPool {
+    /// 4096 networks with room for 253 containers each, in a corner of 10.0.0.0/8 that neither Docker nor Podman takes from by default.
+    pub const DEFAULT: AddressPool = AddressPool { base: Ipv4Addr::new(10, 224, 0, 0), prefix_len: 12, size: 24 };
+}
 
 /// All networks, those that every node has among them.
 pub(crate) struct Nets {
@@ -115,6 +130,7 @@ fn predefined(config: &NodeConfig, name: &str, driver: NetworkDriver) -> Network
         labels: BTreeMap::new(),
         options: BTreeMap::new(),
         bridge: if own { network.bridge.clone() } else { String::new() },
+        conflist: None,
         created: Timestamp::now(),
         removing: false,
     }
@@ -154,6 +170,7 @@ pub(crate) fn wants(inner: &Inner, record: &ContainerRecord, ports: Vec<PortMapp
         default_route: main == Some(n),
         ports: if n == with_ports { ports.take().unwrap_or_default() } else { Vec::new() },
         last: last.on(&e.network).cloned(),
+        interface: format!("eth{n}"),
         ..want(e)
     };
     endpoints.into_iter().enumerate().map(want).collect()
@@ -199,11 +216,24 @@ pub(crate) fn resolve(inner: &Inner, spec: &mut ContainerSpec) -> Result<Vec<(St
         }
         wrong.extend(check_endpoint(&network, endpoint).into_iter().map(|(field, why)| (at(field), why)));
     }
+    if let Some(why) = main_network(inner, spec).and_then(|n| cni::check_ports(inner, &n, &spec.ports)) {
+        wrong.push(("ports".to_owned(), why));
+    }
     Ok(wrong)
+}
+
+/// The network that published ports lead to.
+pub(crate) fn main_network(inner: &Inner, spec: &ContainerSpec) -> Option<String> {
+    let endpoints = endpoints(spec);
+    let main = way_out(inner, &endpoints).unwrap_or(0);
+    endpoints.into_iter().nth(main).map(|e| e.network)
 }
 
 /// What of an endpoint the network cannot give.
 pub(crate) fn check_endpoint(network: &NetworkRecord, endpoint: &EndpointSpec) -> Vec<(&'static str, String)> {
+    if network.driver == NetworkDriver::Cni {
+        return cni::check_endpoint(network, endpoint);
+    }
     let mut wrong = Vec::new();
     let Some(v4) = network.ipv4 else {
         wrong.push(("network", format!("{} is no network with addresses: it stands alone", network.name)));
@@ -250,7 +280,7 @@ pub(crate) fn members(inner: &Inner, network: &NetworkRecord) -> Vec<NetworkMemb
         let is_on = match network.driver {
             NetworkDriver::Host => record.spec.network == NetworkMode::Host,
             NetworkDriver::Null => record.spec.network == NetworkMode::None,
-            NetworkDriver::Bridge | NetworkDriver::Macvlan => {
+            NetworkDriver::Bridge | NetworkDriver::Macvlan | NetworkDriver::Cni => {
                 record.networks.on(name).is_some() || endpoints(&record.spec).iter().any(|e| e.network == *name)
             }
         };

@@ -7,6 +7,7 @@ use crate::requests::{Begin, fingerprint};
 use crate::store::{Durability, Write};
 use crate::view::{NetworkMembers, NetworkRequest, NetworkView, PrunedNetworks, Requester};
 use crate::{Node, NodeError, fail, nets};
+use berth_cni::Conflist;
 use berth_model::Timestamp;
 use berth_model::event::EventKind;
 use berth_model::network::{NetworkDriver, NetworkId, NetworkRecord, PREDEFINED, Subnet4, Subnet6, check_network_name};
@@ -43,7 +44,7 @@ impl Node {
     /// `Invalid` with every wrong field; `NetworkNameInUse`, `SubnetInUse`, `PoolsExhausted`, `RequestIdReused`; `Network` where the kernel
     /// refuses it.
     pub async fn create_network(&self, who: &Requester, request: NetworkRequest) -> Result<NetworkId, NodeError> {
-        check(&request)?;
+        check(self.inner(), &request).await?;
         let ticket = loop {
             match self.inner().requests.begin(who, "NetworkCreate", fingerprint(&request)).await? {
                 Begin::New(ticket) => break ticket,
@@ -106,8 +107,8 @@ impl Node {
     }
 }
 
-/// What is wrong by itself, all at once.
-fn check(request: &NetworkRequest) -> Result<(), NodeError> {
+/// What is wrong by itself, all at once; whether the plugins of a list are there.
+pub(crate) async fn check(inner: &Arc<Inner>, request: &NetworkRequest) -> Result<(), NodeError> {
     let mut wrong: Vec<(String, String)> = Vec::new();
     if let Err(e) = check_network_name(&request.name) {
         wrong.push(("name".to_owned(), e.to_string()));
@@ -115,10 +116,31 @@ fn check(request: &NetworkRequest) -> Result<(), NodeError> {
     if request.name.starts_with("container:") {
         wrong.push(("name".to_owned(), "stands for another container's network".to_owned()));
     }
+    if let Some(text) = request.conflist.clone() {
+        let (inner_, name) = (inner.clone(), request.name.clone());
+        let found = inner.blocking(move || Ok(check_conflist(&inner_, &text, &name))).await?;
+        wrong.extend(
+            found.into_iter().map(|(at, why)| (format!("conflist.{at}").trim_end_matches('.').to_owned(), why)),
+        );
+    }
     if wrong.is_empty() { Ok(()) } else { Err(NodeError::Invalid(wrong)) }
 }
 
-async fn create(inner: &Arc<Inner>, request: NetworkRequest) -> Result<NetworkId, NodeError> {
+/// Runs the plugins of a list that is well, to hear which versions they know.
+fn check_conflist(inner: &Inner, text: &str, name: &str) -> Vec<(String, String)> {
+    match Conflist::parse(text) {
+        Err(wrong) => wrong.0,
+        Ok(list) if list.name != name => {
+            vec![(
+                "name".to_owned(),
+                format!("is {}, and the network is to be {name}: they must be the same", list.name),
+            )]
+        }
+        Ok(list) => inner.cni.try_out(&list),
+    }
+}
+
+pub(crate) async fn create(inner: &Arc<Inner>, request: NetworkRequest) -> Result<NetworkId, NodeError> {
     let _one = inner.nets.change.lock().await;
     if PREDEFINED.iter().any(|(name, _)| *name == request.name) {
         return Err(NodeError::NetworkPredefined(request.name));
@@ -139,8 +161,10 @@ async fn create(inner: &Arc<Inner>, request: NetworkRequest) -> Result<NetworkId
     fail::point("network.create.after_record")?;
     let (inner_, record_) = (inner.clone(), record.clone());
     let made = inner.blocking(move || {
-        inner_.networks.add(&record_);
-        inner_.networks.make(&record_.name)?;
+        if record_.driver != NetworkDriver::Cni {
+            inner_.networks.add(&record_);
+            inner_.networks.make(&record_.name)?;
+        }
         fail::point("network.create.after_bridge")
     });
     if let Err(e) = made.await {
@@ -168,6 +192,9 @@ pub(crate) fn event(inner: &Inner, record: &NetworkRecord, action: &str, more: &
 
 /// Chooses what the caller left open, and looks for what it would collide with.
 fn plan(inner: &Inner, id: NetworkId, random: [u8; 32], request: NetworkRequest) -> Result<NetworkRecord, NodeError> {
+    if request.driver == NetworkDriver::Cni {
+        return Ok(record(id, request, String::new(), None, None));
+    }
     let others: Vec<Arc<NetworkRecord>> = inner.nets.all();
     let bridge = match request.driver {
         NetworkDriver::Macvlan => request.parent.clone().unwrap_or_default(),
@@ -217,11 +244,21 @@ fn plan(inner: &Inner, id: NetworkId, random: [u8; 32], request: NetworkRequest)
         None if request.enable_ipv6 => Some(unique_local(random)),
         None => None,
     };
-    Ok(NetworkRecord {
+    Ok(record(id, request, bridge, Some(ipv4), ipv6))
+}
+
+fn record(
+    id: NetworkId,
+    request: NetworkRequest,
+    bridge: String,
+    ipv4: Option<Subnet4>,
+    ipv6: Option<Subnet6>,
+) -> NetworkRecord {
+    NetworkRecord {
         id,
         name: request.name,
         driver: request.driver,
-        ipv4: Some(ipv4),
+        ipv4,
         ipv6,
         ipv6_mode: request.ipv6_mode,
         internal: request.internal,
@@ -229,9 +266,10 @@ fn plan(inner: &Inner, id: NetworkId, random: [u8; 32], request: NetworkRequest)
         labels: request.labels,
         options: request.options,
         bridge,
+        conflist: request.conflist,
         created: Timestamp::now(),
         removing: false,
-    })
+    }
 }
 
 /// A free subnet of the pools. Begun at a random place, so that a subnet that was given back rests, and two agents do not take the same.
@@ -262,7 +300,7 @@ fn unique_local(random: [u8; 32]) -> Subnet6 {
     Subnet6 { subnet, prefix_len: 64, gateway: Ipv6Addr::from_bits(subnet.to_bits() + 1), range: None }
 }
 
-async fn remove(inner: &Arc<Inner>, name: &str) -> Result<Option<NetworkId>, NodeError> {
+pub(crate) async fn remove(inner: &Arc<Inner>, name: &str) -> Result<Option<NetworkId>, NodeError> {
     let _one = inner.nets.change.lock().await;
     let record = match inner.nets.find_any(name) {
         Err(NodeError::NetworkNotFound(_)) => return Ok(None),
@@ -295,13 +333,34 @@ async fn remove(inner: &Arc<Inner>, name: &str) -> Result<Option<NetworkId>, Nod
 async fn take_apart(inner: &Arc<Inner>, record: &Arc<NetworkRecord>) -> Result<(), NodeError> {
     fail::point("network.remove.after_record")?;
     let (inner_, name) = (inner.clone(), record.name.clone());
-    inner.blocking(move || Ok(inner_.networks.remove(&name)?)).await?;
+    let record_ = record.clone();
+    let removed = move || {
+        remove_of_plugins(&inner_, &record_);
+        Ok(inner_.networks.remove(&name)?)
+    };
+    inner.blocking(removed).await?;
     fail::point("network.remove.after_bridge")?;
     let event = event(inner, record, "destroy", &[]);
     inner.store.write(vec![Write::DeleteNetwork(record.id.clone()), event], Durability::Durable).await?;
     inner.nets.take_out(&record.name);
     inner.nets.touch();
     Ok(())
+}
+
+/// What plugins leave of a network that nobody is on: CNI has no word for its end. Another one's bridge may have the same name, and is let alone.
+fn remove_of_plugins(inner: &Inner, record: &NetworkRecord) {
+    let list = |r: &NetworkRecord| r.conflist.as_deref().and_then(|text| Conflist::parse(text).ok());
+    let Some(own) = list(record) else { return };
+    let others = inner.nets.all().into_iter().filter(|o| o.id != record.id);
+    let taken: Vec<String> = others.filter_map(|o| list(&o)).flat_map(|l| l.bridges()).collect();
+    if let Err(error) = inner.cni.collect(record.conflist.as_deref().unwrap_or_default(), &record.name) {
+        tracing::warn!(network = record.name, %error, "having CNI plugins give back what nobody has");
+    }
+    for bridge in own.bridges().into_iter().filter(|b| !taken.contains(b)) {
+        if let Err(error) = inner.networks.delete_idle_bridge(&bridge) {
+            tracing::warn!(network = record.name, bridge, %error, "deleting what CNI plugins have left");
+        }
+    }
 }
 
 /// Goes on with removals that the last agent had begun.

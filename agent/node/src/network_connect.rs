@@ -10,8 +10,8 @@ use crate::network_change::event;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::Requester;
-use crate::{Node, NodeError, fail};
-use berth_model::network::{Attachments, EndpointSpec, NetworkAttachment, NetworkMode, NetworkRecord};
+use crate::{Node, NodeError, cni, fail};
+use berth_model::network::{Attachments, EndpointSpec, NetworkAttachment, NetworkDriver, NetworkMode, NetworkRecord};
 use berth_model::{ContainerRecord, Phase};
 use berth_network::Want;
 use std::os::fd::{AsFd, OwnedFd};
@@ -119,10 +119,32 @@ async fn disconnect(inner: &Arc<Inner>, container: &Arc<Container>, network: &Ne
     if wished.len() == known && before.networks.on(&network.name).is_none() {
         return Ok(());
     }
+    ports_can_move(inner, &before, &network.name, &wished)?;
     wish(inner, &mut gate, wished).await?;
     settle(inner, &mut gate).await?;
     told(inner, network, "disconnect", container).await;
     Ok(())
+}
+
+/// Published ports follow the default route to the next network, which plugins take them for at ADD only.
+fn ports_can_move(
+    inner: &Inner,
+    before: &ContainerRecord,
+    left: &str,
+    wished: &[EndpointSpec],
+) -> Result<(), NodeError> {
+    let has_ports = before.networks.on(left).is_some_and(|a| !a.ports.is_empty());
+    let next = way_out(inner, wished).and_then(|n| inner.nets.by_name(&wished[n].network));
+    match next.filter(|n| has_ports && n.driver == NetworkDriver::Cni) {
+        Some(next) => Err(wrong(
+            "network",
+            format!(
+                "has the published ports of the container, which {} cannot take while it runs (its driver is cni): close them first (berthctl port rm)",
+                next.name
+            ),
+        )),
+        None => Ok(()),
+    }
 }
 
 async fn told(inner: &Arc<Inner>, network: &NetworkRecord, action: &str, container: &Container) {
@@ -188,7 +210,10 @@ fn make_true(
 ) -> Result<(), NodeError> {
     let mut ports = Vec::new();
     for gone in record.networks.iter().filter(|a| !wished.iter().any(|e| e.network == a.network)) {
-        inner.networks.disconnect(&record.id, netns.as_fd(), gone)?;
+        match gone.is_cni() {
+            true => cni::leave(inner, &record.id, gone)?,
+            false => inner.networks.disconnect(&record.id, netns.as_fd(), gone)?,
+        }
         ports.extend(gone.ports.iter().cloned());
         now.retain(|a| a.network != gone.network);
         fail::point("network.disconnect.after_link")?;
@@ -196,7 +221,11 @@ fn make_true(
     for endpoint in wished.iter().filter(|e| record.networks.on(&e.network).is_none()) {
         let last = record.supervision.networks.on(&endpoint.network).cloned();
         let want = Want { last, ..want(endpoint.clone()) };
-        let made = inner.networks.connect(&record.id, netns.as_fd(), &want, &free_interface(now))?;
+        let interface = free_interface(now);
+        let made = match inner.nets.by_name(&want.network).is_some_and(|n| n.driver == NetworkDriver::Cni) {
+            true => cni::join(inner, record, netns.as_fd(), &want, &interface)?,
+            false => inner.networks.connect(&record.id, netns.as_fd(), &want, &interface)?,
+        };
         now.push(made);
         fail::point("network.connect.after_link")?;
     }

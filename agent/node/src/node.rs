@@ -46,6 +46,7 @@ pub(crate) struct Inner {
     pub layers: Layers,
     pub registry: Images,
     pub networks: Networks,
+    pub cni: berth_cni::Cni,
     pub nets: Nets,
     pub resolver: Resolver,
     pub volumes: crate::volumes::Volumes,

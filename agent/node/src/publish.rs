@@ -64,6 +64,11 @@ async fn apply(
         let why = "can only be published where the container has a network of its own";
         return Err(NodeError::Invalid(vec![("add".to_owned(), why.to_owned())]));
     }
+    if before.networks.main().is_some_and(NetworkAttachment::is_cni) {
+        let why =
+            "are published by CNI plugins on this container's network, which do it at the start only: stop it first";
+        return Err(NodeError::Invalid(vec![("add".to_owned(), why.to_owned())]));
+    }
     let live = before.phase == Phase::Running;
     let old: Option<NetworkAttachment> = before.networks.main().filter(|_| live).cloned();
     let id = container.id.clone();

@@ -6,7 +6,7 @@
 use crate::container::Container;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
-use crate::{NodeError, fail, volumes};
+use crate::{NodeError, cni, fail, volumes};
 use berth_model::network::Attachments;
 use berth_rootfs::RootMount;
 use std::sync::Arc;
@@ -101,7 +101,7 @@ fn take_apart(inner: &Inner, job: &mut Job) -> Result<(), NodeError> {
     drop(job.root.take());
     fail::point("remove.after_umount")?;
     if !job.networks.is_empty() {
-        inner.networks.detach(id, &job.networks)?;
+        cni::detach(inner, id, &job.networks)?;
         job.networks.clear();
     }
     fail::point("remove.after_network")?;

@@ -6,6 +6,7 @@ use crate::events::Events;
 use crate::exit::{self, killed_shim};
 use crate::health;
 use crate::images::{self, ImageIndex};
+use crate::info::host_platform;
 use crate::layers::Layers;
 use crate::logs::{self, Forwarders, LogWatch};
 use crate::nets::Nets;
@@ -15,14 +16,14 @@ use crate::requests::Requests;
 use crate::resolver::{self, Resolver};
 use crate::store::{Durability, Loaded, Store, StoreError, There, Write};
 use crate::timers::{self, Timers};
-use crate::{NodeConfig, NodeError, pause, session, volumes};
+use crate::{NodeConfig, NodeError, cni, pause, session, volumes};
 use berth_image::Images;
 use berth_model::event::EventKind;
 use berth_model::image::ImageRecord;
 use berth_model::network::Attachments;
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::ExitCause;
-use berth_model::{ContainerId, ContainerRecord, Digest, ExitStatus, Phase, Platform, Timestamp};
+use berth_model::{ContainerId, ContainerRecord, Digest, ExitStatus, Phase, Timestamp};
 use berth_network::Networks;
 use berth_rootfs::LayerStore;
 use berth_runtime::{ContainerPaths, Runtime, Shim};
@@ -148,6 +149,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         events: Events::new(loaded.events, loaded.newest_cursor, config.event_history),
         requests: Requests::new(loaded.requests),
         containers: Arc::new(seen_off),
+        cni: cni::open(&config.cni, &config.data_root, &config.run_root),
         images: ImageIndex::new(loaded.images, loaded.tags, loaded.doomed, loaded.used),
         config,
         boot_id,
@@ -279,19 +281,6 @@ fn lock(path: &Path) -> Result<File, NodeError> {
     }
 }
 
-/// Go's names, as images use them.
-fn host_platform() -> Platform {
-    let (architecture, variant) = match std::env::consts::ARCH {
-        "x86_64" => ("amd64", None),
-        "aarch64" => ("arm64", Some("v8")),
-        "arm" => ("arm", Some("v7")),
-        "x86" => ("386", None),
-        "powerpc64" => ("ppc64le", None),
-        other => (other, None),
-    };
-    Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
-}
-
 /// One container with what was found of it.
 struct Found {
     container: Arc<Container>,
@@ -328,8 +317,12 @@ async fn containers(inner: &Arc<Inner>, records: Vec<ContainerRecord>, same_boot
         .filter(|f| f.action == Action::Adopt && !f.container.record().networks.is_empty())
         .map(|f| (f.container.id.clone(), f.container.record().networks.clone()))
         .collect();
-    let networks = inner.networks.clone();
-    inner.blocking(move || Ok(networks.recover(&live)?)).await?;
+    let inner_ = inner.clone();
+    let recovered = move || {
+        cni::recover(&inner_, &live);
+        Ok(inner_.networks.recover(&live)?)
+    };
+    inner.blocking(recovered).await?;
 
     let mut acting = JoinSet::new();
     for found in all {
@@ -338,6 +331,7 @@ async fn containers(inner: &Arc<Inner>, records: Vec<ContainerRecord>, same_boot
     }
     while acting.join_next().await.is_some() {}
     crate::network_change::recover(inner).await;
+    cni::from_files(inner).await;
     Ok(())
 }
 
@@ -626,6 +620,7 @@ mod tests {
             default_route: true,
             aliases: Vec::new(),
             ports: Vec::new(),
+            cni: None,
         };
         // phase, auto-remove, network, its address is known, shim, exit file, same boot -> action
         let bridge = NetworkMode::Bridge;

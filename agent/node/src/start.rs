@@ -7,7 +7,7 @@ use crate::node::{Beside, Inner};
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
 use crate::timers::Kind;
-use crate::{NodeError, TRACE, cause, exit, fail, health, nets, remove, resolver, volumes};
+use crate::{NodeError, TRACE, cause, cni, exit, fail, health, nets, remove, resolver, volumes};
 use berth_model::network::{Attachments, NetworkMode, PortMapping, Protocol};
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
@@ -192,14 +192,14 @@ fn launch(
     };
     // Two threads beside this one: joining costs a hop each; a namespace with a veth costs thirty of them, cgroups and a shim ten.
     let network = record.spec.network.is_own().then(|| {
-        let (networks, id) = (inner.networks.clone(), id.clone());
+        let (inner_, record_) = (inner.clone(), record.clone());
         let wants = nets::wants(inner, &record, ports(inner, container, &record));
-        let (networks_, id_) = (networks.clone(), id.clone());
+        let (inner__, id_) = (inner.clone(), id.clone());
         inner.beside(
-            move || debug_span!(target: TRACE, "network").in_scope(|| networks.attach_to(&id, wants)),
+            move || debug_span!(target: TRACE, "network").in_scope(|| cni::attach(&inner_, &record_, wants)),
             move |attached| {
                 if let Ok(unused) = attached {
-                    undo_network(&networks_, &id_, &unused.attachments);
+                    undo_network(&inner__, &id_, &unused.attachments);
                 }
             },
         )
@@ -317,14 +317,14 @@ struct NetworkUndo<'a> {
 impl Drop for NetworkUndo<'_> {
     fn drop(&mut self) {
         if !self.attachments.is_empty() {
-            undo_network(&self.inner.networks, &self.container.id, &self.attachments);
+            undo_network(self.inner, &self.container.id, &self.attachments);
             resolver::leave(self.inner, &self.container.id, &self.attachments);
         }
     }
 }
 
-fn undo_network(networks: &berth_network::Networks, id: &berth_model::ContainerId, attachments: &Attachments) {
-    if let Err(e) = networks.detach(id, attachments) {
+fn undo_network(inner: &Inner, id: &berth_model::ContainerId, attachments: &Attachments) {
+    if let Err(e) = cni::detach(inner, id, attachments) {
         tracing::warn!(container = %id, error = %e, "undoing the network of a failed start");
     }
 }
@@ -342,7 +342,7 @@ async fn abandon(inner: &Arc<Inner>, launched: Launched, why: NodeError) -> Node
     let inner_ = inner.clone();
     let undone = inner.blocking(move || {
         drop(launched.root);
-        inner_.networks.detach(&id, &launched.record.networks)?;
+        cni::detach(&inner_, &id, &launched.record.networks)?;
         Ok(inner_.runtime.remove_cgroups(&id)?)
     });
     if let Err(e) = undone.await {

@@ -164,7 +164,7 @@ pub struct ContainerView {
 #[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]
 pub struct NetworkRequest {
     pub name: String,
-    /// `Bridge` or `Macvlan`.
+    /// `Bridge`, `Macvlan` or `Cni`.
     pub driver: NetworkDriver,
     /// `None`: from the pools.
     pub ipv4: Option<Subnet4>,
@@ -178,6 +178,8 @@ pub struct NetworkRequest {
     pub bridge: Option<String>,
     /// What a macvlan sits on.
     pub parent: Option<String>,
+    /// The list of a network whose driver is cni: JSON.
+    pub conflist: Option<String>,
     pub labels: BTreeMap<String, String>,
     /// As they were given.
     pub options: BTreeMap<String, String>,

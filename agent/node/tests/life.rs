@@ -28,6 +28,7 @@ impl Bed {
         let dir = PathBuf::from(format!("/var/tmp/berth-node-{name}-{tag}"));
         std::fs::create_dir_all(&dir).unwrap();
         let config = NodeConfig {
+            cni: Default::default(),
             pools: vec![berth_node::AddressPool::DEFAULT],
             data_root: dir.join("data"),
             run_root: dir.join("run"),

@@ -17,7 +17,7 @@ pub(crate) fn hosts(spec: &ContainerSpec, hostname: &str, networks: &[NetworkAtt
         };
         let _ = writeln!(text, "{to}\t{}", host.name);
     }
-    for address in own_first(networks).flat_map(addresses) {
+    for address in own_first(networks).flat_map(NetworkAttachment::addresses) {
         let full = match &spec.domainname {
             Some(domain) if !domain.is_empty() => format!("{hostname}.{domain} {hostname}"),
             _ => hostname.to_owned(),
@@ -34,14 +34,11 @@ fn own_first(networks: &[NetworkAttachment]) -> impl Iterator<Item = &NetworkAtt
         .chain(networks.iter().filter(move |n| Some(n.network.as_str()) != main.map(|m| m.network.as_str())))
 }
 
-fn addresses(network: &NetworkAttachment) -> impl Iterator<Item = IpAddr> + use<> {
-    [Some(IpAddr::V4(network.address)), network.ipv6.as_ref().map(|six| IpAddr::V6(six.address))].into_iter().flatten()
-}
-
 /// Where the host's DNS server answers for the container: on the gateways of its bridges, of the default one excepted.
 fn name_servers(networks: &[NetworkAttachment]) -> impl Iterator<Item = IpAddr> {
     // Who has no end on the host (macvlan) does not reach it.
-    let served = own_first(networks).filter(|n| n.network != DEFAULT_NETWORK && !n.host_interface.is_empty());
+    let own = |n: &&NetworkAttachment| n.network != DEFAULT_NETWORK && !n.host_interface.is_empty() && !n.is_cni();
+    let served = own_first(networks).filter(own);
     served.flat_map(|n| [Some(IpAddr::V4(n.gateway)), n.ipv6.as_ref().map(|six| IpAddr::V6(six.gateway))]).flatten()
 }
 
@@ -50,7 +47,8 @@ const FALLBACK: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
 
 /// resolv.conf(5): the host's with what was asked for in its place. In a network namespace of its own the host's loopback resolvers cannot
 /// be reached and are left out. On networks of one's own the host's DNS server is asked, which asks those servers, the host's loopback ones too;
-/// names without a dot are then asked for as they are, before the search domains are tried (ndots:0, as Docker has it).
+/// names without a dot are then asked for as they are, before the search domains are tried (ndots:0, as Docker has it). What CNI plugins say stands
+/// before the host's, and is not asked where the host's DNS server is.
 pub(crate) fn resolv_conf(
     spec: &ContainerSpec,
     host: &str,
@@ -58,22 +56,38 @@ pub(crate) fn resolv_conf(
     networks: &[NetworkAttachment],
 ) -> String {
     let mut servers: Vec<String> = spec.dns.iter().map(IpAddr::to_string).collect();
-    let (mut search, mut options) = (spec.dns_search.join(" "), spec.dns_options.join(" "));
     let named: Vec<String> = name_servers(networks).map(|ip| ip.to_string()).collect();
     // A server in the container itself, which asks whom it likes.
     let inside = !spec.dns.is_empty() && spec.dns.iter().all(IpAddr::is_loopback);
+    let (mut from_plugins, mut said_search, mut said_options) =
+        (Vec::new(), spec.dns_search.clone(), spec.dns_options.clone());
+    for dns in own_first(networks).filter_map(|n| n.cni.as_ref()).map(|cni| &cni.dns) {
+        from_plugins.extend(dns.nameservers.iter().map(IpAddr::to_string));
+        let domain = Some(&dns.domain).filter(|d| dns.search.is_empty() && !d.is_empty());
+        if spec.dns_search.is_empty() {
+            said_search.extend(dns.search.iter().chain(domain).cloned());
+        }
+        if spec.dns_options.is_empty() {
+            said_options.extend(dns.options.iter().cloned());
+        }
+    }
+    if servers.is_empty() {
+        servers.clone_from(&from_plugins);
+    }
+    let (mut search, mut options) = (said_search.join(" "), said_options.join(" "));
+    let (host_servers, host_search, host_options) = (servers.is_empty(), search.is_empty(), options.is_empty());
     for line in host.lines() {
         let mut words = line.split_whitespace();
         let (key, rest) = (words.next().unwrap_or_default(), words.collect::<Vec<_>>());
         match key {
-            "nameserver" if spec.dns.is_empty() => {
+            "nameserver" if host_servers => {
                 let local = |a: &str| {
                     a.split('%').next().and_then(|a| a.parse::<IpAddr>().ok()).is_none_or(|a| a.is_loopback())
                 };
                 servers.extend(rest.first().filter(|a| !own_network || !local(a)).map(|a| (*a).to_owned()));
             }
-            "search" | "domain" if spec.dns_search.is_empty() => search = rest.join(" "),
-            "options" if spec.dns_options.is_empty() => options = rest.join(" "),
+            "search" | "domain" if host_search => search = rest.join(" "),
+            "options" if host_options => options = rest.join(" "),
             _ => {}
         }
     }
@@ -125,6 +139,7 @@ mod tests {
             default_route: network == "main",
             aliases: Vec::new(),
             ports: Vec::new(),
+            cni: None,
         }
     }
 
@@ -139,6 +154,36 @@ mod tests {
         assert_eq!(resolv_conf(&asked, host, true, &none), "nameserver 192.0.2.9\noptions edns0\n");
         let default = Attachments::from(vec![on(DEFAULT_NETWORK, 5, "eth0", true)]);
         assert_eq!(resolv_conf(&asked, host, true, &default), "nameserver 192.0.2.9\noptions edns0\n");
+    }
+
+    #[test]
+    fn what_plugins_say_stands_before_the_hosts() {
+        use berth_model::network::{CniAttachment, CniDns};
+        let host = "nameserver 192.0.2.1\nsearch a b\noptions edns0\n";
+        let dns = CniDns {
+            nameservers: vec!["10.9.0.1".parse().unwrap()],
+            domain: "lab".into(),
+            search: Vec::new(),
+            options: vec!["ndots:3".into()],
+        };
+        let cni = Some(Box::new(CniAttachment { result: String::new(), dns }));
+        let plugged = NetworkAttachment { cni, ..on("lab", 9, "eth0", false) };
+        let (spec, one) = (ContainerSpec::default(), Attachments::from(vec![plugged.clone()]));
+        assert_eq!(resolv_conf(&spec, host, true, &one), "nameserver 10.9.0.1\nsearch lab\noptions ndots:3\n");
+        let silent = NetworkAttachment { cni: Some(Box::default()), ..plugged.clone() };
+        let silent = Attachments::from(vec![silent]);
+        assert_eq!(resolv_conf(&spec, host, true, &silent), host);
+        let asked = ContainerSpec { dns: vec!["192.0.2.9".parse().unwrap()], dns_search: vec!["x".into()], ..spec };
+        assert!(resolv_conf(&asked, host, true, &one).starts_with("nameserver 192.0.2.9\nsearch x\n"));
+        // Beside a network with names, the host's server answers.
+        let both = Attachments::from(vec![
+            on("main", 8, "eth0", false),
+            NetworkAttachment { interface: "eth1".into(), ..plugged },
+        ]);
+        assert!(resolv_conf(&ContainerSpec::default(), host, true, &both).starts_with("nameserver 172.8.0.1\n"));
+        // A plugin that gives no address gives no line.
+        let bare = NetworkAttachment { address: [0, 0, 0, 0].into(), ..on("lab", 9, "eth0", false) };
+        assert!(!hosts(&ContainerSpec::default(), "web", &[bare], "10.0.0.1".parse().unwrap()).contains("web"));
     }
 
     #[test]

@@ -113,6 +113,7 @@ mod tests {
             default_route: interface == "eth0",
             aliases: Vec::new(),
             ports: Vec::new(),
+            cni: None,
         }
     }
 

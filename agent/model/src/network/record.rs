@@ -52,6 +52,8 @@ pub enum NetworkDriver {
     Bridge,
     /// Interfaces with MACs of their own on an interface of the host.
     Macvlan,
+    /// Whatever the plugins of a configuration list make.
+    Cni,
     /// The host's own namespace.
     Host,
     /// No network at all.
@@ -64,6 +66,7 @@ impl NetworkDriver {
         match self {
             NetworkDriver::Bridge => "bridge",
             NetworkDriver::Macvlan => "macvlan",
+            NetworkDriver::Cni => "cni",
             NetworkDriver::Host => "host",
             NetworkDriver::Null => "null",
         }
@@ -133,7 +136,7 @@ pub struct NetworkRecord {
     pub id: NetworkId,
     pub name: String,
     pub driver: NetworkDriver,
-    /// `None` for host and none.
+    /// `None` for host, none and cni.
     #[serde(default)]
     pub ipv4: Option<Subnet4>,
     #[serde(default)]
@@ -154,6 +157,9 @@ pub struct NetworkRecord {
     /// Name of the bridge; of a macvlan, the interface that it sits on. Empty for host and none.
     #[serde(default)]
     pub bridge: String,
+    /// The configuration list of a network of the driver cni: JSON, as it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflist: Option<String>,
     pub created: Timestamp,
     /// It goes: nothing may join any more, and the next agent goes on with it.
     #[serde(default)]
