@@ -50,6 +50,9 @@ pub struct Record {
     /// Container, image or reference as the caller named it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub object: String,
+    /// Options that reach the host, by the permissions that they need.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
     pub verdict: Verdict,
     /// gRPC's name of the status code; absent at the start of a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -267,6 +270,7 @@ mod tests {
             peer: "127.0.0.1:1".into(),
             rpc: "/berth.v1.Containers/Stop".into(),
             object: format!("web{n}"),
+            needs: Vec::new(),
             verdict: Verdict::Allowed,
             result: Some("OK".into()),
             reason: None,

@@ -1,9 +1,6 @@
 //! Who may do what: one table over all RPCs. What has no rule is denied.
 
 use berth::role::Role;
-use berth_model::ContainerSpec;
-use berth_model::network::NetworkMode;
-use berth_model::spec::{MountKind, Seccomp};
 
 /// How long a call may last that brings no deadline of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +45,7 @@ const fn admin_change(path: &'static str) -> Rule {
 
 /// Sorted by path: it is searched by halves.
 ///
-/// Some options of these calls need more than the call: see [`beyond_operator`].
+/// Some options of these calls need more than the call: see [`crate::permission`].
 pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Containers/Attach"),
     long_change("/berth.v1.Containers/Create"),
@@ -124,67 +121,9 @@ pub fn index(path: &str) -> Option<usize> {
     RULES.binary_search_by(|rule| rule.path.cmp(path)).ok()
 }
 
-/// Docker's default capabilities: a container has these anyway (moby, oci/caps/defaults.go).
-pub const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
-
-/// What of a container leads to root on the host, and so needs the admin role; in the words of its options.
-///
-/// Docker's remote access knows no such line: who may create a container there owns the host. Here an operator
-/// creates containers that stay contained, and cannot reach into an admin's that is not.
-pub fn beyond_operator(spec: &ContainerSpec) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut add = |yes: bool, what: &str| {
-        if yes {
-            found.push(what.to_owned());
-        }
-    };
-    add(spec.privileged, "privileged");
-    add(spec.host_pid, "the host's pid namespace");
-    add(spec.host_ipc, "the host's ipc namespace");
-    add(spec.host_uts, "the host's uts namespace");
-    add(spec.network == NetworkMode::Host, "the host's network");
-    // A profile of one's own may allow everything, so it counts as none.
-    add(spec.seccomp != Seccomp::Default, "a seccomp profile other than the default");
-    // The agent connects there as root of the host, and the container chooses what it sends.
-    add(spec.log.own_address, &format!("a log collector of its own, {}", spec.log.syslog.address));
-    for mount in &spec.mounts {
-        match &mount.kind {
-            MountKind::Bind { source, .. } => add(true, &format!("the host's path {source}")),
-            MountKind::Volume(volume) => {
-                add(berth_volume::is_of_host(&volume.options), "a volume with options that reach the host");
-            }
-            MountKind::Tmpfs { .. } | MountKind::Image(_) => {}
-        }
-    }
-    for device in &spec.devices {
-        add(true, &format!("the host's device {}", device.host_path));
-    }
-    for capability in &spec.cap_add {
-        let name = capability.strip_prefix("CAP_").unwrap_or(capability);
-        add(!DEFAULT_CAPABILITIES.contains(&name), &format!("the capability {capability}"));
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berth_model::spec::{Device, Mount, Propagation};
     use prost::Message;
     use prost_types::FileDescriptorSet;
     use std::collections::BTreeSet;
@@ -231,55 +170,6 @@ mod tests {
     fn a_viewer_changes_nothing() {
         for rule in RULES {
             assert_eq!(rule.mutates, rule.least > Role::Viewer, "{}", rule.path);
-        }
-    }
-
-    #[test]
-    fn what_leads_to_root_is_the_admins() {
-        assert_eq!(beyond_operator(&ContainerSpec::default()), Vec::<String>::new());
-        let plain = ContainerSpec {
-            cap_add: vec!["CHOWN".into(), "CAP_KILL".into()],
-            mounts: vec![Mount {
-                target: "/t".into(),
-                read_only: false,
-                kind: MountKind::Tmpfs { size_bytes: None, mode: None, exec: false },
-            }],
-            ..Default::default()
-        };
-        assert_eq!(beyond_operator(&plain), Vec::<String>::new());
-        let bind = MountKind::Bind {
-            source: "/etc".into(),
-            propagation: Propagation::Rprivate,
-            recursive: true,
-            create_source: false,
-            writable_below: false,
-        };
-        let d = ContainerSpec::default;
-        for (spec, what) in [
-            (ContainerSpec { privileged: true, ..d() }, "privileged"),
-            (ContainerSpec { host_pid: true, ..d() }, "pid"),
-            (ContainerSpec { host_ipc: true, ..d() }, "ipc"),
-            (ContainerSpec { host_uts: true, ..d() }, "uts"),
-            (ContainerSpec { network: NetworkMode::Host, ..d() }, "network"),
-            (ContainerSpec { seccomp: Seccomp::Unconfined, ..d() }, "seccomp"),
-            (ContainerSpec { seccomp: Seccomp::Profile("{}".into()), ..d() }, "seccomp"),
-            (ContainerSpec { mounts: vec![Mount { target: "/x".into(), read_only: true, kind: bind }], ..d() }, "/etc"),
-            (
-                ContainerSpec {
-                    devices: vec![Device {
-                        host_path: "/dev/sda".into(),
-                        container_path: "/dev/sda".into(),
-                        permissions: "r".into(),
-                    }],
-                    ..d()
-                },
-                "/dev/sda",
-            ),
-            (ContainerSpec { cap_add: vec!["ALL".into()], ..d() }, "ALL"),
-            (ContainerSpec { cap_add: vec!["SYS_ADMIN".into()], ..d() }, "SYS_ADMIN"),
-        ] {
-            let found = beyond_operator(&spec);
-            assert!(found.len() == 1 && found[0].contains(what), "{what}: {found:?}");
         }
     }
 }

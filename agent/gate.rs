@@ -8,6 +8,7 @@ use crate::audit::{AuditLog, Record, Verdict};
 use crate::auth::{self, Duration as Length, Rule};
 use crate::metrics::Calls;
 use crate::peer::{Lapse, Peer, PeerInfo};
+use crate::permission::{self, Need, Policy};
 use crate::status;
 use berth::role::Role;
 use berth::trace::{TRACEPARENT, TraceParent};
@@ -27,6 +28,9 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use tracing::{Instrument, Span};
 
+/// Permissions in one audit record.
+const MAX_NEEDS: usize = 32;
+
 /// What all calls share.
 #[derive(Clone)]
 pub struct Gate {
@@ -39,6 +43,7 @@ pub struct Gate {
     pub activity: crate::quiet::Activity,
     /// Where figures are wanted.
     pub counted: Option<Arc<Calls>>,
+    pub policy: Arc<Policy>,
 }
 
 impl<S> tower::Layer<S> for Gate {
@@ -64,6 +69,7 @@ pub struct Call {
     long: bool,
     begun: Instant,
     audit: AuditLog,
+    policy: Arc<Policy>,
     counted: Option<Arc<Calls>>,
     trace: Option<TraceParent>,
     span: Span,
@@ -74,6 +80,8 @@ pub struct Call {
 struct Told {
     object: String,
     request_id: String,
+    /// Permissions that the call needs.
+    needs: Vec<String>,
     denied: bool,
     ended: bool,
 }
@@ -101,22 +109,33 @@ impl Call {
         Requester { caller: self.caller(), request_id: request_id.to_owned() }
     }
 
-    /// Denies what the role is not enough for: `needs` are the options that only an admin may use.
-    pub fn admin_only(&self, needs: &[String]) -> Result<(), Status> {
-        if needs.is_empty() || self.role == Some(Role::Admin) {
-            return Ok(());
-        }
-        self.told().denied = true;
-        Err(status::denied(self.role.map_or("none", Role::name), &format!("{} needs the admin role", needs.join(", "))))
+    /// Which permissions the roles have.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
-    /// Names the object of a call that is then denied: the line of its start would say `allowed`.
-    pub fn admin_only_about(&self, needs: &[String], object: &str, request_id: &str) -> Result<(), Status> {
-        self.admin_only(needs).inspect_err(|_| {
-            let mut told = self.told();
-            told.object = object.chars().take(512).collect();
-            told.request_id = request_id.chars().take(64).collect();
-        })
+    /// Denies what the caller's role has no permission for. The object is named for the record, in which a denied call has no start.
+    pub fn permit(&self, needs: &[Need], object: &str, request_id: &str) -> Result<(), Status> {
+        self.decide(needs, false, object, request_id)
+    }
+
+    /// As [`Call::permit`], for what is done inside a container or to its files.
+    pub fn permit_inside(&self, needs: &[Need], object: &str, request_id: &str) -> Result<(), Status> {
+        self.decide(needs, true, object, request_id)
+    }
+
+    fn decide(&self, needs: &[Need], going_in: bool, object: &str, request_id: &str) -> Result<(), Status> {
+        let mut told = self.told();
+        let token = |need: &Need| need.token().chars().take(256).collect();
+        told.needs = needs.iter().take(MAX_NEEDS).map(token).collect();
+        let missing = self.policy.missing(self.role, needs);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        told.denied = true;
+        told.object = object.chars().take(512).collect();
+        told.request_id = request_id.chars().take(64).collect();
+        Err(status::denied(self.role.map_or("none", Role::name), &permission::refusal(&missing, going_in)))
     }
 
     fn told(&self) -> std::sync::MutexGuard<'_, Told> {
@@ -134,6 +153,7 @@ impl Call {
             peer: self.peer.to_string(),
             rpc: self.path.chars().take(256).collect(),
             object: told.object.clone(),
+            needs: told.needs.clone(),
             verdict: if told.denied { Verdict::Denied } else { Verdict::Allowed },
             result: result.map(|code| status::code_name(code).to_owned()),
             reason,
@@ -223,6 +243,7 @@ impl Gate {
             long: rule.is_some_and(|rule| rule.duration == Length::Endless),
             begun: Instant::now(),
             audit: self.audit.clone(),
+            policy: self.policy.clone(),
             counted: self.counted.clone(),
             trace,
             span: span(path, trace.as_ref()),

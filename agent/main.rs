@@ -9,6 +9,7 @@ mod gate;
 mod log;
 mod metrics;
 mod peer;
+mod permission;
 mod quiet;
 mod run;
 mod serve;

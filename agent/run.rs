@@ -67,8 +67,9 @@ pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
     if let Some((server, _)) = metrics {
         tokio::spawn(stopping.clone().run_until_cancelled_owned(server.run()));
     }
+    let policy = Arc::new(config.policy.clone());
     let (routes, health) = api::routes(&node, &config, &upgrades).await?;
-    let serving = tokio::spawn(doors.serve(routes, audit.clone(), reload.clone(), stopping.clone(), counted));
+    let serving = tokio::spawn(doors.serve(routes, audit.clone(), reload.clone(), stopping.clone(), counted, policy));
     // The watchdog counts from here, as it is configured: before an upgrade in place it was given more time.
     let usual =
         sd_notify::watchdog_enabled().and_then(|t| u32::try_from(t.as_micros()).ok()).map(NotifyState::WatchdogUsec);

@@ -8,6 +8,7 @@ use crate::config::Limits;
 use crate::gate::Gate;
 use crate::metrics::Calls;
 use crate::peer::{Connection, Lapse, Peer};
+use crate::permission::Policy;
 use crate::tls::{self, Reload, TlsStore};
 use berth::role::Holder;
 use std::collections::HashMap;
@@ -119,6 +120,7 @@ impl Doors {
         reload: Arc<Notify>,
         stopping: CancellationToken,
         counted: Option<Arc<Calls>>,
+        policy: Arc<Policy>,
     ) -> Result<(), tonic::transport::Error> {
         let limits = self.shared.limits.clone();
         let (arrivals, incoming) = mpsc::channel::<io::Result<Connection>>(16);
@@ -144,6 +146,7 @@ impl Doors {
             stopping: stopping.clone(),
             activity,
             counted,
+            policy,
         };
         let served = Server::builder()
             .layer(gate)

@@ -139,7 +139,14 @@ impl Agent {
         let file = Some(dir.join("audit.log"));
         let audit = AuditLog::open(AuditConfig { file, file_bytes: 1 << 20, files: 2, log: false }).unwrap();
         let (reload, stopping) = (Arc::new(tokio::sync::Notify::new()), CancellationToken::new());
-        tokio::spawn(doors.serve(Routes::new(service), audit.clone(), reload.clone(), stopping.clone(), None));
+        tokio::spawn(doors.serve(
+            Routes::new(service),
+            audit.clone(),
+            reload.clone(),
+            stopping.clone(),
+            None,
+            Arc::default(),
+        ));
         Agent { dir, ca, address, shared, reload, stopping, health, audit }
     }
 

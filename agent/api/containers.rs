@@ -4,7 +4,7 @@ use super::decode::{Fields, some};
 use super::progress::Feed;
 use super::{Answers, QUEUE, call, encode, filter, finish, list, ports, reclaim, session, spec, supervise, usage};
 use crate::gate::Call;
-use crate::{auth, status};
+use crate::{permission, status};
 use berth::role::Role;
 use berth::v1::{self, containers_server, create_container_response::Kind};
 use berth_model::publish::PublishPolicy;
@@ -79,7 +79,8 @@ impl Creation {
             Some(name) => format!("{name} ({})", spec.image),
             None => spec.image.clone(),
         };
-        call.admin_only_about(&auth::beyond_operator(&spec), &object, &request.request_id)?;
+        call.permit(&permission::of_new(node, &spec), &object, &request.request_id)?;
+        call.policy().confine(call.role(), &mut spec);
         let who = call.about(&object, &request.request_id);
         Ok(Creation { spec, pull, auth, platform, who, again: false })
     }

@@ -1,10 +1,9 @@
 //! `berth.v1.Files`.
 
 use super::decode::{Fields, MAX_ARGUMENT, MAX_NAME, MAX_PATH};
-use super::session::reach;
 use super::{Answers, QUEUE, call, finish};
 use crate::gate::Call;
-use crate::status;
+use crate::{permission, status};
 use berth::v1::{self, copy_from_response, copy_to_request, files_server};
 use berth_node::{CommitRequest, CopyInto, CopySource, Node, NodeError, Pieces, Requester};
 use berth_rootfs::{Change, ChangeKind};
@@ -29,7 +28,7 @@ impl Files {
     /// Who asks, when they may reach into this container.
     fn may_reach(&self, call: &Call, container: &str, request_id: &str) -> Result<Requester, Status> {
         let detail = self.node.container(container).map_err(status::from_node)?;
-        call.admin_only_about(&reach(&detail.view.record.spec), container, request_id)?;
+        call.permit_inside(&permission::of_container(&self.node, &detail.view.record.spec), container, request_id)?;
         Ok(call.about(container, request_id))
     }
 }

@@ -3,6 +3,7 @@
 use super::decode::Fields;
 use super::endpoints::decode_endpoint;
 use super::{Answers, call, encode, endpoints, filter, finish, list, reclaim};
+use crate::permission::Need;
 use crate::status;
 use berth::v1::{self, networks_server};
 use berth_model::network::{Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, Subnet4, Subnet6};
@@ -37,12 +38,10 @@ impl networks_server::Networks for Networks {
         let (request_id, wanted) = (request.request_id.clone(), decode(&mut f, request));
         f.done()?;
         if wanted.driver == NetworkDriver::Macvlan {
-            // Its containers are on the host's own wire, past the host's rules.
-            call.admin_only_about(&["driver macvlan".to_owned()], &wanted.name, &request_id)?;
+            call.permit(&[Need::Macvlan], &wanted.name, &request_id)?;
         }
         if wanted.driver == NetworkDriver::Cni {
-            // Its plugins are run as root of the host, with a configuration of the caller's.
-            call.admin_only_about(&["driver cni".to_owned()], &wanted.name, &request_id)?;
+            call.permit(&[Need::Cni], &wanted.name, &request_id)?;
         }
         let who = call.about(&wanted.name, &request_id);
         let node = self.node.clone();

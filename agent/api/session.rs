@@ -12,7 +12,8 @@ use super::containers::{Creation, created, start_warnings};
 use super::decode::{Fields, some};
 use super::{Answers, QUEUE, encode};
 use crate::gate::Call;
-use crate::{auth, status};
+use crate::permission::{self, Need};
+use crate::status;
 use berth::v1;
 use berth_model::spec::{ExecSpec, LogConfig};
 use berth_model::wire::INPUT_WINDOW;
@@ -150,8 +151,8 @@ impl Asked {
         Ok(found)
     }
 
-    fn request(&self, needs: &[String]) -> Option<SessionRequest> {
-        Some(SessionRequest { name: self.name.clone()?, needs: needs.to_vec() })
+    fn request(&self, needs: &[Need]) -> Option<SessionRequest> {
+        Some(SessionRequest { name: self.name.clone()?, needs: needs.iter().map(Need::token).collect() })
     }
 }
 
@@ -227,7 +228,7 @@ impl Running {
         }
         let wrap = |p| Ok(v1::RunResponse { kind: Some(Kind::Progress(p)) });
         let auto_remove = creation.spec.auto_remove;
-        let needs = auth::beyond_operator(&creation.spec);
+        let needs = permission::of_new(&self.node, &creation.spec);
         let Some(container) = creation.run(&self.node, answers, wrap).await else { return Ok(()) };
         let container = container?;
         let id = container.id.to_string();
@@ -333,16 +334,16 @@ pub async fn attach(
     let found = asked.find(&node).await?;
     let (streams, id, who, tty) = match found {
         Some(found) => {
-            call.admin_only_about(&found.needs, &start.container, "")?;
+            call.permit_inside(&again(&found), &start.container, "")?;
             let who = call.about(&start.container, "");
             let tty = found.streams.tty;
             (found.streams, found.container, who, tty)
         }
         None => {
             let detail = node.container(&start.container).map_err(status::from_node)?;
-            let needs = reach(&detail.view.record.spec);
+            let needs = permission::of_container(&node, &detail.view.record.spec);
             if start.stdin {
-                call.admin_only_about(&needs, &start.container, "")?;
+                call.permit_inside(&needs, &start.container, "")?;
             }
             let who = call.about(&start.container, "");
             let id = detail.view.record.id.clone();
@@ -389,16 +390,17 @@ pub async fn exec(
     f.done()?;
     let (tty, stdin, detach) = (start.tty, start.attach_stdin, start.detach);
     if let Some(found) = asked.find(&node).await? {
-        call.admin_only_about(&found.needs, &start.container, &start.request_id)?;
+        call.permit_inside(&again(&found), &start.container, &start.request_id)?;
         call.about(&start.container, &start.request_id);
         return Ok(exec_goes_on(node, found, asked, requests, detach));
     }
     let detail = node.container(&start.container).map_err(status::from_node)?;
-    let mut needs = reach(&detail.view.record.spec);
+    let mut needs = permission::of_container(&node, &detail.view.record.spec);
+    call.permit_inside(&needs, &start.container, &start.request_id)?;
     if start.privileged {
-        needs.push("privileged".into());
+        needs.push(Need::Privileged);
+        call.permit(&needs, &start.container, &start.request_id)?;
     }
-    call.admin_only_about(&needs, &start.container, &start.request_id)?;
     let who = call.about(&start.container, &start.request_id);
     let spec = ExecSpec {
         command: start.command,
@@ -481,10 +483,9 @@ async fn let_go(node: Node, streams: Streams, asked: Asked, mut requests: Stream
     }
 }
 
-/// What makes a process inside this container as good as root on the host: an operator may not go there.
-pub fn reach(spec: &berth_model::ContainerSpec) -> Vec<String> {
-    let needs = auth::beyond_operator(spec);
-    if needs.is_empty() { needs } else { vec![format!("going into a container with {}", needs.join(", "))] }
+/// What an earlier try needed, to be asked again.
+fn again(found: &ResumedSession) -> Vec<Need> {
+    found.needs.iter().map(|token| Need::from_token(token)).collect()
 }
 
 /// Which outputs the caller wants to see.

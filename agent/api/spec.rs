@@ -230,6 +230,7 @@ fn mounts(f: &mut Fields, list: Vec<v1::Mount>) -> Vec<Mount> {
                     recursive: !bind.non_recursive,
                     create_source: bind.create_source,
                     writable_below: bind.writable_below,
+                    within: None,
                 }
             }
             Some(v1::mount::Kind::Tmpfs(tmpfs)) => {
@@ -531,7 +532,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
 
 fn encode_mount(mount: &Mount) -> v1::Mount {
     let kind = match &mount.kind {
-        MountKind::Bind { source, propagation, recursive, create_source, writable_below } => {
+        MountKind::Bind { source, propagation, recursive, create_source, writable_below, within: _ } => {
             v1::mount::Kind::Bind(v1::BindMount {
                 source: source.clone(),
                 propagation: match propagation {

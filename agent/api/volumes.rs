@@ -2,6 +2,7 @@
 
 use super::decode::{Fields, MAX_NAME, MAX_PATH};
 use super::{Answers, call, encode, filter, finish, list, reclaim};
+use crate::permission::{self, Need};
 use crate::status;
 use berth::v1::{self, volumes_server};
 use berth_model::pattern::LabelPattern;
@@ -175,8 +176,7 @@ impl volumes_server::Volumes for Volumes {
         let options = options(&mut f, "options", request.options);
         f.done()?;
         if berth_volume::is_of_host(&options) {
-            let needs = ["a volume with options that reach the host".to_owned()];
-            call.admin_only_about(&needs, &request.name, &request.request_id)?;
+            call.permit(&[Need::VolumeOptions], &request.name, &request.request_id)?;
         }
         let who = call.about(&request.name, &request.request_id);
         let (node, name) = (self.node.clone(), super::decode::some(request.name));
@@ -275,6 +275,7 @@ impl volumes_server::Volumes for Volumes {
         let mut f = Fields::default();
         f.name("volume", &name);
         f.done()?;
+        call.permit(&permission::of_volume(&self.node, &name), &name, "")?;
         call.about(&name, "");
         let mut items = self.node.export_volume(&name).await.map_err(status::from_node)?;
         let (sender, stream) = mpsc::channel(1);
@@ -315,6 +316,7 @@ impl volumes_server::Volumes for Volumes {
         f.request_id(&start.request_id);
         name(&mut f, "volume", &start.volume);
         f.done()?;
+        call.permit(&permission::of_volume(&self.node, &start.volume), &start.volume, &start.request_id)?;
         let who = call.about(&start.volume, &start.request_id);
         let (pieces, receive) = mpsc::channel(4);
         super::spawn(feed(requests, pieces));
@@ -336,6 +338,7 @@ impl volumes_server::Volumes for Volumes {
         name(&mut f, "target", &request.target);
         let labels = request.labels.map(|l| labels(&mut f, "labels", l.labels));
         f.done()?;
+        call.permit(&permission::of_volume(&self.node, &request.source), &request.source, &request.request_id)?;
         let who = call.about(&format!("{} {}", request.source, request.target), &request.request_id);
         let node = self.node.clone();
         let made =

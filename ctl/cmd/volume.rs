@@ -52,7 +52,7 @@ pub enum Volume {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Options: size=10g gives the volume a file system of that size; type=, device= and o= are those of Docker's local driver \
-        and need the admin role.\n\nExamples:\n  berthctl volume create data\n  berthctl volume create --opt size=1g small\n  \
+        and need a permission of their own.\n\nExamples:\n  berthctl volume create data\n  berthctl volume create --opt size=1g small\n  \
         berthctl volume create --opt type=nfs --opt o=addr=10.0.0.1,rw --opt device=:/srv/data shared"
 )]
 pub struct Create {

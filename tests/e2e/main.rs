@@ -37,6 +37,7 @@ mod network;
 #[cfg(feature = "failpoints")]
 mod network_faults;
 mod networks;
+mod permissions;
 mod ports;
 mod powercut;
 mod prune;

@@ -105,6 +105,9 @@ pub enum MountKind {
         /// Read-only is the source itself, not what is mounted below it.
         #[serde(default)]
         writable_below: bool,
+        /// The folder of the host that links must not lead out of: whoever asked may only mount what is below it.
+        #[serde(default)]
+        within: Option<String>,
     },
     Tmpfs {
         size_bytes: Option<u64>,

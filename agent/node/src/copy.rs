@@ -360,6 +360,7 @@ mod tests {
                 recursive: true,
                 create_source: false,
                 writable_below: false,
+                within: None,
             },
         }];
         for (path, good) in

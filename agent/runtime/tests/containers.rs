@@ -113,6 +113,7 @@ async fn bind_mounts_stay_inside() {
             recursive: true,
             create_source: false,
             writable_below: false,
+            within: None,
         },
     };
     let spec = ContainerSpec {
@@ -162,6 +163,7 @@ async fn mounts_below_a_bind_follow_it() {
             recursive: true,
             create_source: false,
             writable_below: false,
+            within: None,
         },
     };
     let script = "touch /data/sub/x 2>&1; grep -c '/data/sub .*shared:' /proc/self/mountinfo";

@@ -6,6 +6,7 @@
 
 mod api;
 mod create;
+mod host_path;
 mod recover;
 mod remove;
 mod transfer;

@@ -230,6 +230,7 @@ pub(crate) fn trees(
                 let view = inner.layers.store.view(&image.layers, None)?;
                 trees.push(berth_volume::tree_of(view.as_fd(), image.subpath.as_deref(), false, true)?);
             }
+            MountKind::Bind { within: Some(within), .. } => trees.push(super::host_path::tree(mount, within)?),
             MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {}
         }
     }

@@ -76,7 +76,7 @@ pub(crate) fn check(spec: &ContainerSpec) -> Vec<(String, String)> {
     }
     // Each is a descriptor of the shim's first message, which has room for some more.
     if spec.mounts.iter().filter(|m| super::mounts::is_given(&m.kind)).count() > 64 {
-        say("mounts", "at most 64 volumes and images".into());
+        say("mounts", "at most 64 volumes, images, and folders of the host that are held inside others".into());
     }
     for device in &spec.devices {
         let letters = &device.permissions;

@@ -112,6 +112,8 @@ pub(super) fn user_mounts(
     for (mount, fd) in mounts {
         let target = bytes(mount.target.clone());
         match &mount.kind {
+            kind if is_given(kind) => inside.push(Step::AttachGiven { fd, target }),
+            MountKind::Volume(_) | MountKind::Image(_) => {}
             MountKind::Bind { source, propagation, recursive, writable_below, .. } => {
                 let propagation = match propagation {
                     Propagation::Private => PRIVATE,
@@ -133,7 +135,6 @@ pub(super) fn user_mounts(
                 });
                 inside.push(Step::AttachTree { slot, target });
             }
-            MountKind::Volume(_) | MountKind::Image(_) => inside.push(Step::AttachGiven { fd, target }),
             MountKind::Tmpfs { size_bytes, mode, exec } => {
                 let mut flags = NOSUID | NODEV;
                 if !exec {
@@ -156,7 +157,7 @@ pub(super) fn user_mounts(
 
 /// What the caller opens and hands over (`SpawnRequest::trees`), in the order of the spec.
 pub(crate) fn is_given(kind: &MountKind) -> bool {
-    matches!(kind, MountKind::Volume(_) | MountKind::Image(_))
+    matches!(kind, MountKind::Volume(_) | MountKind::Image(_) | MountKind::Bind { within: Some(_), .. })
 }
 
 /// Where the IPC namespace's memory and queues are seen; the host's own with `--ipc host`, unless the user puts something else there.
@@ -167,7 +168,7 @@ fn shared_ipc(spec: &ContainerSpec, host: &Host) -> Vec<&'static str> {
 
 pub(super) fn folders_to_make(spec: &ContainerSpec) -> Vec<PathBuf> {
     let wanted = |kind: &MountKind| match kind {
-        MountKind::Bind { source, create_source: true, .. } => Some(PathBuf::from(source)),
+        MountKind::Bind { source, create_source: true, within: None, .. } => Some(PathBuf::from(source)),
         _ => None,
     };
     spec.mounts.iter().filter_map(|m| wanted(&m.kind)).collect()

@@ -1,0 +1,78 @@
+//! Bind mounts of callers who may name only some folders of the host.
+//!
+//! What lies in these folders may be changed by containers that have them, at any time: a link there must not lead out of them, neither
+//! when a container is made nor when it is started again later. So the path is walked from the permitted folder's descriptor at every start.
+
+use crate::NodeError;
+use berth_model::spec::{Mount, MountKind, Propagation};
+use berth_sys::fs::{self as sysfs, Open, Resolve};
+use berth_sys::mount::{self as sysmount, AttrChange, MountAttr};
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The detached mount for `mount`, whose source is inside `within`; a missing folder is made where the mount says so.
+///
+/// # Errors
+/// `Io`, with the source's path; also when a link leads to what is not there inside `within`.
+pub(super) fn tree(mount: &Mount, within: &str) -> Result<OwnedFd, NodeError> {
+    let MountKind::Bind { source, propagation, recursive, create_source, writable_below, .. } = &mount.kind else {
+        return Err(NodeError::Io { act: "making a bind mount".into(), source: io::ErrorKind::InvalidInput.into() });
+    };
+    let io = || NodeError::io(format!("opening the mount source {source}, held inside {within}"));
+    let folder = sysfs::open(within, Open::PATH | Open::DIRECTORY, 0).map_err(io())?;
+    // The folder may be given by a link, and the source by where that leads.
+    let real = std::fs::canonicalize(within).map_err(io())?;
+    let path = Path::new(source);
+    let below = path.strip_prefix(within).or_else(|_| path.strip_prefix(&real));
+    let below = below.map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied)).map_err(io())?;
+    let from = open(folder.as_fd(), below, *create_source).map_err(io())?;
+    let tree = sysmount::open_tree(Some(from.as_fd()), Path::new(""), true, *recursive).map_err(io())?;
+    let (kind, deep) = match propagation {
+        Propagation::Private => (sysmount::Propagation::Private, false),
+        Propagation::Rprivate => (sysmount::Propagation::Private, true),
+        Propagation::Shared => (sysmount::Propagation::Shared, false),
+        Propagation::Rshared => (sysmount::Propagation::Shared, true),
+        Propagation::Slave => (sysmount::Propagation::Slave, false),
+        Propagation::Rslave => (sysmount::Propagation::Slave, true),
+    };
+    let travels = AttrChange { propagation: Some(kind), recursive: deep, ..AttrChange::default() };
+    sysmount::mount_setattr(tree.as_fd(), travels).map_err(io())?;
+    if mount.read_only {
+        let recursive = *recursive && !writable_below;
+        let change = AttrChange { set: MountAttr::RDONLY, recursive, ..AttrChange::default() };
+        sysmount::mount_setattr(tree.as_fd(), change).map_err(io())?;
+    }
+    Ok(tree)
+}
+
+/// Opens `path` inside `folder` as if that were the root; links of /proc are refused.
+fn open(folder: BorrowedFd<'_>, path: &Path, make: bool) -> io::Result<OwnedFd> {
+    let inside = |path: &OsStr| {
+        let path = if path.is_empty() { OsStr::new(".") } else { path };
+        sysfs::openat2(folder, path, Open::PATH, 0, Resolve::IN_ROOT | Resolve::NO_MAGICLINKS)
+    };
+    match inside(path.as_os_str()) {
+        Err(e) if make && e.kind() == io::ErrorKind::NotFound => {}
+        other => return other,
+    }
+    let mut walked = Vec::new();
+    let mut dir = inside(OsStr::new(""))?;
+    for name in path {
+        walked.extend_from_slice(name.as_bytes());
+        dir = match inside(OsStr::from_bytes(&walked)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // EEXIST: a link that leads nowhere, or another start that made it meanwhile; the next line tells.
+                match sysfs::mkdirat(dir.as_fd(), name, 0o755) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                    _ => inside(OsStr::from_bytes(&walked))?,
+                }
+            }
+            other => other?,
+        };
+        walked.push(b'/');
+    }
+    Ok(dir)
+}

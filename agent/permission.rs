@@ -1,0 +1,372 @@
+//! Options that reach the host, and who may use them: each is a permission of its own.
+//!
+//! An admin has all of them. An operator has those of `[policy.operator]` in the configuration, by default none: what an operator makes
+//! stays contained, and an operator cannot go into an admin's container that is not. Docker's remote access knows no such line: whoever
+//! may create a container there owns the host.
+
+use berth::role::Role;
+use berth_model::ContainerSpec;
+use berth_model::network::NetworkMode;
+use berth_model::spec::{MountKind, Propagation, Seccomp};
+use berth_node::Node;
+use berth_volume::Backing;
+use serde::Deserialize;
+use std::fmt;
+use std::path::{Component, Path};
+
+/// `[policy]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    pub operator: Grants,
+}
+
+/// What a role may use beside what stays contained.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Grants {
+    /// `--privileged`, also of exec.
+    pub privileged: bool,
+    /// Of [`NAMESPACES`].
+    pub host_namespaces: Vec<String>,
+    /// Folders of the host; what is below them may be mounted, and links do not lead out of them.
+    pub host_paths: Vec<String>,
+    /// Nodes, or folders of nodes.
+    pub devices: Vec<String>,
+    /// Beside Docker's default set; `ALL` is a name of its own.
+    pub capabilities: Vec<String>,
+    /// Another seccomp profile than the default one.
+    pub unconfined: bool,
+    /// Volumes with the local driver's type, device and o.
+    pub volume_options: bool,
+    /// Collectors that the agent sends a container's log to.
+    pub log_collectors: bool,
+    /// Making networks of the driver macvlan.
+    pub macvlan: bool,
+    /// Making networks of the driver cni.
+    pub cni: bool,
+    /// The least that may be asked for; below 0 others are killed first when memory runs out.
+    pub oom_score_adj: i32,
+}
+
+/// What `host_namespaces` may name. `mount`: mounts travel between host and container (propagation shared).
+pub const NAMESPACES: [&str; 5] = ["network", "pid", "ipc", "uts", "mount"];
+
+/// Docker's default capabilities: a container has these anyway (moby, oci/caps/defaults.go).
+pub const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+/// One option that reaches the host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Need {
+    Privileged,
+    /// One of [`NAMESPACES`].
+    HostNamespace(String),
+    /// Absolute, without `..`.
+    HostPath(String),
+    Device(String),
+    /// Upper case, without `CAP_`.
+    Capability(String),
+    /// A profile of one's own may allow everything, so it counts as none.
+    Unconfined,
+    VolumeOptions,
+    /// Its address: the agent connects there as root of the host, and the container chooses what it sends.
+    LogCollector(String),
+    /// Its containers are on the host's own wire, past the host's rules.
+    Macvlan,
+    /// Its plugins are run as root of the host, with a configuration of the caller's.
+    Cni,
+    OomScore(i32),
+    /// What an agent of another version wrote down.
+    Unknown(String),
+}
+
+impl Need {
+    /// Its key in the configuration.
+    pub fn key(&self) -> &str {
+        match self {
+            Need::Privileged => "privileged",
+            Need::HostNamespace(_) => "host_namespaces",
+            Need::HostPath(_) => "host_paths",
+            Need::Device(_) => "devices",
+            Need::Capability(_) => "capabilities",
+            Need::Unconfined => "unconfined",
+            Need::VolumeOptions => "volume_options",
+            Need::LogCollector(_) => "log_collectors",
+            Need::Macvlan => "macvlan",
+            Need::Cni => "cni",
+            Need::OomScore(_) => "oom_score_adj",
+            Need::Unknown(_) => "",
+        }
+    }
+
+    /// `key` or `key=value`: for the audit log, and for what has to be asked again later.
+    pub fn token(&self) -> String {
+        match self {
+            Need::HostNamespace(value)
+            | Need::HostPath(value)
+            | Need::Device(value)
+            | Need::Capability(value)
+            | Need::LogCollector(value) => format!("{}={value}", self.key()),
+            Need::OomScore(value) => format!("{}={value}", self.key()),
+            Need::Unknown(token) => token.clone(),
+            _ => self.key().to_owned(),
+        }
+    }
+
+    /// The other way. What is not known stays the admins'.
+    pub fn from_token(token: &str) -> Need {
+        let (key, value) = token.split_once('=').unwrap_or((token, ""));
+        let text = || value.to_owned();
+        match (key, value.is_empty()) {
+            ("privileged", true) => Need::Privileged,
+            ("host_namespaces", false) => Need::HostNamespace(text()),
+            ("host_paths", false) => Need::HostPath(text()),
+            ("devices", false) => Need::Device(text()),
+            ("capabilities", false) => Need::Capability(text()),
+            ("unconfined", true) => Need::Unconfined,
+            ("volume_options", true) => Need::VolumeOptions,
+            ("log_collectors", false) => Need::LogCollector(text()),
+            ("macvlan", true) => Need::Macvlan,
+            ("cni", true) => Need::Cni,
+            ("oom_score_adj", false) => value.parse().map_or(Need::Unknown(token.to_owned()), Need::OomScore),
+            _ => Need::Unknown(token.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Need::Privileged => f.write_str("privileged"),
+            Need::HostNamespace(kind) if kind == "network" => f.write_str("the host's network"),
+            Need::HostNamespace(kind) if kind == "mount" => f.write_str("mounts shared with the host"),
+            Need::HostNamespace(kind) => write!(f, "the host's {kind} namespace"),
+            Need::HostPath(path) => write!(f, "the host's path {path}"),
+            Need::Device(path) => write!(f, "the host's device {path}"),
+            Need::Capability(name) => write!(f, "the capability {name}"),
+            Need::Unconfined => f.write_str("a seccomp profile other than the default"),
+            Need::VolumeOptions => f.write_str("a volume with options that reach the host"),
+            Need::LogCollector(address) => write!(f, "a log collector of its own, {address}"),
+            Need::Macvlan => f.write_str("driver macvlan"),
+            Need::Cni => f.write_str("driver cni"),
+            Need::OomScore(value) => write!(f, "the OOM score adjustment {value}"),
+            Need::Unknown(token) => write!(f, "{token:?}"),
+        }
+    }
+}
+
+/// What of a container reaches the host, by its spec alone.
+pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
+    let mut needs = Vec::new();
+    let mut add = |yes: bool, need: Need| {
+        if yes && !needs.contains(&need) {
+            needs.push(need);
+        }
+    };
+    let namespace = |kind: &str| Need::HostNamespace(kind.to_owned());
+    add(spec.privileged, Need::Privileged);
+    add(spec.host_pid, namespace("pid"));
+    add(spec.host_ipc, namespace("ipc"));
+    add(spec.host_uts, namespace("uts"));
+    add(spec.network == NetworkMode::Host, namespace("network"));
+    add(spec.seccomp != Seccomp::Default, Need::Unconfined);
+    add(spec.log.own_address, Need::LogCollector(spec.log.syslog.address.to_string()));
+    if let Some(score) = spec.oom_score_adj {
+        add(score < 0, Need::OomScore(score));
+    }
+    for mount in &spec.mounts {
+        match &mount.kind {
+            MountKind::Bind { source, propagation, .. } => {
+                add(true, Need::HostPath(source.clone()));
+                add(matches!(propagation, Propagation::Shared | Propagation::Rshared), namespace("mount"));
+            }
+            MountKind::Volume(volume) => add(berth_volume::is_of_host(&volume.options), Need::VolumeOptions),
+            MountKind::Tmpfs { .. } | MountKind::Image(_) => {}
+        }
+    }
+    for device in &spec.devices {
+        add(true, Need::Device(device.host_path.clone()));
+    }
+    for capability in &spec.cap_add {
+        let upper = capability.to_ascii_uppercase();
+        let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        add(!DEFAULT_CAPABILITIES.contains(&name), Need::Capability(name.to_owned()));
+    }
+    needs
+}
+
+/// What of a new container reaches the host, by its spec and by what it names here: a volume that is a folder of the host is one for
+/// whoever uses it.
+pub fn of_new(node: &Node, spec: &ContainerSpec) -> Vec<Need> {
+    let mut needs = of_spec(spec);
+    for mount in &spec.mounts {
+        if let MountKind::Volume(volume) = &mount.kind
+            && !volume.name.is_empty()
+        {
+            needs.extend(of_volume(node, &volume.name));
+        }
+    }
+    needs
+}
+
+/// What a process inside this container reaches.
+pub fn of_container(node: &Node, spec: &ContainerSpec) -> Vec<Need> {
+    let mut needs = of_new(node, spec);
+    for mount in &spec.mounts {
+        // Whoever made it was not held inside a folder: links count.
+        if let MountKind::Bind { source, within: None, .. } = &mount.kind {
+            needs.extend(real(source));
+        }
+    }
+    needs
+}
+
+/// What using a volume reaches, when there is such a one.
+pub fn of_volume(node: &Node, name: &str) -> Vec<Need> {
+    let Ok(found) = node.volume(name) else { return Vec::new() };
+    match Backing::parse(&found.record.options) {
+        Ok(Backing::Bind { path, .. }) => {
+            let real = real(&path);
+            [Need::HostPath(path)].into_iter().chain(real).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Where a path leads, when that is not what it says.
+fn real(path: &str) -> Option<Need> {
+    let real = std::fs::canonicalize(path).ok()?.to_string_lossy().into_owned();
+    (real != path).then_some(Need::HostPath(real))
+}
+
+impl Policy {
+    /// Those of `needs` that the role has no permission for.
+    pub fn missing<'a>(&self, role: Option<Role>, needs: &'a [Need]) -> Vec<&'a Need> {
+        let permitted = |need: &Need| match role {
+            Some(Role::Admin) => true,
+            Some(Role::Operator) => self.operator.permits(need),
+            Some(Role::Viewer) | None => false,
+        };
+        needs.iter().filter(|need| !permitted(need)).collect()
+    }
+
+    /// Holds the bind mounts of who is no admin inside the folders that are permitted, however links there are changed later.
+    pub fn confine(&self, role: Option<Role>, spec: &mut ContainerSpec) {
+        for mount in &mut spec.mounts {
+            if let MountKind::Bind { source, within, .. } = &mut mount.kind {
+                *within = match role {
+                    Some(Role::Admin) => None,
+                    _ => self.operator.folder_of(source).map(str::to_owned),
+                };
+            }
+        }
+    }
+
+    /// Key and reason of what cannot be.
+    pub fn wrong(&self) -> Vec<(&'static str, String)> {
+        let mut wrong = Vec::new();
+        let operator = &self.operator;
+        for kind in operator.host_namespaces.iter().filter(|k| !NAMESPACES.contains(&k.as_str())) {
+            let why = format!("{kind:?} is none of {}", NAMESPACES.join(", "));
+            wrong.push(("policy.operator.host_namespaces", why));
+        }
+        let lists =
+            [("policy.operator.host_paths", &operator.host_paths), ("policy.operator.devices", &operator.devices)];
+        for (key, list) in lists {
+            for path in list.iter().filter(|p| parts(p).is_none()) {
+                wrong.push((key, format!("{path:?} must be an absolute path without '..'")));
+            }
+        }
+        for name in &operator.capabilities {
+            let short = name.strip_prefix("CAP_").unwrap_or(name);
+            if short != "ALL" && berth_sys::cap::bit(short).is_none() {
+                wrong.push(("policy.operator.capabilities", format!("{name:?} is no capability, such as NET_ADMIN")));
+            }
+        }
+        if !(-1000..=0).contains(&operator.oom_score_adj) {
+            wrong.push(("policy.operator.oom_score_adj", "must lie between -1000 and 0".to_owned()));
+        }
+        wrong
+    }
+}
+
+impl Grants {
+    fn permits(&self, need: &Need) -> bool {
+        match need {
+            Need::Privileged => self.privileged,
+            Need::HostNamespace(kind) => self.host_namespaces.contains(kind),
+            Need::HostPath(path) => self.folder_of(path).is_some(),
+            Need::Device(path) => self.devices.iter().any(|folder| is_below(path, folder)),
+            Need::Capability(name) => self.capabilities.iter().any(|c| c.strip_prefix("CAP_").unwrap_or(c) == name),
+            Need::Unconfined => self.unconfined,
+            Need::VolumeOptions => self.volume_options,
+            Need::LogCollector(_) => self.log_collectors,
+            Need::Macvlan => self.macvlan,
+            Need::Cni => self.cni,
+            Need::OomScore(value) => *value >= self.oom_score_adj,
+            Need::Unknown(_) => false,
+        }
+    }
+
+    /// The permitted folder that a path of the host is in, the deepest one.
+    fn folder_of(&self, path: &str) -> Option<&str> {
+        let real = |folder: &str| std::fs::canonicalize(folder).is_ok_and(|f| is_below(path, &f.to_string_lossy()));
+        let holds = |folder: &&String| is_below(path, folder) || real(folder);
+        self.host_paths.iter().filter(holds).max_by_key(|folder| folder.len()).map(String::as_str)
+    }
+}
+
+/// The names of an absolute path; `None`: it is none, or has `..`.
+fn parts(path: &str) -> Option<Vec<&std::ffi::OsStr>> {
+    let path = Path::new(path);
+    if !path.is_absolute() {
+        return None;
+    }
+    let name = |part: Component<'_>| match part {
+        Component::Normal(_) | Component::RootDir => Some(()),
+        _ => None,
+    };
+    path.components().try_for_each(name)?;
+    Some(path.iter().skip(1).collect())
+}
+
+/// Whether a path is the folder or below it, by its text.
+fn is_below(path: &str, folder: &str) -> bool {
+    match (parts(path), parts(folder)) {
+        (Some(path), Some(folder)) => path.starts_with(&folder),
+        _ => false,
+    }
+}
+
+/// Why a call is denied.
+pub fn refusal(missing: &[&Need], going_in: bool) -> String {
+    let words: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    let mut keys: Vec<String> =
+        missing.iter().filter(|n| !n.key().is_empty()).map(|n| format!("policy.operator.{}", n.key())).collect();
+    keys.dedup();
+    let words = words.join(", ");
+    let what = if going_in { format!("going into a container with {words}") } else { words };
+    if keys.is_empty() {
+        return format!("{what} needs the admin role");
+    }
+    format!("{what} needs the admin role, or {} in the agent's configuration", keys.join(" and "))
+}
+
+#[cfg(test)]
+#[path = "permission_tests.rs"]
+mod tests;

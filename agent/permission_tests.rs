@@ -1,0 +1,168 @@
+use super::*;
+use berth_model::spec::{Device, Mount, VolumeMount};
+
+fn mount(kind: MountKind) -> ContainerSpec {
+    ContainerSpec { mounts: vec![Mount { target: "/x".into(), read_only: true, kind }], ..ContainerSpec::default() }
+}
+
+fn bind(source: &str, propagation: Propagation) -> ContainerSpec {
+    mount(MountKind::Bind {
+        source: source.into(),
+        propagation,
+        recursive: true,
+        create_source: false,
+        writable_below: false,
+        within: None,
+    })
+}
+
+fn device(path: &str) -> ContainerSpec {
+    let device = Device { host_path: path.into(), container_path: "/dev/x".into(), permissions: "r".into() };
+    ContainerSpec { devices: vec![device], ..ContainerSpec::default() }
+}
+
+fn policy(text: &str) -> Policy {
+    toml::from_str(&format!("[operator]\n{text}")).unwrap()
+}
+
+/// Every option that reaches the host: what it needs in words, the line of the configuration that permits it, and one that is not enough.
+fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
+    let d = ContainerSpec::default;
+    let caps = |name: &str| ContainerSpec { cap_add: vec![name.to_owned()], ..d() };
+    let options = [("type", "none"), ("o", "bind"), ("device", "/etc")];
+    let options = options.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let mut log = d();
+    log.log.own_address = true;
+    vec![
+        (ContainerSpec { privileged: true, ..d() }, "privileged", "privileged = true", "unconfined = true"),
+        (ContainerSpec { host_pid: true, ..d() }, "pid", "host_namespaces = ['pid']", "host_namespaces = ['ipc']"),
+        (ContainerSpec { host_ipc: true, ..d() }, "ipc", "host_namespaces = ['ipc']", "host_namespaces = ['pid']"),
+        (ContainerSpec { host_uts: true, ..d() }, "uts", "host_namespaces = ['uts']", "host_namespaces = ['pid']"),
+        (
+            ContainerSpec { network: NetworkMode::Host, ..d() },
+            "the host's network",
+            "host_namespaces = ['pid', 'network']",
+            "host_namespaces = ['pid', 'mount']",
+        ),
+        (ContainerSpec { seccomp: Seccomp::Unconfined, ..d() }, "seccomp", "unconfined = true", "privileged = true"),
+        (
+            ContainerSpec { seccomp: Seccomp::Profile("{}".into()), ..d() },
+            "seccomp",
+            "unconfined = true",
+            "privileged = true",
+        ),
+        (bind("/srv/a", Propagation::Rprivate), "/srv/a", "host_paths = ['/srv']", "host_paths = ['/srv/b', '/sr']"),
+        (bind("/", Propagation::Rprivate), "path /", "host_paths = ['/']", "host_paths = ['/srv']"),
+        (
+            bind("/srv/a", Propagation::Rshared),
+            "shared with the host",
+            "host_paths = ['/srv']\nhost_namespaces = ['mount']",
+            "host_paths = ['/srv']",
+        ),
+        (
+            mount(MountKind::Volume(VolumeMount { options, ..VolumeMount::default() })),
+            "options that reach the host",
+            "volume_options = true",
+            "host_paths = ['/']",
+        ),
+        (device("/dev/sda"), "/dev/sda", "devices = ['/dev/sda']", "devices = ['/dev/sd', '/dev/sdb']"),
+        (device("/dev/dri/card0"), "card0", "devices = ['/dev/dri/']", "host_paths = ['/dev/dri']"),
+        (caps("ALL"), "ALL", "capabilities = ['ALL']", "capabilities = ['SYS_ADMIN']"),
+        (caps("CAP_SYS_ADMIN"), "SYS_ADMIN", "capabilities = ['SYS_ADMIN']", "capabilities = ['NET_ADMIN', 'ALL']"),
+        (caps("net_admin"), "NET_ADMIN", "capabilities = ['CAP_NET_ADMIN']", "privileged = true"),
+        (log, "log collector", "log_collectors = true", "host_namespaces = ['network']"),
+        (ContainerSpec { oom_score_adj: Some(-5), ..d() }, "-5", "oom_score_adj = -5", "oom_score_adj = -4"),
+    ]
+}
+
+#[test]
+fn every_option_has_a_permission_of_its_own() {
+    for (spec, words, enough, not_enough) in options() {
+        let needs = of_spec(&spec);
+        let refused = |policy: &Policy, role| policy.missing(role, &needs).len();
+        let said = refusal(&Policy::default().missing(Some(Role::Operator), &needs), false);
+        assert!(said.contains(words) && said.contains("policy.operator."), "{words}: {said}");
+        let key = enough.lines().last().unwrap().split(' ').next().unwrap();
+        assert!(said.contains(key), "{words}: {said} names {key}");
+        assert_eq!(refused(&policy(enough), Some(Role::Operator)), 0, "{words}: {enough}");
+        assert_ne!(refused(&policy(not_enough), Some(Role::Operator)), 0, "{words}: {not_enough}");
+        assert!(policy(enough).wrong().is_empty());
+        assert_eq!(refused(&Policy::default(), Some(Role::Admin)), 0, "{words}: an admin may");
+        for nobody in [Some(Role::Viewer), None] {
+            assert_eq!(refused(&policy(enough), nobody), needs.len(), "{words}: {nobody:?} may not");
+        }
+        for need in &needs {
+            assert_eq!(&Need::from_token(&need.token()), need);
+        }
+    }
+}
+
+#[test]
+fn what_stays_contained_needs_nothing() {
+    assert_eq!(of_spec(&ContainerSpec::default()), []);
+    let plain = ContainerSpec {
+        cap_add: vec!["CHOWN".into(), "CAP_KILL".into()],
+        oom_score_adj: Some(500),
+        ..mount(MountKind::Tmpfs { size_bytes: None, mode: None, exec: false })
+    };
+    assert_eq!(of_spec(&plain), []);
+    let sized = VolumeMount { options: [("size".to_owned(), "10m".to_owned())].into(), ..VolumeMount::default() };
+    assert_eq!(of_spec(&mount(MountKind::Volume(sized))), []);
+}
+
+#[test]
+fn what_is_not_known_is_the_admins() {
+    let all = policy(
+        "privileged = true\nhost_paths = ['/']\nunconfined = true\nhost_namespaces = ['pid']\noom_score_adj = -1000",
+    );
+    for token in ["options beyond the operator's", "", "privileged=1", "host_paths", "oom_score_adj=x", "HOST_PATHS=/"]
+    {
+        let need = [Need::from_token(token)];
+        assert_eq!(all.missing(Some(Role::Operator), &need).len(), 1, "{token}");
+        assert_eq!(all.missing(Some(Role::Admin), &need).len(), 0, "{token}");
+        assert!(refusal(&all.missing(Some(Role::Operator), &need), true).ends_with("needs the admin role"));
+    }
+}
+
+#[test]
+fn paths_are_compared_name_by_name() {
+    for (path, folder, yes) in [
+        ("/srv", "/srv", true),
+        ("/srv/", "/srv", true),
+        ("/srv//a/./b", "/srv/", true),
+        ("/srvx", "/srv", false),
+        ("/srv/../etc", "/srv", false),
+        ("/", "/srv", false),
+        ("srv", "/", false),
+        ("/anything", "/", true),
+    ] {
+        assert_eq!(is_below(path, folder), yes, "{path} {folder}");
+    }
+}
+
+#[test]
+fn operators_binds_are_held_inside_the_permitted_folder() {
+    let policy = policy("host_paths = ['/srv', '/srv/deep']");
+    let within = |role, source: &str| {
+        let mut spec = bind(source, Propagation::Rprivate);
+        // What came along by volumes-from is set anew, too.
+        policy.confine(role, &mut spec);
+        match &spec.mounts[0].kind {
+            MountKind::Bind { within, .. } => within.clone(),
+            _ => None,
+        }
+    };
+    assert_eq!(within(Some(Role::Operator), "/srv/deep/x"), Some("/srv/deep".into()));
+    assert_eq!(within(Some(Role::Operator), "/srv/x"), Some("/srv".into()));
+    assert_eq!(within(Some(Role::Admin), "/srv/x"), None);
+}
+
+#[test]
+fn what_cannot_be_in_the_configuration_is_said() {
+    let wrong = policy(
+        "host_namespaces = ['net']\nhost_paths = ['srv', '/a/../b']\ndevices = ['sda']\ncapabilities = ['ADMIN']\noom_score_adj = 5",
+    )
+    .wrong();
+    let keys: Vec<&str> = wrong.iter().map(|(key, _)| key.strip_prefix("policy.operator.").unwrap()).collect();
+    assert_eq!(keys, ["host_namespaces", "host_paths", "host_paths", "devices", "capabilities", "oom_score_adj"]);
+}

@@ -1,0 +1,187 @@
+//! Options that reach the host: each needs a permission of its own, and nothing is a way around them.
+
+use crate::harness::agent::Output;
+use crate::harness::{Node, image};
+
+/// Options of `run`, the key that permits them to operators, and the value that is just enough.
+const OPTIONS: &[(&[&str], &str, &str)] = &[
+    (&["--privileged"], "privileged", "true"),
+    (&["--pid", "host"], "host_namespaces", "['pid']"),
+    (&["--network", "host"], "host_namespaces", "['network']"),
+    (&["--ipc", "host"], "host_namespaces", "['ipc']"),
+    (&["--uts", "host"], "host_namespaces", "['uts']"),
+    (&["-v", "/usr/share:/host:ro"], "host_paths", "['/usr']"),
+    (&["--device", "/dev/loop0"], "devices", "['/dev/loop0']"),
+    (&["--cap-add", "NET_ADMIN"], "capabilities", "['NET_ADMIN']"),
+    (&["--cap-add", "ALL"], "capabilities", "['ALL']"),
+    (&["--security-opt", "seccomp=unconfined"], "unconfined", "true"),
+    (&["--mount", "type=volume,target=/v,volume-opt=type=tmpfs,volume-opt=device=tmpfs"], "volume_options", "true"),
+    (&["--log-driver", "syslog", "--log-opt", "syslog-address=udp://127.0.0.1:9"], "log_collectors", "true"),
+    (&["--oom-score-adj", "-1"], "oom_score_adj", "-1"),
+];
+
+fn run(node: &Node, role: &str, options: &[&str]) -> Output {
+    let busybox = image("busybox");
+    let mut arguments = vec!["run", "--rm"];
+    if !options.contains(&"--network") {
+        arguments.extend(["--network", "none"]);
+    }
+    arguments.extend(options);
+    arguments.extend([busybox.as_str(), "true"]);
+    node.ctl_as(&node.pki.identity(role), &arguments)
+}
+
+fn with_policy(name: &str, policy: &str) -> Node {
+    let node = Node::builder(name).table(&format!("[policy.operator]\n{policy}")).start();
+    node.ok(&["pull", "-q", &image("busybox")]);
+    node
+}
+
+#[test]
+fn without_a_permission_an_operator_is_told_which_one_is_missing() {
+    let node = Node::with_busybox("permissions-none");
+    assert_eq!(run(&node, "operator", &[]).code, 0);
+    for (options, key, _) in OPTIONS {
+        let output = run(&node, "operator", options);
+        assert_eq!(output.code, 125, "{options:?}: {output:?}");
+        let named = output.stderr.contains("needs the admin role")
+            && output.stderr.contains(&format!("policy.operator.{key} in the agent's configuration"));
+        assert!(named, "{options:?}: {output:?}");
+        assert_eq!(run(&node, "viewer", options).code, 125, "{options:?}");
+        let admin = run(&node, "admin", options);
+        assert_eq!(admin.code, 0, "{options:?}: {admin:?}");
+    }
+    let macvlan = ["network", "create", "--driver", "macvlan", "-o", "parent=lo", "--subnet", "10.99.1.0/24", "m"];
+    let output = node.ctl_as(&node.pki.identity("operator"), &macvlan);
+    assert!(output.stderr.contains("policy.operator.macvlan"), "{output:?}");
+    // The record says who used what, and who was not let.
+    let log = std::fs::read_to_string(node.data().join("audit.log")).expect("audit.log");
+    for (verdict, role) in [("denied", "operator"), ("allowed", "admin")] {
+        let found = log.lines().any(|line| {
+            line.contains(&format!("\"verdict\":\"{verdict}\""))
+                && line.contains(&format!("\"role\":\"{role}\""))
+                && line.contains("\"needs\":[\"capabilities=NET_ADMIN\"]")
+        });
+        assert!(found, "{verdict} {role} in {log}");
+    }
+    node.finish();
+}
+
+#[test]
+fn a_permission_opens_its_own_door_and_no_other() {
+    for (n, (options, key, value)) in OPTIONS.iter().enumerate() {
+        let node = with_policy(&format!("permissions-{n}"), &format!("{key} = {value}"));
+        let output = run(&node, "operator", options);
+        assert_eq!(output.code, 0, "{options:?} by {key} = {value}: {output:?}");
+        for (other, other_key, other_value) in OPTIONS {
+            if (key, value) != (other_key, other_value) {
+                assert_eq!(run(&node, "operator", other).code, 125, "{other:?} by {key} = {value}");
+            }
+        }
+        // All of the option's own needs, and not one less.
+        let both = [*options, if *key == "privileged" { &["--pid", "host"] } else { &["--privileged"] }].concat();
+        assert_eq!(run(&node, "operator", &both).code, 125, "{both:?}");
+        node.finish();
+    }
+}
+
+#[test]
+fn a_permitted_folder_is_not_left_by_links() {
+    let shared = std::env::temp_dir().join(format!("berth-shared-{}", std::process::id()));
+    std::fs::create_dir_all(shared.join("own")).expect("shared");
+    std::fs::write(shared.join("own/mine"), "mine").expect("mine");
+    let s = shared.display();
+    let node = with_policy("permissions-links", &format!("host_paths = ['{s}']"));
+    let operator = node.pki.identity("operator");
+    let busybox = image("busybox");
+    let sh = |options: &[&str], script: &str| {
+        let arguments =
+            [&["run", "--rm", "--network", "none"], options, &[busybox.as_str(), "sh", "-c", script]].concat();
+        node.ctl_as(&operator, &arguments)
+    };
+    let whole = format!("{s}:/s");
+    let made =
+        sh(&["-v", &whole], "ln -s /etc /s/out; ln -s own /s/near; ln -s ../../../../etc /s/up; cat /s/own/mine");
+    assert_eq!((made.code, made.stdout.as_str()), (0, "mine"), "{made:?}");
+    // Links that stay inside are followed, missing folders are made.
+    assert_eq!(sh(&["-v", &format!("{s}/near:/n")], "cat /n/mine").stdout, "mine");
+    assert_eq!(sh(&["-v", &format!("{s}/near/new/deep:/n")], "touch /n/x").code, 0);
+    assert!(shared.join("own/new/deep/x").exists());
+    for link in ["out", "up", "out/new"] {
+        let output = sh(&["-v", &format!("{s}/{link}:/x")], "cat /x/hostname /x/passwd");
+        assert!(output.code == 125 && output.stderr.contains("held inside"), "{link}: {output:?}");
+    }
+    assert!(!std::path::Path::new("/etc/new").exists());
+    // The control: without the permission's walk, the same link leads to the host's /etc.
+    let free = node.sh(&["-v", &format!("{s}/out:/x:ro")], "ls /x");
+    assert!(free.contains("passwd"), "{free}");
+    // A folder that was one when the container was made, and is a link when it is started.
+    let own = format!("{s}/own:/x");
+    let create = ["create", "--name", "late", "--network", "none", "-v", &own, &busybox, "ls", "/x"];
+    let created = node.ctl_as(&operator, &create);
+    assert_eq!(created.code, 0, "{created:?}");
+    assert_eq!(sh(&["-v", &whole], "mv /s/own /s/was && ln -s /etc /s/own").code, 0);
+    let started = node.ctl_as(&operator, &["start", "late"]);
+    assert!(started.code != 0 && started.stderr.contains("held inside"), "{started:?}");
+    node.ok(&["rm", "-f", "late"]);
+    node.finish();
+    std::fs::remove_dir_all(&shared).expect("remove");
+}
+
+#[test]
+fn nothing_that_an_admin_made_is_a_way_around() {
+    let node = Node::with_busybox("permissions-around");
+    let operator = node.pki.identity("operator");
+    let denied = |arguments: &[&str], key: &str| {
+        let output = node.ctl_as(&operator, arguments);
+        assert!(
+            output.code != 0 && output.stderr.contains(&format!("policy.operator.{key}")),
+            "{arguments:?}: {output:?}"
+        );
+    };
+    let busybox = image("busybox");
+    let idle = "while :; do sleep 1; done";
+    // A volume that is a folder of the host is one for whoever uses it.
+    node.ok(&["volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", "device=/etc", "etc"]);
+    denied(&["run", "--rm", "--network", "none", "-v", "etc:/x", &busybox, "true"], "host_paths");
+    denied(&["volume", "export", "etc", "-o", "/dev/null"], "host_paths");
+    denied(&["volume", "clone", "etc", "copy"], "host_paths");
+    denied(
+        &["volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", "device=/etc", "own"],
+        "volume_options",
+    );
+    node.detached(&["--name", "bound", "-v", "etc:/x:ro"], idle);
+    denied(&["run", "--rm", "--network", "none", "--volumes-from", "bound", &busybox, "true"], "host_paths");
+    // Nor is a container that has it, by exec, copies, its files as an image, or its input.
+    denied(&["exec", "bound", "true"], "host_paths");
+    denied(&["cp", "bound:/x/passwd", "-"], "host_paths");
+    denied(&["commit", "bound", "stolen:1"], "host_paths");
+    denied(&["export", "bound", "-o", "/dev/null"], "host_paths");
+    node.detached(&["--name", "root", "--privileged", "-i"], idle);
+    denied(&["exec", "root", "true"], "privileged");
+    let attached = node.ctl_as(&operator, &["attach", "root"]);
+    assert!(attached.stderr.contains("policy.operator.privileged"), "{attached:?}");
+    // Its own container gets nothing by an exec, a new name, an update or a restart.
+    let plain = ["run", "-d", "--name", "plain", "--network", "none", &busybox, "sh", "-c", idle];
+    assert_eq!(node.ctl_as(&operator, &plain).code, 0);
+    denied(&["exec", "--privileged", "plain", "true"], "privileged");
+    let caps = || node.ok(&["exec", "plain", "grep", "CapBnd", "/proc/1/status"]);
+    let before = caps();
+    for arguments in [
+        &["rename", "root", "was"][..],
+        &["rename", "plain", "root"],
+        &["rename", "root", "plain"],
+        &["update", "--memory", "64m", "plain"],
+        &["restart", "-t", "0", "plain"],
+    ] {
+        let output = node.ctl_as(&operator, arguments);
+        assert_eq!(output.code, 0, "{arguments:?}: {output:?}");
+    }
+    assert_eq!(caps(), before);
+    denied(&["exec", "was", "true"], "privileged");
+    for container in ["bound", "was", "plain"] {
+        node.ok(&["rm", "-f", container]);
+    }
+    node.ok(&["volume", "rm", "etc"]);
+    node.finish();
+}
