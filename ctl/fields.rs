@@ -43,6 +43,12 @@ const CONFIG: &[(&str, &str)] = &[
     ("resources.cpuset_cpus", "--cpuset-cpus"),
     ("resources.cpuset_mems", "--cpuset-mems"),
     ("resources.pids", "--pids-limit"),
+    ("resources.cpu_period_us", "--cpu-period"),
+    ("resources.blkio_weight", "--blkio-weight"),
+    ("resources.block_devices", "the limits of disks"),
+    ("resources.oom_group", "--oom-group"),
+    ("resources.hugepages", "--hugepages"),
+    ("resources.unified", "--cgroup-conf"),
 ];
 
 /// Fields of other requests.

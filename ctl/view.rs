@@ -1,6 +1,7 @@
 //! What rows and objects show: the API's messages under the field names that Docker's users put in templates.
 
 pub mod docker;
+mod limits;
 pub mod network;
 
 use crate::progress::short;
@@ -417,7 +418,6 @@ pub fn network_mode(c: &v1::ContainerConfig) -> String {
 
 /// What Docker keeps under HostConfig.
 fn host_config(c: &v1::ContainerConfig) -> Value {
-    let res = c.resources.clone().unwrap_or_default();
     let log = c.log.clone().unwrap_or_default();
     let network_mode = network_mode(c);
     let (restart, retries) = crate::spec::supervise::restart_words(c.restart.as_ref());
@@ -447,15 +447,7 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
             "PathOnHost": d.host_path, "PathInContainer": d.container_path, "CgroupPermissions": d.permissions,
         })).collect::<Vec<_>>(),
     });
-    let limits = json!({
-        "Memory": res.memory_bytes,
-        "MemorySwap": res.memory_swap_bytes,
-        "MemoryReservation": res.memory_reservation_bytes,
-        "NanoCpus": res.nano_cpus,
-        "CpuShares": res.cpu_shares,
-        "CpusetCpus": res.cpuset_cpus,
-        "CpusetMems": res.cpuset_mems,
-        "PidsLimit": res.pids,
+    let around = json!({
         "OomScoreAdj": c.oom_score_adj,
         "ShmSize": c.shm_bytes,
         "PidMode": host(c.host_pid),
@@ -465,8 +457,9 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
             "Type": log.driver, "Config": strings(&log.options), "MaxSize": log.max_file_bytes, "MaxFile": log.max_files,
         },
     });
-    if let (Value::Object(all), Value::Object(limits)) = (&mut value, limits) {
-        all.extend(limits);
+    if let (Value::Object(all), Value::Object(around)) = (&mut value, around) {
+        all.extend(around);
+        all.extend(limits::of(&c.resources.clone().unwrap_or_default()));
     }
     value
 }

@@ -108,7 +108,7 @@ life() {
 
 nothing_left() { # PARENT
   local left; for _ in $(seq 100); do
-    left=$(find "$cgroups/$1" -mindepth 1 -maxdepth 1 -type d; pgrep -a berth-shim; grep -E "^(berth|erofs) " /proc/mounts
+    left=$(find "$cgroups/$1" -mindepth 1 -maxdepth 1 -type d; pgrep -a berth-shim | grep -v ' spare-'; grep -E "^(berth|erofs) " /proc/mounts
       find "$work/data/containers" /run/berth/containers -mindepth 1; ps -eo pid=,stat=,comm= | grep " Z")
     [ -z "$left" ] && break; sleep .1
   done

@@ -2,7 +2,9 @@
 
 use super::decode::{Fields, some};
 use super::progress::Feed;
-use super::{Answers, QUEUE, call, encode, filter, finish, list, ports, reclaim, session, spec, supervise, usage};
+use super::{
+    Answers, QUEUE, call, encode, filter, finish, limits, list, ports, reclaim, session, spec, supervise, usage,
+};
 use crate::gate::Call;
 use crate::{permission, status};
 use berth::role::Role;
@@ -269,7 +271,7 @@ impl containers_server::Containers for Containers {
     ) -> Result<Response<v1::UpdateContainerResponse>, Status> {
         let mut update = Default::default();
         let (r, who) = self.change(request, |r, f| {
-            update = usage::update(f, r.resources.clone());
+            update = limits::update(f, r.resources.clone());
             update.restart = r.restart.map(|policy| supervise::restart(f, Some(policy), false));
             (r.container.clone(), r.request_id.clone())
         })?;

@@ -9,6 +9,7 @@ mod events;
 mod files;
 mod filter;
 mod images;
+mod limits;
 mod networks;
 mod node;
 mod ports;

@@ -1,18 +1,15 @@
 //! `ContainerConfig` to [`ContainerSpec`] and back.
 
 use super::decode::{Fields, some};
+use super::limits;
 use berth::v1;
 use berth_model::network::{NetworkMode, PortMapping, Protocol};
 use berth_model::publish::PublishPolicy;
-use berth_model::spec::{
-    Device, ExtraHost, HostTarget, LogConfig, Mount, MountKind, Propagation, Resources, Seccomp, Ulimit,
-};
+use berth_model::spec::{Device, ExtraHost, HostTarget, LogConfig, Mount, MountKind, Propagation, Seccomp, Ulimit};
 use berth_model::{ContainerSpec, id, log};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-/// Docker's least memory: below it no container starts.
-pub(super) const MIN_MEMORY: u64 = 6 << 20;
 /// A seccomp profile as JSON; Docker's default one has 14 KB.
 const MAX_PROFILE: usize = 1 << 20;
 
@@ -134,7 +131,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
         cap_add: capabilities(f, "cap_add", &config.cap_add),
         cap_drop: capabilities(f, "cap_drop", &config.cap_drop),
         seccomp: seccomp(f, config.seccomp),
-        resources: resources(f, config.resources.unwrap_or_default()),
+        resources: limits::resources(f, config.resources.unwrap_or_default()),
         devices: devices(f, config.devices),
         log: log_config(f, config.log, log),
         restart: super::supervise::restart(f, config.restart, config.auto_remove),
@@ -351,56 +348,6 @@ fn seccomp(f: &mut Fields, text: String) -> Seccomp {
     }
 }
 
-fn resources(f: &mut Fields, r: v1::Resources) -> Resources {
-    let memory = r.memory_bytes;
-    f.check(memory == 0 || memory >= MIN_MEMORY, "resources.memory_bytes", "must be 0 or at least 6291456 (6 MiB)");
-    let swap = r.memory_swap_bytes;
-    f.check(swap >= -1, "resources.memory_swap_bytes", "must be -1, 0 or more");
-    if swap > 0 {
-        f.check(memory > 0, "resources.memory_swap_bytes", "needs memory_bytes");
-        let above = u64::try_from(swap).is_ok_and(|swap| swap >= memory);
-        f.check(above, "resources.memory_swap_bytes", "is memory and swap together: not below memory_bytes");
-    }
-    let reserved = r.memory_reservation_bytes;
-    let fits = memory == 0 || reserved <= memory;
-    f.check(fits, "resources.memory_reservation_bytes", "must not be above memory_bytes");
-    f.check(
-        r.nano_cpus == 0 || (1_000_000..=1_000_000_000_000_000).contains(&r.nano_cpus),
-        "resources.nano_cpus",
-        "must be 0 or at least 1000000 (a thousandth of a CPU)",
-    );
-    let shares = r.cpu_shares == 0 || (2..=262_144).contains(&r.cpu_shares);
-    f.check(shares, "resources.cpu_shares", "must be 0 or 2 to 262144");
-    for (field, text) in [("cpuset_cpus", &r.cpuset_cpus), ("cpuset_mems", &r.cpuset_mems)] {
-        f.check(is_list(text), format!("resources.{field}"), "must be a list such as 0-3,8");
-    }
-    f.check(r.pids.is_none_or(|n| n >= -1), "resources.pids", "must be -1, 0 or more");
-    let over = |n: u64| Some(n).filter(|n| *n > 0);
-    Resources {
-        memory_bytes: over(memory),
-        memory_swap_bytes: Some(swap).filter(|n| *n != 0),
-        memory_reservation_bytes: over(reserved),
-        nano_cpus: over(r.nano_cpus),
-        cpu_shares: over(r.cpu_shares),
-        cpuset_cpus: some(r.cpuset_cpus),
-        cpuset_mems: some(r.cpuset_mems),
-        pids: r.pids,
-    }
-}
-
-/// cpuset(7), "List format"; empty is one too.
-pub(super) fn is_list(text: &str) -> bool {
-    let number = |s: &str| -> Option<u32> {
-        (s.len() <= 5 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok()).flatten()
-    };
-    text.is_empty()
-        || text.len() <= 1024
-            && text.split(',').all(|part| match part.split_once('-') {
-                Some((first, last)) => matches!((number(first), number(last)), (Some(a), Some(b)) if a <= b),
-                None => number(part).is_some(),
-            })
-}
-
 fn devices(f: &mut Fields, list: Vec<v1::Device>) -> Vec<Device> {
     f.count("devices", list.len(), 256);
     let mut devices = Vec::new();
@@ -491,7 +438,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
             Seccomp::Unconfined => "unconfined".into(),
             Seccomp::Profile(profile) => profile.clone(),
         },
-        resources: Some(encode_resources(&spec.resources)),
+        resources: Some(limits::encode(&spec.resources)),
         devices: spec
             .devices
             .iter()
@@ -560,19 +507,6 @@ fn encode_mount(mount: &Mount) -> v1::Mount {
         }),
     };
     v1::Mount { target: mount.target.clone(), read_only: mount.read_only, kind: Some(kind) }
-}
-
-fn encode_resources(r: &Resources) -> v1::Resources {
-    v1::Resources {
-        memory_bytes: r.memory_bytes.unwrap_or_default(),
-        memory_swap_bytes: r.memory_swap_bytes.unwrap_or_default(),
-        memory_reservation_bytes: r.memory_reservation_bytes.unwrap_or_default(),
-        nano_cpus: r.nano_cpus.unwrap_or_default(),
-        cpu_shares: r.cpu_shares.unwrap_or_default(),
-        cpuset_cpus: r.cpuset_cpus.clone().unwrap_or_default(),
-        cpuset_mems: r.cpuset_mems.clone().unwrap_or_default(),
-        pids: r.pids,
-    }
 }
 
 /// A published port.

@@ -69,6 +69,12 @@ fn full() -> v1::ContainerConfig {
         resources: Some(v1::Resources {
             memory_bytes: 64 << 20,
             memory_swap_bytes: -1,
+            cpu_period_us: 50_000,
+            blkio_weight: 500,
+            block_devices: vec![v1::BlockLimit { path: "/dev/vda".into(), write_bps: 1 << 20, ..Default::default() }],
+            oom_group: true,
+            hugepages: [("2MB".to_owned(), 2 << 20)].into(),
+            unified: [("memory.high".to_owned(), "60M".to_owned())].into(),
             memory_reservation_bytes: 32 << 20,
             nano_cpus: 500_000_000,
             cpu_shares: 512,

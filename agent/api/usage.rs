@@ -1,11 +1,11 @@
 //! What containers use and may use: `Stats`, `Top` and `Update`, between the wire and the model.
 
 use super::decode::Fields;
-use super::{Answers, QUEUE, encode, spec};
+use super::{Answers, QUEUE, encode};
 use crate::status;
 use berth::v1;
 use berth_model::{ContainerId, ContainerRecord, Phase};
-use berth_node::{ContainerSample, ContainerUpdate, Node, Processes, ResourceUpdate, Sample};
+use berth_node::{ContainerSample, Node, Processes, Sample};
 use berth_runtime::Pressure;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,37 +19,6 @@ const MAX_INTERVAL_SECS: u32 = 3600;
 const MAX_NAMES: usize = 4096;
 /// Containers of one message: some 80 KB.
 const MESSAGE: usize = 256;
-
-/// Reads the limits of an update; what does not fit beside the old ones is the node's to say.
-pub fn update(f: &mut Fields, request: Option<v1::ResourceUpdate>) -> ContainerUpdate {
-    let r = request.unwrap_or_default();
-    let is = |f: &mut Fields, good: bool, field: &str, why: &str| f.check(good, format!("resources.{field}"), why);
-    let memory = r.memory_bytes.unwrap_or(0);
-    is(f, memory == 0 || memory >= spec::MIN_MEMORY, "memory_bytes", "must be 0 or at least 6291456 (6 MiB)");
-    is(f, r.memory_swap_bytes.is_none_or(|n| n >= -1), "memory_swap_bytes", "must be -1, 0 or more");
-    let cpus = r.nano_cpus.unwrap_or(0);
-    let good = cpus == 0 || (1_000_000..=1_000_000_000_000_000).contains(&cpus);
-    is(f, good, "nano_cpus", "must be 0 or at least 1000000 (a thousandth of a CPU)");
-    let shares = r.cpu_shares.unwrap_or(0);
-    is(f, shares == 0 || (2..=262_144).contains(&shares), "cpu_shares", "must be 0 or 2 to 262144");
-    for (field, text) in [("cpuset_cpus", &r.cpuset_cpus), ("cpuset_mems", &r.cpuset_mems)] {
-        is(f, text.as_ref().is_none_or(|t| spec::is_list(t)), field, "must be a list such as 0-3,8");
-    }
-    is(f, r.pids.is_none_or(|n| n >= -1), "pids", "must be -1, 0 or more");
-    ContainerUpdate {
-        resources: ResourceUpdate {
-            memory_bytes: r.memory_bytes,
-            memory_swap_bytes: r.memory_swap_bytes,
-            memory_reservation_bytes: r.memory_reservation_bytes,
-            nano_cpus: r.nano_cpus,
-            cpu_shares: r.cpu_shares,
-            cpuset_cpus: r.cpuset_cpus,
-            cpuset_mems: r.cpuset_mems,
-            pids: r.pids,
-        },
-        restart: None,
-    }
-}
 
 /// The answer of `Top`.
 pub fn top(found: Processes) -> v1::TopResponse {
@@ -250,28 +219,6 @@ fn pressure(p: Pressure) -> v1::Pressure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn limits_that_cannot_be_are_named() {
-        let mut f = Fields::default();
-        let bad = v1::ResourceUpdate {
-            memory_bytes: Some(1),
-            memory_swap_bytes: Some(-2),
-            nano_cpus: Some(1),
-            cpu_shares: Some(1),
-            cpuset_cpus: Some("0-".into()),
-            cpuset_mems: Some("a".into()),
-            pids: Some(-2),
-            ..Default::default()
-        };
-        update(&mut f, Some(bad));
-        assert_eq!(f.errors().len(), 7, "{:?}", f.errors());
-        let mut f = Fields::default();
-        let good = v1::ResourceUpdate { memory_bytes: Some(0), cpuset_cpus: Some(String::new()), ..Default::default() };
-        assert_eq!(update(&mut f, Some(good)).resources.memory_bytes, Some(0));
-        assert_eq!(update(&mut f, None), ContainerUpdate::default());
-        assert_eq!(f.errors(), []);
-    }
 
     #[test]
     fn arguments_of_all_processes_fit_into_a_message() {

@@ -5,8 +5,8 @@ use crate::complete;
 use crate::connect::{UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::spec::nano_cpus;
-use crate::spec::supervise;
+use crate::spec::limits::{Disks, hugepages, nano_cpus, quota};
+use crate::spec::{pairs, supervise};
 use crate::units::parse_bytes;
 use berth::v1;
 use clap::Args;
@@ -28,8 +28,14 @@ pub struct Update {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory_reservation: Option<u64>,
     /// Number of CPUs, such as 1.5; 0: no limit
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "cpu_quota")]
     cpus: Option<String>,
+    /// Microseconds in which CPU time is counted, 1000 to 1000000; 0: 100000
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_period: Option<u64>,
+    /// Microseconds of CPU time in each period
+    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1000..))]
+    cpu_quota: Option<u64>,
     /// Weight against other containers, 2 to 262144; 0: 1024
     #[arg(short, long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(0..=262_144))]
     cpu_shares: Option<u64>,
@@ -42,6 +48,20 @@ pub struct Update {
     /// Processes and threads at once; 0 or -1: no limit
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pids_limit: Option<i64>,
+    /// Weight of its block I/O, 10 to 1000; 0: the kernel's default
+    #[arg(long, value_name = "WEIGHT")]
+    blkio_weight: Option<u32>,
+    #[command(flatten)]
+    disks: Disks,
+    /// When memory runs out, end all its processes together (cgroup v2)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    oom_group: Option<bool>,
+    /// Huge pages of one size in bytes, such as 2MB=64m
+    #[arg(long, value_name = "PAGE=SIZE")]
+    hugepages: Vec<String>,
+    /// Write a file of its cgroup, such as memory.high=200M (cgroup v2)
+    #[arg(long, value_name = "FILE=VALUE")]
+    cgroup_conf: Vec<String>,
     /// Start it again when it ends: no, always, on-failure[:MAX] or unless-stopped
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
@@ -62,11 +82,17 @@ pub async fn update(fleet: &Fleet, args: Update) -> Result<u8> {
         memory_bytes: args.memory,
         memory_swap_bytes: args.memory_swap,
         memory_reservation_bytes: args.memory_reservation,
-        nano_cpus: args.cpus.as_deref().map(nano_cpus).transpose()?,
+        nano_cpus: args.cpus.as_deref().map(nano_cpus).transpose()?.or(quota(args.cpu_quota, args.cpu_period)),
+        cpu_period_us: args.cpu_period,
         cpu_shares: args.cpu_shares,
         cpuset_cpus: args.cpuset_cpus,
         cpuset_mems: args.cpuset_mems,
         pids: args.pids_limit,
+        blkio_weight: args.blkio_weight,
+        block_devices: args.disks.limits()?,
+        oom_group: args.oom_group,
+        hugepages: hugepages(&args.hugepages)?,
+        unified: pairs::strict("--cgroup-conf", &args.cgroup_conf)?,
     };
     let restart = args.restart.as_deref().map(supervise::restart).transpose()?;
     if resources == v1::ResourceUpdate::default() && restart.is_none() {

@@ -1,5 +1,6 @@
 //! The flags of `run` and `create`, and what the API makes of them. Docker's words; a flag that is here does what it says.
 
+pub mod limits;
 pub mod mount;
 pub mod network;
 pub mod pairs;
@@ -175,30 +176,8 @@ pub struct Create {
     #[arg(long, alias = "dns-opt", value_name = "OPTION", help_heading = "Network")]
     pub dns_option: Vec<String>,
 
-    /// Memory limit in bytes, at least 6m
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Limits")]
-    pub memory: Option<u64>,
-    /// Memory and swap together in bytes; -1: swap without limit
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, help_heading = "Limits")]
-    pub memory_swap: Option<String>,
-    /// Memory that is kept under pressure, in bytes
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Limits")]
-    pub memory_reservation: Option<u64>,
-    /// Number of CPUs, such as 1.5
-    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
-    pub cpus: Option<String>,
-    /// Weight against other containers, 2 to 262144 [default: 1024]
-    #[arg(short, long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(2..=262_144), help_heading = "Limits")]
-    pub cpu_shares: Option<u64>,
-    /// CPUs it may run on, such as 0-3,8
-    #[arg(long, value_name = "LIST", help_heading = "Limits")]
-    pub cpuset_cpus: Option<String>,
-    /// Memory nodes it may use, such as 0,1
-    #[arg(long, value_name = "LIST", help_heading = "Limits")]
-    pub cpuset_mems: Option<String>,
-    /// Processes and threads at once; -1: no limit
-    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = "Limits")]
-    pub pids_limit: Option<i64>,
+    #[command(flatten)]
+    pub limits: limits::Limits,
     /// Resource limit; -1: none
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
     pub ulimit: Vec<String>,
@@ -302,7 +281,7 @@ impl Create {
             privileged: self.privileged,
             init: self.init,
             seccomp,
-            resources: Some(self.resources()?),
+            resources: Some(self.limits.resources()?),
             devices: self.device.iter().map(|d| mount::device(d)).collect::<Result<_>>()?,
             network: chosen.mode.into(),
             networks: chosen.endpoints,
@@ -347,25 +326,6 @@ impl Create {
         })
     }
 
-    fn resources(&self) -> Result<v1::Resources> {
-        let size = |flag: &str, text: &str| match text {
-            "-1" => Ok(-1),
-            t => parse_bytes(t)
-                .and_then(|b| i64::try_from(b).map_err(|_| "too large".to_owned()))
-                .map_err(|e| Error::usage(format!("{flag}: {e}"))),
-        };
-        Ok(v1::Resources {
-            memory_bytes: self.memory.unwrap_or(0),
-            memory_swap_bytes: self.memory_swap.as_deref().map(|t| size("--memory-swap", t)).transpose()?.unwrap_or(0),
-            memory_reservation_bytes: self.memory_reservation.unwrap_or(0),
-            nano_cpus: self.cpus.as_deref().map(some_cpus).transpose()?.unwrap_or(0),
-            cpu_shares: self.cpu_shares.unwrap_or(0),
-            cpuset_cpus: self.cpuset_cpus.clone().unwrap_or_default(),
-            cpuset_mems: self.cpuset_mems.clone().unwrap_or_default(),
-            pids: self.pids_limit,
-        })
-    }
-
     /// no_new_privileges and the seccomp profile.
     fn security(&self) -> Result<(bool, String)> {
         let mut no_new_privileges = false;
@@ -402,28 +362,6 @@ fn host_only(flag: &str, value: Option<&str>) -> Result<bool> {
             Err(Error::usage(format!("{flag} {other:?}: must be host; leave it out for a namespace of its own")))
         }
     }
-}
-
-/// A limit of CPUs for a new container, which has none by leaving it out.
-fn some_cpus(text: &str) -> Result<u64> {
-    match nano_cpus(text)? {
-        0 => Err(Error::usage(format!("--cpus {text:?} must be more than 0"))),
-        nanos => Ok(nanos),
-    }
-}
-
-/// Billionths of a CPU, from a decimal number.
-pub fn nano_cpus(text: &str) -> Result<u64> {
-    let bad = || Error::usage(format!("--cpus {text:?} is no number of CPUs, such as 1.5"));
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-    if (whole.is_empty() && fraction.is_empty()) || fraction.len() > 9 || !digits(whole) || !digits(fraction) {
-        return Err(bad());
-    }
-    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| bad())? };
-    let nanos: u64 = format!("{fraction:0<9}").parse().map_err(|_| bad())?;
-    let all = whole.checked_mul(1_000_000_000).and_then(|w| w.checked_add(nanos)).ok_or_else(bad)?;
-    Ok(all)
 }
 
 /// `os/architecture[/variant]`.

@@ -100,3 +100,82 @@ fn images_users_and_defaults_are_in_inspect() {
     assert_eq!((&inspect["Path"], &inspect["Args"]), (&"/entry".into(), &serde_json::json!(["id"])));
     node.finish();
 }
+
+/// The machine's own disk, as the kernel numbers it.
+fn disk() -> Option<(String, String)> {
+    let mut disks: Vec<String> = std::fs::read_dir("/sys/block")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|n| ["vd", "sd", "nvme", "xvd"].iter().any(|kind| n.starts_with(kind)))
+        .collect();
+    disks.sort();
+    let name = disks.first()?;
+    let number = std::fs::read_to_string(format!("/sys/block/{name}/dev")).ok()?;
+    Some((format!("/dev/{name}"), number.trim().to_owned()))
+}
+
+#[test]
+fn disks_have_limits_and_keep_them_when_it_is_updated() {
+    let node = Node::with_busybox("resources-disks");
+    let Some((path, number)) = disk() else {
+        eprintln!("skipped: this machine has no disk of its own");
+        return node.finish();
+    };
+    let (read, write) = (format!("{path}:10m"), format!("{path}:25"));
+    let id = node.detached(
+        &["--device-read-bps", &read, "--device-write-iops", &write, "--cpu-period", "50000", "--cpu-quota", "25000"],
+        "sleep 1000",
+    );
+    let files = ["blkio.throttle.read_bps_device", "io.max"];
+    let line = |node: &Node, id: &str| limit(node, id, &files).unwrap_or_default();
+    let found = line(&node, &id);
+    let v1 = format!("{number} 10485760");
+    assert!(found == v1 || found == format!("{number} rbps=10485760 wbps=max riops=max wiops=25"), "{found}");
+    let quota = limit(&node, &id, &["cpu.max", "cpu.cfs_quota_us"]);
+    assert!(matches!(quota.as_deref(), Some("25000 50000" | "25000")), "{quota:?}");
+    // Its exec is limited, too.
+    let inside = node.ok(&["exec", &id, "cat", "/proc/self/cgroup"]);
+    assert!(inside.lines().all(|l| !l.contains("blkio") || !l.ends_with(":/..")), "{inside}");
+    node.ok(&["update", "--device-read-bps", &format!("{path}:1m"), &id]);
+    assert!(line(&node, &id).contains("1048576"), "{}", line(&node, &id));
+    // One without a limit takes the disk's away, and a refused one leaves the others alone.
+    let refused = node.ctl(&["update", "--device-read-bps", "/dev/null:1m", "--memory", "64m", &id]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("/dev/null is no block device of this host"), "{}", refused.stderr);
+    assert_eq!(node.inspect(&id)["HostConfig"]["Memory"], 0);
+    node.ok(&["update", "--device-read-bps", &format!("{path}:0"), &id]);
+    assert!(!line(&node, &id).contains("1048576"), "{}", line(&node, &id));
+    assert_eq!(node.inspect(&id)["HostConfig"]["BlkioDevices"].as_array().map(Vec::len), Some(0));
+    node.finish();
+}
+
+#[test]
+fn files_of_the_group_need_v2_and_say_so() {
+    let node = Node::with_busybox("resources-unified");
+    let v2 = node.ok(&["info", "--format", "{{.CgroupMode}}"]) == "v2";
+    for (option, value, field) in [
+        ("--cgroup-conf", "cgroup.procs=0", "is no file of a controller"),
+        ("--cgroup-conf", "../memory.max=0", "is no file of a controller"),
+        ("--hugepages", "2XB=1m", "is no size of pages"),
+        ("--device-read-bps", "/dev/null:1m", "no block device"),
+        ("--blkio-weight-device", "/dev/null:5", "between 10 and 1000"),
+    ] {
+        let output = node.ctl(&["run", "--rm", option, value, &image("busybox"), "true"]);
+        assert!(output.code != 0 && output.stderr.contains(field), "{option} {value}: {output:?}");
+    }
+    let options = ["--cgroup-conf", "memory.high=67108864", "--oom-group"];
+    if v2 {
+        let id = node.detached(&options, "sleep 1000");
+        assert_eq!(limit(&node, &id, &["memory.high"]).as_deref(), Some("67108864"));
+        assert_eq!(limit(&node, &id, &["memory.oom.group"]).as_deref(), Some("1"));
+        node.ok(&["update", "--cgroup-conf", "memory.high=33554432", "--oom-group=false", &id]);
+        assert_eq!(limit(&node, &id, &["memory.high"]).as_deref(), Some("33554432"));
+        assert_eq!(limit(&node, &id, &["memory.oom.group"]).as_deref(), Some("0"));
+    } else {
+        let output = node.ctl(&[&["run", "--rm"][..], &options, &[&image("busybox"), "true"]].concat());
+        assert!(output.code != 0 && output.stderr.contains("needs a host with cgroup v2 alone"), "{output:?}");
+    }
+    node.finish();
+}

@@ -206,12 +206,40 @@ pub struct Resources {
     pub memory_reservation_bytes: Option<u64>,
     /// Billionths of a CPU.
     pub nano_cpus: Option<u64>,
+    /// Microseconds in which `nano_cpus` is counted, 1,000 to 1,000,000. `None`: 100,000, the kernel's default.
+    pub cpu_period_us: Option<u64>,
     /// v1 shares, 2 to 262144; turned into a v2 weight where needed.
     pub cpu_shares: Option<u64>,
     pub cpuset_cpus: Option<String>,
     pub cpuset_mems: Option<String>,
     /// 0 or less: no limit. `None`: the agent's default.
     pub pids: Option<i64>,
+    /// Share of block I/O against other containers, 10 to 1,000, as v1 counts; turned into a v2 weight where needed.
+    pub blkio_weight: Option<u16>,
+    /// One entry for each disk.
+    pub block_devices: Vec<BlockLimit>,
+    /// Where memory runs out, all processes end together (v2, memory.oom.group).
+    pub oom_group: bool,
+    /// Bytes of huge pages by their size, as the kernel writes it: `2MB`, `1GB`.
+    pub hugepages: BTreeMap<String, u64>,
+    /// Files of the container's v2 group and what is written to them last.
+    pub unified: BTreeMap<String, String>,
+}
+
+/// What a container may do with one disk.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BlockLimit {
+    /// The disk's device file on the host; its number is looked up each time.
+    pub path: String,
+    /// 10 to 1,000.
+    pub weight: Option<u16>,
+    /// Bytes a second.
+    pub read_bps: Option<u64>,
+    pub write_bps: Option<u64>,
+    /// Operations a second.
+    pub read_iops: Option<u64>,
+    pub write_iops: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

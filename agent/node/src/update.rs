@@ -5,10 +5,11 @@ use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::Requester;
 use crate::{Node, NodeError, policy};
-use berth_model::spec::Resources;
+use berth_model::spec::{BlockLimit, Resources};
 use berth_model::supervision::RestartPolicy;
 use berth_model::{ContainerId, Phase};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What becomes of a container; what is None stays.
@@ -30,12 +31,23 @@ pub struct ResourceUpdate {
     /// 0: no limit.
     pub nano_cpus: Option<u64>,
     /// 0: the default.
+    pub cpu_period_us: Option<u64>,
+    /// 0: the default.
     pub cpu_shares: Option<u64>,
     /// Empty: all.
     pub cpuset_cpus: Option<String>,
     pub cpuset_mems: Option<String>,
     /// 0 or less: no limit.
     pub pids: Option<i64>,
+    /// 0: the default.
+    pub blkio_weight: Option<u16>,
+    /// In place of what each disk had; other disks keep theirs.
+    pub block_devices: Vec<BlockLimit>,
+    pub oom_group: Option<bool>,
+    /// Beside those of other sizes.
+    pub hugepages: BTreeMap<String, u64>,
+    /// Beside other files.
+    pub unified: BTreeMap<String, String>,
 }
 
 impl ResourceUpdate {
@@ -47,16 +59,29 @@ impl ResourceUpdate {
             Some(new) => Some(new.clone()).filter(|n| !n.is_empty()),
             None => old.clone(),
         };
+        fn beside<V: Clone>(new: &BTreeMap<String, V>, old: &BTreeMap<String, V>) -> BTreeMap<String, V> {
+            old.iter().chain(new).map(|(k, v)| (k.clone(), v.clone())).collect()
+        }
+        let said = |limit: &&BlockLimit| self.block_devices.iter().any(|new| new.path == limit.path);
+        let mut disks: Vec<BlockLimit> = old.block_devices.iter().filter(|l| !said(l)).cloned().collect();
+        let nothing = |l: &BlockLimit| *l == BlockLimit { path: l.path.clone(), ..BlockLimit::default() };
+        disks.extend(self.block_devices.iter().filter(|l| !nothing(l)).cloned());
         let unlimited = self.memory_bytes == Some(0) && self.memory_swap_bytes.is_none();
         Resources {
             memory_bytes: number(self.memory_bytes, old.memory_bytes),
             memory_swap_bytes: if unlimited { None } else { number(self.memory_swap_bytes, old.memory_swap_bytes) },
             memory_reservation_bytes: number(self.memory_reservation_bytes, old.memory_reservation_bytes),
             nano_cpus: number(self.nano_cpus, old.nano_cpus),
+            cpu_period_us: number(self.cpu_period_us, old.cpu_period_us),
             cpu_shares: number(self.cpu_shares, old.cpu_shares),
             cpuset_cpus: list(&self.cpuset_cpus, &old.cpuset_cpus),
             cpuset_mems: list(&self.cpuset_mems, &old.cpuset_mems),
             pids: self.pids.or(old.pids),
+            blkio_weight: number(self.blkio_weight, old.blkio_weight),
+            block_devices: disks,
+            oom_group: self.oom_group.unwrap_or(old.oom_group),
+            hugepages: beside(&self.hugepages, &old.hugepages),
+            unified: beside(&self.unified, &old.unified),
         }
     }
 }
@@ -158,6 +183,11 @@ mod tests {
         };
         let want = Resources { pids: Some(-1), cpu_shares: Some(512), ..Resources::default() };
         assert_eq!(less.applied(&old), want);
+        let disk = |path: &str, read_bps| BlockLimit { path: path.into(), read_bps, ..BlockLimit::default() };
+        let disks = Resources { block_devices: vec![disk("/dev/a", Some(1)), disk("/dev/b", Some(1))], ..old.clone() };
+        let other =
+            ResourceUpdate { block_devices: vec![disk("/dev/b", Some(2)), disk("/dev/a", None)], ..none.clone() };
+        assert_eq!(other.applied(&disks).block_devices, [disk("/dev/b", Some(2))]);
         let swap = ResourceUpdate { memory_swap_bytes: Some(0), ..none };
         assert_eq!(swap.applied(&old), Resources { memory_swap_bytes: None, ..old });
     }

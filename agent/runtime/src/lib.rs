@@ -202,7 +202,18 @@ impl Runtime {
 
     /// Checks a spec without making anything: field name and message of everything that is wrong.
     pub fn check(&self, spec: &ContainerSpec) -> Vec<(String, String)> {
-        plan::check(spec)
+        let mut wrong = plan::check(spec);
+        let mode = self.inner.cgroups.mode();
+        let r = &spec.resources;
+        for (field, asked) in [("unified", !r.unified.is_empty()), ("oom_group", r.oom_group)] {
+            if asked && mode != "v2" {
+                wrong.push((
+                    format!("resources.{field}"),
+                    format!("needs a host with cgroup v2 alone; this one has {mode}"),
+                ));
+            }
+        }
+        wrong
     }
 
     /// What of a spec this host cannot give in full, as far as that is known before the start.

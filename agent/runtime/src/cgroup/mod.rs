@@ -3,6 +3,7 @@
 //! A container has one group, `PARENT/ID`, in every hierarchy that it needs. Limits are written before the first process joins.
 
 mod devices;
+mod lines;
 mod v1;
 mod v2;
 
@@ -304,11 +305,23 @@ fn put(path: PathBuf, value: &str) -> Result<(), RuntimeError> {
 pub(crate) struct Setting {
     path: PathBuf,
     value: String,
+    /// What takes it back; None: what the file held.
+    undo: Option<String>,
 }
 
 impl Setting {
     fn new(path: PathBuf, value: impl Into<String>) -> Self {
-        Setting { path, value: value.into() }
+        Setting { path, value: value.into(), undo: None }
+    }
+
+    /// For a file of many lines, which does not take back what it shows.
+    fn or_back_to(self, undo: impl Into<String>) -> Self {
+        Setting { undo: Some(undo.into()), ..self }
+    }
+
+    /// For a group that is new: nothing has to be taken back.
+    fn write(&self) -> Result<(), RuntimeError> {
+        write_line(&self.path, &self.value).map_err(|e| self.refused(e))
     }
 
     fn refused(&self, source: io::Error) -> RuntimeError {
@@ -320,10 +333,8 @@ impl Setting {
 pub(crate) fn set_all(settings: &[Setting]) -> Result<(), RuntimeError> {
     let mut before: Vec<(&Path, String)> = Vec::new();
     for setting in settings {
-        let done = fs::read_to_string(&setting.path).and_then(|old| {
-            write_line(&setting.path, &setting.value)?;
-            Ok(old)
-        });
+        let old = setting.undo.clone().map_or_else(|| fs::read_to_string(&setting.path), Ok);
+        let done = old.and_then(|old| write_line(&setting.path, &setting.value).map(|()| old));
         match done {
             Ok(old) => before.push((&setting.path, old)),
             Err(e) => {
@@ -376,9 +387,15 @@ fn open(path: PathBuf, write: bool) -> Result<OwnedFd, RuntimeError> {
 /// CPU quota in microseconds of a period of 100 ms, Docker's and the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
 
-fn cpu_quota_us(nano_cpus: u64) -> u64 {
+fn cpu_period_us(r: &Resources) -> u64 {
+    r.cpu_period_us.unwrap_or(CPU_PERIOD_US)
+}
+
+/// None: no limit.
+fn cpu_quota_us(r: &Resources) -> Option<u64> {
+    let quota = u128::from(r.nano_cpus?) * u128::from(cpu_period_us(r)) / 1_000_000_000;
     // The kernel takes no less than 1 ms.
-    (nano_cpus / (1_000_000_000 / CPU_PERIOD_US)).max(1000)
+    Some(u64::try_from(quota).unwrap_or(u64::MAX).max(1000))
 }
 
 #[cfg(test)]
@@ -404,7 +421,13 @@ mod tests {
 
     #[test]
     fn cpus_become_a_quota() {
-        assert_eq!(cpu_quota_us(1_500_000_000), 150_000);
-        assert_eq!(cpu_quota_us(1), 1000);
+        let quota = |nanos, period| {
+            let r = Resources { nano_cpus: Some(nanos), cpu_period_us: period, ..Resources::default() };
+            cpu_quota_us(&r)
+        };
+        assert_eq!(quota(1_500_000_000, None), Some(150_000));
+        assert_eq!(quota(1_500_000_000, Some(20_000)), Some(30_000));
+        assert_eq!(quota(1, None), Some(1000));
+        assert_eq!(cpu_quota_us(&Resources::default()), None);
     }
 }

@@ -1,8 +1,8 @@
 //! cgroup v1: one hierarchy per controller (Documentation/admin-guide/cgroup-v1/).
 
 use super::{
-    CPU_PERIOD_US, Cgroups, Entry, Limits, PROBE, Setting, cpu_quota_us, kill_in, make, open, processes, put, put_each,
-    write_existing,
+    Cgroups, Entry, Limits, PROBE, Setting, cpu_period_us, cpu_quota_us, kill_in, lines, make, open, processes, put,
+    put_each, write_existing,
 };
 use crate::RuntimeError;
 use crate::counters::Counter;
@@ -121,7 +121,7 @@ impl V1 {
 }
 
 /// Controllers that containers have groups of: for limits, for what they use, for pauses.
-const PARENTS: [&str; 7] = ["memory", "pids", "devices", "cpu", "cpuacct", "cpuset", "freezer"];
+const PARENTS: [&str; 9] = ["memory", "pids", "devices", "cpu", "cpuacct", "cpuset", "freezer", "blkio", "hugetlb"];
 
 /// Where the freezer of v1 says and is told what it does (freezer-subsystem.rst): FROZEN, FREEZING or THAWED.
 const FREEZER_STATE: &str = "freezer.state";
@@ -170,6 +170,9 @@ impl Cgroups for V1 {
         group("cpuacct", false)?;
         let cpuset_asked = r.cpuset_cpus.is_some() || r.cpuset_mems.is_some();
         let cpuset = if cpuset_asked { group("cpuset", true)? } else { None };
+        let block = r.blkio_weight.is_some() || !r.block_devices.is_empty();
+        let block = if block { group("blkio", true)? } else { None };
+        let huge = if r.hugepages.is_empty() { None } else { group("hugetlb", true)? };
         if let Some(memory) = memory {
             set_memory(&memory, limits, &mut entry.warnings)?;
         }
@@ -181,9 +184,9 @@ impl Cgroups for V1 {
             put_each(devices.join("devices.allow"), rules.iter().map(super::DeviceRule::to_v1))?;
         }
         if let Some(cpu) = cpu {
-            if let Some(nanos) = r.nano_cpus {
-                put(cpu.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
-                put(cpu.join("cpu.cfs_quota_us"), &cpu_quota_us(nanos).to_string())?;
+            if let Some(quota) = cpu_quota_us(r) {
+                put(cpu.join("cpu.cfs_period_us"), &cpu_period_us(r).to_string())?;
+                put(cpu.join("cpu.cfs_quota_us"), &quota.to_string())?;
             }
             if let Some(shares) = r.cpu_shares {
                 put(cpu.join("cpu.shares"), &shares.to_string())?;
@@ -197,6 +200,13 @@ impl Cgroups for V1 {
                 put(cpuset.join("cpuset.mems"), mems)?;
             }
             inherit_cpuset(&cpuset)?;
+        }
+        let none = Resources::default();
+        if let Some(group) = block {
+            lines::block_v1(&group, &none, r)?.write(&mut entry.warnings)?;
+        }
+        if let Some(group) = huge {
+            lines::hugepages(&group, &none, r, lines::HUGE_V1)?.iter().try_for_each(Setting::write)?;
         }
         for path in joined {
             entry.procs.push(open(path.join(JOIN), true)?);
@@ -271,10 +281,10 @@ impl Cgroups for V1 {
             let file = self.group_now("memory", id)?.join("memory.soft_limit_in_bytes");
             settings.push(Setting::new(file, number(new.memory_reservation_bytes, "-1")));
         }
-        if old.nano_cpus != new.nano_cpus {
+        if (old.nano_cpus, old.cpu_period_us) != (new.nano_cpus, new.cpu_period_us) {
             let cpu = self.group_now("cpu", id)?;
-            settings.push(Setting::new(cpu.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string()));
-            settings.push(Setting::new(cpu.join("cpu.cfs_quota_us"), number(new.nano_cpus.map(cpu_quota_us), "-1")));
+            settings.push(Setting::new(cpu.join("cpu.cfs_period_us"), cpu_period_us(new).to_string()));
+            settings.push(Setting::new(cpu.join("cpu.cfs_quota_us"), number(cpu_quota_us(new), "-1")));
         }
         if old.cpu_shares != new.cpu_shares {
             let file = self.group_now("cpu", id)?.join("cpu.shares");
@@ -293,6 +303,12 @@ impl Cgroups for V1 {
         if old.pids != new.pids {
             let max = new.pids.filter(|p| *p > 0).map_or("max".to_owned(), |p| p.to_string());
             settings.push(Setting::new(self.group_now("pids", id)?.join("pids.max"), max));
+        }
+        if (old.blkio_weight, &old.block_devices) != (new.blkio_weight, &new.block_devices) {
+            settings.extend(lines::block_v1(&self.group_now("blkio", id)?, old, new)?.all()?);
+        }
+        if old.hugepages != new.hugepages {
+            settings.extend(lines::hugepages(&self.group_now("hugetlb", id)?, old, new, lines::HUGE_V1)?);
         }
         super::set_all(&settings)
     }

@@ -1,6 +1,8 @@
 //! cgroup v2: one tree (Documentation/admin-guide/cgroup-v2.rst).
 
-use super::{CPU_PERIOD_US, Cgroups, Entry, Limits, PROBE, Setting, cpu_quota_us, make, open, put, write_existing};
+use super::{
+    Cgroups, Entry, Limits, PROBE, Setting, cpu_period_us, cpu_quota_us, lines, make, open, put, write_existing,
+};
 use crate::RuntimeError;
 use crate::counters::Counter;
 use berth_model::ContainerId;
@@ -15,8 +17,8 @@ const CGROUP_KILL: &str = "cgroup.kill";
 const FREEZE: &str = "cgroup.freeze";
 const WANTED: [&str; 4] = ["memory", "pids", "cpu", "cpuset"];
 
-/// Only counts; there is no limit for it.
-const COUNTED: [&str; 1] = ["io"];
+/// Few hosts need them: without them nothing is said before a limit is asked for.
+const OPTIONAL: [&str; 2] = ["io", "hugetlb"];
 
 pub(crate) struct V2 {
     /// Folder of all containers' groups.
@@ -49,6 +51,25 @@ impl V2 {
     }
 }
 
+impl V2 {
+    /// The limits of a new group that are more than one value.
+    fn lines(&self, group: &Path, r: &Resources, warnings: &mut Vec<String>) -> Result<(), RuntimeError> {
+        let none = Resources::default();
+        let asked =
+            [("io", r.blkio_weight.is_some() || !r.block_devices.is_empty()), ("hugetlb", !r.hugepages.is_empty())];
+        for (controller, _) in asked.iter().filter(|(_, asked)| *asked) {
+            match *controller {
+                c if !self.has(c) => {
+                    warnings.push(format!("this host has no {c} cgroup: its limits are not applied"));
+                }
+                "io" => lines::block_v2(group, &none, r)?.write(warnings)?,
+                _ => lines::hugepages(group, &none, r, lines::HUGE_V2)?.iter().try_for_each(Setting::write)?,
+            }
+        }
+        lines::unified(group, &none, r).iter().try_for_each(Setting::write)
+    }
+}
+
 /// The group whose leaf `agent` this process is in, by /proc/PID/cgroup; else the root. Relative to it.
 fn delegated(cgroup: &str) -> &str {
     let own = cgroup.lines().find_map(|l| l.strip_prefix("0::/"));
@@ -57,7 +78,7 @@ fn delegated(cgroup: &str) -> &str {
 
 /// One at a time: a controller that is not there does not keep the others out.
 fn enable(folder: &Path) {
-    for controller in WANTED.iter().chain(&COUNTED) {
+    for controller in WANTED.iter().chain(&OPTIONAL) {
         let _ = write_existing(&folder.join("cgroup.subtree_control"), &format!("+{controller}"));
     }
 }
@@ -114,7 +135,8 @@ impl Cgroups for V2 {
         set("memory", "memory.max", r.memory_bytes.map(|b| b.to_string()))?;
         set("memory", "memory.low", r.memory_reservation_bytes.map(|b| b.to_string()))?;
         set("pids", "pids.max", r.pids.filter(|p| *p > 0).map(|p| p.to_string()))?;
-        set("cpu", "cpu.max", r.nano_cpus.map(|n| format!("{} {CPU_PERIOD_US}", cpu_quota_us(n))))?;
+        set("memory", "memory.oom.group", r.oom_group.then(|| "1".to_owned()))?;
+        set("cpu", "cpu.max", cpu_quota_us(r).map(|quota| format!("{quota} {}", cpu_period_us(r))))?;
         set("cpu", "cpu.weight", r.cpu_shares.map(|s| weight(s).to_string()))?;
         set("cpuset", "cpuset.cpus", r.cpuset_cpus.clone())?;
         set("cpuset", "cpuset.mems", r.cpuset_mems.clone())?;
@@ -132,6 +154,7 @@ impl Cgroups for V2 {
                 warnings.push("this host does not count swap: the limit of memory with swap is not applied".into());
             }
         }
+        self.lines(&group, r, &mut warnings)?;
         let folder = open(group.clone(), false)?;
         if let Some(rules) = &limits.devices {
             let rules: Vec<berth_sys::cgroup_bpf::Rule> = rules
@@ -224,8 +247,11 @@ impl Cgroups for V2 {
         if old.memory_reservation_bytes != new.memory_reservation_bytes {
             set("memory.low", number(new.memory_reservation_bytes, "0"));
         }
-        if old.nano_cpus != new.nano_cpus {
-            set("cpu.max", format!("{} {CPU_PERIOD_US}", number(new.nano_cpus.map(cpu_quota_us), "max")));
+        if old.oom_group != new.oom_group {
+            set("memory.oom.group", u8::from(new.oom_group).to_string());
+        }
+        if (old.nano_cpus, old.cpu_period_us) != (new.nano_cpus, new.cpu_period_us) {
+            set("cpu.max", format!("{} {}", number(cpu_quota_us(new), "max"), cpu_period_us(new)));
         }
         if old.cpu_shares != new.cpu_shares {
             set("cpu.weight", number(new.cpu_shares.map(weight), "100"));
@@ -239,6 +265,9 @@ impl Cgroups for V2 {
         if old.pids != new.pids {
             set("pids.max", new.pids.filter(|p| *p > 0).map_or("max".to_owned(), |p| p.to_string()));
         }
+        settings.extend(lines::block_v2(&group, old, new)?.all()?);
+        settings.extend(lines::hugepages(&group, old, new, lines::HUGE_V2)?);
+        settings.extend(lines::unified(&group, old, new));
         match new.memory_bytes.filter(|m| old.memory_bytes.is_none_or(|o| *m < o)) {
             Some(less) => with_room(&group, less, || super::set_all(&settings)),
             None => super::set_all(&settings),

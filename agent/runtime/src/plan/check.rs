@@ -3,7 +3,7 @@
 use crate::signal;
 use berth_model::ContainerSpec;
 use berth_model::network::NetworkMode;
-use berth_model::spec::{MountKind, Seccomp};
+use berth_model::spec::{MountKind, Resources, Seccomp};
 use berth_sys::{cap, process};
 
 /// Docker's least, below which nothing starts.
@@ -116,6 +116,7 @@ pub(crate) fn check(spec: &ContainerSpec) -> Vec<(String, String)> {
             say(field, "must be a list such as 0-2,5".into());
         }
     }
+    more_limits(r, &mut say);
     if let Seccomp::Profile(text) = &spec.seccomp
         && let Err(error) = crate::seccomp::parse(text)
     {
@@ -125,6 +126,43 @@ pub(crate) fn check(spec: &ContainerSpec) -> Vec<(String, String)> {
         say("log", "files and their size must be above 0".into());
     }
     wrong
+}
+
+/// Periods, disks, huge pages and files of v2.
+fn more_limits(r: &Resources, say: &mut impl FnMut(&str, String)) {
+    if r.cpu_period_us.is_some_and(|p| !(1000..=1_000_000).contains(&p)) {
+        say("resources.cpu_period_us", "must lie between 1000 and 1000000 microseconds".into());
+    }
+    let bad_weight = |w: Option<u16>| w.is_some_and(|w| !(10..=1000).contains(&w));
+    if bad_weight(r.blkio_weight) {
+        say("resources.blkio_weight", "must lie between 10 and 1000".into());
+    }
+    for (n, limit) in r.block_devices.iter().enumerate() {
+        if !limit.path.starts_with('/') {
+            say("resources.block_devices", format!("{:?} must be an absolute path", limit.path));
+        } else if r.block_devices[..n].iter().any(|other| other.path == limit.path) {
+            say("resources.block_devices", format!("{} is there twice", limit.path));
+        }
+        if bad_weight(limit.weight) {
+            say("resources.block_devices", format!("the weight of {} must lie between 10 and 1000", limit.path));
+        }
+    }
+    for size in r.hugepages.keys() {
+        let number = size.strip_suffix("KB").or_else(|| size.strip_suffix("MB")).or_else(|| size.strip_suffix("GB"));
+        if !number.is_some_and(|n| (1..=6).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit())) {
+            say("resources.hugepages", format!("{size:?} is no size of pages, such as 2MB or 1GB"));
+        }
+    }
+    for (file, value) in &r.unified {
+        let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_');
+        let good = file.len() <= 64 && file.bytes().all(name) && file.split('.').count() > 1;
+        if !good || file.split('.').any(str::is_empty) || file.starts_with("cgroup.") {
+            say("resources.unified", format!("{file:?} is no file of a controller, such as memory.high"));
+        }
+        if value.is_empty() || value.len() > 4096 || value.chars().any(|c| c.is_control()) {
+            say("resources.unified", format!("the value of {file} must be one line of at most 4096 bytes"));
+        }
+    }
 }
 
 /// Only what belongs to a namespace of the container's own: everything else would change the host.

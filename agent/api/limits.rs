@@ -1,0 +1,238 @@
+//! Limits of a container, between the wire and the model.
+
+use super::decode::{Fields, some};
+use berth::v1;
+use berth_model::spec::{BlockLimit, Resources};
+use berth_node::{ContainerUpdate, ResourceUpdate};
+use std::collections::{BTreeMap, HashMap};
+
+/// Docker's least memory: below it no container starts.
+const MIN_MEMORY: u64 = 6 << 20;
+/// Disks, sizes of pages, files of a group.
+const MAX_ENTRIES: usize = 256;
+
+/// Reads the limits of a new container.
+pub fn resources(f: &mut Fields, r: v1::Resources) -> Resources {
+    let memory = r.memory_bytes;
+    let swap = r.memory_swap_bytes;
+    if swap > 0 {
+        f.check(memory > 0, "resources.memory_swap_bytes", "needs memory_bytes");
+        let above = u64::try_from(swap).is_ok_and(|swap| swap >= memory);
+        f.check(above, "resources.memory_swap_bytes", "is memory and swap together: not below memory_bytes");
+    }
+    let reserved = r.memory_reservation_bytes;
+    let fits = memory == 0 || reserved <= memory;
+    f.check(fits, "resources.memory_reservation_bytes", "must not be above memory_bytes");
+    let (cpus, period) = (r.nano_cpus, r.cpu_period_us);
+    f.check(period == 0 || cpus > 0, "resources.cpu_period_us", "needs nano_cpus");
+    f.check(r.pids.is_none_or(|n| n >= -1), "resources.pids", "must be -1, 0 or more");
+    simple(f, memory, swap, cpus, r.cpu_shares, &r.cpuset_cpus, &r.cpuset_mems);
+    let more = more(f, period, r.blkio_weight, r.block_devices, r.hugepages, r.unified);
+    let over = |n: u64| Some(n).filter(|n| *n > 0);
+    Resources {
+        memory_bytes: over(memory),
+        memory_swap_bytes: Some(swap).filter(|n| *n != 0),
+        memory_reservation_bytes: over(reserved),
+        nano_cpus: over(cpus),
+        cpu_period_us: over(period),
+        cpu_shares: over(r.cpu_shares),
+        cpuset_cpus: some(r.cpuset_cpus),
+        cpuset_mems: some(r.cpuset_mems),
+        pids: r.pids,
+        blkio_weight: Some(more.weight).filter(|w| *w > 0),
+        block_devices: more.devices,
+        oom_group: r.oom_group,
+        hugepages: more.hugepages,
+        unified: more.unified,
+    }
+}
+
+/// Reads the limits of an update; what does not fit beside the old ones is the node's to say.
+pub fn update(f: &mut Fields, request: Option<v1::ResourceUpdate>) -> ContainerUpdate {
+    let r = request.unwrap_or_default();
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    let number = |n: Option<u64>| n.unwrap_or_default();
+    let swap = r.memory_swap_bytes.unwrap_or_default();
+    f.check(r.pids.is_none_or(|n| n >= -1), "resources.pids", "must be -1, 0 or more");
+    let (cpus, mems) = (text(&r.cpuset_cpus), text(&r.cpuset_mems));
+    simple(f, number(r.memory_bytes), swap, number(r.nano_cpus), number(r.cpu_shares), &cpus, &mems);
+    let weight = r.blkio_weight.unwrap_or_default();
+    let more = more(f, number(r.cpu_period_us), weight, r.block_devices, r.hugepages, r.unified);
+    ContainerUpdate {
+        resources: ResourceUpdate {
+            memory_bytes: r.memory_bytes,
+            memory_swap_bytes: r.memory_swap_bytes,
+            memory_reservation_bytes: r.memory_reservation_bytes,
+            nano_cpus: r.nano_cpus,
+            cpu_period_us: r.cpu_period_us,
+            cpu_shares: r.cpu_shares,
+            cpuset_cpus: r.cpuset_cpus,
+            cpuset_mems: r.cpuset_mems,
+            pids: r.pids,
+            blkio_weight: r.blkio_weight.map(|_| more.weight),
+            block_devices: more.devices,
+            oom_group: r.oom_group,
+            hugepages: more.hugepages,
+            unified: more.unified,
+        },
+        restart: None,
+    }
+}
+
+/// What a new container and an update say alike; 0 and an empty text are good for both.
+fn simple(f: &mut Fields, memory: u64, swap: i64, nano_cpus: u64, shares: u64, cpus: &str, mems: &str) {
+    f.check(memory == 0 || memory >= MIN_MEMORY, "resources.memory_bytes", "must be 0 or at least 6291456 (6 MiB)");
+    f.check(swap >= -1, "resources.memory_swap_bytes", "must be -1, 0 or more");
+    f.check(
+        nano_cpus == 0 || (1_000_000..=1_000_000_000_000_000).contains(&nano_cpus),
+        "resources.nano_cpus",
+        "must be 0 or at least 1000000 (a thousandth of a CPU)",
+    );
+    f.check(shares == 0 || (2..=262_144).contains(&shares), "resources.cpu_shares", "must be 0 or 2 to 262144");
+    for (field, text) in [("cpuset_cpus", cpus), ("cpuset_mems", mems)] {
+        f.check(is_list(text), format!("resources.{field}"), "must be a list such as 0-3,8");
+    }
+}
+
+#[derive(Default)]
+struct More {
+    weight: u16,
+    devices: Vec<BlockLimit>,
+    hugepages: BTreeMap<String, u64>,
+    unified: BTreeMap<String, String>,
+}
+
+fn more(
+    f: &mut Fields,
+    period: u64,
+    blkio: u32,
+    devices: Vec<v1::BlockLimit>,
+    hugepages: HashMap<String, u64>,
+    unified: HashMap<String, String>,
+) -> More {
+    let good = period == 0 || (1000..=1_000_000).contains(&period);
+    f.check(good, "resources.cpu_period_us", "must be 0 or 1000 to 1000000");
+    for (field, count) in [("block_devices", devices.len()), ("hugepages", hugepages.len()), ("unified", unified.len())]
+    {
+        f.count(&format!("resources.{field}"), count, MAX_ENTRIES);
+    }
+    let mut block = Vec::new();
+    for (n, device) in devices.into_iter().enumerate() {
+        let field = format!("resources.block_devices[{n}]");
+        f.path(format!("{field}.path"), &device.path);
+        let weight = Some(weight(f, &format!("{field}.weight"), device.weight)).filter(|w| *w > 0);
+        let over = |n: u64| Some(n).filter(|n| *n > 0);
+        block.push(BlockLimit {
+            path: device.path,
+            weight,
+            read_bps: over(device.read_bps),
+            write_bps: over(device.write_bps),
+            read_iops: over(device.read_iops),
+            write_iops: over(device.write_iops),
+        });
+    }
+    More {
+        weight: weight(f, "resources.blkio_weight", blkio),
+        devices: block,
+        hugepages: hugepages.into_iter().collect(),
+        unified: unified.into_iter().collect(),
+    }
+}
+
+fn weight(f: &mut Fields, field: &str, value: u32) -> u16 {
+    f.check(value == 0 || (10..=1000).contains(&value), field, "must be 0 or 10 to 1000");
+    u16::try_from(value).unwrap_or_default()
+}
+
+/// A container's limits as they were asked for.
+pub fn encode(r: &Resources) -> v1::Resources {
+    v1::Resources {
+        memory_bytes: r.memory_bytes.unwrap_or_default(),
+        memory_swap_bytes: r.memory_swap_bytes.unwrap_or_default(),
+        memory_reservation_bytes: r.memory_reservation_bytes.unwrap_or_default(),
+        nano_cpus: r.nano_cpus.unwrap_or_default(),
+        cpu_shares: r.cpu_shares.unwrap_or_default(),
+        cpuset_cpus: r.cpuset_cpus.clone().unwrap_or_default(),
+        cpuset_mems: r.cpuset_mems.clone().unwrap_or_default(),
+        pids: r.pids,
+        cpu_period_us: r.cpu_period_us.unwrap_or_default(),
+        blkio_weight: r.blkio_weight.unwrap_or_default().into(),
+        block_devices: r.block_devices.iter().map(encode_block).collect(),
+        oom_group: r.oom_group,
+        hugepages: r.hugepages.clone().into_iter().collect(),
+        unified: r.unified.clone().into_iter().collect(),
+    }
+}
+
+fn encode_block(limit: &BlockLimit) -> v1::BlockLimit {
+    v1::BlockLimit {
+        path: limit.path.clone(),
+        weight: limit.weight.unwrap_or_default().into(),
+        read_bps: limit.read_bps.unwrap_or_default(),
+        write_bps: limit.write_bps.unwrap_or_default(),
+        read_iops: limit.read_iops.unwrap_or_default(),
+        write_iops: limit.write_iops.unwrap_or_default(),
+    }
+}
+
+/// cpuset(7), "List format"; empty is one too.
+fn is_list(text: &str) -> bool {
+    let number = |s: &str| -> Option<u32> {
+        (s.len() <= 5 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok()).flatten()
+    };
+    text.is_empty()
+        || text.len() <= 1024
+            && text.split(',').all(|part| match part.split_once('-') {
+                Some((first, last)) => matches!((number(first), number(last)), (Some(a), Some(b)) if a <= b),
+                None => number(part).is_some(),
+            })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_cannot_be_are_named() {
+        let mut f = Fields::default();
+        let bad = v1::ResourceUpdate {
+            memory_bytes: Some(1),
+            memory_swap_bytes: Some(-2),
+            nano_cpus: Some(1),
+            cpu_shares: Some(1),
+            cpuset_cpus: Some("0-".into()),
+            cpuset_mems: Some("a".into()),
+            pids: Some(-2),
+            cpu_period_us: Some(1),
+            blkio_weight: Some(9),
+            block_devices: vec![v1::BlockLimit { path: "sda".into(), weight: 1, ..Default::default() }],
+            ..Default::default()
+        };
+        update(&mut f, Some(bad));
+        assert_eq!(f.errors().len(), 11, "{:?}", f.errors());
+        let mut f = Fields::default();
+        let good = v1::ResourceUpdate { memory_bytes: Some(0), cpuset_cpus: Some(String::new()), ..Default::default() };
+        assert_eq!(update(&mut f, Some(good)).resources.memory_bytes, Some(0));
+        assert_eq!(update(&mut f, None), ContainerUpdate::default());
+        assert_eq!(f.errors(), []);
+    }
+
+    #[test]
+    fn limits_come_back_as_they_went_in() {
+        let disk =
+            v1::BlockLimit { path: "/dev/sda".into(), weight: 10, read_bps: 1, write_iops: 2, ..Default::default() };
+        let asked = v1::Resources {
+            nano_cpus: 1_000_000,
+            cpu_period_us: 1000,
+            blkio_weight: 1000,
+            block_devices: vec![disk],
+            oom_group: true,
+            hugepages: [("2MB".to_owned(), 0)].into(),
+            unified: [("memory.high".to_owned(), "1G".to_owned())].into(),
+            ..Default::default()
+        };
+        let mut f = Fields::default();
+        assert_eq!(encode(&resources(&mut f, asked.clone())), asked);
+        assert_eq!(f.errors(), []);
+    }
+}
