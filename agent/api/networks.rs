@@ -246,6 +246,13 @@ fn decode_subnet(f: &mut Fields, at: &str, subnet: &v1::NetworkSubnet, wanted: &
                 }
                 Some(_) => return f.wrong(format!("{at}.ip_range"), format!("is not a part of {prefix}")),
             };
+            let bits = |a: std::net::Ipv4Addr| u128::from(a.to_bits());
+            let chosen = range.map(|(address, len)| Prefix { address, len }).unwrap_or(prefix);
+            let hosts = (bits(first), bits(prefix.broadcast()) - 1);
+            let some = leaves_some(hosts, (bits(chosen.network()), bits(chosen.broadcast())), bits(gateway));
+            if !some {
+                f.wrong(format!("{at}.ip_range"), format!("leaves no address of {prefix} for a container"));
+            }
             wanted.ipv4 = Some(Subnet4 { subnet: address, prefix_len: len, gateway, range });
         }
         IpAddr::V6(address) => {
@@ -273,9 +280,21 @@ fn decode_subnet(f: &mut Fields, at: &str, subnet: &v1::NetworkSubnet, wanted: &
                 }
                 Some(_) => return f.wrong(format!("{at}.ip_range"), format!("is not a part of {prefix}")),
             };
+            let chosen = range.map(|(address, len)| Prefix6 { address, len }).unwrap_or(prefix);
+            let hosts = (first.to_bits(), prefix.last().to_bits());
+            let some = leaves_some(hosts, (chosen.network().to_bits(), chosen.last().to_bits()), gateway.to_bits());
+            if !some {
+                f.wrong(format!("{at}.ip_range"), format!("leaves no address of {prefix} for a container"));
+            }
             wanted.ipv6 = Some(Subnet6 { subnet: address, prefix_len: len, gateway, range });
         }
     }
+}
+
+/// Whether a range has an address that a container may get: one of a host, and not the gateway's.
+fn leaves_some(hosts: (u128, u128), range: (u128, u128), gateway: u128) -> bool {
+    let (first, last) = (range.0.max(hosts.0), range.1.min(hosts.1));
+    first < last || (first == last && first != gateway)
 }
 
 /// Not the host's own loopback, not everybody, not a link's.

@@ -34,6 +34,9 @@ impl Pool {
 
     /// The lowest address from `low` to `high` that is in no hand: walks the taken ones that stand side by side from `low` on.
     fn first_free(&self, low: u128, high: u128) -> Option<u128> {
+        if low > high {
+            return None;
+        }
         let mut candidate = low;
         for &taken in self.taken.range(low..=high) {
             if taken != candidate {
@@ -192,6 +195,19 @@ mod tests {
         let all: Vec<_> = std::iter::from_fn(|| a.take().ok()).map(|a| a.octets()[3]).collect();
         assert_eq!(all, [128, 129, 130, 131]);
         assert!(a.take_this(Ipv4Addr::new(10, 1, 2, 9)), "one that is asked for may lie beside it");
+    }
+
+    #[test]
+    fn a_range_without_hosts_is_empty() {
+        let v4 = Prefix { address: Ipv4Addr::new(10, 1, 2, 1), len: 24 };
+        for last in [0, 1, 255] {
+            let range = Prefix { address: Ipv4Addr::new(10, 1, 2, last), len: 32 };
+            let mut a = Addresses::new(v4, Some(range), None, None);
+            assert!(matches!(a.take(), Err(NetworkError::NoAddressLeft(_))), "{last}");
+        }
+        let v6 = Prefix6 { address: "fd00::1".parse().unwrap(), len: 64 };
+        let mut a = Addresses::new(v4, None, Some(v6), Some(Prefix6 { address: v6.network(), len: 128 }));
+        assert!(matches!(a.take6(), Err(NetworkError::NoAddressLeft6(_))));
     }
 
     #[test]
