@@ -280,6 +280,7 @@ fn from_io(error: &std::io::Error, message: String) -> Draft {
 
 fn from_volume(error: &VolumeError, message: String) -> Draft {
     match error {
+        VolumeError::NoRoom { .. } => Draft::new(Code::ResourceExhausted, "DISK_FULL", message),
         e if e.disk_full() => Draft::new(Code::ResourceExhausted, "DISK_FULL", message),
         VolumeError::NoMkfs => Draft::new(Code::FailedPrecondition, "NO_MKFS", message),
         VolumeError::Mkfs(_) => Draft::new(Code::FailedPrecondition, "MKFS_FAILED", message),
@@ -414,7 +415,7 @@ fn from_network(error: &NetworkError, message: String) -> Draft {
             let metadata = [("what", what.clone()), ("errno", errno(source))];
             Draft::with(Code::FailedPrecondition, "DRIVER_REFUSED", message, metadata)
         }
-        E::Config(_) | E::SubnetInUse { .. } | E::NotABridge(_) => {
+        E::Config(_) | E::SubnetInUse { .. } | E::NotABridge(_) | E::ForeignBridge(_) => {
             Draft::new(Code::FailedPrecondition, "NETWORK_CONFIG", message)
         }
         E::NftablesMissing { .. } => Draft::new(Code::FailedPrecondition, "NFTABLES_MISSING", message),

@@ -228,7 +228,8 @@ fn mounts_of_a_stopped_container_are_not_taken_for_its_files() {
     fs::write(here.join("seen"), "on the host").expect("seen");
     fs::write(&file, "x").expect("file");
     let file = file.display().to_string();
-    node.detached(&["--name", "box", "-v", &format!("{}:/data", here.display())], SLEEP);
+    let bind = format!("{}:/data", here.display());
+    node.detached(&["--name", "box", "-v", &bind, "-v", "files:/vol", "--tmpfs", "/memory"], SLEEP);
     node.ok(&["cp", "box:/data/seen", &file]);
     assert_eq!(fs::read_to_string(&file).expect("file"), "on the host");
     node.ok(&["cp", &file, "box:/data/new"]);
@@ -239,6 +240,13 @@ fn mounts_of_a_stopped_container_are_not_taken_for_its_files() {
     {
         let error = node.fails(1, &arguments);
         assert!(error.contains("mount /data") && error.contains("while it runs"), "{arguments:?}: {error}");
+    }
+    // Volumes and memory are not there either: what is written below them nobody would see again.
+    for (target, path) in [("/vol", "box:/vol/late"), ("/memory", "box:/memory/late")] {
+        for arguments in [["cp", &file, path], ["cp", path, &file]] {
+            let error = node.fails(1, &arguments);
+            assert!(error.contains(&format!("mount {target}")), "{arguments:?}: {error}");
+        }
     }
     node.ok(&["cp", &file, "box:/database"]);
     node.finish();

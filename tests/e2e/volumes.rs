@@ -66,9 +66,33 @@ fn an_empty_volume_is_filled_from_the_image() {
     let of_image = node.sh(&[], "cd /bin && ls | md5sum");
     assert_eq!(node.sh(&["-v", "bin:/bin"], "cd /bin && ls | md5sum"), of_image);
     node.sh(&["-v", "none:/etc:nocopy"], "true; test -z \"$(ls /etc | grep -v -e hosts -e hostname -e resolv.conf)\"");
+    // At two targets it is the same volume, whichever of them the image has files at.
+    let both = "touch /a/x /bin/y && ls -d /a/sh /bin/x /b/y";
+    assert_eq!(node.sh(&["-v", "two:/a", "-v", "two:/bin", "-v", "two:/b"], both), "/a/sh\n/b/y\n/bin/x");
     // What is there stays: nothing is filled twice.
     node.sh(&["-v", "bin:/mnt"], "rm /mnt/cat");
     node.sh(&["-v", "bin:/bin"], "test ! -e /bin/cat");
+    node.finish();
+}
+
+#[test]
+fn what_others_add_counts_too() {
+    let node = Node::with_busybox("volume-many");
+    let image = image("busybox");
+    let many = |letter: char| (0..60).flat_map(move |n| ["-v".to_owned(), format!("/{letter}{n}")]);
+    let create = |more: &[&str], letter: char, image: &str| -> Vec<String> {
+        let first = ["create"].iter().chain(more).map(|w| (*w).to_owned());
+        first.chain(many(letter)).chain([image.to_owned(), "true".to_owned()]).collect()
+    };
+    let words = |all: &[String]| node.ctl(&all.iter().map(String::as_str).collect::<Vec<_>>());
+    let done = words(&create(&["--name", "first"], 'a', &image));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    // Together they could never start. It is said before they are made.
+    let done = words(&create(&["--volumes-from", "first"], 'b', &image));
+    assert!(done.code != 0 && done.stderr.contains("at most 256 mounts, 64"), "{} {}", done.code, done.stderr);
+    assert_eq!(node.ok(&["volume", "ls", "-q"]).lines().count(), 60);
+    node.ok(&["start", "first"]);
+    node.ok(&["rm", "-f", "-v", "first"]);
     node.finish();
 }
 
@@ -148,6 +172,10 @@ fn parts_of_volumes_and_images_and_no_way_out() {
     let tmpfs = ["volume", "create", "-o", "type=tmpfs", "-o", "o=size=1m,uid=5", "memory"];
     node.ok(&tmpfs);
     assert!(node.sh(&["-v", "memory:/m"], "df -k /m | tail -1").contains("1024"));
+    let tar = node.scratch().join("data.tar").display().to_string();
+    node.ok(&["volume", "export", "-o", &tar, "data"]);
+    let refused = node.fails(1, &["volume", "import", "memory", &tar]);
+    assert!(refused.contains("in memory"), "{refused}");
     node.ok(&["system", "df"]);
     node.ok(&["volume", "df"]);
     node.finish();

@@ -10,7 +10,6 @@ use crate::root::Root;
 use crate::store::Durability;
 use crate::view::{CopiedOut, CopyInto, CopySource};
 use berth_model::ContainerRecord;
-use berth_model::spec::MountKind;
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve, Stat};
 use berth_tar::{ExtractError, Extracted, Extractor, Found, Owner, Packer, Packing, Place, Rules, Source, Top, place};
 use bytes::{Bytes, BytesMut};
@@ -230,12 +229,11 @@ fn parts(path: &[u8]) -> Vec<&[u8]> {
     parts
 }
 
-/// Files of the host that a container has only while it runs: what is below the mount is neither what was asked for, nor would anybody
-/// see what is written there.
+/// What is mounted in a container it has only while it runs: what is below the mount is neither what was asked for, nor would anybody see what is
+/// written there.
 fn no_mount(record: &ContainerRecord, path: &[u8]) -> Result<(), NodeError> {
     let asked = parts(path);
-    let binds = record.spec.mounts.iter().filter(|m| matches!(m.kind, MountKind::Bind { .. }));
-    match binds.map(|m| &m.target).find(|target| asked.starts_with(&parts(target.as_bytes()))) {
+    match record.spec.mounts.iter().map(|m| &m.target).find(|target| asked.starts_with(&parts(target.as_bytes()))) {
         None => Ok(()),
         Some(target) => {
             Err(NodeError::NotMounted { container: record.name.clone(), path: shown(path), target: target.clone() })
@@ -354,7 +352,7 @@ mod tests {
         record.spec.mounts = vec![berth_model::spec::Mount {
             target: "/data/".into(),
             read_only: false,
-            kind: MountKind::Bind {
+            kind: berth_model::spec::MountKind::Bind {
                 source: "/srv".into(),
                 propagation: Default::default(),
                 recursive: true,

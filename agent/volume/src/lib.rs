@@ -34,6 +34,8 @@ pub enum VolumeError {
     Extract(#[from] berth_tar::ExtractError),
     #[error("mkfs.ext4 is not on this host, and volumes of a fixed size need it: install e2fsprogs")]
     NoMkfs,
+    #[error("the volume is to have {bytes} bytes, and the disk has {free} left")]
+    NoRoom { bytes: u64, free: u64 },
     #[error("making the file system of the volume: {0}")]
     Mkfs(String),
     #[error("the volume has no {0:?}, or it leads out of the volume")]
@@ -48,6 +50,7 @@ impl VolumeError {
     /// No space, no inodes or no quota left.
     pub fn disk_full(&self) -> bool {
         match self {
+            VolumeError::NoRoom { .. } => true,
             VolumeError::Io { source, .. } | VolumeError::Extract(berth_tar::ExtractError::Io { source, .. }) => {
                 berth_sys::fs::is_disk_full(source)
             }

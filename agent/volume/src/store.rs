@@ -39,6 +39,11 @@ impl Draft {
     pub fn data(&self) -> PathBuf {
         self.dir.join(DATA)
     }
+
+    /// Removes one whose file system nobody has mounted. What cannot be removed is a leftover, which the next opening finds.
+    pub fn discard(self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
 }
 
 fn make(path: &Path, mode: u32) -> Result<(), VolumeError> {
@@ -62,20 +67,31 @@ impl VolumeStore {
     /// Makes a volume under a name that is none; `random` makes it another's than all others.
     ///
     /// # Errors
-    /// `NoMkfs`, `Mkfs`, `Io`: what was made stays as a leftover.
+    /// `NoMkfs`, `Mkfs`, `NoRoom`, `Io`: nothing is left.
     pub fn draft(&self, random: &str, backing: &Backing) -> Result<Draft, VolumeError> {
-        let dir = self.dir.join(format!("{NEW}{random}"));
-        make(&dir, 0o700)?;
-        match backing {
-            Backing::Folder => make(&dir.join(DATA), 0o755)?,
-            Backing::Bind { .. } => {}
-            Backing::Mount(_) => make(&dir.join(FS), 0o755)?,
-            Backing::Disk { bytes } => {
-                make(&dir.join(FS), 0o755)?;
-                make_disk(&dir.join(DISK), *bytes)?;
-            }
+        let draft = Draft { dir: self.dir.join(format!("{NEW}{random}")) };
+        make(&draft.dir, 0o700)?;
+        let made = match backing {
+            Backing::Folder => make(&draft.dir.join(DATA), 0o755),
+            Backing::Bind { .. } => Ok(()),
+            Backing::Mount(_) => make(&draft.dir.join(FS), 0o755),
+            Backing::Disk { bytes } => make(&draft.dir.join(FS), 0o755)
+                .and_then(|()| self.has_room(*bytes))
+                .and_then(|()| make_disk(&draft.dir.join(DISK), *bytes)),
+        };
+        if let Err(e) = made {
+            // What was reserved before the disk was full would keep it full.
+            draft.discard();
+            return Err(e);
         }
-        Ok(Draft { dir })
+        Ok(draft)
+    }
+
+    /// Said before the kernel has filled the disk to say it.
+    fn has_room(&self, bytes: u64) -> Result<(), VolumeError> {
+        let act = || format!("looking how much room {} has", self.dir.display());
+        let free = berth_sys::store::disk_space(&self.dir).act(act)?.free_bytes;
+        if bytes > free { Err(VolumeError::NoRoom { bytes, free }) } else { Ok(()) }
     }
 
     /// The volume is whole from here on.
@@ -84,12 +100,21 @@ impl VolumeStore {
     /// `Io`; `AlreadyExists` when there is one of that name.
     pub fn publish(&self, draft: Draft, name: &str) -> Result<(), VolumeError> {
         let act = || format!("making the volume {name}");
-        let fd = sysfs::open(&draft.dir, Open::RDONLY | Open::DIRECTORY, 0).act(act)?;
-        sysfs::fsync(fd.as_fd()).act(act)?;
-        let root = sysfs::open(&self.dir, Open::RDONLY | Open::DIRECTORY, 0).act(act)?;
-        let from = draft.dir.file_name().unwrap_or_default();
-        sysfs::renameat2(root.as_fd(), from, root.as_fd(), name, true).act(act)?;
-        sysfs::fsync(root.as_fd()).act(act)
+        let renamed = (|| {
+            let fd = sysfs::open(&draft.dir, Open::RDONLY | Open::DIRECTORY, 0).act(act)?;
+            sysfs::fsync(fd.as_fd()).act(act)?;
+            let root = sysfs::open(&self.dir, Open::RDONLY | Open::DIRECTORY, 0).act(act)?;
+            let from = draft.dir.file_name().unwrap_or_default();
+            sysfs::renameat2(root.as_fd(), from, root.as_fd(), name, true).act(act)?;
+            Ok(root)
+        })();
+        match renamed {
+            Ok(root) => sysfs::fsync(root.as_fd()).act(act),
+            Err(e) => {
+                draft.discard();
+                Err(e)
+            }
+        }
     }
 
     /// As [`VolumeStore::publish`] with files that were written into the draft: they are on the disk first.
@@ -306,4 +331,23 @@ fn make_disk(path: &Path, bytes: u64) -> Result<(), VolumeError> {
         Ok(_) => {}
     }
     sysfs::fsync(file.as_fd()).act(|| format!("syncing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_made_leaves_nothing() {
+        let dir = std::env::temp_dir().join(format!("berth-volume-test-{}", std::process::id()));
+        let store = VolumeStore::open(&dir).unwrap();
+        let error = store.draft("a", &Backing::Disk { bytes: 1 << 60 }).unwrap_err();
+        assert!(matches!(error, VolumeError::NoRoom { .. }) && error.disk_full(), "{error}");
+        // Too small for mkfs.ext4 (or there is none).
+        store.draft("b", &Backing::Disk { bytes: 512 }).unwrap_err();
+        assert_eq!(store.list().unwrap(), (Vec::new(), Vec::new()));
+        store.draft("c", &Backing::Folder).unwrap().discard();
+        assert_eq!(store.list().unwrap().1, Vec::<PathBuf>::new());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -224,6 +224,11 @@ fn into_there(
     if let Some(elsewhere) = volume.backing.elsewhere() {
         return Err(berth_volume::VolumeError::Elsewhere(elsewhere).into());
     }
+    if matches!(volume.backing, berth_volume::Backing::Mount(_)) {
+        // Nobody has it mounted, so that it would be gone with this.
+        let memory = "in memory, and gone when no container has it".to_owned();
+        return Err(berth_volume::VolumeError::Elsewhere(memory).into());
+    }
     attach(inner, volume)?;
     let place = inner.volumes.place(volume);
     if !replace && !place.is_empty()? {

@@ -12,10 +12,23 @@ use berth_model::volume::VolumeRecord;
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Timestamp};
 use berth_rootfs::RootMount;
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve};
-use berth_volume::Backing;
+use berth_volume::{Backing, Place};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+/// As the API has it for what a caller names; it holds for what the image and other containers add, too.
+const MAX_MOUNTS: usize = 256;
+/// As the plan has it. Asked before any of them is made: an image may name as many as it likes.
+const MAX_TREES: usize = 64;
+
+fn too_many() -> NodeError {
+    let why = format!(
+        "are too many, with the image's volumes and those of volumes_from: a container has at most {MAX_MOUNTS} mounts, {MAX_TREES} of them volumes \
+         and images"
+    );
+    NodeError::Invalid(vec![("config.mounts".to_owned(), why)])
+}
 
 /// Adds the volumes and bind mounts of the containers that a spec names, where it has nothing of its own at their targets.
 ///
@@ -37,6 +50,9 @@ pub(crate) fn from_others(inner: &Inner, spec: &mut ContainerSpec) -> Result<(),
             }
             mount.read_only |= *read_only == Some(true);
             spec.mounts.push(mount);
+            if spec.mounts.len() > MAX_MOUNTS {
+                return Err(too_many());
+            }
         }
     }
     Ok(())
@@ -86,12 +102,19 @@ pub(crate) async fn resolve(
     spec: &mut ContainerSpec,
     image: &ImageConfig,
 ) -> Result<Resolved, NodeError> {
+    if image.volumes.len() > MAX_MOUNTS {
+        return Err(too_many());
+    }
     for path in &image.volumes {
         let sane = path.starts_with('/') && !path.split('/').any(|p| p == "..") && !same(path, "/");
         if sane && !spec.mounts.iter().any(|m| same(&m.target, path)) {
             let kind = MountKind::Volume(VolumeMount::default());
             spec.mounts.push(Mount { target: path.clone(), read_only: false, kind });
         }
+    }
+    let trees = spec.mounts.iter().filter(|m| matches!(m.kind, MountKind::Volume(_) | MountKind::Image(_))).count();
+    if spec.mounts.len() > MAX_MOUNTS || trees > MAX_TREES {
+        return Err(too_many());
     }
     for (n, mount) in spec.mounts.iter_mut().enumerate() {
         let MountKind::Image(wanted) = &mut mount.kind else { continue };
@@ -220,11 +243,17 @@ pub(crate) fn trees(
     root: &RootMount,
 ) -> Result<Vec<OwnedFd>, NodeError> {
     let mut trees = Vec::new();
+    if record.starts <= 1 {
+        // Before there is any mount of them: what fills a volume takes the place of its folder, which one at another target would still be of.
+        for (mount, wanted) in volumes_of(&record.spec).filter(|(_, wanted)| !wanted.no_copy) {
+            ready(inner, &container.id, wanted, Some((root.as_fd(), &mount.target)))?;
+        }
+    }
     for mount in &record.spec.mounts {
         match &mount.kind {
             MountKind::Volume(wanted) => {
-                let fill = (record.starts <= 1 && !wanted.no_copy).then(|| root.as_fd());
-                trees.push(mounted(inner, &container.id, mount, wanted, fill)?);
+                let place = ready(inner, &container.id, wanted, None)?;
+                trees.push(place.tree(wanted.subpath.as_deref(), mount.read_only)?);
             }
             MountKind::Image(image) => {
                 let view = inner.layers.store.view(&image.layers, None)?;
@@ -250,14 +279,14 @@ pub(crate) fn trees(
     Ok(trees)
 }
 
-/// One volume as a detached mount; the container counts as one that has it mounted from here on.
-pub(crate) fn mounted(
+/// Where the files of a volume are to be mounted from; the container counts as one that has it mounted from here on. `fill`: an image's root and
+/// the folder there that an empty volume is filled from.
+fn ready(
     inner: &Arc<Inner>,
     id: &ContainerId,
-    mount: &Mount,
     wanted: &VolumeMount,
-    fill: Option<BorrowedFd<'_>>,
-) -> Result<OwnedFd, NodeError> {
+    fill: Option<(BorrowedFd<'_>, &str)>,
+) -> Result<Place, NodeError> {
     let volume = inner.volumes.find(&wanted.name)?;
     let _gate = volume.gate.lock().unwrap_or_else(|e| e.into_inner());
     let alone = {
@@ -272,17 +301,17 @@ pub(crate) fn mounted(
     };
     inner.volumes.store.attach(&wanted.name, &volume.backing)?;
     let place = inner.volumes.place(&volume);
-    if let Some(root) = fill.filter(|_| alone) {
-        first_fill(inner, &volume, &place, root, &mount.target)?;
+    if let Some((root, target)) = fill.filter(|_| alone) {
+        first_fill(inner, &volume, &place, root, target)?;
     }
-    Ok(place.tree(wanted.subpath.as_deref(), mount.read_only)?)
+    Ok(place)
 }
 
 /// Copies what the image has at the target into an empty volume that nobody else has mounted.
 fn first_fill(
     inner: &Inner,
     volume: &Volume,
-    place: &berth_volume::Place,
+    place: &Place,
     root: BorrowedFd<'_>,
     target: &str,
 ) -> Result<(), NodeError> {
