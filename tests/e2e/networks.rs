@@ -76,6 +76,10 @@ fn made_shown_and_removed() {
     assert!(said.contains("another network's"), "{said}");
     let said = node.fails(1, &["network", "create", "--subnet", &subnet, "second"]);
     assert!(said.contains("collides with network front"), "{said}");
+    let subnet = format!("10.95.{}.0/24", node.slot.port(0) % 256);
+    let range = subnet.replace("/24", "/32");
+    let said = node.fails(1, &["network", "create", "--subnet", &subnet, "--ip-range", &range, "second"]);
+    assert!(said.contains("leaves no address of"), "{said}");
     for name in ["bridge", "host", "none"] {
         assert!(node.fails(1, &["network", "rm", name]).contains("every host has"), "{name}");
     }
@@ -94,6 +98,32 @@ fn made_shown_and_removed() {
     node.ok(&["network", "create", "--label", "keep", "b"]);
     assert_eq!(node.ok(&["network", "prune", "-f", "--filter", "label!=keep"]), "a");
     assert_eq!(node.ok(&["network", "prune", "-f"]), "b");
+    node.finish();
+}
+
+#[test]
+fn a_bridge_of_the_host_is_nobodys_to_take() {
+    let node = Node::with_busybox("networks-foreign");
+    let bridge = format!("{}w", node.slot.bridge());
+    let ip = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        assert!(Command::new("ip").args(&words).status().expect("ip").success(), "{words:?}");
+    };
+    ip(&format!("link add {bridge} type bridge"));
+    let was = link(&bridge);
+    let said = node.fails(1, &["network", "create", "-o", &format!("com.docker.network.bridge.name={bridge}"), "n"]);
+    assert!(said.contains(&format!("{bridge} is an interface of the host already")), "{said}");
+    assert_eq!(link(&bridge), was);
+    ip(&format!("link del {bridge}"));
+    create(&node, 'w', &["n"]);
+    // Somebody takes the bridge away and makes one of the same name: it stays theirs when the network goes.
+    ip(&format!("link del {bridge}"));
+    ip(&format!("link add {bridge} type bridge"));
+    let said = node.fails(125, &["run", "--rm", "--network", "n", &image("busybox"), "true"]);
+    assert!(said.contains("not made by berth"), "{said}");
+    node.ok(&["network", "rm", "n"]);
+    assert_eq!(link(&bridge).map(|l| l["linkinfo"]["info_kind"].clone()), Some("bridge".into()));
+    ip(&format!("link del {bridge}"));
     node.finish();
 }
 

@@ -153,6 +153,8 @@ pub enum NetworkError {
     SubnetInUse6 { subnet: Prefix6, route: Prefix6, interface: String },
     #[error("interface {0} exists and is no bridge: choose another bridge name in the configuration")]
     NotABridge(String),
+    #[error("bridge {0} of the host was not made by berth, which leaves it alone: choose another bridge name")]
+    ForeignBridge(String),
     /// A request to rtnetlink.
     #[error("{act}: {source}")]
     Netlink { act: String, source: io::Error },

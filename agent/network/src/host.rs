@@ -30,6 +30,11 @@ impl HostRoutes {
         Some(self.words(route.to_string(), *interface))
     }
 
+    /// Whether the host has an interface of this name.
+    pub fn has_link(&self, name: &str) -> bool {
+        self.links.iter().any(|l| l.name == name)
+    }
+
     fn words(&self, route: String, interface: u32) -> String {
         let name = self.links.iter().find(|l| l.index == interface).map(|l| l.name.as_str());
         format!("the host's route {route} on {}", name.unwrap_or("an interface that is gone"))

@@ -69,6 +69,8 @@ pub struct Link {
     pub master: Option<u32>,
     pub bridge: bool,
     pub up: bool,
+    /// `None`: not one of six bytes.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// A route of the host to a network.
@@ -431,6 +433,7 @@ fn parse_link(reply: &Reply) -> Option<Link> {
         master: find(rest, IFLA_MASTER).and_then(number),
         bridge: kind.starts_with(b"bridge\0") || kind == b"bridge",
         up: number(&header[8..])? & IFF_UP != 0,
+        mac: find(rest, IFLA_ADDRESS).and_then(|mac| mac.try_into().ok()),
     })
 }
 

@@ -1,7 +1,7 @@
 //! One network: its bridge, its addresses' bounds and its rules.
 
 use crate::error::{NetworkError, Prefix, Prefix6};
-use crate::link::{Links, MAC_BRIDGE, mac_of};
+use crate::link::{Link, Links, MAC_BRIDGE, mac_of};
 use crate::namespace::host_setting;
 use crate::networks::{Inner, lock};
 use crate::nft;
@@ -118,6 +118,16 @@ impl NetPlan {
     }
 }
 
+impl NetPlan {
+    /// Whether this is the bridge that was made for the network, by its MAC: one of the same name may be somebody else's, who wants to keep it.
+    /// The default network's gateway is configuration and may have been another when the bridge was made.
+    pub fn made(&self, link: &Link) -> bool {
+        let ours = mac_of(MAC_BRIDGE, self.v4.address);
+        let same = |mac: [u8; 6]| mac == ours || (self.name == DEFAULT_NETWORK && mac[..2] == ours[..2]);
+        self.macvlan.is_none() && link.bridge && link.name == self.bridge && link.mac.is_some_and(same)
+    }
+}
+
 /// linux/if_link.h: MACVLAN_MODE_*.
 fn macvlan_mode(record: &NetworkRecord) -> u32 {
     match record.options.get("macvlan_mode").map(String::as_str) {
@@ -189,6 +199,7 @@ impl Net {
         match found {
             None => links.make_bridge(name, mac_of(MAC_BRIDGE, v4.address), *v4),
             Some(link) if !link.bridge => Err(NetworkError::NotABridge(name.clone())),
+            Some(link) if !self.plan.made(link) => Err(NetworkError::ForeignBridge(name.clone())),
             Some(link) => links.complete_bridge(link, *v4).map(|()| link.index),
         }
     }
@@ -230,7 +241,7 @@ impl Net {
 /// A route of the host, but by `own`, that one of the subnet's addresses would take.
 pub(crate) fn collision(
     links: &mut Links,
-    all: &[crate::link::Link],
+    all: &[Link],
     subnet: Prefix,
     own: Option<u32>,
 ) -> Result<Option<(Prefix, String)>, NetworkError> {

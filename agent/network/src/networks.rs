@@ -286,7 +286,7 @@ impl Networks {
         for net in &nets {
             let mut ready = lock(&net.ready);
             *ready = None;
-            old.extend(links.iter().find(|l| l.name == net.plan.bridge && l.bridge).map(|l| l.index));
+            old.extend(links.iter().find(|l| net.plan.made(l)).map(|l| l.index));
             if inner.lock_state().on(&net.plan.name).next().is_none() {
                 continue;
             }
@@ -370,7 +370,7 @@ impl Networks {
         }
         let mut links = lock(&self.inner.links);
         let all = links.list()?;
-        if let Some(found) = all.iter().find(|l| l.name == net.plan.bridge && l.bridge) {
+        if let Some(found) = all.iter().find(|l| net.plan.made(l)) {
             for link in all.iter().filter(|l| l.master == Some(found.index) && is_link_name(&l.name)) {
                 links.delete(link.index, &link.name)?;
             }

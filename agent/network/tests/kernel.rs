@@ -446,6 +446,27 @@ fn collisions_are_named() {
 }
 
 #[test]
+fn a_bridge_of_somebody_else_is_left_alone() {
+    on_a_host(|| {
+        run("ip link add bnt0 type bridge");
+        let was = run("ip -d address show dev bnt0");
+        let networks = Networks::open(config(24)).unwrap();
+        let refused = networks.attach(&id(), &[]);
+        assert!(matches!(refused, Err(NetworkError::ForeignBridge(_))), "{refused:?}");
+        networks.remove_all().unwrap();
+        assert_eq!(run("ip -d address show dev bnt0"), was);
+        run("ip link del bnt0");
+        // Its own it knows again, and deletes, also under another gateway.
+        networks.attach(&id(), &[]).unwrap();
+        let moved = NetworkConfig { gateway: Ipv4Addr::new(10, 99, 0, 2), ..config(24) };
+        let networks = Networks::open(moved).unwrap();
+        networks.attach(&id(), &[]).unwrap();
+        networks.remove_all().unwrap();
+        assert!(!run("ip -br link").contains("bnt0"));
+    });
+}
+
+#[test]
 fn eight_callers_at_once_and_nothing_left() {
     on_a_host(|| {
         let networks = Networks::open(config(24)).unwrap();
