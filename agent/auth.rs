@@ -55,6 +55,7 @@ pub static RULES: &[Rule] = &[
     look("/berth.v1.Containers/List"),
     follow("/berth.v1.Containers/Logs"),
     change("/berth.v1.Containers/Pause"),
+    long_change("/berth.v1.Containers/PortForward"),
     long_change("/berth.v1.Containers/Prune"),
     change("/berth.v1.Containers/Remove"),
     change("/berth.v1.Containers/Rename"),

@@ -123,6 +123,11 @@ pub fn bad_stream(message: &str) -> Status {
     Draft::new(Code::InvalidArgument, "BAD_STREAM", message).done()
 }
 
+/// A connection that is carried broke at its far end.
+pub fn connection_reset(message: String) -> Status {
+    Draft::new(Code::Aborted, "CONNECTION_RESET", message).done()
+}
+
 /// Something that should not be.
 pub fn internal(message: impl Into<String>) -> Status {
     let message = message.into();
@@ -216,6 +221,15 @@ pub fn from_node(error: NodeError) -> Status {
         }
         NodeError::CallerGone => Draft::new(Code::Cancelled, "CALLER_GONE", message),
         NodeError::SessionLost => Draft::new(Code::FailedPrecondition, "SESSION_LOST", message),
+        NodeError::PortRefused { container, listens, .. } => {
+            let metadata = [("listens", listens.join(","))];
+            Draft::with(Code::FailedPrecondition, "CONNECTION_REFUSED", message, metadata)
+                .resource("container", &container)
+        }
+        NodeError::PortFailed { container, source, .. } => {
+            Draft::with(Code::FailedPrecondition, "CONNECTION_FAILED", message, [("errno", errno(&source))])
+                .resource("container", &container)
+        }
         NodeError::VolumeNotFound(name) => {
             Draft::new(Code::NotFound, "VOLUME_NOT_FOUND", message).resource("volume", &name)
         }

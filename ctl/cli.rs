@@ -114,6 +114,8 @@ pub enum Command {
     Top(cmd::top::Top),
     /// List the published ports of a container
     Port(cmd::port::Port),
+    /// Reach ports of a container from here, published or not
+    PortForward(cmd::forward::PortForward),
     /// List containers
     Ps(cmd::ps::Ps),
     /// Show everything about containers and images
@@ -260,6 +262,7 @@ async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u
         Command::Stats(a) => cmd::stats::stats(fleet, a).await,
         Command::Top(a) => cmd::top::top(fleet, a).await,
         Command::Port(a) => cmd::port::port(fleet, a).await,
+        Command::PortForward(a) => cmd::forward::port_forward(fleet, a).await,
         Command::Kill(a) => cmd::act::kill(fleet, a).await,
         Command::Rm(a) => cmd::act::rm(fleet, a).await,
         Command::Cp(a) => cmd::cp::cp(fleet, a).await,

@@ -110,6 +110,7 @@ fn hint(reason: &str, code: Code, tls: bool) -> Option<&'static str> {
         "PORT_IN_USE" => "choose another host port with -p, or stop what listens there",
         "COMMAND_NOT_FOUND" => "is the program in the image, and in its PATH?",
         "COMMAND_NOT_EXECUTABLE" => "is the file executable, and built for this architecture?",
+        "CONNECTION_REFUSED" => "does the process in the container listen on 127.0.0.1, or on every address?",
         "NO_TERMINAL" => "the container was made without -t",
         "CURSOR_IN_FUTURE" => "the cursor is from another host, or from before its state was reset",
         "WATCH_TOO_SLOW" => "start again; events that are kept come again",

@@ -1,9 +1,11 @@
-//! The wire types, clients and servers of `berth.v1`, generated from `proto/berth/v1`, and the roles of its callers.
+//! The wire types, clients and servers of `berth.v1`, generated from `proto/berth/v1`, the roles of its callers,
+//! and what both ends of a forwarded port do.
 #![forbid(unsafe_code)]
 
 pub mod release;
 pub mod role;
 pub mod trace;
+pub mod tunnel;
 
 /// Version 1 of berth's API.
 pub mod v1 {

@@ -3,7 +3,8 @@
 use super::decode::{Fields, some};
 use super::progress::Feed;
 use super::{
-    Answers, QUEUE, call, encode, filter, finish, limits, list, ports, reclaim, session, spec, supervise, usage,
+    Answers, QUEUE, call, encode, filter, finish, forward, limits, list, ports, reclaim, session, spec, supervise,
+    usage,
 };
 use crate::gate::Call;
 use crate::{permission, status};
@@ -158,6 +159,7 @@ impl containers_server::Containers for Containers {
     type LogsStream = Answers<v1::LogsResponse>;
     type ExecStream = Answers<v1::ExecResponse>;
     type AttachStream = Answers<v1::AttachResponse>;
+    type PortForwardStream = Answers<v1::PortForwardResponse>;
 
     async fn create(
         &self,
@@ -479,6 +481,14 @@ impl containers_server::Containers for Containers {
     ) -> Result<Response<Self::AttachStream>, Status> {
         let call = call(&request)?;
         session::attach(self.node.clone(), call, request.into_inner()).await
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<Streaming<v1::PortForwardRequest>>,
+    ) -> Result<Response<Self::PortForwardStream>, Status> {
+        let call = call(&request)?;
+        forward::port_forward(self.node.clone(), call, request.into_inner()).await
     }
 
     async fn resize(&self, request: Request<v1::ResizeRequest>) -> Result<Response<v1::ResizeResponse>, Status> {

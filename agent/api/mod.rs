@@ -8,6 +8,7 @@ mod endpoints;
 mod events;
 mod files;
 mod filter;
+mod forward;
 mod images;
 mod limits;
 mod networks;

@@ -21,6 +21,7 @@ mod damage;
 mod doctor;
 mod exec;
 mod faults;
+mod forward;
 mod health;
 mod hostile;
 mod hosts;

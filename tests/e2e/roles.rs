@@ -39,6 +39,7 @@ const CHANGING: &[&str] = &[
     "/berth.v1.Containers/Exec",
     "/berth.v1.Containers/Kill",
     "/berth.v1.Containers/Pause",
+    "/berth.v1.Containers/PortForward",
     "/berth.v1.Containers/Prune",
     "/berth.v1.Containers/Remove",
     "/berth.v1.Containers/Rename",

@@ -7,11 +7,12 @@
 //! - `address`, `ports` and `rules` decide who gets what and what the table says.
 //! - `namespace` keeps a few namespaces ready (thread `berth-netns`); `sweep` clears away what detached containers leave (thread
 //!   `berth-sweep`). Both start with the first container and sleep when there is nothing to do.
+//! - `inside` visits a container's namespace, for sockets that reach its loopback (thread `berth-visit`).
 //!
 //! State is in memory; the node's store has what outlives the agent and hands it to [`Networks::recover`]. Nothing is kept in the kernel but the
 //! bridge, the veths and one nftables table: all three are found again by name.
 //!
-//! Not here: user networks, names, IPv6. An attachment belongs to one [`Networks`] value; there may be several, each with its own bridge, subnet and
+//! Not here: names. An attachment belongs to one [`Networks`] value; there may be several, each with its own bridge, subnet and
 //! table.
 #![forbid(unsafe_code)]
 
@@ -23,6 +24,7 @@ mod detour;
 mod ends;
 mod error;
 mod host;
+mod inside;
 mod link;
 mod namespace;
 mod net;
@@ -39,6 +41,7 @@ mod watch;
 pub use counters::{Counters, LinkCounters};
 pub use error::{NetworkError, PortHolder, Prefix, Prefix6};
 pub use host::HostRoutes;
+pub use inside::{Streams, listeners_of, streams_in};
 pub use link::parse_mac;
 pub use net::{NetworkConfig, is_interface_name};
 pub use networks::{Attached, Networks, Want};

@@ -23,8 +23,12 @@ pub fn bound(protocol: Protocol) -> Vec<Bound> {
         Protocol::Sctp => return Vec::new(),
     };
     let read = |table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default();
-    let lines = tables.map(read).into_iter().flat_map(|t| t.lines().skip(1).map(str::to_owned).collect::<Vec<_>>());
-    lines.filter_map(|line| parse(&line, protocol == Protocol::Tcp)).collect()
+    tables.map(read).iter().flat_map(|table| listed(table, protocol == Protocol::Tcp)).collect()
+}
+
+/// The sockets of one of the tables; of a table of TCP's only `listeners`.
+pub fn listed(table: &str, listeners: bool) -> Vec<Bound> {
+    table.lines().skip(1).filter_map(|line| parse(line, listeners)).collect()
 }
 
 fn parse(line: &str, listeners: bool) -> Option<Bound> {

@@ -82,6 +82,11 @@ pub enum NodeError {
     /// What it starts after is not as it should be.
     #[error("container {container} starts after {dependency}, which {why}")]
     Dependency { container: String, dependency: String, why: String },
+    /// Nobody in the container listens there.
+    #[error("nothing listens on port {port} inside container {container}: connection refused{}", where_else(.listens))]
+    PortRefused { container: String, port: u16, listens: Vec<String> },
+    #[error("connecting to port {port} inside container {container}: {source}")]
+    PortFailed { container: String, port: u16, source: std::io::Error },
     #[error("no such volume: {0}")]
     VolumeNotFound(String),
     /// Containers have it, running or not, or somebody is at work on it.
@@ -107,6 +112,10 @@ pub enum NodeError {
     Io { act: String, source: std::io::Error },
     #[error("the agent is stopping")]
     Stopping,
+}
+
+fn where_else(on: &[String]) -> String {
+    if on.is_empty() { String::new() } else { format!(" (it listens on {})", on.join(", ")) }
 }
 
 impl NodeError {

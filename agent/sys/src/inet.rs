@@ -149,6 +149,15 @@ pub fn connect(remote: SocketAddr, kind: Kind) -> io::Result<OwnedFd> {
     }
 }
 
+/// A TCP socket of the calling thread's network namespace, where it stays: whoever has it connects from there. Not blocking, close-on-exec.
+///
+/// # Errors
+/// As socket(2); `EAFNOSUPPORT`: the kernel has no IPv6.
+pub fn stream(v4: bool) -> io::Result<OwnedFd> {
+    let any = if v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    socket(SocketAddr::new(any, 0), Kind::Tcp)
+}
+
 /// What went wrong on a socket since it was asked last (SO_ERROR).
 pub fn failure(socket: BorrowedFd<'_>) -> Option<io::Error> {
     let mut errno: libc::c_int = 0;
