@@ -85,6 +85,8 @@ pub static RULES: &[Rule] = &[
     change("/berth.v1.Networks/Connect"),
     change("/berth.v1.Networks/Create"),
     change("/berth.v1.Networks/Disconnect"),
+    // It changes nothing, and tells of the host's firewall and processes.
+    change("/berth.v1.Networks/ExplainPort"),
     look("/berth.v1.Networks/Inspect"),
     look("/berth.v1.Networks/List"),
     change("/berth.v1.Networks/Prune"),

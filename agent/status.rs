@@ -425,6 +425,11 @@ fn from_network(error: &NetworkError, message: String) -> Draft {
         E::SubnetInUse6 { subnet, .. } => {
             Draft::with(Code::FailedPrecondition, "SUBNET_IN_USE", message, [("subnet", subnet.to_string())])
         }
+        E::NoInterface(_) => {
+            let mut draft = Draft::new(Code::InvalidArgument, "INVALID_FIELDS", message.clone());
+            draft.details.set_bad_request(vec![FieldViolation::new("interface", message)]);
+            draft
+        }
         E::DriverRefused { what, source } => {
             let metadata = [("what", what.clone()), ("errno", errno(source))];
             Draft::with(Code::FailedPrecondition, "DRIVER_REFUSED", message, metadata)

@@ -6,6 +6,7 @@ mod doctor;
 mod encode;
 mod endpoints;
 mod events;
+mod explain;
 mod files;
 mod filter;
 mod forward;

@@ -2,7 +2,7 @@
 
 use super::decode::Fields;
 use super::endpoints::decode_endpoint;
-use super::{Answers, call, encode, endpoints, filter, finish, list, reclaim};
+use super::{Answers, call, encode, endpoints, explain, filter, finish, list, reclaim};
 use crate::permission::Need;
 use crate::status;
 use berth::v1::{self, networks_server};
@@ -123,6 +123,13 @@ impl networks_server::Networks for Networks {
         let joined = finish(async move { node.connect_network(&who, &container, endpoint).await }).await?;
         let joined = joined.map(|attachment| of_attachment(&attachment));
         Ok(Response::new(v1::ConnectNetworkResponse { member: joined }))
+    }
+
+    async fn explain_port(
+        &self,
+        request: Request<v1::ExplainPortRequest>,
+    ) -> Result<Response<v1::ExplainPortResponse>, Status> {
+        explain::explain(&self.node, request).await
     }
 
     async fn disconnect(

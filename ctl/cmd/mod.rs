@@ -10,6 +10,7 @@ pub mod details;
 pub mod df;
 pub mod events;
 pub mod exec;
+pub mod explain;
 pub mod forward;
 pub mod images;
 pub mod info;

@@ -44,6 +44,8 @@ enum Change {
         #[arg(required = true, value_name = "[IP:][HOST:]CONTAINER[/PROTOCOL]")]
         ports: Vec<String>,
     },
+    /// Say what happens to a packet to a port of the host: who publishes it, which rule decides, who listens
+    Explain(super::explain::Explain),
     /// Close published ports of a container, with the connections through them
     Rm {
         /// Container
@@ -80,6 +82,7 @@ pub async fn port(fleet: &Fleet, args: Port) -> Result<u8> {
     match args.change {
         Some(Change::Add { container, ports }) => return change(fleet, container, &ports, &[]).await,
         Some(Change::Rm { container, ports }) => return change(fleet, container, &[], &ports).await,
+        Some(Change::Explain(args)) => return super::explain::explain(fleet, args).await,
         None => {}
     }
     let format = args.show.format()?;

@@ -20,6 +20,7 @@ mod cut;
 mod damage;
 mod doctor;
 mod exec;
+mod explain;
 mod faults;
 mod forward;
 mod health;

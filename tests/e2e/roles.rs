@@ -63,6 +63,7 @@ const CHANGING: &[&str] = &[
     "/berth.v1.Networks/Connect",
     "/berth.v1.Networks/Create",
     "/berth.v1.Networks/Disconnect",
+    "/berth.v1.Networks/ExplainPort",
     "/berth.v1.Networks/Prune",
     "/berth.v1.Networks/Remove",
     "/berth.v1.Node/CollectGarbage",

@@ -141,6 +141,8 @@ pub enum NetworkError {
     MacInUse { mac: String, network: String },
     #[error("no network {0}")]
     NoNetwork(String),
+    #[error("the host has no interface {0}")]
+    NoInterface(String),
     #[error("the kernel refuses {what}: {source}")]
     DriverRefused { what: String, source: io::Error },
     #[error("the container is attached already, as {0}")]

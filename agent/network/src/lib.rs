@@ -23,6 +23,7 @@ mod counters;
 mod detour;
 mod ends;
 mod error;
+mod explain;
 mod host;
 mod inside;
 mod link;
@@ -40,6 +41,7 @@ mod watch;
 
 pub use counters::{Counters, LinkCounters};
 pub use error::{NetworkError, PortHolder, Prefix, Prefix6};
+pub use explain::{Effect, Explained, Found, Outcome, Place, PublishedHere, Question};
 pub use host::HostRoutes;
 pub use inside::{Streams, listeners_of, streams_in};
 pub use link::parse_mac;

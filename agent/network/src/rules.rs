@@ -444,6 +444,20 @@ fn entries(port: &Published<'_>) -> Vec<Entry> {
     entries
 }
 
+/// The elements that lead a packet to one port of the host, as the nft tool shows them.
+pub fn elements(table: &str, port: &Published<'_>, number: u16) -> Vec<String> {
+    let leads = |e: &&Entry| (e.key.port..=e.key.port.saturating_add(e.key.more)).contains(&number);
+    let shown = |e: &Entry| {
+        let family = if e.family == Family::V4 { "ip" } else { "ip6" };
+        let address = e.key.address.map_or(String::new(), |a| format!("{a} . "));
+        let protocol = port.mapping.protocol.name();
+        let last = if e.key.more > 0 { format!("-{}", e.key.port.saturating_add(e.key.more)) } else { String::new() };
+        let to = e.port.map_or(e.to.to_string(), |p| format!("{} . {p}", e.to));
+        format!("{family} {table} {}: {address}{protocol} . {}{last} : {to}", e.map, e.key.port)
+    };
+    entries(port).iter().filter(leads).map(shown).collect()
+}
+
 fn add(batch: &mut Batch<'_>, port: &Published<'_>) {
     for entry in entries(port) {
         batch.family(entry.family).add_port(entry.map, entry.key, entry.to, entry.port);

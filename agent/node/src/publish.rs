@@ -8,12 +8,22 @@ use crate::{Node, NodeError, fail};
 use berth_model::network::{NetworkAttachment, PortMapping};
 use berth_model::publish::PublishPolicy;
 use berth_model::{ContainerId, Phase};
+use berth_network::{Explained, Question};
 use std::sync::Arc;
 
 impl Node {
     /// Where ports may be published.
     pub fn publish_policy(&self) -> &PublishPolicy {
         self.inner().networks.publish_policy()
+    }
+
+    /// Follows one packet to a port of the host.
+    ///
+    /// # Errors
+    /// `Network`: the rules cannot be read, or there is no such interface.
+    pub async fn explain_port(&self, question: Question) -> Result<Explained, NodeError> {
+        let networks = self.inner().networks.clone();
+        self.inner().blocking(move || Ok(networks.explain(&question)?)).await
     }
 
     /// Publishes ports of a container and closes others, of one that runs at once: all of it, or nothing. Of `remove`, a host's port of 0 and no
