@@ -423,6 +423,10 @@ impl containers_server::Containers for Containers {
         let detail = self.node.container(&container).map_err(status::from_node)?;
         let mut answer = encode::container_detail(&detail);
         let log = self.node.log_state(detail.view.record.id.as_str()).await.map_err(status::from_node)?;
+        for network in answer.networks.iter_mut().chain(answer.network.as_mut()) {
+            let found = self.node.network(&network.network);
+            network.network_id = found.map(|n| n.record.id.to_string()).unwrap_or_default();
+        }
         answer.log = Some(encode::log_state(&log, detail.view.record.spec.log.driver));
         if role.is_none_or(|role| role < Role::Operator) {
             encode::hide_env(&mut answer);

@@ -114,7 +114,7 @@ pub struct Wait {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Condition {
-    /// It has ended
+    /// It does not run: it has ended, or was never started (which is told at once, as 0)
     NotRunning,
     /// The end of this run, or of the next one when it does not run
     NextExit,
@@ -308,7 +308,7 @@ pub async fn wait(fleet: &Fleet, args: Wait) -> Result<u8> {
         };
         Ok(vec![match (condition, &answer.exit) {
             (Condition::Running | Condition::Healthy, _) => container,
-            // Removed before it ever ran: Docker says 0.
+            // It never ran: Docker says 0.
             (_, None) => "0".to_owned(),
             (_, Some(exit)) => exit_code(exit).to_string(),
         }])

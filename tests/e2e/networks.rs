@@ -303,3 +303,44 @@ fn addresses_run_out_plainly() {
     node.ok(&["network", "rm", "small"]);
     node.finish();
 }
+
+#[test]
+fn stats_count_all_networks_of_a_container_and_no_other() {
+    let node = Node::with_busybox("networks-stats");
+    for (letter, name) in [('a', "one"), ('b', "two")] {
+        create(&node, letter, &[name]);
+    }
+    node.detached(&["--name", "server", "--network", "one", "--network", "two"], "httpd -f -p 80 -h /var/www");
+    node.detached(&["--name", "quiet", "--network", "one"], IDLE);
+    node.ok(&["exec", "server", "sh", "-c", "head -c 2000000 /dev/zero > /var/www/big"]);
+    let sent = |name: &str| {
+        let text = node.ok(&["stats", "--no-stream", "-o", "json", name]);
+        let row = serde_json::from_str::<Value>(&text).expect("json")[0].clone();
+        assert_eq!((&row["NetSentDropped"], &row["NetReceivedErrors"]), (&0.into(), &0.into()), "{row}");
+        row["NetSentBytes"].as_u64().expect("sent")
+    };
+    let before = sent("server");
+    for network in ["one", "two"] {
+        let at = ip(&node, "server", network);
+        node.sh(&["--network", network], &format!("wget -q -O /dev/null http://{at}/big"));
+    }
+    let after = sent("server");
+    assert!(after - before > 4_000_000 && after - before < 5_000_000, "{before} {after}");
+    assert!(sent("quiet") < 100_000, "what another one sent");
+    // Joined and left while it is measured.
+    node.ok(&["network", "disconnect", "two", "server"]);
+    assert!(sent("server") < after - 1_900_000, "an interface that is gone");
+    // The id of a network, not its bridge.
+    assert_eq!(endpoint(&node, "server", "one")["NetworkID"], network(&node, "one")["Id"]);
+    node.finish();
+}
+
+#[test]
+fn who_never_ran_is_not_waited_for() {
+    let node = Node::with_busybox("networks-wait");
+    node.ok(&["create", "--name", "never", "--network", "none", &image("busybox"), "sh", "-c", "exit 7"]);
+    assert_eq!(node.ok(&["wait", "never"]), "0");
+    node.ok(&["start", "never"]);
+    assert_eq!(node.ok(&["wait", "never"]), "7");
+    node.finish();
+}

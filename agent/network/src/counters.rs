@@ -41,6 +41,62 @@ impl Counters {
     }
 }
 
+impl std::ops::Add for Counters {
+    type Output = Counters;
+
+    fn add(self, other: Counters) -> Counters {
+        Counters {
+            received_packets: self.received_packets + other.received_packets,
+            sent_packets: self.sent_packets + other.sent_packets,
+            received_bytes: self.received_bytes + other.received_bytes,
+            sent_bytes: self.sent_bytes + other.sent_bytes,
+            received_errors: self.received_errors + other.received_errors,
+            sent_errors: self.sent_errors + other.sent_errors,
+            received_dropped: self.received_dropped + other.received_dropped,
+            sent_dropped: self.sent_dropped + other.sent_dropped,
+        }
+    }
+}
+
+/// Counters of an interface as the process `pid` sees it (/proc/PID/net/dev): for one that has no end on the host. None: there is no such
+/// process or interface.
+pub fn counters_inside(pid: u32, interface: &str) -> Option<Counters> {
+    parse_dev(&std::fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?, interface)
+}
+
+fn parse_dev(table: &str, interface: &str) -> Option<Counters> {
+    let (_, figures) = table.lines().filter_map(|line| line.split_once(':')).find(|(n, _)| n.trim() == interface)?;
+    let figures: Vec<u64> = figures.split_ascii_whitespace().map_while(|n| n.parse().ok()).collect();
+    let [
+        received_bytes,
+        received_packets,
+        received_errors,
+        received_dropped,
+        _,
+        _,
+        _,
+        _,
+        sent_bytes,
+        sent_packets,
+        sent_errors,
+        sent_dropped,
+        ..,
+    ] = figures.as_slice()
+    else {
+        return None;
+    };
+    Some(Counters {
+        received_packets: *received_packets,
+        sent_packets: *sent_packets,
+        received_bytes: *received_bytes,
+        sent_bytes: *sent_bytes,
+        received_errors: *received_errors,
+        sent_errors: *sent_errors,
+        received_dropped: *received_dropped,
+        sent_dropped: *sent_dropped,
+    })
+}
+
 /// Reads the counters of all interfaces of one network namespace.
 pub struct LinkCounters {
     socket: Socket,
@@ -120,6 +176,19 @@ mod tests {
         assert_eq!(after.other_end().received_bytes, after.sent_bytes);
         assert_eq!(after.other_end().other_end(), after);
         assert!(links.index("no-such-link0").is_none());
+    }
+
+    #[test]
+    fn the_table_of_a_process() {
+        let table = "Inter-|   Receive  |  Transmit\n face |bytes packets\n    lo: 5 1 0 0 0 0 0 0 5 1 0 0 0 0 0 0\n  eth0:10 2 3 4 0 0 0 0 20 5 6 7 0 0 0 0\n";
+        let found = parse_dev(table, "eth0").unwrap();
+        assert_eq!(
+            (found.received_bytes, found.received_dropped, found.sent_packets, found.sent_dropped),
+            (10, 4, 5, 7)
+        );
+        assert_eq!((found + found).sent_errors, 12);
+        assert_eq!((parse_dev(table, "eth1"), parse_dev("eth0: 1 2", "eth0")), (None, None));
+        assert!(counters_inside(std::process::id(), "lo").is_some());
     }
 
     #[test]

@@ -39,7 +39,7 @@ mod sockets;
 mod sweep;
 mod watch;
 
-pub use counters::{Counters, LinkCounters};
+pub use counters::{Counters, LinkCounters, counters_inside};
 pub use error::{NetworkError, PortHolder, Prefix, Prefix6};
 pub use explain::{Effect, Explained, Found, Outcome, Place, PublishedHere, Question};
 pub use host::HostRoutes;

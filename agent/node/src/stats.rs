@@ -5,7 +5,7 @@
 use crate::node::Inner;
 use crate::{Node, NodeError};
 use berth_model::{ContainerId, ContainerRecord, Phase, Timestamp};
-use berth_network::{Counters as Link, LinkCounters};
+use berth_network::{Counters as Link, LinkCounters, counters_inside};
 use berth_runtime::{CounterFiles, Counters};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, Weak};
@@ -30,7 +30,7 @@ pub struct ContainerSample {
     /// When its counters were read, on a clock that never jumps; only differences mean something.
     pub clock_ns: u64,
     pub counters: Counters,
-    /// Of its own network, as it sees it.
+    /// Of all its own networks together, as it sees them.
     pub network: Option<Link>,
 }
 
@@ -212,9 +212,33 @@ struct Files {
     /// Which of its runs they belong to.
     run: u32,
     counters: CounterFiles,
-    interface: Option<u32>,
+    /// The host's ends of its interfaces, by name and index.
+    interfaces: Vec<(String, Option<u32>)>,
     /// The tick in which it was there last.
     seen: u64,
+}
+
+impl Files {
+    /// Looks for the host's ends where the container's networks are others than before.
+    fn find_interfaces(&mut self, record: &ContainerRecord, links: Option<&LinkCounters>) {
+        let names = || record.networks.iter().map(|n| n.host_interface.as_str());
+        let known = self.interfaces.iter().all(|(name, index)| index.is_some() || name.is_empty());
+        if !known || !names().eq(self.interfaces.iter().map(|(name, _)| name.as_str())) {
+            let index = |name: &str| links.filter(|_| !name.is_empty())?.index(name);
+            self.interfaces = names().map(|name| (name.to_owned(), index(name))).collect();
+        }
+    }
+
+    /// The sum over its networks; a macvlan has no end on the host, and is read where it is.
+    fn network(&self, record: &ContainerRecord, by_index: &HashMap<u32, Link>) -> Option<Link> {
+        let one = |(attachment, (name, index)): (&berth_model::network::NetworkAttachment, &(String, Option<u32>))| {
+            if name.is_empty() {
+                return counters_inside(record.process.as_ref()?.pid, &attachment.interface);
+            }
+            by_index.get(&(*index)?).map(|link| link.other_end())
+        };
+        record.networks.iter().zip(&self.interfaces).filter_map(one).reduce(|sum, next| sum + next)
+    }
 }
 
 struct Sampler {
@@ -261,16 +285,16 @@ impl Sampler {
         if !self.files.contains_key(&record.id) {
             let counters = inner.runtime.counters(&record.id, self.budget);
             self.budget -= counters.open_files();
-            let interface = record.networks.main().zip(self.links.as_ref());
-            let interface = interface.and_then(|(n, links)| links.index(&n.host_interface));
-            self.files.insert(record.id.clone(), Files { run: record.starts, counters, interface, seen: tick });
+            let files = Files { run: record.starts, counters, interfaces: Vec::new(), seen: tick };
+            self.files.insert(record.id.clone(), files);
         }
         let files = self.files.get_mut(&record.id)?;
         files.seen = tick;
         let counters = files.counters.read(&mut self.scratch);
         // One for all agents of this boot: who watches goes on over the death of one.
         let clock_ns = berth_sys::store::since_boot_ns();
-        let network = files.interface.and_then(|i| self.by_index.get(&i)).map(|link| link.other_end());
+        files.find_interfaces(&record, self.links.as_ref());
+        let network = files.network(&record, &self.by_index);
         match counters {
             Some(counters) => Some(ContainerSample { record, clock_ns, counters, network }),
             None => {

@@ -16,6 +16,12 @@ type Waited = (ContainerId, Option<ExitStatus>);
 
 pub(crate) async fn wait_for(inner: &Arc<Inner>, name: &str, condition: WaitCondition) -> Result<Waited, NodeError> {
     if condition == WaitCondition::NotRunning {
+        // As Docker: one that never ran does not run.
+        if let Ok(container) = inner.containers.find(name)
+            && container.phase() == Phase::Created
+        {
+            return Ok((container.id.clone(), container.record().exit.clone()));
+        }
         return crate::stop::wait(inner, name).await.map(|(id, exit)| (id, Some(exit)));
     }
     let container = match inner.containers.find(name) {
