@@ -407,6 +407,9 @@ fn from_network(error: &NetworkError, message: String) -> Draft {
         E::NoAddressLeft(subnet) => {
             Draft::with(Code::ResourceExhausted, "NO_ADDRESS_LEFT", message, [("subnet", subnet.to_string())])
         }
+        E::BridgeFull { network, .. } => {
+            Draft::with(Code::ResourceExhausted, "NETWORK_FULL", message, [("network", network.clone())])
+        }
         E::NoAddressLeft6(subnet) => {
             Draft::with(Code::ResourceExhausted, "NO_ADDRESS_LEFT", message, [("subnet", subnet.to_string())])
         }

@@ -6,7 +6,10 @@ use super::{Answers, call, encode, endpoints, explain, filter, finish, list, rec
 use crate::permission::Need;
 use crate::status;
 use berth::v1::{self, networks_server};
-use berth_model::network::{Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, Subnet4, Subnet6};
+use berth_model::network::{
+    Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, SPOOFING, SPOOFING_ALLOWED, SPOOFING_DENIED, Subnet4,
+    Subnet6,
+};
 use berth_network::{Prefix, Prefix6, is_interface_name};
 use berth_node::{NetworkMember, NetworkRequest, NetworkView, Node};
 use std::collections::HashMap;
@@ -20,8 +23,8 @@ pub struct Networks {
 const MTU: &str = "com.docker.network.driver.mtu";
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 const MODE6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
-const OPTIONS: &str = "for bridge com.docker.network.driver.mtu, com.docker.network.bridge.name and \
-    com.docker.network.bridge.gateway_mode_ipv6; for macvlan parent, macvlan_mode and com.docker.network.driver.mtu";
+const OPTIONS: &str = "for bridge com.docker.network.driver.mtu, com.docker.network.bridge.name, \
+    com.docker.network.bridge.gateway_mode_ipv6 and berth.network.spoofing; for macvlan parent, macvlan_mode and com.docker.network.driver.mtu";
 
 #[tonic::async_trait]
 impl networks_server::Networks for Networks {
@@ -339,6 +342,10 @@ fn decode_options(
                 "routed" => wanted.ipv6_mode = Ipv6Mode::Routed,
                 _ => f.wrong(at, "must be nat or routed"),
             },
+            SPOOFING if bridge => {
+                let known = matches!(value.as_str(), SPOOFING_ALLOWED | SPOOFING_DENIED);
+                f.check(known, at, "must be deny or allow");
+            }
             "parent" if !bridge => {
                 f.check(is_interface_name(value), at, "must be the name of an interface of the host");
                 wanted.parent = Some(value.clone());

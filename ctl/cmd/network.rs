@@ -57,7 +57,7 @@ enum Command {
         berthctl network create -d macvlan -o parent=eth0 --subnet 192.168.1.0/24 lan\n  \
         berthctl network create -d cni --conflist lab.conflist lab\n\n\
         Options (-o) of bridge: com.docker.network.driver.mtu, com.docker.network.bridge.name,\n\
-        com.docker.network.bridge.gateway_mode_ipv6=nat|routed; of macvlan: parent, macvlan_mode, com.docker.network.driver.mtu"
+        com.docker.network.bridge.gateway_mode_ipv6=nat|routed, berth.network.spoofing=deny|allow; of macvlan: parent, macvlan_mode, com.docker.network.driver.mtu"
 )]
 pub struct Create {
     /// Driver: bridge, macvlan or cni

@@ -23,6 +23,7 @@ mod exec;
 mod explain;
 mod faults;
 mod forward;
+mod frames;
 mod health;
 mod hostile;
 mod hosts;
@@ -54,6 +55,7 @@ mod sandbox;
 mod smoke;
 #[cfg(feature = "failpoints")]
 mod soak;
+mod spoof;
 mod survive;
 mod tls;
 mod trace;

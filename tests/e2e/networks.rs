@@ -13,7 +13,7 @@ pub fn link(name: &str) -> Option<Value> {
 }
 
 /// `network create` with a bridge that a later test of the same slot takes away, should this one fail.
-fn create(node: &Node, letter: char, arguments: &[&str]) -> String {
+pub fn create(node: &Node, letter: char, arguments: &[&str]) -> String {
     let name = format!("com.docker.network.bridge.name={}{letter}", node.slot.bridge());
     let mut all = vec!["network", "create", "--opt", &name];
     all.extend(arguments);

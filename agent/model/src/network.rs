@@ -7,8 +7,8 @@ mod record;
 pub use attachments::Attachments;
 pub use cni::{CniAttachment, CniDns};
 pub use record::{
-    Ipv6Mode, NetworkDriver, NetworkId, NetworkNameError, NetworkRecord, PREDEFINED, Subnet4, Subnet6,
-    check_network_name,
+    Ipv6Mode, NetworkDriver, NetworkId, NetworkNameError, NetworkRecord, PREDEFINED, SPOOFING, SPOOFING_ALLOWED,
+    SPOOFING_DENIED, Subnet4, Subnet6, check_network_name,
 };
 
 use serde::{Deserialize, Serialize};

@@ -72,6 +72,7 @@ impl Pool {
 /// The addresses of a network.
 #[derive(Debug)]
 pub struct Addresses {
+    /// Where they are chosen from.
     v4: Prefix,
     v6: Option<Prefix6>,
     pool4: Pool,
@@ -86,13 +87,14 @@ impl Addresses {
     /// All of the gateways' subnets, without the networks' own addresses, the broadcast address and the gateways. `range`: chosen from there.
     pub fn new(v4: Prefix, range4: Option<Prefix>, v6: Option<Prefix6>, range6: Option<Prefix6>) -> Self {
         let hosts4 = (wide(v4.network()) + 1, wide(v4.broadcast()) - 1);
-        let range4 = range4.map_or(hosts4, |r| (wide(r.network()), wide(r.broadcast())));
+        let bounds4 = range4.map_or(hosts4, |r| (wide(r.network()), wide(r.broadcast())));
         let pool6 = v6.map(|v6| {
             let hosts6 = (v6.network().to_bits() + 1, v6.last().to_bits());
-            let range6 = range6.map_or(hosts6, |r| (r.network().to_bits(), r.last().to_bits()));
-            Pool::new(hosts6, range6, v6.address.to_bits())
+            let bounds6 = range6.map_or(hosts6, |r| (r.network().to_bits(), r.last().to_bits()));
+            Pool::new(hosts6, bounds6, v6.address.to_bits())
         });
-        Addresses { v4, v6, pool4: Pool::new(hosts4, range4, wide(v4.address)), pool6 }
+        let pool4 = Pool::new(hosts4, bounds4, wide(v4.address));
+        Addresses { v4: range4.unwrap_or(v4), v6: range6.or(v6), pool4, pool6 }
     }
 
     pub fn take(&mut self) -> Result<Ipv4Addr, NetworkError> {

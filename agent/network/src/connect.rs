@@ -37,7 +37,8 @@ fn addressing(attachment: &NetworkAttachment) -> Addressing<'_> {
 
 /// Addresses come from the agent alone: no router is listened to, and nobody is asked whether one is free.
 fn switch_ipv6_on(interface: &str) -> Result<(), NetworkError> {
-    for (key, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")] {
+    // The link-local address is the MAC's (addr_gen_mode): the bridge takes no other one from it.
+    for (key, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("addr_gen_mode", "0"), ("disable_ipv6", "0")] {
         let path = format!("/proc/sys/net/ipv6/conf/{interface}/{key}");
         fs::write(&path, value).map_err(|source| NetworkError::Sysctl { key: path, value, source })?;
     }
@@ -78,11 +79,12 @@ impl Networks {
         let net = inner.net(&want.network)?;
         let bridge = net.ready(inner)?;
         let mut attachment = inner.reserve(id, &net, want, interface.to_owned())?;
+        // The rules come first: there is no moment in which its frames are not looked at.
         let joined = inner
-            .make_link(&net, bridge, &mut attachment, id, netns)
+            .publish(&attachment)
+            .and_then(|()| inner.make_link(&net, bridge, &mut attachment, id, netns))
             .and_then(|()| visit(netns, || enter(&attachment)))
-            .and_then(|()| net.settle(inner, &attachment))
-            .and_then(|()| inner.publish(&attachment));
+            .and_then(|()| net.settle(inner, &attachment));
         if let Err(error) = joined {
             self.disconnect_link(netns, &attachment);
             self.undo(id, std::slice::from_ref(&attachment));

@@ -1,6 +1,14 @@
-//! Names of the host's ends of veths: short, from the container's id, and recognised again without asking anybody.
+//! The host's ends of containers' links: how they are made, and their names, which are short, from the container's id, and recognised again without
+//! asking anybody.
 
+use crate::error::NetworkError;
+use crate::guard::Member;
+use crate::link::{EEXIST, EINVAL, ENODEV, EXFULL, End, MAC_CONTAINER, MAC_PORT, MacvlanEnd, mac_of, parse_mac};
+use crate::net::{Macvlan, Net};
+use crate::networks::{Inner, lock};
 use berth_model::ContainerId;
+use berth_model::network::NetworkAttachment;
+use std::os::fd::BorrowedFd;
 
 /// Start of the names of the host's ends.
 const PREFIX: &str = "bth";
@@ -23,6 +31,111 @@ pub fn is_link_name(name: &str) -> bool {
     let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     let letter = |b: u8| matches!(b, b'g'..=b'z');
     digits.len() == DIGITS && digits.bytes().all(hex) && letters.len() <= 2 && letters.bytes().all(letter)
+}
+
+impl Inner {
+    /// Makes the veth. A name that is still in use, by the link of this container's last run, is passed over.
+    pub fn make_link(
+        &self,
+        net: &Net,
+        bridge: u32,
+        attachment: &mut NetworkAttachment,
+        id: &ContainerId,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<(), NetworkError> {
+        if let Some(macvlan) = net.plan.macvlan {
+            return self.make_macvlan(net, bridge, macvlan, attachment, namespace);
+        }
+        let first = attachment.host_interface.clone();
+        let mut bridge = bridge;
+        let (mut rebuilt, mut swept) = (false, false);
+        let mut names = link_names(id).skip_while(|name| *name != first);
+        let mut name = names.next();
+        while let Some(host_name) = name.take() {
+            let end = End {
+                host_name: &host_name,
+                host_mac: mac_of(MAC_PORT, attachment.address),
+                bridge,
+                namespace,
+                container_name: &attachment.interface,
+                container_mac: parse_mac(&attachment.mac).unwrap_or(mac_of(MAC_CONTAINER, attachment.address)),
+                mtu: net.plan.mtu,
+            };
+            let made = lock(&self.links).make_veth(&end);
+            match made {
+                Ok(()) => return Ok(()),
+                Err(failure) if failure.errno() == EEXIST => {
+                    let free = |name: &String| {
+                        let state = self.lock_state();
+                        !state.leaving.contains(name) && !state.link_is_used(name)
+                    };
+                    name = names.find(free);
+                    if let Some(name) = &name {
+                        self.rename_link(attachment, id, name)?;
+                    }
+                }
+                Err(failure) if failure.errno() == EXFULL && !swept => {
+                    // Links that are on their way out count too.
+                    swept = true;
+                    self.sweep.finish();
+                    name = Some(host_name);
+                }
+                Err(failure) if failure.errno() == EXFULL => {
+                    let network = net.plan.name.clone();
+                    return Err(NetworkError::BridgeFull { network, bridge: net.plan.bridge.clone() });
+                }
+                Err(failure) if matches!(failure.errno(), ENODEV | EINVAL) && !rebuilt => {
+                    // Somebody has deleted the bridge.
+                    rebuilt = true;
+                    *lock(&net.ready) = None;
+                    bridge = net.ready(self)?;
+                    name = Some(host_name);
+                }
+                Err(failure) => {
+                    let act = format!("making veth {host_name} on bridge {}", net.plan.bridge);
+                    return Err(NetworkError::Netlink { act, source: failure.into_io() });
+                }
+            }
+        }
+        let act = format!("making veth {first}: all of its names are taken");
+        Err(NetworkError::Netlink { act, source: std::io::ErrorKind::AlreadyExists.into() })
+    }
+
+    /// The link gets another name than was thought, and what it may send with it.
+    fn rename_link(
+        &self,
+        attachment: &mut NetworkAttachment,
+        id: &ContainerId,
+        name: &str,
+    ) -> Result<(), NetworkError> {
+        let mut rules = lock(&self.rules);
+        rules.forget(&attachment.host_interface, Member::of(attachment).as_ref())?;
+        name.clone_into(&mut attachment.host_interface);
+        self.lock_state().put(id, attachment);
+        rules.publish(&[], Member::of(attachment).as_ref())
+    }
+
+    fn make_macvlan(
+        &self,
+        net: &Net,
+        parent: u32,
+        macvlan: Macvlan,
+        attachment: &NetworkAttachment,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<(), NetworkError> {
+        let end = MacvlanEnd {
+            parent,
+            mode: macvlan.mode,
+            namespace,
+            name: &attachment.interface,
+            mac: parse_mac(&attachment.mac).unwrap_or(mac_of(MAC_CONTAINER, attachment.address)),
+            mtu: net.plan.mtu,
+        };
+        lock(&self.links).make_macvlan(&end).map_err(|failure| NetworkError::DriverRefused {
+            what: format!("a macvlan on {}", net.plan.bridge),
+            source: failure.into_io(),
+        })
+    }
 }
 
 #[cfg(test)]

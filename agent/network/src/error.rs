@@ -133,6 +133,10 @@ pub enum NetworkError {
     NoAddressLeft(Prefix),
     #[error("no address is left in {0}: all are given to containers")]
     NoAddressLeft6(Prefix6),
+    #[error(
+        "network {network} is full: the kernel gives its bridge {bridge} 1023 ports at most, one for each container; put this one on another network"
+    )]
+    BridgeFull { network: String, bridge: String },
     #[error("address {address} of network {network} is in use")]
     AddressInUse { address: IpAddr, network: String },
     #[error("address {address} is not one of network {network}, which has {subnets}")]

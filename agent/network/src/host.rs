@@ -70,6 +70,11 @@ impl Networks {
         Ok(HostRoutes { four: links.routes()?, six: links.routes6()?, links: links.list()? })
     }
 
+    /// Why this kernel cannot keep containers from sending with each other's addresses, in its own words; `None`: it can.
+    pub fn guard_missing(&self) -> Result<Option<String>, NetworkError> {
+        lock(&self.inner.rules).guard_missing()
+    }
+
     /// Whether the kernel makes a macvlan on an interface: one is made in a namespace that nobody sees, and goes with it.
     pub fn probe_macvlan(&self, parent: &str) -> Result<(), NetworkError> {
         let refused = |source| NetworkError::DriverRefused { what: format!("a macvlan on {parent}"), source };
@@ -80,6 +85,30 @@ impl Networks {
         let end =
             MacvlanEnd { parent: found.index, mode: 4, namespace: namespace.fd.as_fd(), name: "probe", mac, mtu: None };
         links.make_macvlan(&end).map_err(|failure| refused(failure.into_io()))
+    }
+}
+
+/// Containers from which on the host is given room for all of their neighbours.
+pub(crate) const CROWD: usize = 100;
+
+/// The kernel remembers the MACs of neighbours in one table for all network namespaces. Of more than gc_thresh3 (1024) it forgets some in use, and packets to
+/// them are lost: a thousand containers that answer have two thousand entries, one on each side. Raised for the whole host, never lowered.
+pub(crate) fn room_for_neighbours() {
+    for family in ["ipv4", "ipv6"] {
+        for (key, least) in [("gc_thresh3", 32_768u32), ("gc_thresh2", 16_384), ("gc_thresh1", 4096)] {
+            let path = format!("/proc/sys/net/{family}/neigh/default/{key}");
+            // Only the first network namespace has them.
+            let Ok(text) = fs::read_to_string(&path) else { continue };
+            if text.trim_end().parse::<u32>().is_ok_and(|now| now >= least) {
+                continue;
+            }
+            match fs::write(&path, least.to_string()) {
+                Ok(()) => tracing::info!(
+                    "net.{family}.neigh.default.{key} is {least} now: many containers have many neighbours"
+                ),
+                Err(error) => tracing::warn!(%error, path, "giving neighbours room"),
+            }
+        }
     }
 }
 

@@ -4,13 +4,13 @@
 //! host's network namespace. No process is ever started: rtnetlink, nfnetlink and ctnetlink do it all.
 //!
 //! - `netlink` is the wire format and the exchange; `link`, `nft` and `conntrack` are requests.
-//! - `address`, `ports` and `rules` decide who gets what and what the table says.
+//! - `address`, `ports` and `state` know who has what; `rules` and `guard` decide what the tables say.
 //! - `namespace` keeps a few namespaces ready (thread `berth-netns`); `sweep` clears away what detached containers leave (thread
 //!   `berth-sweep`). Both start with the first container and sleep when there is nothing to do.
 //! - `inside` visits a container's namespace, for sockets that reach its loopback (thread `berth-visit`).
 //!
-//! State is in memory; the node's store has what outlives the agent and hands it to [`Networks::recover`]. Nothing is kept in the kernel but the
-//! bridge, the veths and one nftables table: all three are found again by name.
+//! State is in memory; the node's store has what outlives the agent and hands it to [`Networks::recover`]. Nothing is kept in the kernel but
+//! bridges, veths and nftables tables: all three are found again by name.
 //!
 //! Not here: names. An attachment belongs to one [`Networks`] value; there may be several, each with its own bridge, subnet and
 //! table.
@@ -24,6 +24,7 @@ mod detour;
 mod ends;
 mod error;
 mod explain;
+mod guard;
 mod host;
 mod inside;
 mod link;
@@ -36,6 +37,7 @@ mod ports;
 mod publish;
 mod rules;
 mod sockets;
+mod state;
 mod sweep;
 mod watch;
 

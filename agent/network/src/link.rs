@@ -30,6 +30,9 @@ const VETH_INFO_PEER: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_STP_STATE: u16 = 5;
+const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
+/// A bit of these options (`br_boolopt_id`).
+const BR_BOOLOPT_NO_LL_LEARN: u32 = 1;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -59,6 +62,8 @@ const LOOPBACK: u32 = 1;
 pub const EEXIST: i32 = 17;
 pub const ENODEV: i32 = 19;
 pub const EINVAL: i32 = 22;
+/// What a bridge says that has all the ports that it may have (BR_MAX_PORTS of the kernel's net/bridge/br_private.h, less one).
+pub const EXFULL: i32 = 54;
 
 /// An interface of the host, as far as berth cares.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -191,6 +196,20 @@ impl Links {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Lets a bridge learn nothing from what is sent to the groups of bridges (802.1D), LLDP among them: the kernel asks no rule about these
+    /// (Linux 5.0; older kernels pass it over).
+    pub fn distrust_groups(&mut self, index: u32, name: &str) -> Result<(), NetworkError> {
+        // struct br_boolopt_multi: values, and which of them are meant.
+        let option = [BR_BOOLOPT_NO_LL_LEARN.to_ne_bytes(), BR_BOOLOPT_NO_LL_LEARN.to_ne_bytes()].concat();
+        let mut m = Messages::new();
+        m.begin(RTM_NEWLINK, ACK, &link_header(index, 0, 0)).nest(IFLA_LINKINFO, |m| {
+            m.text(IFLA_INFO_KIND, "bridge").nest(IFLA_INFO_DATA, |m| {
+                m.attribute(IFLA_BR_MULTI_BOOLOPT, &option);
+            });
+        });
+        self.send(m, || format!("setting no_linklocal_learn of bridge {name}")).map(drop)
     }
 
     pub fn set_mtu(&mut self, index: u32, name: &str, mtu: u32) -> Result<(), NetworkError> {

@@ -6,7 +6,9 @@ use crate::namespace::host_setting;
 use crate::networks::{Inner, lock};
 use crate::nft;
 use crate::rules::{NetRules, Published};
-use berth_model::network::{DEFAULT_NETWORK, Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord};
+use berth_model::network::{
+    DEFAULT_NETWORK, Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, SPOOFING, SPOOFING_ALLOWED,
+};
 use berth_model::publish::PublishPolicy;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
@@ -71,6 +73,8 @@ pub(crate) struct NetPlan {
     pub ipv6_mode: Ipv6Mode,
     pub internal: bool,
     pub mtu: Option<u32>,
+    /// Its containers send with their own addresses only.
+    pub guarded: bool,
 }
 
 /// MACVLAN_MODE of linux/if_link.h.
@@ -92,6 +96,7 @@ impl NetPlan {
             ipv6_mode: Ipv6Mode::Nat,
             internal: false,
             mtu: None,
+            guarded: true,
         })
     }
 
@@ -114,6 +119,7 @@ impl NetPlan {
             ipv6_mode: record.ipv6_mode,
             internal: record.internal,
             mtu: record.mtu,
+            guarded: record.options.get(SPOOFING).is_none_or(|v| v != SPOOFING_ALLOWED),
         })
     }
 }
@@ -181,6 +187,9 @@ impl Net {
             crate::host::bridge_with_ipv6(bridge, !self.plan.internal)?;
             lock(&inner.links).address_bridge6(index, bridge, v6)?;
         }
+        if self.plan.guarded {
+            lock(&inner.links).distrust_groups(index, bridge)?;
+        }
         if let Some(mtu) = self.plan.mtu {
             lock(&inner.links).set_mtu(index, bridge, mtu)?;
         }
@@ -215,7 +224,7 @@ impl Net {
 
     /// What the rules have to know of it.
     pub fn rules(&self) -> NetRules {
-        let NetPlan { bridge, v4, v6, ipv6_mode, internal, .. } = &self.plan;
+        let NetPlan { bridge, v4, v6, ipv6_mode, internal, guarded, .. } = &self.plan;
         NetRules {
             bridge: bridge.clone(),
             v4: Some(nft::Net { address: v4.address.into(), len: v4.len }),
@@ -223,6 +232,7 @@ impl Net {
             internal: *internal,
             masquerade4: true,
             masquerade6: *ipv6_mode == Ipv6Mode::Nat,
+            guarded: *guarded,
         }
     }
 

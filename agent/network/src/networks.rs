@@ -4,13 +4,13 @@ use crate::address::Addresses;
 use crate::connect::configure;
 use crate::ends::{is_link_name, link_names};
 use crate::error::NetworkError;
-use crate::link::{
-    EEXIST, EINVAL, ENODEV, End, Link, Links, MAC_CONTAINER, MAC_PORT, MacvlanEnd, mac_of, mac_text, parse_mac,
-};
+use crate::guard::Member;
+use crate::host::{CROWD, room_for_neighbours};
+use crate::link::{Link, Links, MAC_CONTAINER, mac_of, mac_text, parse_mac};
 use crate::namespace::{Namespace, Namespaces};
-use crate::net::{Macvlan, Net, NetPlan, NetworkConfig, published};
-use crate::ports::Ports;
-use crate::rules::Rules;
+use crate::net::{Net, NetPlan, NetworkConfig, published};
+use crate::rules::{Contents, Rules};
+use crate::state::State;
 use crate::sweep::{GRACE, Leftover, Sweep};
 use crate::watch;
 use berth_model::ContainerId;
@@ -20,7 +20,7 @@ use berth_model::network::{
 use berth_model::publish::PublishPolicy;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -71,46 +71,9 @@ pub(crate) struct Inner {
     pub links: Mutex<Links>,
     pub rules: Mutex<Rules>,
     watched: Once,
+    roomy: Once,
     state: Mutex<State>,
     pub sweep: Sweep,
-}
-
-pub(crate) struct State {
-    /// By network.
-    pub addresses: HashMap<String, Addresses>,
-    pub ports: Ports,
-    pub attached: HashMap<ContainerId, Vec<NetworkAttachment>>,
-    /// Names of links that the sweep has in hand: not to be given to new ones.
-    pub leaving: HashSet<String>,
-}
-
-impl State {
-    /// Everything that is attached.
-    pub fn all(&self) -> impl Iterator<Item = &NetworkAttachment> {
-        self.attached.values().flatten()
-    }
-
-    /// What is attached to a network.
-    pub fn on(&self, network: &str) -> impl Iterator<Item = &NetworkAttachment> {
-        self.all().filter(move |a| a.network == network)
-    }
-
-    pub fn of(&self, id: &ContainerId, network: &str) -> Option<&NetworkAttachment> {
-        self.attached.get(id)?.iter().find(|a| a.network == network)
-    }
-
-    pub fn link_is_used(&self, name: &str) -> bool {
-        self.all().any(|a| a.host_interface == name)
-    }
-
-    /// Takes it in, or in the place of what was there.
-    pub fn put(&mut self, id: &ContainerId, attachment: &NetworkAttachment) {
-        let list = self.attached.entry(id.clone()).or_default();
-        match list.iter_mut().find(|a| a.network == attachment.network) {
-            Some(there) => *there = attachment.clone(),
-            None => list.push(attachment.clone()),
-        }
-    }
 }
 
 /// `wanted` with the host ports of `last` where the choice was the agent's.
@@ -135,19 +98,14 @@ impl Networks {
     /// The host is the network namespace of the calling thread. Makes nothing yet.
     pub fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
         let plan = NetPlan::default_network(&config)?;
-        let state = State {
-            addresses: HashMap::new(),
-            ports: Ports::default(),
-            attached: HashMap::new(),
-            leaving: HashSet::new(),
-        };
         let inner = Inner {
             namespaces: Namespaces::open()?,
             nets: RwLock::default(),
             links: Mutex::new(Links::open()?),
             rules: Mutex::new(Rules::new(&config.table_name(), config.publish.input_rules)),
             watched: Once::new(),
-            state: Mutex::new(state),
+            roomy: Once::new(),
+            state: Mutex::new(State::new()),
             sweep: Sweep::default(),
             config,
         };
@@ -219,11 +177,12 @@ impl Networks {
         namespace: &mut Namespace,
     ) -> Result<NetworkAttachment, NetworkError> {
         let inner = &self.inner;
+        // The rules come first: there is no moment in which its frames are not looked at.
         let joined = inner
-            .make_link(net, bridge, &mut attachment, id, namespace.fd.as_fd())
+            .publish(&attachment)
+            .and_then(|()| inner.make_link(net, bridge, &mut attachment, id, namespace.fd.as_fd()))
             .and_then(|()| configure(&attachment, &mut namespace.links, namespace.fd.as_fd()))
-            .and_then(|()| net.settle(inner, &attachment))
-            .and_then(|()| inner.publish(&attachment));
+            .and_then(|()| net.settle(inner, &attachment));
         if let Err(error) = joined {
             self.undo(id, std::slice::from_ref(&attachment));
             return Err(error);
@@ -268,15 +227,9 @@ impl Networks {
         let nets = inner.all_nets();
         {
             let mut state = inner.lock_state();
-            state.addresses = nets.iter().map(|net| (net.plan.name.clone(), net.fresh_addresses())).collect();
-            state.ports.clear();
-            state.attached.clear();
+            state.reset(nets.iter().map(|net| (net.plan.name.clone(), net.fresh_addresses())).collect());
             for (id, attachments) in live {
-                for attachment in attachments {
-                    state.restore(id, attachment);
-                }
-                let own = attachments.iter().filter(|a| !a.is_cni()).cloned().collect();
-                state.attached.insert(id.clone(), own);
+                attachments.iter().for_each(|attachment| state.restore(id, attachment));
             }
         }
         self.recover_rules(&nets)?;
@@ -287,7 +240,7 @@ impl Networks {
             let mut ready = lock(&net.ready);
             *ready = None;
             old.extend(links.iter().find(|l| net.plan.made(l)).map(|l| l.index));
-            if inner.lock_state().on(&net.plan.name).next().is_none() {
+            if !inner.lock_state().is_populated(&net.plan.name) {
                 continue;
             }
             match net.make_ready(inner) {
@@ -306,8 +259,7 @@ impl Networks {
     /// Those of all networks that have a container, in one step; none where nobody lives.
     fn recover_rules(&self, nets: &[Arc<Net>]) -> Result<(), NetworkError> {
         let mut rules = lock(&self.inner.rules);
-        let live =
-            |net: &&Arc<Net>| net.plan.macvlan.is_none() && self.inner.lock_state().on(&net.plan.name).next().is_some();
+        let live = |net: &&Arc<Net>| net.plan.macvlan.is_none() && self.inner.lock_state().is_populated(&net.plan.name);
         rules.set_networks(nets.iter().filter(live).map(|net| net.rules()).collect());
         if rules.has_networks() {
             self.inner.watch();
@@ -326,7 +278,7 @@ impl Networks {
     ) -> Result<(), NetworkError> {
         let inner = &self.inner;
         for link in links.iter().filter(|l| is_link_name(&l.name)) {
-            let attachment = inner.lock_state().all().find(|a| a.host_interface == link.name).cloned();
+            let attachment = inner.lock_state().of_link(&link.name).cloned();
             match attachment {
                 Some(attachment) => {
                     if let Some(&bridge) = bridges.get(&attachment.network)
@@ -389,10 +341,8 @@ impl Networks {
         inner.sweep.finish();
         let nets = inner.all_nets();
         {
-            let mut state = inner.lock_state();
-            state.addresses = nets.iter().map(|net| (net.plan.name.clone(), net.fresh_addresses())).collect();
-            state.ports.clear();
-            state.attached.clear();
+            let addresses = nets.iter().map(|net| (net.plan.name.clone(), net.fresh_addresses())).collect();
+            inner.lock_state().reset(addresses);
         }
         nets.iter().try_for_each(|net| self.take_apart(net))
     }
@@ -405,44 +355,6 @@ impl Networks {
     /// The default network's gateway: what `host-gateway` means.
     pub fn gateway(&self) -> Ipv4Addr {
         self.inner.config.gateway
-    }
-}
-
-impl State {
-    fn addresses_of(&mut self, network: &str) -> Result<&mut Addresses, NetworkError> {
-        self.addresses.get_mut(network).ok_or_else(|| NetworkError::NoNetwork(network.to_owned()))
-    }
-
-    /// After a `recover` in between they may be somebody's again.
-    fn give_back(&mut self, gone: &NetworkAttachment) {
-        let four = !self.on(&gone.network).any(|a| a.address == gone.address);
-        let six = gone.ipv6.as_ref().map(|six| six.address);
-        let six = six.filter(|six| !self.on(&gone.network).any(|a| a.ipv6.as_ref().is_some_and(|s| s.address == *six)));
-        if let Some(addresses) = self.addresses.get_mut(&gone.network) {
-            if four {
-                addresses.give_back(gone.address);
-            }
-            six.inspect(|six| addresses.give_back6(*six));
-        }
-    }
-
-    pub fn take_ports(&mut self, id: &ContainerId, ports: &[PortMapping]) -> Result<Vec<PortMapping>, NetworkError> {
-        self.ports.take(id, ports)
-    }
-
-    fn restore(&mut self, id: &ContainerId, attachment: &NetworkAttachment) {
-        if attachment.is_cni() {
-            return self.ports.restore(id, &attachment.ports);
-        }
-        let known = self.addresses.get_mut(&attachment.network).is_some_and(|addresses| {
-            let six = attachment.ipv6.as_ref().is_none_or(|six| addresses.restore6(six.address));
-            addresses.restore(attachment.address) && six
-        });
-        if !known {
-            tracing::warn!(container = id.short(), address = %attachment.address, network = attachment.network,
-                "a running container's address is outside the subnet or another's");
-        }
-        self.ports.restore(id, &attachment.ports);
     }
 }
 
@@ -477,10 +389,13 @@ impl Inner {
     /// All rules, for all containers that are attached now. The list is made under the lock of the rules: whoever leaves meanwhile withdraws
     /// afterwards.
     pub fn rebuild(&self, rules: &mut Rules) -> Result<(), NetworkError> {
-        let attached: Vec<NetworkAttachment> =
-            self.lock_state().all().filter(|a| !a.ports.is_empty()).cloned().collect();
+        let (attached, silent): (Vec<NetworkAttachment>, Vec<String>) = {
+            let state = self.lock_state();
+            (state.all().cloned().collect(), state.leaving.iter().cloned().collect())
+        };
         let published: Vec<_> = attached.iter().flat_map(published).collect();
-        rules.rebuild(&published)
+        let members: Vec<_> = attached.iter().filter_map(Member::of).collect();
+        rules.rebuild(&Contents { published: &published, members: &members, silent: &silent })
     }
 
     /// From the first rules on.
@@ -494,11 +409,16 @@ impl Inner {
 
     pub fn publish(&self, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
         let published: Vec<_> = published(attachment).collect();
-        lock(&self.rules).publish(&published)
+        lock(&self.rules).publish(&published, Member::of(attachment).as_ref())
     }
 
     /// Called by the sweep.
     pub fn link_is_gone(&self, name: &str, of: Option<&NetworkAttachment>) {
+        // Under this lock to the end: a rebuild in between would still count it among those that leave.
+        let mut rules = lock(&self.rules);
+        if let Err(error) = rules.forget(name, of.and_then(Member::of).as_ref()) {
+            tracing::warn!(%error, interface = name, "forgetting what a container was allowed to send");
+        }
         let mut state = self.lock_state();
         state.leaving.remove(name);
         if let Some(attachment) = of {
@@ -521,12 +441,12 @@ impl Inner {
         }
         let mac = want.mac.as_deref().filter(|m| parse_mac(m).is_some());
         if let Some(mac) = mac
-            && state.on(&plan.name).any(|a| a.mac == *mac)
+            && state.has_mac(&plan.name, mac)
         {
             return Err(NetworkError::MacInUse { mac: mac.to_owned(), network: plan.name.clone() });
         }
         let asked = want.ipv4.or(want.last.as_ref().map(|l| l.address)).filter(|a| plan.v4.contains(*a));
-        if asked.is_some_and(|a| !state.addresses.get(&plan.name).is_some_and(|all| all.is_free(a))) {
+        if asked.is_some_and(|a| !state.is_free(&plan.name, a)) {
             // The links of an end a moment ago are still on their way out, and the address with them.
             drop(state);
             self.sweep.finish();
@@ -584,6 +504,9 @@ impl Inner {
             cni: None,
         };
         state.put(id, &attachment);
+        if state.link_count() > CROWD {
+            self.roomy.call_once(room_for_neighbours);
+        }
         Ok(attachment)
     }
 
@@ -596,12 +519,7 @@ impl Inner {
             .of(id, &attachment.network)
             .is_some_and(|a| a.host_interface == *name && a.address == attachment.address);
         if known {
-            if let Some(list) = state.attached.get_mut(id) {
-                list.retain(|a| a.network != attachment.network);
-                if list.is_empty() {
-                    state.attached.remove(id);
-                }
-            }
+            state.take_off(id, &attachment.network);
             if !attachment.ports.is_empty() {
                 state.ports.give_back(id);
             }
@@ -625,83 +543,6 @@ impl Inner {
         }
         let published: Vec<_> = published(attachment).collect();
         if known { lock(&self.rules).withdraw(&published) } else { Ok(()) }
-    }
-
-    /// Makes the veth. A name that is still in use, by the link of this container's last run, is passed over.
-    pub fn make_link(
-        &self,
-        net: &Net,
-        bridge: u32,
-        attachment: &mut NetworkAttachment,
-        id: &ContainerId,
-        namespace: BorrowedFd<'_>,
-    ) -> Result<(), NetworkError> {
-        if let Some(macvlan) = net.plan.macvlan {
-            return self.make_macvlan(net, bridge, macvlan, attachment, namespace);
-        }
-        let first = attachment.host_interface.clone();
-        let mut bridge = bridge;
-        let mut rebuilt = false;
-        let mut names = link_names(id).skip_while(|name| *name != first);
-        let mut name = names.next();
-        while let Some(host_name) = name.take() {
-            let end = End {
-                host_name: &host_name,
-                host_mac: mac_of(MAC_PORT, attachment.address),
-                bridge,
-                namespace,
-                container_name: &attachment.interface,
-                container_mac: parse_mac(&attachment.mac).unwrap_or(mac_of(MAC_CONTAINER, attachment.address)),
-                mtu: net.plan.mtu,
-            };
-            let made = lock(&self.links).make_veth(&end);
-            match made {
-                Ok(()) => {
-                    attachment.host_interface = host_name;
-                    self.lock_state().put(id, attachment);
-                    return Ok(());
-                }
-                Err(failure) if failure.errno() == EEXIST => {
-                    let state = self.lock_state();
-                    name = names.find(|name| !state.leaving.contains(name) && !state.link_is_used(name));
-                }
-                Err(failure) if matches!(failure.errno(), ENODEV | EINVAL) && !rebuilt => {
-                    // Somebody has deleted the bridge.
-                    rebuilt = true;
-                    *lock(&net.ready) = None;
-                    bridge = net.ready(self)?;
-                    name = Some(host_name);
-                }
-                Err(failure) => {
-                    let act = format!("making veth {host_name} on bridge {}", net.plan.bridge);
-                    return Err(NetworkError::Netlink { act, source: failure.into_io() });
-                }
-            }
-        }
-        let act = format!("making veth {first}: all of its names are taken");
-        Err(NetworkError::Netlink { act, source: std::io::ErrorKind::AlreadyExists.into() })
-    }
-
-    fn make_macvlan(
-        &self,
-        net: &Net,
-        parent: u32,
-        macvlan: Macvlan,
-        attachment: &NetworkAttachment,
-        namespace: BorrowedFd<'_>,
-    ) -> Result<(), NetworkError> {
-        let end = MacvlanEnd {
-            parent,
-            mode: macvlan.mode,
-            namespace,
-            name: &attachment.interface,
-            mac: parse_mac(&attachment.mac).unwrap_or(mac_of(MAC_CONTAINER, attachment.address)),
-            mtu: net.plan.mtu,
-        };
-        lock(&self.links).make_macvlan(&end).map_err(|failure| NetworkError::DriverRefused {
-            what: format!("a macvlan on {}", net.plan.bridge),
-            source: failure.into_io(),
-        })
     }
 }
 

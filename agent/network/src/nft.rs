@@ -31,6 +31,7 @@ const TABLE_HANDLE: u16 = 4;
 /// Types of sets as the `nft` tool shows them (libnftables' numbers; 6 bits for each part of a concatenation).
 const TYPE_ADDRESS: u32 = 7;
 const TYPE_ADDRESS6: u32 = 8;
+const TYPE_ETHER: u32 = 9;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
 const TYPE_INTERFACE: u32 = 41;
@@ -38,15 +39,18 @@ const SET_INTERVAL: u32 = 0x4;
 const SET_IS_MAP: u32 = 0x8;
 const SET_CONCATENATION: u32 = 0x80;
 
-/// Which of the two tables: a table belongs to one family of addresses.
+/// Which of the tables: a table belongs to one family of addresses, or sees a bridge's frames.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Family {
     V4 = 2,
+    Bridge = 7,
     V6 = 10,
 }
 
 impl Family {
+    /// Those of addresses.
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+    pub const ALL: [Family; 3] = [Family::V4, Family::V6, Family::Bridge];
 
     pub const fn of(address: IpAddr) -> Self {
         match address {
@@ -60,6 +64,7 @@ impl Family {
         match self {
             Family::V4 => 4,
             Family::V6 => 16,
+            Family::Bridge => 6,
         }
     }
 
@@ -67,6 +72,7 @@ impl Family {
         match self {
             Family::V4 => TYPE_ADDRESS,
             Family::V6 => TYPE_ADDRESS6,
+            Family::Bridge => TYPE_ETHER,
         }
     }
 }
@@ -197,6 +203,16 @@ impl<'a> Batch<'a> {
     pub fn add_interfaces(&mut self, name: &str, pairs: bool) {
         let (key, len) = if pairs { (TYPE_INTERFACE << 6 | TYPE_INTERFACE, 32u32) } else { (TYPE_INTERFACE, 16) };
         self.begin_set(name, 0, key, len);
+        if !pairs {
+            // For the `nft` tool alone, which shows no names without it: NFTNL_UDATA_SET_KEYBYTEORDER, 4 bytes, the host's order.
+            self.messages.attribute(13, &[&[0, 4][..], &1u32.to_ne_bytes()].concat());
+        }
+    }
+
+    /// A set of senders: name of an interface, hardware address, address of `of`.
+    pub fn add_senders(&mut self, name: &str, of: Family) {
+        let key = TYPE_INTERFACE << 12 | TYPE_ETHER << 6 | of.address_type();
+        self.begin_set(name, 0, key, 16 + 8 + of.width());
     }
 
     fn begin_set(&mut self, name: &str, flags: u32, key: u32, key_len: u32) {
@@ -216,6 +232,19 @@ impl<'a> Batch<'a> {
     pub fn add_interface(&mut self, set: &str, names: &[&str]) {
         let key: Vec<u8> = names.iter().flat_map(|name| expr::interface_name(name)).collect();
         self.element(NEW_ELEMENT, CREATE, set, &key, None, None);
+    }
+
+    pub fn delete_interface(&mut self, set: &str, names: &[&str]) {
+        let key: Vec<u8> = names.iter().flat_map(|name| expr::interface_name(name)).collect();
+        self.element(DELETE_ELEMENT, 0, set, &key, None, None);
+    }
+
+    pub fn add_sender(&mut self, set: &str, interface: &str, mac: [u8; 6], address: IpAddr) {
+        self.element(NEW_ELEMENT, CREATE, set, &sender_bytes(interface, mac, address), None, None);
+    }
+
+    pub fn delete_sender(&mut self, set: &str, interface: &str, mac: [u8; 6], address: IpAddr) {
+        self.element(DELETE_ELEMENT, 0, set, &sender_bytes(interface, mac, address), None, None);
     }
 
     /// `to`: what the map's data is, a port with an address where it is no map of ranges.
@@ -276,6 +305,14 @@ fn address_bytes(address: IpAddr) -> Vec<u8> {
     }
 }
 
+fn sender_bytes(interface: &str, mac: [u8; 6], address: IpAddr) -> Vec<u8> {
+    let mut bytes = expr::interface_name(interface).to_vec();
+    bytes.extend(mac);
+    bytes.extend([0, 0]);
+    bytes.extend(address_bytes(address));
+    bytes
+}
+
 /// Parts of a concatenation are padded to 4 bytes each. `more` is added to the port.
 fn key_bytes(key: Key, more: u16) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(24);
@@ -313,6 +350,12 @@ mod tests {
         assert_eq!(key_bytes(key, 0), [6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
         let key = Key { address: Some(Ipv4Addr::new(192, 0, 2, 1).into()), ..key };
         assert_eq!(key_bytes(key, 1), [192, 0, 2, 1, 6, 0, 0, 0, 0x1f, 0x91, 0, 0]);
+    }
+
+    #[test]
+    fn senders_are_padded_by_part() {
+        let bytes = sender_bytes("bth0", [2, 0x42, 10, 0, 0, 9], Ipv4Addr::new(10, 0, 0, 9).into());
+        assert_eq!(bytes, *b"bth0\0\0\0\0\0\0\0\0\0\0\0\0\x02\x42\x0a\0\0\x09\0\0\x0a\0\0\x09");
     }
 
     #[test]

@@ -52,18 +52,13 @@ impl Networks {
             // Under this lock from the list to the kernel: a rebuild in between would know only one of both.
             let mut rules = lock(&inner.rules);
             let added: Vec<_> = published(&added).collect();
-            rules.publish(&added)?;
+            rules.publish(&added, None)?;
             let gone: Vec<_> = published(&removed).collect();
             if let Err(error) = rules.withdraw(&gone) {
                 let _ = rules.withdraw(&added);
                 return Err(error);
             }
-            let mut state = inner.lock_state();
-            if let Some(there) =
-                state.attached.get_mut(id).and_then(|l| l.iter_mut().find(|a| a.network == now.network))
-            {
-                there.ports.clone_from(&now.ports);
-            }
+            inner.lock_state().set_ports(id, &now.network, &now.ports);
         }
         self.give_back_ports(id, &removed.ports);
         self.forget_udp(std::slice::from_ref(&added));

@@ -1,7 +1,8 @@
-//! What stands in berth's nftables tables: one of each family, for all networks of the agent.
+//! What stands in berth's nftables tables: one of each family of addresses for all networks of the agent, and one that guards their bridges.
 
 use crate::detour;
 use crate::error::NetworkError;
+use crate::guard::{self, Member};
 use crate::netlink::{Failure, Socket};
 use crate::nft::{self, Batch, Expr, Family, Hook, Key, MapShape, Net};
 use berth_model::network::{PortMapping, Protocol};
@@ -43,6 +44,8 @@ pub struct NetRules {
     /// Containers go out in the host's name.
     pub masquerade4: bool,
     pub masquerade6: bool,
+    /// Its containers send with their own addresses only.
+    pub guarded: bool,
 }
 
 /// A published port and where it leads.
@@ -53,7 +56,25 @@ pub struct Published<'a> {
     pub to6: Option<Ipv6Addr>,
 }
 
-/// The two tables.
+/// What the tables have of containers.
+#[derive(Debug)]
+pub struct Contents<'a> {
+    pub published: &'a [Published<'a>],
+    pub members: &'a [Member],
+    /// Ports of bridges from which nothing comes any more.
+    pub silent: &'a [String],
+}
+
+/// Whether the kernel lets bridges be guarded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Guard {
+    Unknown,
+    Works,
+    /// What the kernel says.
+    Missing(String),
+}
+
+/// The tables.
 pub struct Rules {
     table: String,
     networks: Vec<NetRules>,
@@ -61,23 +82,62 @@ pub struct Rules {
     input_rules: bool,
     /// Opened with the first rule: opening it makes the kernel load nf_tables.
     socket: Option<Socket>,
-    handle: Option<u64>,
+    /// Of the tables `ip` and `bridge`, where there is one.
+    handles: Option<(u64, Option<u64>)>,
+    guard: Guard,
     /// Index of the interface by which copies come back, once the tables name it.
     detour: Option<u32>,
 }
 
 impl Rules {
     pub fn new(table: &str, input_rules: bool) -> Self {
-        Rules { table: table.into(), networks: Vec::new(), input_rules, socket: None, handle: None, detour: None }
+        Rules {
+            table: table.into(),
+            networks: Vec::new(),
+            input_rules,
+            socket: None,
+            handles: None,
+            guard: Guard::Unknown,
+            detour: None,
+        }
     }
 
-    /// The table that this agent made, with this network, is still there: somebody may have flushed the host's whole ruleset.
+    /// The tables that this agent made, with this network, are still there: somebody may have flushed the host's whole ruleset.
     pub fn intact(&mut self, bridge: &str) -> Result<bool, NetworkError> {
-        let Some(handle) = self.handle else { return Ok(false) };
+        let Some(handles) = self.handles else { return Ok(false) };
         if !self.networks.iter().any(|n| n.bridge == bridge) {
             return Ok(false);
         }
-        Ok(self.find_table(Family::V4)? == Some(handle))
+        Ok(self.find_tables()? == Some(handles))
+    }
+
+    /// `None`: one of them is not there.
+    fn find_tables(&mut self) -> Result<Option<(u64, Option<u64>)>, NetworkError> {
+        let Some(first) = self.find_table(Family::V4)? else { return Ok(None) };
+        if self.guard != Guard::Works {
+            return Ok(Some((first, None)));
+        }
+        Ok(self.find_table(Family::Bridge)?.map(|guard| (first, Some(guard))))
+    }
+
+    /// Why containers' frames cannot be looked at on this kernel, in its own words; `None`: they can.
+    pub fn guard_missing(&mut self) -> Result<Option<String>, NetworkError> {
+        if self.guard == Guard::Unknown {
+            let table = self.table.clone();
+            self.guard = match guard::probe(self.socket()?, &table)? {
+                None => Guard::Works,
+                Some(why) => Guard::Missing(why),
+            };
+        }
+        Ok(match &self.guard {
+            Guard::Missing(why) => Some(why.clone()),
+            _ => None,
+        })
+    }
+
+    /// Whether this one's port is to be guarded, and can be.
+    fn guards(&self, member: &Member) -> bool {
+        self.guard == Guard::Works && self.networks.iter().any(|n| n.guarded && n.bridge == member.bridge)
     }
 
     fn find_table(&mut self, family: Family) -> Result<Option<u64>, NetworkError> {
@@ -99,7 +159,7 @@ impl Rules {
     /// These and no others, from the next `rebuild` on. What stands in the kernel is not trusted until then.
     pub fn set_networks(&mut self, networks: Vec<NetRules>) {
         self.networks = networks;
-        self.handle = None;
+        self.handles = None;
     }
 
     /// By which notifications name this value as the author of a change.
@@ -115,9 +175,19 @@ impl Rules {
         if self.present()? { self.remove() } else { detour::remove(&self.table) }
     }
 
-    /// Makes both tables anew, in one step: no packet meets them half done, and connections go on.
-    pub fn rebuild(&mut self, published: &[Published<'_>]) -> Result<(), NetworkError> {
+    /// Makes all tables anew, in one step: no packet meets them half done, and connections go on.
+    pub fn rebuild(&mut self, contents: &Contents<'_>) -> Result<(), NetworkError> {
+        let Contents { published, members, silent } = *contents;
         let table = self.table.clone();
+        let known = self.guard != Guard::Unknown;
+        if let Some(why) = self.guard_missing()?
+            && !known
+        {
+            tracing::warn!(
+                why,
+                "containers can send with each other's addresses: this kernel has no nftables for bridges"
+            );
+        }
         let detour = self.wanted_detour(published)?;
         let mut batch = Batch::new(&table);
         for family in Family::BOTH {
@@ -134,9 +204,12 @@ impl Rules {
         for port in published {
             add(&mut batch, port);
         }
-        batch.commit(self.socket()?).map_err(|f| refused(format!("making nftables tables ip and ip6 {table}"), f))?;
+        if self.guard == Guard::Works {
+            guard::make(&mut batch, members.iter().filter(|m| self.guards(m)), silent);
+        }
+        batch.commit(self.socket()?).map_err(|f| refused(format!("making nftables tables {table}"), f))?;
         self.detour = detour;
-        self.handle = self.find_table(Family::V4)?;
+        self.handles = self.find_tables()?;
         Ok(())
     }
 
@@ -149,9 +222,10 @@ impl Rules {
         detour::ensure(&self.table).map(Some)
     }
 
-    /// All of them come true together.
-    pub fn publish(&mut self, published: &[Published<'_>]) -> Result<(), NetworkError> {
-        if published.is_empty() {
+    /// All of them come true together, and with them what `member` may send.
+    pub fn publish(&mut self, published: &[Published<'_>], member: Option<&Member>) -> Result<(), NetworkError> {
+        let member = member.filter(|m| self.guards(m));
+        if published.is_empty() && member.is_none() {
             return Ok(());
         }
         refuse(published)?;
@@ -166,9 +240,31 @@ impl Rules {
         for port in published {
             add(&mut batch, port);
         }
-        batch.commit(self.socket()?).map_err(|f| refused(format!("publishing ports in nftables table {table}"), f))?;
+        if let Some(member) = member {
+            guard::add(&mut batch, member);
+        }
+        batch.commit(self.socket()?).map_err(|f| refused(format!("adding to nftables tables {table}"), f))?;
         self.detour = detour;
         Ok(())
+    }
+
+    /// A port whose link is gone. Gone already is fine, and the table with it.
+    pub fn forget(&mut self, port: &str, member: Option<&Member>) -> Result<(), NetworkError> {
+        if self.guard != Guard::Works || member.is_some_and(|m| !self.guards(m)) {
+            return Ok(());
+        }
+        let table = self.table.clone();
+        let mut batch = Batch::new(&table);
+        match member {
+            Some(member) => guard::delete(&mut batch, member),
+            None => guard::delete_port(&mut batch, port),
+        }
+        match batch.commit(self.socket()?) {
+            Err(failure) if failure.errno() != ENOENT => {
+                Err(refused(format!("taking {port} out of nftables table bridge {table}"), failure))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gone already is fine, each for itself.
@@ -213,11 +309,14 @@ impl Rules {
     fn remove(&mut self) -> Result<(), NetworkError> {
         let table = self.table.clone();
         let mut batch = Batch::new(&table);
-        for family in Family::BOTH {
-            batch.family(family).add_table();
-            batch.delete_table();
+        for family in Family::ALL {
+            // The kernel may lack a family: then there is no such table.
+            if matches!(self.find_table(family), Ok(Some(_))) {
+                batch.family(family).add_table();
+                batch.delete_table();
+            }
         }
-        (self.handle, self.detour) = (None, None);
+        (self.handles, self.detour) = (None, None);
         match self.socket() {
             // Without nf_tables there is no table either.
             Err(NetworkError::NftablesMissing { .. }) => {}
@@ -231,7 +330,7 @@ impl Rules {
 
     /// A table is there, whoever made it.
     fn present(&mut self) -> Result<bool, NetworkError> {
-        for family in Family::BOTH {
+        for family in Family::ALL {
             match self.find_table(family) {
                 Err(NetworkError::NftablesMissing { .. }) => {}
                 Ok(None) => {}
@@ -341,11 +440,14 @@ fn fill(batch: &mut Batch<'_>, family: Family, networks: &[NetRules], input_rule
     match family {
         Family::V4 => batch.add_rule("postrouting", &[ToAny("bridges"), Source(LOOPBACK4), Masquerade]),
         Family::V6 => batch.add_rule("postrouting", &[ToAny("bridges"), Source(LOOPBACK6), Snat(LOOPBACK_NAME.into())]),
+        // A bridge's table has no addresses to translate: `guard` fills it.
+        Family::Bridge => {}
     }
     for network in networks {
         let (subnet, masquerade) = match family {
             Family::V4 => (network.v4, network.masquerade4),
             Family::V6 => (network.v6, network.masquerade6),
+            Family::Bridge => continue,
         };
         let Some(subnet) = subnet else { continue };
         let bridge = network.bridge.as_str();

@@ -63,9 +63,24 @@ pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
     findings.push(database(inner));
     findings.push(images(inner));
     findings.push(leftovers(inner));
+    findings.push(spoofing(inner));
     findings.extend(unanswered(inner));
     findings.extend(crate::cni::findings(inner));
     findings
+}
+
+fn spoofing(inner: &Inner) -> Finding {
+    let why = match inner.networks.guard_missing() {
+        Ok(None) => return Finding::good("spoofing", "containers on bridges send with their own addresses only"),
+        Ok(Some(why)) => format!("this kernel has no nftables for bridges: {why}"),
+        Err(error) => error.to_string(),
+    };
+    Finding::new(
+        "spoofing",
+        Verdict::Warning,
+        format!("containers can send with each other's addresses ({why})"),
+        "a kernel with CONFIG_NF_TABLES_BRIDGE keeps them from it; until then put containers that do not trust each other on networks of their own",
+    )
 }
 
 /// Only what is wrong: most hosts have no names to answer.

@@ -13,6 +13,7 @@ pub fn none_running(slot: &Slot, dir: &Path, agent: u32) {
         let mut found = cgroups(slot, true);
         found.extend(ports_of(&slot.bridge()));
         found.extend(processes(slot, dir).into_iter().filter(|(pid, _)| *pid != agent).map(|(_, text)| text));
+        found.extend(nft_elements(&slot.table()));
         for folder in ["data/containers", "run/containers"] {
             let entries = fs::read_dir(dir.join(folder)).into_iter().flatten().flatten();
             found.extend(entries.map(|entry| format!("folder {}", entry.path().display())));
@@ -125,12 +126,14 @@ fn processes(slot: &Slot, dir: &Path) -> Vec<(u32, String)> {
     found
 }
 
-/// What containers had in the agent's tables: its maps. Its chains and sets are the same for all and stay for the next container.
+/// What containers had in the agent's tables: its maps, and the sets of its bridges' guard. The rest is the same for all and stays for the next
+/// container.
 fn nft_elements(table: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for family in ["ip", "ip6"] {
+    for (family, kind) in [("ip", "map"), ("ip6", "map"), ("bridge", "set")] {
         let text = nft_table(family, table);
-        let maps = text.split("\n\tmap ").skip(1).map(|map| map.split("\n\t}").next().unwrap_or_default());
+        let head = format!("\n\t{kind} ");
+        let maps = text.split(&head).skip(1).map(|map| map.split("\n\t}").next().unwrap_or_default());
         let elements = maps.flat_map(str::lines).filter(|line| line.contains("elements"));
         found.extend(elements.map(|line| format!("nft {family} {table}: {}", line.trim())));
     }
@@ -180,7 +183,7 @@ pub fn clean(slot: &Slot, dir: &Path) {
     if let Some(device) = rules.split("device \"").nth(1).and_then(|rest| rest.split('"').next()) {
         quiet(Command::new("ip").args(["link", "delete", device]));
     }
-    for family in ["ip", "ip6"] {
+    for family in ["ip", "ip6", "bridge"] {
         quiet(Command::new("nft").args(["delete", "table", family, &slot.table()]));
     }
     if dir.exists() {

@@ -10,6 +10,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub const PREDEFINED: [(&str, NetworkDriver); 3] =
     [("bridge", NetworkDriver::Bridge), ("host", NetworkDriver::Host), ("none", NetworkDriver::Null)];
 
+/// Option of a network of driver bridge: whether its containers may send with addresses that are not theirs.
+pub const SPOOFING: &str = "berth.network.spoofing";
+/// Its values; the first is the default.
+pub const SPOOFING_DENIED: &str = "deny";
+pub const SPOOFING_ALLOWED: &str = "allow";
+
 /// 64 lower-case hexadecimal characters, as a container's.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

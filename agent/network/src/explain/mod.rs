@@ -226,7 +226,7 @@ impl Networks {
             IpAddr::V4(a.address) == packet.to
                 || a.ipv6.as_ref().is_some_and(|six| IpAddr::V6(six.address) == packet.to)
         };
-        let found = state.attached.iter().find(|(_, list)| list.iter().any(has)).map(|(id, _)| id.clone());
+        let found = state.each().find(|(_, list)| list.iter().any(has)).map(|(id, _)| id.clone());
         found.map_or(Outcome::Elsewhere(to), |id| Outcome::Container { id, to })
     }
 
@@ -234,7 +234,7 @@ impl Networks {
         let table = self.inner.config.table_name();
         let state = self.inner.lock_state();
         let mut found = Vec::new();
-        for (id, attachment) in state.attached.iter().flat_map(|(id, list)| list.iter().map(move |a| (id, a))) {
+        for (id, attachment) in state.each().flat_map(|(id, list)| list.iter().map(move |a| (id, a))) {
             for port in crate::net::published(attachment) {
                 let first = port.mapping.host_port;
                 let last = first.saturating_add(port.mapping.count.saturating_sub(1));

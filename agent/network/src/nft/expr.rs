@@ -55,6 +55,22 @@ pub enum Expr<'a> {
     Destination(Net),
     /// `fib daddr type local`
     ToThisHost,
+    /// `ether type N`; a frame with a VLAN's tag has the tag's.
+    EtherType(u16),
+    /// `ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00`: what bridges say to each other, and is never forwarded by them.
+    ToBridgeGroup,
+    /// `iifname . ether saddr . ip saddr @SET`, or with `ip6 saddr`
+    Sender(&'a str, Family),
+    /// ARP of Ethernet and IPv4, with `iifname . ether saddr . arp saddr ip @SET` and `iifname . arp saddr ether . arp saddr ip @SET`
+    ArpSender(&'a str),
+    /// `iifname . ether saddr .` the target of a neighbour advertisement `@SET`
+    NeighbourTarget(&'a str),
+    /// `ip6 saddr ::`
+    FromNoAddress6,
+    /// `meta l4proto N`
+    Protocol(u8),
+    /// `@th,OFFSET,LENGTH` is this; the offset in bytes.
+    Transport(u32, &'a [u8]),
     /// `ct state new`
     New,
     /// `ct state established,related`
@@ -88,7 +104,8 @@ pub enum Expr<'a> {
 pub(super) fn put(m: &mut Messages, family: Family, expr: &Expr<'_>) {
     let (source, destination) = match family {
         Family::V4 => (12, 16),
-        Family::V6 => (8, 24),
+        // Of a bridge's frames only those of IPv6 are asked for it.
+        Family::V6 | Family::Bridge => (8, 24),
     };
     match *expr {
         Expr::NotFrom(name) => interface(m, META_FROM, false, name),
@@ -118,6 +135,36 @@ pub(super) fn put(m: &mut Messages, family: Family, expr: &Expr<'_>) {
             // Result: the address's type; of the destination. RTN_LOCAL is 2.
             one(m, "fib", &[(1, R0), (2, 3), (3, 2)]);
             compare(m, true, &2u32.to_ne_bytes());
+        }
+        Expr::EtherType(kind) => {
+            payload(m, R0, LINK, 12, 2);
+            compare(m, true, &kind.to_be_bytes());
+        }
+        Expr::ToBridgeGroup => {
+            payload(m, R0, LINK, 0, 6);
+            mask(m, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xf0]);
+            compare(m, true, &[0x01, 0x80, 0xc2, 0, 0, 0]);
+        }
+        Expr::Sender(set, Family::V4) => sender(m, set, (LINK, 6), (NETWORK, 12, 4)),
+        Expr::Sender(set, _) => sender(m, set, (LINK, 6), (NETWORK, 8, 16)),
+        Expr::ArpSender(set) => {
+            payload(m, R0, NETWORK, 0, 6);
+            compare(m, true, &[0, 1, 8, 0, 6, 4]);
+            sender(m, set, (LINK, 6), (NETWORK, 14, 4));
+            sender(m, set, (NETWORK, 8), (NETWORK, 14, 4));
+        }
+        Expr::NeighbourTarget(set) => sender(m, set, (LINK, 6), (TRANSPORT, 8, 16)),
+        Expr::FromNoAddress6 => {
+            payload(m, R0, NETWORK, 8, 16);
+            compare(m, true, &[0; 16]);
+        }
+        Expr::Protocol(number) => {
+            one(m, "meta", &[(1, R0), (2, META_PROTOCOL)]);
+            compare(m, true, &[number]);
+        }
+        Expr::Transport(offset, bytes) => {
+            payload(m, R0, TRANSPORT, offset, bytes.len() as u32);
+            compare(m, true, bytes);
         }
         Expr::New => {
             one(m, "ct", &[(1, R0), (2, 0)]);
@@ -256,6 +303,14 @@ fn member(m: &mut Messages, set: &str) {
     expression(m, "lookup", |m| {
         m.text(1, set).attribute(2, &R0.to_be_bytes());
     });
+}
+
+/// The interface that it came in by, a hardware address and an address are an element. Base and offset of both, and the address's length.
+fn sender(m: &mut Messages, set: &str, mac: (u32, u32), address: (u32, u32, u32)) {
+    one(m, "meta", &[(1, R0), (2, META_FROM)]);
+    payload(m, register(4), mac.0, mac.1, 6);
+    payload(m, register(6), address.0, address.1, address.2);
+    member(m, set);
 }
 
 /// An address of the header, at `offset`, lies within a prefix.
