@@ -503,6 +503,62 @@ def stats(options, crun, peers):
         agent.end()
 
 
+def crowd(options, crun, peers):
+    """Many containers on one bridge, with a published port each: does the last start cost what the first did, and do all ports answer?"""
+    agent = Agent('crowd')
+    count, callers = options.crowd_count, 4
+    serve = [BUSYBOX, 'httpd', '-f', '-p', '80', '-h', '/etc']
+    published = [CTL, 'run', '-d', '-p', '127.0.0.1::80', *serve]
+
+    def hundred():
+        """Starts per second, and milliseconds of each."""
+        begin = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(callers) as pool:
+            each = list(pool.map(lambda _: timed(published), range(100)))
+        return 100 / (time.perf_counter() - begin), each
+
+    def answers(port):
+        import urllib.request
+        try:
+            return urllib.request.urlopen(f'http://127.0.0.1:{port}/passwd', timeout=10).status == 200
+        except OSError:
+            return False
+
+    def network_ms():
+        """What a network and a port add to a start."""
+        with_network, without = [], []
+        for _ in range(options.runs):
+            for values, command in [(with_network, published), (without, [CTL, 'run', '-d', '--network', 'none', *serve])]:
+                values.append(timed(command))
+        return with_network, without
+    try:
+        run([CTL, 'pull', '-q', BUSYBOX])
+        timed(published)
+        few = network_ms()
+        rates = []
+        for n in range(count // 100):
+            rate, each = hundred()
+            rates.append(rate)
+            record('crowd', f'starts with a port, {n * 100} to {n * 100 + 99}', each)
+        record('crowd', f'starts per second, {callers} callers, by hundreds', rates, '1/s')
+        target(f'start rate of the last hundred of {count} over the first', rates[-1] / rates[0], 0.8, at_most=False)
+        many = network_ms()
+        for what, (with_network, without) in [('few', few), (count, many)]:
+            record('crowd', f'start with network and port beside {what}', with_network)
+            record('crowd', f'start without network beside {what}', without)
+        added = median('crowd', f'start with network and port beside {count}') - median('crowd', f'start without network beside {count}')
+        target(f'a network and a port in a start beside {count}, ms', added, 10)
+        ports = [line.split('->')[0].rsplit(':', 1)[1] for line in run([CTL, 'ps', '--format', '{{.Ports}}']).stdout.split('\n') if '->' in line]
+        begin = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            good = sum(pool.map(answers, ports))
+        record('crowd', f'all {len(ports)} ports asked', [time.perf_counter() - begin], 's')
+        target(f'ports of {len(ports)} that answer', good, len(ports), at_most=False)
+        record('crowd', 'agent RSS', [agent.status('VmRSS') / 1024], 'MB')
+    finally:
+        agent.end()
+
+
 def lists(options, crun, peers):
     agent = Agent('list')
     try:
@@ -611,12 +667,12 @@ def pull(options, crun, peers):
 
 
 SECTIONS = {'start': start, 'exec': execs, 'rate': rate, 'memory': memory, 'pull': pull, 'list': lists, 'agent': resting,
-            'stats': stats}
+            'stats': stats, 'crowd': crowd}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--sections', default=','.join(SECTIONS))
+    parser.add_argument('--sections', default=','.join(s for s in SECTIONS if s != 'crowd'))
     parser.add_argument('--runs', type=int, default=20)
     parser.add_argument('--pulls', type=int, default=5)
     parser.add_argument('--rate-count', type=int, default=60)
@@ -624,6 +680,7 @@ def main():
     parser.add_argument('--memory-count', type=int, default=100)
     parser.add_argument('--stats-count', type=int, default=int(os.environ.get('N', 100)), help='containers; also N in the environment')
     parser.add_argument('--stats-seconds', type=float, default=20, help='length of each of its measurements')
+    parser.add_argument('--crowd-count', type=int, default=int(os.environ.get('CROWD', 1000)), help='hundreds of containers on one bridge; also CROWD')
     parser.add_argument('--big', action='store_true', help='pull the 1 GB images, too')
     parser.add_argument('--peers', metavar='SCRIPT')
     parser.add_argument('--json', default=SOURCE + '/tests/bench/results/latest.json')

@@ -56,6 +56,104 @@ fn power_off(node: &mut Node) {
     std::fs::remove_dir_all(node.dir.join("run")).expect("run");
 }
 
+/// What a host forgets when it is booted: its links and its rules, and the server of names.
+fn forget_networks(node: &Node, bridges: &[String]) {
+    let run = |command: &mut std::process::Command| assert!(command.status().expect("run").success(), "{command:?}");
+    for bridge in bridges {
+        run(std::process::Command::new("ip").args(["link", "delete", bridge]));
+    }
+    for family in ["ip", "ip6", "bridge"] {
+        run(std::process::Command::new("nft").args(["delete", "table", family, &node.slot.table()]));
+    }
+}
+
+/// Pid of the server of names, in the first words of its mark.
+fn names_server(node: &Node) -> u32 {
+    let text = std::fs::read_to_string(node.dir.join("run/names/pid")).expect("a server of names");
+    text.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid")
+}
+
+#[test]
+fn networks_come_back_after_a_boot() {
+    let mut node = Node::with_busybox("boot-networks");
+    let n = node.slot.port(0) % 256;
+    let subnets = ["--subnet", &format!("10.94.{n}.0/24"), "--subnet", &format!("fd94:{n}::/64")];
+    crate::networks::create(&node, 'u', &[&subnets[..], &["front"]].concat());
+    let before = node.ok(&["network", "inspect", "front"]);
+    let port = node.slot.port(1);
+    let (publish, fixed) = (format!("127.0.0.1:{port}:80"), format!("10.94.{n}.77"));
+    let web = ["--name", "web", "--network", "front", "--ip", &fixed, "--restart", "always", "-p", &publish];
+    node.detached(&web, "httpd -f -p 80 -h /var/www");
+    node.detached(&["--name", "other", "--network", "front", "--restart", "always"], IDLE);
+    node.detached(&["--name", "later", "--network", "front"], IDLE);
+    let server = names_server(&node);
+    power_off(&mut node);
+    signal(server, "KILL");
+    until("the server of names has died", || !std::path::Path::new(&format!("/proc/{server}/exe")).exists());
+    forget_networks(&node, &[format!("{}u", node.slot.bridge())]);
+    node.set_boot_id("11111111-2222-4333-8444-666666666666");
+    node.spawn();
+    for name in ["web", "other"] {
+        until(&format!("{name} runs"), || status(&node, name) == "running");
+    }
+    let now = node.ok(&["network", "inspect", "front"]);
+    let config = |text: &str| serde_json::from_str::<Value>(text).expect("JSON")[0]["IPAM"].clone();
+    assert_eq!(config(&now), config(&before));
+    assert_eq!(crate::networks::ip(&node, "web", "front"), fixed);
+    // By name, in both families, and by the published port.
+    let fetch = |node: &Node, from: &str, host: &str| {
+        node.ctl(&["exec", from, "timeout", "5", "wget", "-q", "-O", "-", &format!("http://{host}/")]).stdout
+    };
+    until("it is found by its name", || fetch(&node, "other", "web").contains("hello"));
+    assert!(node.ctl(&["exec", "other", "ping", "-6", "-c", "1", "-W", "2", "web"]).code == 0);
+    until("its port answers", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    node.ok(&["start", "later"]);
+    until("one that is started later is found, too", || {
+        node.ctl(&["exec", "web", "ping", "-c", "1", "-W", "2", "later"]).code == 0
+    });
+    node.ok(&["rm", "-f", "web", "other", "later"]);
+    node.ok(&["network", "rm", "front"]);
+    node.finish();
+}
+
+#[test]
+fn an_uninstall_takes_networks_along() {
+    let mut node = Node::with_busybox("boot-uninstall");
+    crate::networks::create(&node, 'u', &["--ipv6", "front"]);
+    crate::networks::create(&node, 'v', &["--internal", "back"]);
+    let publish = format!("127.0.0.1:{}:80", node.slot.port(1));
+    node.detached(&["--name", "web", "--network", "front", "-p", &publish], IDLE);
+    node.ok(&["network", "connect", "back", "web"]);
+    node.detached(&["--name", "plain", "--network", "bridge"], IDLE);
+    let server = names_server(&node);
+    let config = node.dir.join("berthd.toml");
+    let uninstall = |node: &Node, more: &[&str]| {
+        let mut command = std::process::Command::new(node.program());
+        crate::harness::agent::run(command.arg("--config").arg(&config).arg("uninstall").args(more))
+    };
+    let refused = uninstall(&node, &["--yes"]);
+    assert!(refused.code != 0 && refused.stderr.contains("stop the agent first"), "{refused:?}");
+    assert!(node.stop_agent().success());
+    let done = uninstall(&node, &["--yes"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    for text in ["network front removed", "network back removed", "container web"] {
+        assert!(done.stdout.contains(text), "{done:?}");
+    }
+    let bridge = node.slot.bridge();
+    for name in [bridge.clone(), format!("{bridge}u"), format!("{bridge}v")] {
+        assert!(crate::networks::link(&name).is_none(), "{name} is left");
+    }
+    let tables = std::process::Command::new("nft").args(["list", "tables"]).output().expect("nft");
+    let tables = String::from_utf8_lossy(&tables.stdout).into_owned();
+    assert!(!tables.lines().any(|line| line.ends_with(&format!(" {}", node.slot.table()))), "{tables}");
+    assert!(!std::path::Path::new(&format!("/proc/{server}/exe")).exists(), "the server of names goes on");
+    // The store is left, and says nothing of what went.
+    node.spawn();
+    assert_eq!(node.ok(&["network", "ls", "-q", "-f", "type=custom"]), "");
+    assert_eq!(node.ok(&["ps", "-aq"]), "");
+    node.finish();
+}
+
 #[test]
 fn dependencies_are_waited_for() {
     let node = Node::with_busybox("boot-after");

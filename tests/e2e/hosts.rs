@@ -61,6 +61,43 @@ fn measured_and_frozen() {
 }
 
 #[test]
+fn networks_of_many_hosts() {
+    let fleet = started("hosts-networks");
+    let made = fleet.ctl(&["-g", "first", "network", "create", "--label", "tier=front", "front"]);
+    by_host(&made, &made.stdout);
+    // On one that has it already it is said, on the other it is made.
+    let again = fleet.ctl(&["-H", "n1,n2", "network", "create", "front"]);
+    assert!(again.code == 3 && again.stderr.contains("n1") && again.stderr.contains("another network's"), "{again:?}");
+    assert_eq!(fleet.nodes[2].ok(&["network", "rm", "front"]), "front");
+    let listed = fleet.ctl(&["-g", "first", "network", "ls", "-f", "label=tier=front"]);
+    by_host(&listed, &listed.stdout);
+    assert_eq!(listed.stdout.matches("front").count(), 2, "{listed:?}");
+    let shown = fleet.ctl(&["-g", "first", "network", "inspect", "front"]);
+    by_host(&shown, &shown.stdout);
+    let some = fleet.ctl(&["-H", "n2,n0", "network", "inspect", "front"]);
+    assert_eq!(some.code, 3, "n2 has none: {some:?}");
+    codes(&fleet, &["network", "ls"]);
+    let busybox = image("busybox");
+    let run = ["-g", "first", "run", "-d", "--name", "box", &busybox, "sleep", "1000"];
+    assert_eq!(fleet.ctl(&run).code, 0);
+    let joined = fleet.ctl(&["-g", "first", "network", "connect", "--alias", "db", "front", "box"]);
+    assert_eq!(joined.code, 0, "{joined:?}");
+    for node in &fleet.nodes[..2] {
+        assert_eq!(crate::networks::interfaces(node, "box"), ["eth0", "eth1"]);
+    }
+    let used = fleet.ctl(&["-g", "first", "network", "rm", "front"]);
+    assert!(used.code == 4 && used.stderr.matches("in use by box").count() == 2, "{used:?}");
+    let left = fleet.ctl(&["-g", "first", "network", "disconnect", "front", "box"]);
+    assert_eq!(left.code, 0, "{left:?}");
+    let told = fleet.ctl(&["-g", "first", "network", "prune", "-f"]);
+    by_host(&told, &told.stdout);
+    let gone = fleet.ctl(&["-g", "first", "network", "ls", "-q", "-f", "name=front"]);
+    assert!(gone.code == 0 && !gone.stdout.contains("front"), "{gone:?}");
+    codes(&fleet, &["network", "prune", "-f"]);
+    fleet.finish();
+}
+
+#[test]
 fn copied_and_freed() {
     let fleet = started("hosts-copied");
     let file = fleet.nodes[0].scratch().join("file");

@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod addressing;
 mod attach;
 mod boot;
 #[cfg(feature = "failpoints")]

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod disk;
 pub mod leak;
+pub mod outside;
 pub mod pki;
 pub mod proxy;
 pub mod pty;
