@@ -91,23 +91,28 @@ impl Networks {
 /// Containers from which on the host is given room for all of their neighbours.
 pub(crate) const CROWD: usize = 100;
 
-/// The kernel remembers the MACs of neighbours in one table for all network namespaces. Of more than gc_thresh3 (1024) it forgets some in use, and packets to
-/// them are lost: a thousand containers that answer have two thousand entries, one on each side. Raised for the whole host, never lowered.
+/// Two bounds of the kernel's that hold for all network namespaces together, raised for the whole host, never lowered:
+///
+/// - It remembers the MACs of neighbours in one table. Of more than gc_thresh3 (1024) it forgets some in use, and packets to them are lost: a thousand
+///   containers that answer have two thousand entries, one on each side.
+/// - It queues netdev_max_backlog (1000) packets for each processor. A broadcast on a bridge is one for each of its ports, and the last ones of a thousand
+///   never heard who was asked for: they had no MAC for anybody.
 pub(crate) fn room_for_neighbours() {
-    for family in ["ipv4", "ipv6"] {
-        for (key, least) in [("gc_thresh3", 32_768u32), ("gc_thresh2", 16_384), ("gc_thresh1", 4096)] {
-            let path = format!("/proc/sys/net/{family}/neigh/default/{key}");
-            // Only the first network namespace has them.
-            let Ok(text) = fs::read_to_string(&path) else { continue };
-            if text.trim_end().parse::<u32>().is_ok_and(|now| now >= least) {
-                continue;
+    let thresholds = [("gc_thresh3", 32_768u32), ("gc_thresh2", 16_384), ("gc_thresh1", 4096)];
+    let neighbours = |family| thresholds.map(|(key, least)| (format!("net/{family}/neigh/default/{key}"), least));
+    let backlog = [("net/core/netdev_max_backlog".to_owned(), 16_384)];
+    for (key, least) in neighbours("ipv4").into_iter().chain(neighbours("ipv6")).chain(backlog) {
+        let path = format!("/proc/sys/{key}");
+        // Only the first network namespace has them.
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        if text.trim_end().parse::<u32>().is_ok_and(|now| now >= least) {
+            continue;
+        }
+        match fs::write(&path, least.to_string()) {
+            Ok(()) => {
+                tracing::info!(key, least, "a setting of the host is raised: many containers have many neighbours")
             }
-            match fs::write(&path, least.to_string()) {
-                Ok(()) => tracing::info!(
-                    "net.{family}.neigh.default.{key} is {least} now: many containers have many neighbours"
-                ),
-                Err(error) => tracing::warn!(%error, path, "giving neighbours room"),
-            }
+            Err(error) => tracing::warn!(%error, path, "giving neighbours room"),
         }
     }
 }
