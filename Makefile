@@ -14,7 +14,7 @@ demo-down: ## take the demo away again, whole
 	@deploy/quickstart.sh down
 
 build: ## the release binaries
-	@cargo build --release --bins
+	@cargo build --release -p berth -p berth-oci --bins
 
 test: ## install what the tests need, and run them all
 	@tests/check.sh

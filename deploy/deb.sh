@@ -2,7 +2,7 @@
 # deb.sh [FOLDER] : makes berth_VERSION_ARCH.deb of the release build, in target/debian or FOLDER.
 #
 # dpkg-deb is all that it needs; with dpkg-dev installed the libraries' versions are worked out, too. The same commit gives the same bytes.
-# BERTH_BIN: another folder with berthd and berthctl.
+# BERTH_BIN: another folder with berthd, berthctl and berth-runtime.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -10,7 +10,7 @@ out=${1:-$target/debian}
 bin=${BERTH_BIN:-$target/release}
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 arch=$(dpkg --print-architecture)
-for binary in berthd berthctl; do
+for binary in berthd berthctl berth-runtime; do
   [ -x "$bin/$binary" ] || { echo "error: $bin/$binary is not there" >&2; echo "hint: make build" >&2; exit 1; }
 done
 root=$(mktemp -d)
@@ -21,7 +21,7 @@ umask 022
 chmod 755 "$root"
 pkg=$root/pkg
 
-install -D -m 755 -t "$pkg/usr/bin" "$bin/berthd" "$bin/berthctl"
+install -D -m 755 -t "$pkg/usr/bin" "$bin/berthd" "$bin/berthctl" "$bin/berth-runtime"
 install -D -m 644 -t "$pkg/usr/lib/systemd/system" deploy/berthd.service
 install -D -m 644 -t "$pkg/etc/berth" deploy/berthd.toml
 install -D -m 644 -t "$pkg/usr/share/doc/berth" README.md ARCHITECTURE.md
@@ -47,7 +47,7 @@ depends="libc6, libgcc-s1"
 if command -v dpkg-shlibdeps >/dev/null; then
   mkdir -p "$root/work/debian"
   printf 'Source: berth\n\nPackage: berth\nArchitecture: any\n' >"$root/work/debian/control"
-  bins=$(realpath "$bin/berthd" "$bin/berthctl")
+  bins=$(realpath "$bin/berthd" "$bin/berthctl" "$bin/berth-runtime")
   # shellcheck disable=SC2086
   depends=$(cd "$root/work" && dpkg-shlibdeps -O $bins 2>/dev/null | sed -n 's/^shlibs:Depends=//p')
 fi
@@ -68,7 +68,8 @@ Priority: optional
 Description: container agent and its command line
  berthd turns a Linux host into a container node that is driven from far away:
  it pulls OCI images and runs them in namespaces and cgroups, for callers over
- mutual TLS. berthctl drives one host or a thousand of them.
+ mutual TLS. berthctl drives one host or a thousand of them. berth-runtime is
+ its runtime as an OCI command line, for Podman and containerd.
  .
  Needs a kernel with overlayfs, user namespaces, nf_tables and cgroups (v2 or v1).
 CONTROL

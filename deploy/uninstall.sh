@@ -22,7 +22,7 @@ if [ -x "$berthd" ]; then
 else
   echo "warning: $berthd is not there: containers that still run are left alone" >&2
 fi
-rm -f "$prefix/bin/berthd" "$prefix/bin/berthctl" /etc/systemd/system/berthd.service
+rm -f "$prefix/bin/berthd" "$prefix/bin/berthctl" "$prefix/bin/berth-runtime" /etc/systemd/system/berthd.service
 # What `berthctl agent upgrade` has put beside the program.
 rm -f "$prefix/bin/berthd.previous" "$prefix/bin/.berthd.new" "$prefix/bin/.berthd.previous.new"
 rm -f "$prefix"/share/man/man8/berthd.8 "$prefix"/share/man/man1/berthctl*.1

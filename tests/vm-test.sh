@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 . tests/fixtures/env.sh
 tests/fixtures/setup.sh; tests/fixtures/setup.sh --vm
 tests/fixtures/registry.sh start; tests/fixtures/images.sh busybox; tests/fixtures/registry.sh stop
-[ -n "${BERTH_BIN:-}" ] || { cargo build --quiet --bins --features failpoints; BERTH_BIN=$PWD/target/debug; }
+[ -n "${BERTH_BIN:-}" ] || { cargo build --quiet -p berth -p berth-oci --bins --features berth/failpoints; BERTH_BIN=$PWD/target/debug; }
 export BERTH_TEST_IMAGES_READY=1 CARGO_MANIFEST_DIR=$PWD
 # One processor: with more, the emulation of Debian 12's qemu makes kernel 6.12 panic now and then.
 export VM_CPUS=${VM_CPUS:-1}

@@ -14,6 +14,7 @@ pub mod memfd;
 pub mod memory;
 pub mod mount;
 pub mod net;
+pub mod oci;
 pub mod process;
 pub mod pty;
 pub mod seccomp;

@@ -34,6 +34,11 @@ impl MountAttr {
         MountAttr(self.0 | other.0)
     }
 
+    /// MOUNT_ATTR_* bits as the kernel numbers them.
+    pub const fn from_bits(bits: u64) -> Self {
+        MountAttr(bits)
+    }
+
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -69,6 +74,11 @@ impl MountFlags {
     pub const REC: Self = MountFlags(libc::MS_REC as u32);
     pub const REMOUNT: Self = MountFlags(libc::MS_REMOUNT as u32);
     pub const MOVE: Self = MountFlags(libc::MS_MOVE as u32);
+
+    /// MS_* bits as the kernel numbers them.
+    pub const fn from_bits(bits: u32) -> Self {
+        MountFlags(bits)
+    }
 }
 
 impl std::ops::BitOr for MountFlags {

@@ -1,0 +1,256 @@
+//! The control group of a container: the same path in every hierarchy of v1, or one in v2's.
+
+mod devices;
+mod stats;
+mod v1;
+mod v2;
+
+use crate::config::Resources;
+use crate::error::Error;
+use berth_sys::process;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// One hierarchy that is mounted here.
+#[derive(Clone, Debug)]
+pub struct Hierarchy {
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// v1's controllers; the name of one without any.
+    pub controllers: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Below the hierarchies' roots.
+    pub path: PathBuf,
+    pub hierarchies: Vec<Hierarchy>,
+    pub v2: bool,
+}
+
+const CONTROLLERS: [&str; 14] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "misc",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+    "rdma",
+];
+
+impl Group {
+    /// The group at `path`, there or not, on this host (/proc/self/mountinfo, proc_pid_mountinfo(5)).
+    pub fn find(path: &Path) -> Result<Self, Error> {
+        let act = "reading /proc/self/mountinfo";
+        let text = fs::read_to_string("/proc/self/mountinfo").map_err(Error::io(act))?;
+        let mounts: Vec<(Hierarchy, bool)> = text.lines().filter_map(hierarchy).collect();
+        let v1: Vec<Hierarchy> = mounts.iter().filter(|(_, v2)| !v2).map(|(h, _)| h.clone()).collect();
+        let path = path.to_owned();
+        if v1.iter().any(|h| h.controllers.iter().any(|c| CONTROLLERS.contains(&c.as_str()))) {
+            return Ok(Group { path, hierarchies: v1, v2: false });
+        }
+        match mounts.into_iter().find(|(_, v2)| *v2) {
+            Some((unified, _)) => Ok(Group { path, hierarchies: vec![unified], v2: true }),
+            None => Err(Error::field("linux.cgroupsPath", "no cgroup file system is mounted on this host")),
+        }
+    }
+
+    pub fn folder(&self, hierarchy: &Hierarchy) -> PathBuf {
+        hierarchy.point.join(&self.path)
+    }
+
+    pub fn folders(&self) -> Vec<PathBuf> {
+        self.hierarchies.iter().map(|h| self.folder(h)).collect()
+    }
+
+    /// The folder that has a controller of v1; v2 has one for all.
+    fn with(&self, controller: &str) -> Option<PathBuf> {
+        let has = |h: &&Hierarchy| self.v2 || h.controllers.iter().any(|c| c == controller);
+        self.hierarchies.iter().find(has).map(|h| self.folder(h))
+    }
+
+    /// Makes the group. One that is there already may be somebody's: Podman makes its own in front.
+    pub fn create(&self) -> Result<(), Error> {
+        if self.v2 { v2::create(self) } else { v1::create(self) }
+    }
+
+    pub fn apply(&self, resources: &Resources, update: bool, warnings: &mut Vec<String>) -> Result<(), Error> {
+        if self.v2 {
+            v2::apply(self, resources, update, warnings)
+        } else {
+            v1::apply(self, resources, update, warnings)
+        }
+    }
+
+    pub fn add(&self, pid: u32) -> Result<(), Error> {
+        for folder in self.folders() {
+            let path = folder.join("cgroup.procs");
+            write(&path, &pid.to_string()).map_err(Error::io(format!("joining the cgroup by {}", path.display())))?;
+        }
+        Ok(())
+    }
+
+    /// Processes of the group and of those below it, in the caller's pid namespace.
+    pub fn processes(&self) -> Vec<u32> {
+        let mut pids = BTreeSet::new();
+        let mut folders = self.folders();
+        while let Some(folder) = folders.pop() {
+            let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().filter_map(|l| l.parse::<u32>().ok()).filter(|p| *p != 0));
+            folders.extend(subfolders(&folder));
+        }
+        pids.into_iter().collect()
+    }
+
+    /// Sends a signal to every process; what is born meanwhile gets SIGKILL, too, because the group is asked again.
+    pub fn signal_all(&self, signal: i32) -> Result<(), Error> {
+        const SIGKILL: i32 = 9;
+        if signal == SIGKILL && self.v2 && write(&self.folders()[0].join("cgroup.kill"), "1").is_ok() {
+            return Ok(());
+        }
+        for _ in 0..if signal == SIGKILL { 100 } else { 1 } {
+            let pids = self.processes();
+            if pids.is_empty() {
+                break;
+            }
+            for pid in pids {
+                if let Ok(pidfd) = process::pidfd_open(pid)
+                    && self.processes().contains(&pid)
+                {
+                    // Ended meanwhile is as good.
+                    let _ = process::pidfd_send_signal(pidfd.as_fd(), signal);
+                }
+            }
+            if signal == SIGKILL {
+                self.thaw_if_frozen();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        Ok(())
+    }
+
+    /// A frozen process of v1 does not die.
+    pub fn thaw_if_frozen(&self) {
+        if self.is_frozen() {
+            let _ = self.freeze(false);
+        }
+    }
+
+    pub fn freeze(&self, frozen: bool) -> Result<(), Error> {
+        let (file, value) = if self.v2 {
+            (self.folders()[0].join("cgroup.freeze"), if frozen { "1" } else { "0" })
+        } else {
+            let folder = self.with("freezer").ok_or_else(|| Error::State("this host has no freezer".into()))?;
+            (folder.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" })
+        };
+        let act = format!("writing {value} to {}", file.display());
+        let began = Instant::now();
+        loop {
+            write(&file, value).map_err(Error::io(act.as_str()))?;
+            if self.is_frozen() == frozen {
+                return Ok(());
+            }
+            if began.elapsed() > Duration::from_secs(5) {
+                let _ = write(&file, if self.v2 { "0" } else { "THAWED" });
+                return Err(Error::State(format!("{act}: not all processes stood still within 5 s")));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        if self.v2 {
+            let text = fs::read_to_string(self.folders()[0].join("cgroup.events")).unwrap_or_default();
+            return text.lines().any(|l| l == "frozen 1");
+        }
+        let file = self.with("freezer").map(|f| f.join("freezer.state"));
+        file.is_some_and(|f| fs::read_to_string(f).is_ok_and(|t| t.trim() == "FROZEN"))
+    }
+
+    /// The kernel needs a moment to let go of a process that has just ended: `EBUSY` until then.
+    pub fn remove(&self) -> Result<(), Error> {
+        let began = Instant::now();
+        for folder in self.folders() {
+            loop {
+                match remove_tree(&folder) {
+                    Ok(()) => break,
+                    Err(e) if e.kind() == io::ErrorKind::ResourceBusy && began.elapsed() < Duration::from_secs(5) => {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    Err(e) => return Err(Error::io(format!("removing the cgroup {}", folder.display()))(e)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What it uses, as runc's `events --stats` tells it.
+    pub fn stats(&self) -> serde_json::Value {
+        stats::stats(self)
+    }
+}
+
+/// A line of mountinfo: the hierarchy, and whether it is v2's.
+fn hierarchy(line: &str) -> Option<(Hierarchy, bool)> {
+    let (front, back) = line.split_once(" - ")?;
+    let point = PathBuf::from(front.split(' ').nth(4)?.replace("\\040", " "));
+    let mut back = back.split(' ');
+    let fs_type = back.next()?;
+    let options = back.nth(1)?;
+    let known = |o: &&str| CONTROLLERS.contains(o) || o.starts_with("name=");
+    match fs_type {
+        "cgroup" => Some((
+            Hierarchy { point, controllers: options.split(',').filter(known).map(str::to_owned).collect() },
+            false,
+        )),
+        "cgroup2" => Some((Hierarchy { point, controllers: Vec::new() }, true)),
+        _ => None,
+    }
+}
+
+fn subfolders(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    for below in subfolders(folder) {
+        remove_tree(&below)?;
+    }
+    match fs::remove_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Without O_CREAT, which cgroupfs refuses with EACCES instead of saying that the file is not there.
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+/// Writes a limit; the error names the property that asked for it.
+fn set(folder: &Path, file: &str, field: &str, value: impl ToString) -> Result<(), Error> {
+    let (path, value) = (folder.join(file), value.to_string());
+    write(&path, &value).map_err(|e| {
+        let why = match e.kind() {
+            io::ErrorKind::NotFound => "this host has no such limit".to_owned(),
+            _ => crate::error::plain(&e),
+        };
+        Error::field(format!("linux.resources.{field}"), format!("writing {value} to {}: {why}", path.display()))
+    })
+}
+
+fn no_controller(field: &str, name: &str) -> Error {
+    Error::field(format!("linux.resources.{field}"), format!("the controller {name} is not mounted on this host"))
+}
