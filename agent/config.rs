@@ -4,8 +4,10 @@
 //! key and the line. `deploy/berthd.toml` shows every key with its default.
 
 mod network;
+mod userns;
 
 pub use network::Network;
+pub use userns::Userns;
 
 use crate::permission::Policy;
 use berth_image::{ImagesConfig, RegistryConfig};
@@ -72,6 +74,7 @@ pub struct Config {
     pub otel: Otel,
     pub upgrade: Upgrade,
     pub policy: Policy,
+    pub userns: Userns,
 }
 
 impl Default for Config {
@@ -96,6 +99,7 @@ impl Default for Config {
             otel: Otel::default(),
             upgrade: Upgrade::default(),
             policy: Policy::default(),
+            userns: Userns::default(),
         }
     }
 }
@@ -551,6 +555,9 @@ impl Config {
         for (key, why) in self.policy.wrong() {
             check(false, key, &why);
         }
+        if let Err((key, why)) = self.userns.decode() {
+            check(false, key, &why);
+        }
         check(self.audit.file_bytes >= 64 << 10, "audit.file_bytes", "must be at least 65536");
         check((1..=1000).contains(&self.audit.files), "audit.files", "must be 1 to 1000");
         let open = self.metrics.listen.is_some_and(|a| !a.ip().is_loopback()) && !self.metrics.tls;
@@ -664,6 +671,7 @@ impl Config {
                 host_max_bytes: Some(self.logs.host_max_bytes).filter(|n| *n > 0),
                 journald_socket: self.logs.journald_socket.clone(),
             },
+            userns: self.userns.decode().unwrap_or_default(),
         }
     }
 

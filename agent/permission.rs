@@ -7,7 +7,7 @@
 use berth::role::Role;
 use berth_model::ContainerSpec;
 use berth_model::network::NetworkMode;
-use berth_model::spec::{MountKind, Propagation, Seccomp};
+use berth_model::spec::{MountKind, Propagation, Seccomp, UsernsMode};
 use berth_node::Node;
 use berth_volume::Backing;
 use serde::Deserialize;
@@ -49,8 +49,9 @@ pub struct Grants {
     pub oom_score_adj: i32,
 }
 
-/// What `host_namespaces` may name. `mount`: mounts travel between host and container (propagation shared).
-pub const NAMESPACES: [&str; 5] = ["network", "pid", "ipc", "uts", "mount"];
+/// What `host_namespaces` may name. `mount`: mounts travel between host and container (propagation shared). `user`: also ids of one's own
+/// choice, which may be those of other users of the host.
+pub const NAMESPACES: [&str; 6] = ["network", "pid", "ipc", "uts", "mount", "user"];
 
 /// Docker's default capabilities: a container has these anyway (moby, oci/caps/defaults.go).
 pub const DEFAULT_CAPABILITIES: [&str; 14] = [
@@ -184,6 +185,8 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     add(spec.host_ipc, namespace("ipc"));
     add(spec.host_uts, namespace("uts"));
     add(spec.network == NetworkMode::Host, namespace("network"));
+    let chosen = matches!(spec.userns, UsernsMode::Host | UsernsMode::Keep { .. } | UsernsMode::Range { .. });
+    add(chosen, namespace("user"));
     add(spec.seccomp != Seccomp::Default, Need::Unconfined);
     add(spec.log.own_address, Need::LogCollector(spec.log.syslog.address.to_string()));
     if let Some(score) = spec.oom_score_adj {

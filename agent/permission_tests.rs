@@ -13,6 +13,7 @@ fn bind(source: &str, propagation: Propagation) -> ContainerSpec {
         create_source: false,
         writable_below: false,
         within: None,
+        idmap: false,
     })
 }
 
@@ -37,6 +38,18 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
         (ContainerSpec { privileged: true, ..d() }, "privileged", "privileged = true", "unconfined = true"),
         (ContainerSpec { host_pid: true, ..d() }, "pid", "host_namespaces = ['pid']", "host_namespaces = ['ipc']"),
         (ContainerSpec { host_ipc: true, ..d() }, "ipc", "host_namespaces = ['ipc']", "host_namespaces = ['pid']"),
+        (
+            ContainerSpec { userns: UsernsMode::Host, ..d() },
+            "user",
+            "host_namespaces = ['user']",
+            "host_namespaces = ['pid']",
+        ),
+        (
+            ContainerSpec { userns: UsernsMode::Keep { uid: 7, gid: 7 }, ..d() },
+            "user",
+            "host_namespaces = ['user']",
+            "host_namespaces = ['pid']",
+        ),
         (ContainerSpec { host_uts: true, ..d() }, "uts", "host_namespaces = ['uts']", "host_namespaces = ['pid']"),
         (
             ContainerSpec { network: NetworkMode::Host, ..d() },

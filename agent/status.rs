@@ -158,6 +158,10 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::SubnetInUse { subnet, .. } => {
             Draft::with(Code::FailedPrecondition, "SUBNET_IN_USE", message, [("subnet", subnet)])
         }
+        NodeError::UsernsForbidden(_) => Draft::new(Code::FailedPrecondition, "USERNS_FORBIDDEN", message),
+        NodeError::UsernsMissing(_) => Draft::new(Code::FailedPrecondition, "USERNS_MISSING", message),
+        NodeError::IdsInUse { .. } => Draft::new(Code::FailedPrecondition, "IDS_IN_USE", message),
+        NodeError::IdsExhausted { .. } => Draft::new(Code::ResourceExhausted, "IDS_EXHAUSTED", message),
         NodeError::PoolsExhausted(_) => Draft::new(Code::ResourceExhausted, "POOLS_EXHAUSTED", message),
         NodeError::ImageNotFound(name) => {
             Draft::new(Code::NotFound, "IMAGE_NOT_FOUND", message).resource("image", &name)

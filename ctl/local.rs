@@ -177,7 +177,7 @@ impl Destination {
 
     /// Writes a tar; an empty piece says that it is whole. Gives the bytes of the files and what was left out. Blocks.
     pub fn write(self, mut pieces: mpsc::Receiver<Bytes>, owner: Owner) -> Result<(u64, Vec<String>)> {
-        let rules = Rules { owner, top: self.top, skip_devices: true, keep_top: false, follow: None };
+        let rules = Rules { owner, top: self.top, skip_devices: true, keep_top: false, follow: None, ids: None };
         let mut extractor = Extractor::new(self.base, rules);
         let failed = |e: berth_tar::ExtractError| match e {
             berth_tar::ExtractError::Io { entry, source } => {

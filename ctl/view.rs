@@ -3,6 +3,7 @@
 pub mod docker;
 mod limits;
 pub mod network;
+mod state;
 mod stats;
 
 pub use stats::stats;
@@ -404,6 +405,7 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
         "PidMode": host(c.host_pid),
         "IpcMode": host(c.host_ipc),
         "UTSMode": host(c.host_uts),
+        "UsernsMode": c.userns,
         "LogConfig": {
             "Type": log.driver, "Config": strings(&log.options), "MaxSize": log.max_file_bytes, "MaxFile": log.max_files,
         },
@@ -413,21 +415,6 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
         all.extend(limits::of(&c.resources.clone().unwrap_or_default()));
     }
     value
-}
-
-fn log_state(log: &v1::LogState) -> Value {
-    json!({
-        "Driver": log.driver,
-        "Files": log.files,
-        "StoredBytes": log.stored_bytes,
-        "RemovedFiles": log.removed_files,
-        "RemovedBytes": log.removed_bytes,
-        "LostLines": log.lost_lines,
-        "ForwardedEntries": log.forwarded_entries,
-        "Gaps": log.gaps,
-        "LostBytes": log.lost_bytes,
-        "ForwardError": log.forward_error,
-    })
 }
 
 /// `inspect` of a container, in Docker's shape where Docker has one.
@@ -484,8 +471,9 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
         "Image": s.image_id,
         "Warnings": r.warnings,
         "LogPath": r.log_path,
-        "Log": r.log.as_ref().map(log_state),
+        "Log": r.log.as_ref().map(state::log),
         "UpperDir": r.upper_path,
+        "UserNamespace": r.userns.as_ref().map(state::userns),
         "CgroupPaths": r.cgroup_paths,
         "Config": {
             "Image": c.image,

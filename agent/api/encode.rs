@@ -4,6 +4,7 @@ use berth::v1;
 use berth_model::image::{ImageConfig, ImageRecord};
 use berth_model::log::LogDriver;
 use berth_model::supervision::ExitCause;
+use berth_model::userns::Userns;
 use berth_model::{ContainerRecord, ExitStatus, Phase, Platform, Timestamp};
 use berth_node::{ContainerDetail, ContainerView, ImageView, LogState, PullOutcome};
 
@@ -108,7 +109,19 @@ pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerRespons
         }),
         stopped_by_caller: record.supervision.stopped,
         log: None,
+        userns: Some(userns(&record.userns)),
         health: detail.health.as_ref().map(super::supervise::health_state),
+    }
+}
+
+fn userns(userns: &Userns) -> v1::UserNamespace {
+    let (keep_uid, keep_gid) = userns.range.and_then(|r| r.keep).unwrap_or_default();
+    v1::UserNamespace {
+        base: userns.range.map_or(0, |r| r.base),
+        size: userns.range.map_or(0, |r| r.size),
+        keep_uid,
+        keep_gid,
+        reason: userns.reason.clone().unwrap_or_default(),
     }
 }
 

@@ -164,6 +164,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
         host_pid: config.host_pid,
         host_ipc: config.host_ipc,
         host_uts: config.host_uts,
+        userns: f.take("userns", config.userns.parse()).unwrap_or_default(),
         stop_signal: some(config.stop_signal),
         stop_timeout_secs: config.stop_timeout_seconds,
         auto_remove: config.auto_remove,
@@ -228,6 +229,7 @@ fn mounts(f: &mut Fields, list: Vec<v1::Mount>) -> Vec<Mount> {
                     create_source: bind.create_source,
                     writable_below: bind.writable_below,
                     within: None,
+                    idmap: bind.idmap,
                 }
             }
             Some(v1::mount::Kind::Tmpfs(tmpfs)) => {
@@ -459,6 +461,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
         host_pid: spec.host_pid,
         host_ipc: spec.host_ipc,
         host_uts: spec.host_uts,
+        userns: spec.userns.to_string(),
         stop_signal: text(&spec.stop_signal),
         stop_timeout_seconds: spec.stop_timeout_secs,
         auto_remove: spec.auto_remove,
@@ -479,7 +482,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
 
 fn encode_mount(mount: &Mount) -> v1::Mount {
     let kind = match &mount.kind {
-        MountKind::Bind { source, propagation, recursive, create_source, writable_below, within: _ } => {
+        MountKind::Bind { source, propagation, recursive, create_source, writable_below, within: _, idmap } => {
             v1::mount::Kind::Bind(v1::BindMount {
                 source: source.clone(),
                 propagation: match propagation {
@@ -493,6 +496,7 @@ fn encode_mount(mount: &Mount) -> v1::Mount {
                 non_recursive: !recursive,
                 create_source: *create_source,
                 writable_below: *writable_below,
+                idmap: *idmap,
             })
         }
         MountKind::Volume(volume) => v1::mount::Kind::Volume(super::volumes::encode_mount(volume)),

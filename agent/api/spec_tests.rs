@@ -41,6 +41,7 @@ fn full() -> v1::ContainerConfig {
                     non_recursive: true,
                     create_source: true,
                     writable_below: false,
+                    idmap: true,
                 })),
             },
             v1::Mount {
@@ -98,6 +99,7 @@ fn full() -> v1::ContainerConfig {
         publish_all: true,
         host_pid: true,
         host_ipc: true,
+        userns: "keep:1000:50".into(),
         host_uts: false,
         stop_signal: "SIGQUIT".into(),
         stop_timeout_seconds: Some(0),

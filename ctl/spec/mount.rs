@@ -51,11 +51,12 @@ pub fn volume(text: &str) -> Result<v1::Mount> {
             "ro" => read_only = true,
             "rw" => read_only = false,
             "nocopy" if !is_bind => named.no_copy = true,
+            "idmap" if is_bind => bind.idmap = true,
             word => match propagation(word) {
                 Some(p) if is_bind => bind.propagation = p.into(),
                 _ => {
                     let there = if is_bind {
-                        "there are ro, rw, private, rprivate, shared, rshared, slave and rslave"
+                        "there are ro, rw, idmap, private, rprivate, shared, rshared, slave and rslave"
                     } else {
                         "there are ro, rw and nocopy"
                     };
@@ -117,6 +118,10 @@ pub fn mount(text: &str) -> Result<v1::Mount> {
                 let word = need()?;
                 bind.propagation =
                     propagation(word).ok_or_else(|| bad(format!("unknown propagation {word:?}")))?.into();
+                bind_key = Some(key);
+            }
+            "idmap" => {
+                bind.idmap = truth(flag, text, key, value)?;
                 bind_key = Some(key);
             }
             "bind-nonrecursive" => {

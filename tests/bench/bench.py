@@ -287,6 +287,8 @@ def start(options, crun, peers):
         os.makedirs(lower)
         unpack_busybox(lower)
         berth = {n: [CTL, 'run', '--rm', '--network', n, BUSYBOX, 'true'] for n in ['none', 'bridge']}
+        users = {f'{n}, --userns {u}': [CTL, 'run', '--rm', '--network', n, '--userns', u, BUSYBOX, 'true']
+                 for n in ['none', 'bridge'] for u in ['host', 'auto']}
         values = {}
         for turn in range(options.runs + 2):
             def keep(name, value):
@@ -294,7 +296,7 @@ def start(options, crun, peers):
                     values.setdefault(name, []).append(value)
             floor = run([STATE + '/floor', lower, f'{WORK}/floor', '3', 'berth-bench-floor']).stdout.split()
             keep('floor', statistics.median(map(float, floor)) / 1000)
-            for network, command in berth.items():
+            for network, command in [*berth.items(), *users.items()]:
                 keep(f'berth run, {network}', timed(command))
             keep('berthctl version (a call and no more)', timed([CTL, 'version']))
             if crun.available:
@@ -308,6 +310,9 @@ def start(options, crun, peers):
         none, list_of = median('start', 'berth run, none'), values['berth run, none']
         target('run --rm true: times the floor', ratio('start', 'berth run, none / floor', list_of, values['floor']), 3)
         target('run --rm true: more with the bridge, ms', median('start', 'berth run, bridge') - none, 6)
+        for network in ['none', 'bridge']:
+            own, hosts = (values[f'berth run, {network}, --userns {u}'] for u in ['auto', 'host'])
+            target(f'run --rm true, {network}: user namespace, times without', ratio('start', f'berth run, {network}, --userns auto / host', own, hosts), 1.15)
         if crun.available:
             target('run --rm true: of bare crun', ratio('start', 'berth run, none / crun run', list_of, values['crun run']), 1)
         for name, times in [('docker', 30), ('podman', 15)]:

@@ -63,6 +63,7 @@ mod trace;
 #[cfg(feature = "failpoints")]
 mod upgrade;
 mod usage;
+mod userns;
 mod verbs;
 #[cfg(feature = "failpoints")]
 mod volume_faults;

@@ -193,6 +193,8 @@ fn an_operator_cannot_become_root_of_the_host() {
     for options in [
         vec!["--privileged"],
         vec!["-v", "/:/host"],
+        vec!["--userns", "host"],
+        vec!["--userns", "keep:1000"],
         vec!["--pid", "host"],
         vec!["--network", "host"],
         vec!["--ipc", "host"],

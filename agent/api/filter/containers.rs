@@ -213,6 +213,7 @@ mod tests {
             warnings: Vec::new(),
             paused: false,
             remove_volumes: false,
+            userns: Default::default(),
             supervision: Supervision {
                 health: Some(HealthState { status: HealthStatus::Unhealthy, ..HealthState::default() }),
                 ..Supervision::default()

@@ -18,6 +18,7 @@ pub mod spec;
 pub mod state;
 pub mod supervision;
 pub mod time;
+pub mod userns;
 pub mod volume;
 pub mod wire;
 

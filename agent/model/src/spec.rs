@@ -4,6 +4,7 @@ use crate::Digest;
 pub use crate::log::LogConfig;
 use crate::network::{EndpointSpec, NetworkMode, PortMapping};
 use crate::supervision::{After, HealthAction, HealthCheck, RestartPolicy};
+pub use crate::userns::UsernsMode;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -66,6 +67,7 @@ pub struct ContainerSpec {
     pub host_pid: bool,
     pub host_ipc: bool,
     pub host_uts: bool,
+    pub userns: UsernsMode,
     /// Signal name (`SIGTERM`) or number; `None`: the image's, else SIGTERM.
     pub stop_signal: Option<String>,
     /// Seconds between the stop signal and the kill; `None`: 10.
@@ -108,6 +110,9 @@ pub enum MountKind {
         /// The folder of the host that links must not lead out of: whoever asked may only mount what is below it.
         #[serde(default)]
         within: Option<String>,
+        /// Its owners are the container's ids: root's files there are the container's root's.
+        #[serde(default)]
+        idmap: bool,
     },
     Tmpfs {
         size_bytes: Option<u64>,

@@ -2,6 +2,7 @@
 
 use crate::network::Attachments;
 use crate::supervision::{ExitCause, Supervision};
+use crate::userns::Userns;
 use crate::{ContainerId, ContainerSpec, Digest, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -82,6 +83,9 @@ pub struct ContainerRecord {
     /// Its anonymous volumes go with it.
     #[serde(default)]
     pub remove_volumes: bool,
+    /// Its user namespace, from its making to its removal. Records of agents that knew none: the host's.
+    #[serde(default)]
+    pub userns: Userns,
 }
 
 impl ContainerRecord {

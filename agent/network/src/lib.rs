@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod attach;
 mod connect;
 mod conntrack;
 mod counters;
@@ -47,5 +48,6 @@ pub use explain::{Effect, Explained, Found, Outcome, Place, PublishedHere, Quest
 pub use host::HostRoutes;
 pub use inside::{Streams, listeners_of, streams_in};
 pub use link::parse_mac;
+pub use namespace::Namespace;
 pub use net::{NetworkConfig, is_interface_name};
 pub use networks::{Attached, Networks, Want};

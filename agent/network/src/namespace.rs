@@ -6,9 +6,10 @@
 use crate::error::NetworkError;
 use crate::link::Links;
 use berth_sys::net;
+use berth_sys::userns::UserNamespace;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -33,6 +34,8 @@ const SYSCTLS: [(&str, &str); 3] = [
 pub struct Namespace {
     pub fd: OwnedFd,
     pub links: Links,
+    /// Whose it is, still without ids; `None`: the host's.
+    pub users: Option<UserNamespace>,
 }
 
 /// The source of namespaces. Dropping it lets go of those that stand ready.
@@ -42,6 +45,8 @@ pub struct Namespaces {
 
 struct Shared {
     host: OwnedFd,
+    /// Each with a user namespace, to which it belongs.
+    own_users: bool,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -60,11 +65,11 @@ impl Shared {
 }
 
 impl Namespaces {
-    /// The host's namespace is the calling thread's.
-    pub fn open() -> Result<Self, NetworkError> {
+    /// The host's namespace is the calling thread's. `own_users`: each has a user namespace of its own.
+    pub fn open(own_users: bool) -> Result<Self, NetworkError> {
         let host = net::current_network()
             .map_err(|source| NetworkError::Namespace { act: "opening the host's network namespace", source })?;
-        Ok(Namespaces { shared: Arc::new(Shared { host, state: Mutex::default(), wake: Condvar::new() }) })
+        Ok(Namespaces { shared: Arc::new(Shared { host, own_users, state: Mutex::default(), wake: Condvar::new() }) })
     }
 
     /// A ready one, or one made now, on a thread of its own.
@@ -80,9 +85,9 @@ impl Namespaces {
         if let Some(namespace) = ready {
             return Ok(namespace);
         }
-        let host = self.shared.host.as_fd();
+        let shared = &*self.shared;
         thread::scope(|scope| {
-            let made = thread::Builder::new().name("berth-netns-1".into()).spawn_scoped(scope, || make(host));
+            let made = thread::Builder::new().name("berth-netns-1".into()).spawn_scoped(scope, || make(shared));
             let made = made.map_err(|source| NetworkError::Namespace { act: "starting a thread", source })?;
             made.join().unwrap_or_else(|_| {
                 Err(NetworkError::Namespace { act: "making a network namespace", source: ErrorKind::Other.into() })
@@ -137,7 +142,7 @@ fn make_one(shared: &Shared) -> bool {
     if shared.lock().closed {
         return true;
     }
-    match make(shared.host.as_fd()) {
+    match make(shared) {
         Ok(namespace) => {
             shared.lock().ready.push(namespace);
             true
@@ -151,10 +156,17 @@ fn make_one(shared: &Shared) -> bool {
 }
 
 /// Leaves the calling thread in the host's namespace, or, with an error, anywhere: only for threads that then end.
-fn make(host: BorrowedFd<'_>) -> Result<Namespace, NetworkError> {
+fn make(shared: &Shared) -> Result<Namespace, NetworkError> {
     let error = |act| move |source| NetworkError::Namespace { act, source };
-    net::unshare_network().map_err(error("making a network namespace"))?;
-    let fd = net::current_network().map_err(error("opening the new network namespace"))?;
+    let (users, fd) = if shared.own_users {
+        let made = UserNamespace::create(true).map_err(error("making a user and a network namespace"))?;
+        let fd = made.1.ok_or(ErrorKind::NotFound.into()).map_err(error("making a network namespace"))?;
+        net::enter_network(fd.as_fd()).map_err(error("entering the new network namespace"))?;
+        (Some(made.0), fd)
+    } else {
+        net::unshare_network().map_err(error("making a network namespace"))?;
+        (None, net::current_network().map_err(error("opening the new network namespace"))?)
+    };
     let mut links = Links::open()?;
     links.loopback_up()?;
     for (path, value) in SYSCTLS {
@@ -166,8 +178,8 @@ fn make(host: BorrowedFd<'_>) -> Result<Namespace, NetworkError> {
             _ => {}
         }
     }
-    net::enter_network(host).map_err(error("going back to the host's network namespace"))?;
-    Ok(Namespace { fd, links })
+    net::enter_network(shared.host.as_fd()).map_err(error("going back to the host's network namespace"))?;
+    Ok(Namespace { fd, links, users })
 }
 
 /// Writes a setting of the host's namespace unless it has that value.

@@ -66,6 +66,8 @@ pub struct Networks {
 pub(crate) struct Inner {
     pub config: NetworkConfig,
     pub namespaces: Namespaces,
+    /// With user namespaces.
+    pub owned: Namespaces,
     /// By name.
     nets: RwLock<BTreeMap<String, Arc<Net>>>,
     pub links: Mutex<Links>,
@@ -99,7 +101,8 @@ impl Networks {
     pub fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
         let plan = NetPlan::default_network(&config)?;
         let inner = Inner {
-            namespaces: Namespaces::open()?,
+            namespaces: Namespaces::open(false)?,
+            owned: Namespaces::open(true)?,
             nets: RwLock::default(),
             links: Mutex::new(Links::open()?),
             rules: Mutex::new(Rules::new(&config.table_name(), config.publish.input_rules)),
@@ -125,26 +128,18 @@ impl Networks {
         self.inner.net(name)?.ready(&self.inner).map(drop)
     }
 
-    /// A network namespace with nothing but lo, up: for containers without a network. Gone with the last descriptor and process.
-    pub fn loopback_only(&self) -> Result<OwnedFd, NetworkError> {
-        Ok(self.inner.namespaces.take()?.fd)
-    }
-
-    /// Puts a container on the default network.
-    pub fn attach(&self, id: &ContainerId, ports: &[PortMapping]) -> Result<Attached, NetworkError> {
-        let want =
-            Want { network: DEFAULT_NETWORK.to_owned(), default_route: true, ports: ports.to_vec(), ..Want::default() };
-        self.attach_to(id, vec![want])
-    }
-
-    /// Makes a netns with lo up, and for each network a veth to its bridge, addresses, route, port rules: eth0, eth1, … in this order. Undone
+    /// Makes in a namespace, for each network, a veth to its bridge, addresses, route, port rules: eth0, eth1, … in this order. Undone
     /// whole when a step fails.
-    pub fn attach_to(&self, id: &ContainerId, wants: Vec<Want>) -> Result<Attached, NetworkError> {
+    pub fn attach_in(
+        &self,
+        id: &ContainerId,
+        wants: Vec<Want>,
+        mut namespace: Namespace,
+    ) -> Result<Attached, NetworkError> {
         let inner = &self.inner;
         let nets = wants.iter().map(|w| inner.net(&w.network)).collect::<Result<Vec<_>, _>>()?;
         let bridges = nets.iter().map(|net| net.ready(inner)).collect::<Result<Vec<_>, _>>()?;
         inner.watch();
-        let mut namespace = inner.namespaces.take()?;
         let mut done = Vec::new();
         for (n, ((want, net), bridge)) in wants.into_iter().zip(&nets).zip(bridges).enumerate() {
             let joined = inner

@@ -58,6 +58,8 @@ pub(crate) struct Container {
     holds: AtomicU32,
     /// It was taken out of the index.
     gone: CancellationToken,
+    /// Nobody else has its ids until the last of it is gone.
+    _ids: Option<crate::userns::Held>,
 }
 
 /// While this lives, its container is not taken for one that nobody needs.
@@ -85,7 +87,12 @@ pub(crate) struct Gate {
 }
 
 impl Container {
-    pub fn new(record: ContainerRecord, image: Arc<ImageRecord>, effective: Arc<Effective>) -> Arc<Self> {
+    pub fn new(
+        record: ContainerRecord,
+        image: Arc<ImageRecord>,
+        effective: Arc<Effective>,
+        ids: Option<crate::userns::Held>,
+    ) -> Arc<Self> {
         let life = match (&record.exit, record.phase) {
             (Some(exit), Phase::Exited | Phase::Removing) => Life::Ended(exit.clone()),
             _ => Life::Open,
@@ -106,6 +113,7 @@ impl Container {
             teardown: Arc::default(),
             holds: AtomicU32::new(0),
             gone: CancellationToken::new(),
+            _ids: ids,
         })
     }
 

@@ -10,8 +10,12 @@ use crate::root::Root;
 use crate::store::Durability;
 use crate::view::{CopiedOut, CopyInto, CopySource};
 use berth_model::ContainerRecord;
+use berth_model::userns::IdRange;
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve, Stat};
-use berth_tar::{ExtractError, Extracted, Extractor, Found, Owner, Packer, Packing, Place, Rules, Source, Top, place};
+use berth_sys::userns::as_file_user;
+use berth_tar::{
+    ExtractError, Extracted, Extractor, Found, Ids, Owner, Packer, Packing, Place, Rules, Source, Top, place,
+};
 use bytes::{Bytes, BytesMut};
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -71,19 +75,29 @@ pub(crate) async fn into(
             let target = target(root.fd(), &request)?;
             let owner = if request.keep_owner { Owner::Kept } else { Owner::Fixed(0, 0) };
             let (top, follow) = (target.top, target.follow);
-            let rules = Rules { owner, top, skip_devices: false, keep_top: false, follow };
+            let ids = root.ids();
+            let rules = Rules { owner, top, skip_devices: false, keep_top: false, follow, ids: ids.map(to_host) };
             let mut extractor = Extractor::new(target.base, rules);
-            loop {
-                let piece = pieces.blocking_recv().ok_or(NodeError::CallerGone)??;
-                if piece.is_empty() {
-                    break;
+            let write = || -> Result<Extracted, NodeError> {
+                loop {
+                    let piece = pieces.blocking_recv().ok_or(NodeError::CallerGone)??;
+                    if piece.is_empty() {
+                        break;
+                    }
+                    if !root.lives() {
+                        return Err(NodeError::EndedMeanwhile(name));
+                    }
+                    extractor.push(&piece).map_err(|e| extract_error(e, &name))?;
                 }
-                if !root.lives() {
-                    return Err(NodeError::EndedMeanwhile(name));
+                extractor.finish().map_err(|e| extract_error(e, &name))
+            };
+            match ids {
+                None => write(),
+                // Its file systems take no files of the host's root.
+                Some(ids) => {
+                    as_file_user(ids.base, ids.base, write).map_err(NodeError::io("writing as the container's root"))?
                 }
-                extractor.push(&piece).map_err(|e| extract_error(e, &name))?;
             }
-            extractor.finish().map_err(|e| extract_error(e, &name))
         })
         .await?;
     let event = inner.events.add_container(&container.record(), "extract-to-dir", &[]);
@@ -114,12 +128,18 @@ pub(crate) async fn out(
             Ok(object) => object,
             Err(e) => return drop(first.send(Err(e))),
         };
-        let told = first.send(Ok((object.source, object.name.clone(), object.stat, object.link_target.clone())));
+        let mut stat = object.stat;
+        if let Some(ids) = root.ids() {
+            let inside = from_host(ids).map(stat.uid, stat.gid);
+            (stat.uid, stat.gid) = inside.unwrap_or((berth_tar::NOBODY, berth_tar::NOBODY));
+        }
+        let told = first.send(Ok((object.source, object.name.clone(), stat, object.link_target.clone())));
         if told.is_err() {
             return;
         }
         let check = || root.check();
-        let mut packer = Packer::new(Outlet::new(sender.clone()), Packing::default(), &check);
+        let packing = Packing { ids: root.ids().map(from_host), ..Packing::default() };
+        let mut packer = Packer::new(Outlet::new(sender.clone()), packing, &check);
         let packed = packer.add(object.fd.as_fd(), &object.name).and_then(|()| packer.finish()).and_then(Outlet::end);
         let ended = !root.lives();
         // Before its reader knows that all is there: a stopped container is free again.
@@ -134,6 +154,16 @@ pub(crate) async fn out(
     });
     let (source, name, stat, link_target) = found.await.map_err(|_| NodeError::Stopping)??;
     Ok(CopiedOut { source, name, stat, link_target, pieces })
+}
+
+/// From a container's numbers of owners to the host's.
+fn to_host(ids: IdRange) -> Ids {
+    Ids { users: ids.users(), groups: ids.groups() }
+}
+
+fn from_host(ids: IdRange) -> Ids {
+    let back = |extents: [(u32, u32, u32); 3]| extents.map(|(inside, host, n)| (host, inside, n));
+    Ids { users: back(ids.users()), groups: back(ids.groups()) }
 }
 
 /// The last thing that a reader hears.
@@ -359,6 +389,7 @@ mod tests {
                 create_source: false,
                 writable_below: false,
                 within: None,
+                idmap: false,
             },
         }];
         for (path, good) in

@@ -183,6 +183,7 @@ async fn record(
 ) -> Result<Created, NodeError> {
     fail::point("create.after_layer")?;
     let auto_remove = spec.auto_remove;
+    let (userns, ids) = inner.userns.choose(&spec)?;
     let record = ContainerRecord {
         id: id.clone(),
         name: name.name().to_owned(),
@@ -203,9 +204,10 @@ async fn record(
         paused: false,
         supervision: Default::default(),
         remove_volumes: false,
+        userns,
         spec,
     };
-    let container = Container::new(record, image.record().clone(), effective);
+    let container = Container::new(record, image.record().clone(), effective, ids);
     let record = container.record();
     writes.extend([Write::PutContainer(record.clone()), inner.events.add_container(&record, "create", &[])]);
     // As far as they are known before the start, which may find more.

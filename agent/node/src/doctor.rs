@@ -66,6 +66,7 @@ pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
     findings.push(spoofing(inner));
     findings.extend(unanswered(inner));
     findings.extend(crate::cni::findings(inner));
+    findings.push(user_namespaces(inner));
     findings
 }
 
@@ -96,6 +97,31 @@ fn unanswered(inner: &Inner) -> Vec<Finding> {
         )
     };
     failed.map(finding).collect()
+}
+
+fn user_namespaces(inner: &Inner) -> Finding {
+    let ranges = &inner.userns;
+    let (given, all) = ranges.count();
+    match ranges.missing() {
+        Some(missing) => Finding::new(
+            "users",
+            Verdict::Warning,
+            format!("containers are in the host's user namespace: {missing}"),
+            "Linux 5.19 or newer, and a file system with idmapped mounts (ext4, xfs, btrfs) below data_root",
+        ),
+        None if !ranges.own_by_default() => Finding::new(
+            "users",
+            Verdict::Warning,
+            format!(
+                "root in a container is root on the host unless --userns says otherwise; {given} of {all} ranges of ids are given"
+            ),
+            "default = \"auto\" in [userns] of the configuration",
+        ),
+        None => Finding::good(
+            "users",
+            format!("root in a container is nobody on the host; {given} of {all} ranges of ids are given"),
+        ),
+    }
 }
 
 fn kernel(inner: &Inner) -> Finding {

@@ -21,6 +21,18 @@ pub enum NodeError {
         "every subnet of the address pools ({0}) is in use: remove a network, name a subnet, or add a pool to [network] of the configuration"
     )]
     PoolsExhausted(String),
+    #[error(
+        "{0} needs the host's user namespace, which this agent does not allow (allow_host in [userns] of the configuration)"
+    )]
+    UsernsForbidden(String),
+    #[error("this host has no user namespaces for containers: {0}")]
+    UsernsMissing(String),
+    #[error(
+        "no {size} ids are free for a user namespace: {given} containers have some of [userns] ranges ({}); remove a container, or give more ids", .all.join(", ")
+    )]
+    IdsExhausted { size: u32, given: usize, all: Vec<String> },
+    #[error("ids {base} to {} are, or some of them are, another container's or another user's", base + (size - 1))]
+    IdsInUse { base: u32, size: u32 },
     #[error("no such image: {0}")]
     ImageNotFound(String),
     #[error("id prefix {0:?} fits more than one {1}")]

@@ -232,6 +232,7 @@ async fn run(
                 group: group.as_deref(),
                 probe: true,
                 session: None,
+                ids: record.userns.range,
             })?;
             if late.load(Ordering::SeqCst) {
                 inner_.runtime.kill_probe(&container_.id, KILL)?;

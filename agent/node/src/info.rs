@@ -15,6 +15,10 @@ pub(crate) fn info(inner: &Inner) -> NodeInfo {
     if inner.store.is_failing() {
         warnings.push("the store cannot be written: what happens now may be forgotten with the agent".to_owned());
     }
+    if let Some(missing) = inner.userns.missing() {
+        warnings
+            .push(format!("containers are in the host's user namespace, this host has no other for them: {missing}"));
+    }
     for id in inner.spared.lock().expect("spared").iter() {
         warnings.push(format!(
             "container {id} runs, and the repaired database does not know it: end its processes by hand"
@@ -62,7 +66,8 @@ fn features(inner: &Inner) -> Vec<(String, bool)> {
         store.layers_by_descriptor().map(|there| ("overlay_fd_layers", there)),
     ];
     let all = of_layers.into_iter().flatten().chain(inner.runtime.features());
-    all.map(|(name, there)| (name.to_owned(), there)).collect()
+    let users = ("user_namespaces", inner.userns.missing().is_none());
+    all.chain([users]).map(|(name, there)| (name.to_owned(), there)).collect()
 }
 
 /// PRETTY_NAME of os-release(5).

@@ -67,6 +67,7 @@ mod timers;
 mod top;
 mod update;
 mod usage;
+mod userns;
 mod view;
 mod volumes;
 mod wait;
@@ -89,6 +90,7 @@ pub use stats::{ContainerSample, Sample, StatsWatch};
 pub use store::{Repaired, Schema};
 pub use top::Processes;
 pub use update::{ContainerUpdate, ResourceUpdate};
+pub use userns::UsernsConfig;
 pub use view::*;
 pub use volumes::{ExportItem, ImportItem, ImportRequest};
 
@@ -133,6 +135,7 @@ pub struct NodeConfig {
     /// What goes by itself.
     pub gc: GcConfig,
     pub logs: LogsConfig,
+    pub userns: UsernsConfig,
 }
 
 /// What holds for the output of all containers.

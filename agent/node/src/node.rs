@@ -51,6 +51,7 @@ pub(crate) struct Inner {
     pub resolver: Resolver,
     pub volumes: crate::volumes::Volumes,
     pub runtime: Runtime,
+    pub userns: crate::userns::Ranges,
     pub stats: Stats,
     pub counts: Counts,
     pub reaper: mpsc::Sender<Job>,

@@ -16,6 +16,7 @@ use crate::requests::Requests;
 use crate::resolver::{self, Resolver};
 use crate::store::{Durability, Loaded, Store, StoreError, There, Write};
 use crate::timers::{self, Timers};
+use crate::userns::{self, Ranges};
 use crate::{NodeConfig, NodeError, cni, pause, session, volumes};
 use berth_image::Images;
 use berth_model::event::EventKind;
@@ -125,6 +126,7 @@ struct Parts {
     runtime: Runtime,
     volumes: volumes::Opened,
     boot_id: String,
+    no_userns: Option<String>,
 }
 
 pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
@@ -132,7 +134,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     let config_ = config.clone();
     let parts = tokio::task::spawn_blocking(move || parts(&config_)).await;
     let Ok(parts) = parts else { return Err(NodeError::Stopping) };
-    let Parts { lock, store, mut loaded, layers, registry, networks, runtime, volumes, boot_id } = parts?;
+    let Parts { lock, store, mut loaded, layers, registry, networks, runtime, volumes, boot_id, no_userns } = parts?;
     let opened = begun.elapsed();
     let records = std::mem::take(&mut loaded.containers);
     let nets = Nets::new(&config, std::mem::take(&mut loaded.networks));
@@ -143,7 +145,11 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     let seen_off = Containers::default();
     seen_off.remember_departed(&loaded.events);
     let resolver = Resolver::new(&config.run_root);
+    if let Some(missing) = &no_userns {
+        tracing::warn!(missing, "no user namespaces for containers");
+    }
     let inner = Arc::new(Inner {
+        userns: Ranges::new(config.userns.clone(), no_userns),
         started: Timestamp::now(),
         platform: host_platform(),
         events: Events::new(loaded.events, loaded.newest_cursor, config.event_history),
@@ -225,13 +231,15 @@ fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
         let (store, mut loaded) = Store::open(&config.data_root.join("node.db"), &boot_id, config.event_history)?;
         let layers = Layers::new(LayerStore::open(&config.data_root.join("layers"), config.layer_driver)?);
         let registry = Images::open(config.images.clone(), Arc::new(layers.clone()))?;
+        let no_userns = userns::probe(&layers.store, &config.data_root);
         let networks = Networks::open(config.network.clone())?;
         let runtime = match runtime.join() {
             Ok(runtime) => runtime?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
         let volumes = volumes::open(&config.data_root.join("volumes"), std::mem::take(&mut loaded.volumes))?;
-        Ok(Parts { lock, store, loaded, layers, registry, networks, runtime, volumes, boot_id: boot_id.clone() })
+        let boot_id = boot_id.clone();
+        Ok(Parts { lock, store, loaded, layers, registry, networks, runtime, volumes, boot_id, no_userns })
     })
 }
 
@@ -359,7 +367,8 @@ async fn look(inner: &Arc<Inner>, record: ContainerRecord, same_boot: bool) -> F
     let action = decide(&record, &Findings { shim: shim.is_some(), exit, same_boot });
     let image = inner.images.get(&record.image_id).unwrap_or_else(|| lost_image(&record));
     let effective = inner.runtime.effective(&record.spec, &image.config).unwrap_or_default();
-    Found { container: Container::new(record, image, Arc::new(effective)), shim, action }
+    let ids = inner.userns.known(&record.userns);
+    Found { container: Container::new(record, image, Arc::new(effective), ids), shim, action }
 }
 
 /// No answer is no proof that there is none: a starved host lets a shim wait for seconds, and a container that is taken for dead is killed.

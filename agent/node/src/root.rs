@@ -5,6 +5,7 @@ use crate::container::{Container, Gate, Life};
 use crate::create::make_folder;
 use crate::node::Inner;
 use berth_model::Phase;
+use berth_model::userns::IdRange;
 use berth_rootfs::{MountOptions, RootMount, WritableLayer};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,8 +22,8 @@ pub(crate) struct Root {
 }
 
 enum Hold {
-    /// Its end ends the use: nothing else may keep its files while the next run begins.
-    Running(watch::Receiver<Life>),
+    /// Its end ends the use: nothing else may keep its files while the next run begins. With its ids, where it has a user namespace.
+    Running(watch::Receiver<Life>, Option<IdRange>),
     /// It cannot be started or removed meanwhile. In the order of their drops: the mount goes first.
     Stopped { _mount: RootMount, _teardown: OwnedMutexGuard<()>, _gate: Box<Gate>, read_only: bool },
 }
@@ -38,7 +39,7 @@ impl Root {
                         .map_err(NodeError::io(format!("opening the root of process {pid}")))
                 });
                 if let Some(fd) = opened.await? {
-                    return Ok(Root { fd, hold: Hold::Running(life) });
+                    return Ok(Root { fd, hold: Hold::Running(life, container.record().userns.range) });
                 }
                 // It has ended, and whoever waits for that is about to write it down.
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -79,6 +80,14 @@ impl Root {
         self.fd.as_fd()
     }
 
+    /// Whose numbers the owners of its files are: those of a container that does not run are as inside.
+    pub fn ids(&self) -> Option<IdRange> {
+        match self.hold {
+            Hold::Running(_, ids) => ids,
+            Hold::Stopped { .. } => None,
+        }
+    }
+
     /// Whether it is the container's own files alone, without what is mounted over them while it runs.
     pub fn is_bare(&self) -> bool {
         matches!(self.hold, Hold::Stopped { .. })
@@ -92,7 +101,7 @@ impl Root {
     /// Whether the run whose root this is goes on.
     pub fn lives(&self) -> bool {
         match &self.hold {
-            Hold::Running(life) => *life.borrow() == Life::Open,
+            Hold::Running(life, _) => *life.borrow() == Life::Open,
             Hold::Stopped { .. } => true,
         }
     }

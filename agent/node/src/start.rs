@@ -7,6 +7,7 @@ use crate::node::{Beside, Inner};
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
 use crate::timers::Kind;
+use crate::userns::Own;
 use crate::{NodeError, TRACE, cause, cni, exit, fail, health, nets, remove, resolver, volumes};
 use berth_model::network::{Attachments, NetworkMode, PortMapping, Protocol};
 use berth_model::state::ProcessRecord;
@@ -191,12 +192,17 @@ fn launch(
         }
     };
     // Two threads beside this one: joining costs a hop each; a namespace with a veth costs thirty of them, cgroups and a shim ten.
+    let (own, mut namespace) = match record.userns.range {
+        // Both stand ready; the root needs the one, the network the other.
+        Some(ids) => Own::make(inner, &record, ids).map(|(own, namespace)| (Some(own), namespace))?,
+        None => (None, None),
+    };
     let network = record.spec.network.is_own().then(|| {
         let (inner_, record_) = (inner.clone(), record.clone());
         let wants = nets::wants(inner, &record, ports(inner, container, &record));
-        let (inner__, id_) = (inner.clone(), id.clone());
+        let (inner__, id_, namespace) = (inner.clone(), id.clone(), namespace.take());
         inner.beside(
-            move || debug_span!(target: TRACE, "network").in_scope(|| cni::attach(&inner_, &record_, wants)),
+            move || debug_span!(target: TRACE, "network").in_scope(|| cni::attach(&inner_, &record_, wants, namespace)),
             move |attached| {
                 if let Ok(unused) = attached {
                     undo_network(&inner__, &id_, &unused.attachments);
@@ -212,6 +218,7 @@ fn launch(
         )
     };
     let auto_remove = record.spec.auto_remove;
+    let shift = own.as_ref().map(Own::shift);
     let root = debug_span!(target: TRACE, "mount").in_scope(|| -> Result<RootMount, NodeError> {
         let dir = inner.container_dir(id);
         // What an auto-removed container writes is thrown away: no sync for it.
@@ -220,7 +227,7 @@ fn launch(
             // A restart, or a start that an agent before this one was killed in. After a boot there is none: what removes itself is removed then.
             layer.trust_volatile()?;
         }
-        let root = inner.layers.store.mount(&record.layers, &layer, MountOptions { volatile: auto_remove })?;
+        let root = inner.layers.store.mount(&record.layers, &layer, MountOptions { volatile: auto_remove, shift })?;
         fail::point("start.after_mount")?;
         Ok(root)
     });
@@ -236,7 +243,10 @@ fn launch(
     let mut undo = NetworkUndo { inner, container, attachments: attachments.clone() };
     let (root, prepared) = (root?, prepared??);
     let netns = match &record.spec.network {
-        NetworkMode::None => Some(inner.networks.loopback_only()?),
+        NetworkMode::None => match namespace {
+            Some(namespace) => Some(namespace.fd),
+            None => Some(inner.networks.loopback_only()?),
+        },
         NetworkMode::Container(other) => Some(nets::namespace_of(inner, other)?),
         NetworkMode::Bridge | NetworkMode::Host => netns,
     };
@@ -254,8 +264,10 @@ fn launch(
         resolver::join(inner, &record);
         fail::point("start.after_network")?;
     }
-    let trees = volumes::trees(inner, container, &record, &root)?;
-    let spawned = spawn(inner, container, &record, &root, trees, prepared, netns, attach, &mut times)?;
+    let (trees, mut warnings) = volumes::trees(inner, container, &record, &root, shift)?;
+    let userns = own.as_ref().map(Own::fd).transpose()?;
+    let mut spawned = spawn(inner, container, &record, &root, trees, prepared, (netns, userns), attach, &mut times)?;
+    spawned.warnings.append(&mut warnings);
     undo.attachments.clear();
     Ok(Launched { shim: spawned.shim, attachment: spawned.attachment, root, record, warnings: spawned.warnings, times })
 }
@@ -268,7 +280,7 @@ fn spawn(
     root: &RootMount,
     trees: Vec<OwnedFd>,
     prepared: Prepared,
-    netns: Option<OwnedFd>,
+    (netns, userns): (Option<OwnedFd>, Option<OwnedFd>),
     attach: Option<AttachOptions>,
     times: &mut Times,
 ) -> Result<berth_runtime::Spawned, NodeError> {
@@ -288,6 +300,7 @@ fn spawn(
         // Not below /run: the container may write its /etc/hosts as long as it likes, and /run is the host's memory.
         state_dir: &inner.container_dir(&container.id),
         log: logs::place::plan(container, record),
+        ids: record.userns.range,
     })?;
     times.plan = begun.elapsed();
     drop(planning);
@@ -295,7 +308,7 @@ fn spawn(
     let begun = Instant::now();
     // What the container's first process does before the workload is in here; a step of it that fails names itself.
     let rootfs = root.fd()?;
-    let request = SpawnRequest { prepared, plan, rootfs, trees, netns, attach };
+    let request = SpawnRequest { prepared, plan, rootfs, trees, netns, userns, attach };
     let mut spawned = debug_span!(target: TRACE, "spawn").in_scope(|| inner.runtime.spawn(request))?;
     times.spawn = begun.elapsed();
     warnings.append(&mut spawned.warnings);

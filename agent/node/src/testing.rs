@@ -54,6 +54,7 @@ pub fn container_record(n: u8) -> ContainerRecord {
         paused: false,
         supervision: Default::default(),
         remove_volumes: false,
+        userns: Default::default(),
     }
 }
 

@@ -31,8 +31,13 @@ impl Node {
         let container = self.find(container)?;
         container.running_shim()?;
         let (runtime, id) = (self.inner().runtime.clone(), container.id.clone());
+        let ids = container.record().userns.range;
         let look = move || {
-            let (processes, truncated) = runtime.processes(&id, MAX);
+            let (mut processes, truncated) = runtime.processes(&id, MAX);
+            if let Some(ids) = ids {
+                // As in the container: the host has nobody with these numbers.
+                processes.iter_mut().for_each(|p| p.uid = ids.inside_uid(p.uid).unwrap_or(berth_tar::NOBODY));
+            }
             let mut users = HashMap::new();
             let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
             for line in passwd.lines() {

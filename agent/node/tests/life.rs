@@ -45,6 +45,7 @@ impl Bed {
             event_history: 1000,
             gc: Default::default(),
             logs: LogsConfig::default(),
+            userns: Default::default(),
         };
         Bed { dir, config }
     }

@@ -90,7 +90,7 @@ fn main() -> Result<()> {
         let upper = WritableLayer::create(&own)?;
         let made = start.elapsed();
         let start = Instant::now();
-        let root = store.mount(&digests, &upper, MountOptions { volatile: true })?;
+        let root = store.mount(&digests, &upper, MountOptions { volatile: true, ..MountOptions::default() })?;
         let mounted = start.elapsed();
         if i == 0 {
             println!("first mount {:.0} us", mounted.as_secs_f64() * 1e6);

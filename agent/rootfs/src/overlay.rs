@@ -7,10 +7,12 @@
 
 use crate::erofs;
 use crate::error::{Act, RootfsError};
+use crate::shift::{Shift, ShiftedUpper};
 use crate::store::{Form, LayerStore};
 use berth_model::Digest;
 use berth_sys::fs::{self as sysfs, Open, Resolve};
 use berth_sys::mount::{self as sysmount, FsContext, MountAttr, MountFlags};
+use berth_sys::userns::as_file_user;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -38,19 +40,21 @@ pub(crate) enum Way {
 }
 
 /// How a root is mounted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct MountOptions {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MountOptions<'a> {
     /// overlay's `volatile`: no sync at umount; for writes that are thrown away (auto-remove).
     pub volatile: bool,
+    /// For a container in a user namespace of its own.
+    pub shift: Option<Shift<'a>>,
 }
 
 /// A layer that is ready to lie below.
-struct Lower {
-    fd: OwnedFd,
+pub(crate) struct Lower {
+    pub fd: OwnedFd,
     /// Where it hangs, when it had to be attached.
-    attached: Option<PathBuf>,
+    pub attached: Option<PathBuf>,
     /// The layer hides all below it. Overlayfs does not look for the mark on the roots of layers.
-    opaque: bool,
+    pub opaque: bool,
 }
 
 impl Drop for Lower {
@@ -98,7 +102,7 @@ impl Lowers {
         })
     }
 
-    fn way(&self) -> Way {
+    pub(crate) fn way(&self) -> Way {
         match self.way.load(Ordering::Relaxed) {
             0 => Way::Descriptors,
             1 => Way::Paths,
@@ -129,7 +133,7 @@ impl Lowers {
         self.lock().contains_key(diff_id)
     }
 
-    fn folder(&self) -> Result<PathBuf, RootfsError> {
+    pub(crate) fn folder(&self) -> Result<PathBuf, RootfsError> {
         let path = self.mounts.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir(&path).act(|| format!("making {}", path.display()))?;
         Ok(path)
@@ -186,9 +190,9 @@ impl LayerStore {
         &self,
         layers: &[Digest],
         upper: &WritableLayer,
-        options: MountOptions,
+        options: MountOptions<'_>,
     ) -> Result<RootMount, RootfsError> {
-        self.join(layers, None, Above::Writable(upper, options))
+        self.join(layers, None, Above::Writable(upper, options), options.shift)
     }
 
     /// Layers as they lie below, read-only, with the writes of a container on top where `top` (its upper folder) is there: what is mounted
@@ -197,10 +201,21 @@ impl LayerStore {
     /// # Errors
     /// As [`LayerStore::mount`].
     pub fn view(&self, layers: &[Digest], top: Option<&Path>) -> Result<RootMount, RootfsError> {
-        self.join(layers, top, Above::Nothing)
+        self.join(layers, top, Above::Nothing, None)
     }
 
-    fn join(&self, layers: &[Digest], top: Option<&Path>, above: Above<'_>) -> Result<RootMount, RootfsError> {
+    /// As [`LayerStore::view`] without a top, for a container in a user namespace of its own.
+    pub fn view_for(&self, layers: &[Digest], shift: Option<Shift<'_>>) -> Result<RootMount, RootfsError> {
+        self.join(layers, None, Above::Nothing, shift)
+    }
+
+    fn join(
+        &self,
+        layers: &[Digest],
+        top: Option<&Path>,
+        above: Above<'_>,
+        shift: Option<Shift<'_>>,
+    ) -> Result<RootMount, RootfsError> {
         // A layer that is there twice counts only where it is uppermost: whatever it has, it has there too.
         let mut seen = HashSet::with_capacity(layers.len());
         let top_first: Vec<&Digest> = layers.iter().rev().filter(|d| seen.insert(*d)).collect();
@@ -226,9 +241,18 @@ impl LayerStore {
             while stack.len() < least {
                 stack.push(folder(&lowers.empty)?);
             }
-            let mounted = match way {
-                Way::Descriptors | Way::Paths => by_context(&stack, above, way),
-                Way::Classic => by_mount(&stack, above, lowers),
+            let join = |stack: &[Arc<Lower>], upper: Option<&ShiftedUpper>| match way {
+                Way::Descriptors | Way::Paths => by_context(stack, above, upper, way),
+                Way::Classic => by_mount(stack, above, upper, lowers),
+            };
+            let mounted = match shift {
+                None => join(&stack, None),
+                Some(shift) => shifted(&stack, above, shift, lowers)
+                    // What is made in it while it is mounted has to have an owner there.
+                    .and_then(|(stack, upper)| {
+                        let act = || above.doing(stack.len());
+                        as_file_user(shift.uid, shift.gid, || join(&stack, upper.as_ref())).act(act)?
+                    }),
             };
             match mounted {
                 Ok(fd) => {
@@ -247,10 +271,33 @@ impl LayerStore {
     }
 }
 
+/// The layers as mapped mounts, and what lies above them.
+fn shifted(
+    stack: &[Arc<Lower>],
+    above: Above<'_>,
+    shift: Shift<'_>,
+    lowers: &Lowers,
+) -> Result<(Vec<Arc<Lower>>, Option<ShiftedUpper>), Failure> {
+    let act = || format!("mapping the ids of {} layers", stack.len());
+    // EINVAL: detached mounts cannot be copied before Linux 6.15, and some file systems cannot be mapped.
+    let explain = |source: io::Error| {
+        let old = source.kind() == io::ErrorKind::InvalidInput && lowers.way() == Way::Descriptors;
+        let error = RootfsError::Io { act: act(), source };
+        if old { Failure::OldKernel(error) } else { Failure::Other(error) }
+    };
+    let mapped = stack.iter().map(|l| lowers.shifted(l.fd.as_fd(), l.opaque, shift).map(Arc::new));
+    let mapped = mapped.collect::<io::Result<Vec<_>>>().map_err(explain)?;
+    let upper = match above {
+        Above::Writable(layer, _) => Some(lowers.shifted_upper(layer, shift).map_err(explain)?),
+        Above::Nothing => None,
+    };
+    Ok((mapped, upper))
+}
+
 /// What lies over the layers.
 #[derive(Clone, Copy)]
 enum Above<'a> {
-    Writable(&'a WritableLayer, MountOptions),
+    Writable(&'a WritableLayer, MountOptions<'a>),
     /// The mount is read-only.
     Nothing,
 }
@@ -280,7 +327,12 @@ fn fd_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn by_context(stack: &[Arc<Lower>], above: Above<'_>, way: Way) -> Result<OwnedFd, Failure> {
+fn by_context(
+    stack: &[Arc<Lower>],
+    above: Above<'_>,
+    shifted: Option<&ShiftedUpper>,
+    way: Way,
+) -> Result<OwnedFd, Failure> {
     let act = || above.doing(stack.len());
     let context = FsContext::open("overlay").act(act)?;
     let explain = |e: io::Error| {
@@ -302,7 +354,15 @@ fn by_context(stack: &[Arc<Lower>], above: Above<'_>, way: Way) -> Result<OwnedF
         };
         given.map_err(explain)?;
     }
-    if let Above::Writable(upper, _) = above {
+    if let Some(shifted) = shifted {
+        for (key, fd) in [("upperdir", &shifted.upper), ("workdir", &shifted.work)] {
+            let given = match way {
+                Way::Descriptors => context.set_fd(key, fd.as_fd()),
+                _ => context.set_string(key, fd_path(fd)),
+            };
+            given.map_err(explain)?;
+        }
+    } else if let Above::Writable(upper, _) = above {
         for (key, path) in [("upperdir", &upper.upper), ("workdir", &upper.work)] {
             give_path(&context, key, path).map_err(explain)?;
         }
@@ -339,19 +399,27 @@ fn give_path(context: &FsContext, key: &str, path: &Path) -> io::Result<()> {
 }
 
 /// Before Linux 6.5. The names of descriptors keep the option string, one page, short enough for about 200 layers.
-fn by_mount(stack: &[Arc<Lower>], above: Above<'_>, lowers: &Lowers) -> Result<OwnedFd, Failure> {
+fn by_mount(
+    stack: &[Arc<Lower>],
+    above: Above<'_>,
+    shifted: Option<&ShiftedUpper>,
+    lowers: &Lowers,
+) -> Result<OwnedFd, Failure> {
     let act = || above.doing(stack.len());
     let open = |path: &Path| sysfs::open(path, Open::PATH | Open::DIRECTORY, 0).act(act);
     let lower: Vec<String> = stack.iter().map(|l| fd_path(&l.fd)).collect();
     let mut data = format!("lowerdir={},metacopy=off,index=off,xino=auto", lower.join(":"));
     let (mut upper_fds, mut flags) = (None, MountFlags::RDONLY);
     if let Above::Writable(upper, options) = above {
-        let (upper_fd, work_fd) = (open(&upper.upper)?, open(&upper.work)?);
-        data.push_str(&format!(",upperdir={},workdir={}", fd_path(&upper_fd), fd_path(&work_fd)));
+        let plain = if shifted.is_none() { Some((open(&upper.upper)?, open(&upper.work)?)) } else { None };
+        let both = shifted.map(|s| (&s.upper, &s.work)).or(plain.as_ref().map(|(u, w)| (u, w)));
+        if let Some((upper_fd, work_fd)) = both {
+            data.push_str(&format!(",upperdir={},workdir={}", fd_path(upper_fd), fd_path(work_fd)));
+        }
         if options.volatile {
             data.push_str(",volatile");
         }
-        upper_fds = Some((upper_fd, work_fd));
+        upper_fds = plain;
         flags = MountFlags::NONE;
     }
     let folder = lowers.folder()?;

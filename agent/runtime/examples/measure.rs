@@ -47,6 +47,7 @@ fn start(
                 name: b"log".as_slice().into(),
                 json: None,
             }),
+            ids: None,
         })
         .expect("plan");
     let rootfs = berth_sys::mount::open_tree(None, root, true, false).expect("root");
@@ -57,7 +58,7 @@ fn start(
     (
         id,
         runtime
-            .spawn(SpawnRequest { prepared, plan, rootfs, trees: Vec::new(), netns: Some(netns), attach })
+            .spawn(SpawnRequest { prepared, plan, rootfs, trees: Vec::new(), netns: Some(netns), userns: None, attach })
             .expect("start"),
     )
 }
@@ -117,6 +118,7 @@ async fn main() {
             passwd: None,
             group: None,
             session: None,
+            ids: None,
         };
         let run = runtime.exec(request).expect("exec");
         run.wait().await.expect("end");

@@ -263,7 +263,7 @@ pub(crate) fn prepare(
 }
 
 pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
-    let SpawnRequest { mut prepared, plan, rootfs, trees, netns, attach } = request;
+    let SpawnRequest { mut prepared, plan, rootfs, trees, netns, userns, attach } = request;
     let Some(Made { mut launched, entry, run, listener }) = prepared.made.take() else {
         return Err(RuntimeError::ShimGone);
     };
@@ -271,7 +271,8 @@ pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
     let (id, paths, cgroups) = (prepared.id.clone(), prepared.paths.clone(), prepared.cgroups.clone());
     let result = (|| {
         let warnings = entry.warnings.clone();
-        let (wire, places, attachment) = message(plan, entry, run, listener, rootfs, trees, netns, &paths, attach)?;
+        let (wire, places, attachment) =
+            message(plan, entry, run, listener, rootfs, trees, (netns, userns), &paths, attach)?;
         Ok((launched.start(&id, wire, places.0)?, attachment, warnings))
     })();
     match result {
@@ -298,7 +299,7 @@ fn message(
     listener: OwnedFd,
     rootfs: OwnedFd,
     trees: Vec<OwnedFd>,
-    netns: Option<OwnedFd>,
+    (netns, userns): (Option<OwnedFd>, Option<OwnedFd>),
     paths: &ContainerPaths,
     attach: Option<AttachOptions>,
 ) -> Result<(wire::Plan<'static>, Places, Option<Attachment>), RuntimeError> {
@@ -320,7 +321,8 @@ fn message(
         }
     }
     places.add(rootfs);
-    let (mut steps, cgroup) = join(entry, &mut places);
+    let (mut joins, cgroup) = join(entry, &mut places);
+    let mut steps = Vec::new();
     if cgroup.is_none() {
         // v1: the namespace's root is where the process is when it is made.
         wire.namespaces &= !NEWCGROUP;
@@ -330,7 +332,16 @@ fn message(
     if wire.namespaces & NEWNET != 0 {
         wire.namespaces &= !NEWNET;
         let netns = netns.ok_or_else(|| RuntimeError::spec("network", "there is no network namespace to join"))?;
-        steps.push(Step::EnterNamespace { fd: places.add(netns), kinds: NEWNET as u32 });
+        joins.push(Step::EnterNamespace { fd: places.add(netns), kinds: NEWNET as u32 });
+    }
+    wire.userns = userns.map(|fd| places.add(fd));
+    if wire.userns.is_some() {
+        // With the host's rights: the cgroup's files are the host's, and the network may be another container's.
+        joins.append(&mut wire.outside);
+        wire.outside = joins;
+    } else {
+        joins.append(&mut steps);
+        steps = joins;
     }
     let trees: Vec<u8> = trees.into_iter().map(|tree| places.add(tree)).collect();
     for step in &mut wire.steps {
@@ -429,7 +440,7 @@ fn exec_plan(
     let user = user::resolve("user", wanted, extra, request.passwd, request.group)?;
     let env = plan::exec_env(&effective, spec, &user.home);
     let program = seccomp.map(|p| Cow::Owned(p.to_vec()));
-    let mut wire = plan::exec(request.container, spec, &effective, &user, env, host, program);
+    let mut wire = plan::exec(request.container, spec, &effective, &user, env, host, program, request.ids)?;
     let mut places = Places::default();
     places.add(open_process(request.process.0, request.process.1)?);
     let (mut steps, cgroup) = join(cgroups.enter(request.id, request.probe)?, &mut places);

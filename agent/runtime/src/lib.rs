@@ -34,6 +34,7 @@ pub use shim::{Exec, Shim};
 use berth_model::image::ImageConfig;
 use berth_model::network::NetworkAttachment;
 use berth_model::spec::{ExecSpec, Resources, Seccomp};
+use berth_model::userns::IdRange;
 use berth_model::{ContainerId, ContainerSpec, ExitStatus};
 use cgroup::Cgroups;
 use host::Host;
@@ -68,6 +69,8 @@ pub struct PlanInput<'a> {
     pub state_dir: &'a Path,
     /// How the output is stored. None: it is not.
     pub log: Option<berth_model::wire::LogPlan<'static>>,
+    /// Its ids in a user namespace of its own. None: the host's.
+    pub ids: Option<IdRange>,
 }
 
 /// What runs in the end: for inspect and for the plan.
@@ -98,6 +101,8 @@ pub struct SpawnRequest {
     pub trees: Vec<OwnedFd>,
     /// The namespace to join, ready for use. None: the host's, as the plan must say too.
     pub netns: Option<OwnedFd>,
+    /// The user namespace to be born in, with its ids. None: the host's, as the plan must say too.
+    pub userns: Option<OwnedFd>,
     /// An attachment from the first byte on (run, interactive).
     pub attach: Option<AttachOptions>,
 }
@@ -130,6 +135,8 @@ pub struct ExecRequest<'a> {
     pub group: Option<&'a [u8]>,
     /// Its streams are to outlive the agent.
     pub session: Option<NewSession>,
+    /// As of [`PlanInput`].
+    pub ids: Option<IdRange>,
 }
 
 /// Cheap to clone.

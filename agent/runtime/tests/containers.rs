@@ -114,6 +114,7 @@ async fn bind_mounts_stay_inside() {
             create_source: false,
             writable_below: false,
             within: None,
+            idmap: false,
         },
     };
     let spec = ContainerSpec {
@@ -164,6 +165,7 @@ async fn mounts_below_a_bind_follow_it() {
             create_source: false,
             writable_below: false,
             within: None,
+            idmap: false,
         },
     };
     let script = "touch /data/sub/x 2>&1; grep -c '/data/sub .*shared:' /proc/self/mountinfo";

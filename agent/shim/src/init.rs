@@ -3,10 +3,10 @@
 //! It runs with the agent's rights on a copy of the shim's memory, and every step takes something away. A step that fails says its name
 //! and the kernel's error and ends the process.
 
-use crate::start::{Streams, failure, failure_of};
+use crate::start::{BORN, Streams, failure, failure_of};
 use crate::{command, step};
-use berth_model::wire::Plan;
-use berth_sys::process::{self, BlockedSignals, Ended, Poll};
+use berth_model::wire::{Plan, Step};
+use berth_sys::process::{self, BlockedSignals, Cloned, Ended, Poll};
 use berth_sys::socket;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,19 +40,20 @@ fn prepare(plan: &Plan<'_>, fds: &[OwnedFd], report: &OwnedFd, streams: Streams)
     let named = |act: &'static str| move |e: io::Error| failure(act, &e);
     // The shim's memory and descriptors are in this process: keep the container's other processes out of them (exec).
     process::set_undumpable().map_err(named("hiding the new process"))?;
-    process::setsid().map_err(named("making a session"))?;
     let onto = |fd: &OwnedFd, to| process::dup_onto(fd.as_fd(), to).map_err(named("setting the standard streams"));
     onto(&streams.stdin, 0)?;
     if let Some((out, err)) = &streams.outputs {
         onto(out, 1)?;
         onto(err, 2)?;
     }
-    let mut context = step::Context::new(fds, report.as_fd());
-    for step in &plan.steps {
-        if let Err(error) = step::run(step, &mut context) {
-            return Err(failure_of(&step::describe(step), berth_model::wire::FailKind::Step, &error));
-        }
+    let mut context = step::Context::new(fds, report.as_fd(), plan.userns);
+    if let Some(userns) = plan.userns {
+        run_steps(&plan.outside, &mut context)?;
+        let userns = fds.get(usize::from(userns)).ok_or_else(|| failure("finding the user namespace", &no_such()))?;
+        be_born_in(plan.namespaces, userns, report)?;
     }
+    process::setsid().map_err(named("making a session"))?;
+    run_steps(&plan.steps, &mut context)?;
     // Behind the credentials, because changing them clears it. A shim that is gone already would never be noticed: look.
     process::set_parent_death_signal(SIGKILL).map_err(named("binding the container's life to its shim"))?;
     let mut poll = [Poll::new(report.as_fd(), false, false)];
@@ -63,6 +64,38 @@ fn prepare(plan: &Plan<'_>, fds: &[OwnedFd], report: &OwnedFd, streams: Streams)
     process::reset_signals().map_err(named("resetting signals"))?;
     Ok(())
 }
+
+fn run_steps(steps: &[Step<'_>], context: &mut step::Context<'_>) -> Result<(), Vec<u8>> {
+    for step in steps {
+        if let Err(error) = step::run(step, context) {
+            return Err(failure_of(&step::describe(step), berth_model::wire::FailKind::Step, &error));
+        }
+    }
+    Ok(())
+}
+
+fn no_such() -> io::Error {
+    io::Error::from(io::ErrorKind::InvalidInput)
+}
+
+/// Joins the user namespace, and returns in a child of the shim's whose other namespaces belong to it: a namespace is its maker's, and the one
+/// for processes is only entered by birth. This process tells the shim which it is, and ends.
+fn be_born_in(namespaces: u64, userns: &OwnedFd, report: &OwnedFd) -> Result<(), Vec<u8>> {
+    process::setns(userns.as_fd(), NEWUSER).map_err(|e| failure("joining the user namespace", &e))?;
+    let born = process::clone3(namespaces | PARENT, None);
+    match born.map_err(|e| failure("making the container's namespaces (clone3)", &e))? {
+        Cloned::Child => Ok(()),
+        Cloned::Parent(pid, _) => {
+            let [a, b, c, d] = pid.to_le_bytes();
+            let told = socket::send(report.as_fd(), &[IoSlice::new(&[BORN, a, b, c, d])], &[], true);
+            exit(told.is_err().into())
+        }
+    }
+}
+
+// Flags of clone(2).
+const PARENT: u64 = 0x8000;
+const NEWUSER: u64 = 0x1000_0000;
 
 fn exec(plan: &Plan<'_>) -> Vec<u8> {
     let (act, kind, error) = command::exec(&plan.args, &plan.env);

@@ -4,7 +4,7 @@
 //! The agent may go away and come back at any time; the shim goes on. It does not decide anything (that is the plan's), does not touch
 //! cgroup limits, networks or stores, and has no other input than the agent's messages and the workload's output.
 //!
-//! `start` makes the process (`init` is what the new process does, one `step` after the other, until its execve), `relay` is the loop,
+//! `start` makes the process (`init` is what the new process does, one `step` after the other, until its execve; `outside` what it still does as the host's), `relay` is the loop,
 //! `client` who reads and feeds, `ring` what readers have yet to take, `log` the stored output.
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ mod client;
 mod command;
 mod init;
 mod log;
+mod outside;
 mod relay;
 mod ring;
 mod start;

@@ -78,15 +78,28 @@ fn try_start(plan: &Plan<'_>, fds: &[OwnedFd]) -> Result<Container, Vec<u8>> {
         process::setns(pidfd.as_fd(), NEWPID).map_err(named("joining the container's pid namespace"))?;
     }
     let cgroup = plan.fds.cgroup.and_then(|i| fds.get(usize::from(i))).map(AsFd::as_fd);
-    match process::clone3(plan.namespaces, cgroup).map_err(named("making the container's namespaces (clone3)"))? {
+    // With a user namespace, this one only prepares the way for its sibling.
+    let namespaces = if plan.userns.is_some() { 0 } else { plan.namespaces };
+    match process::clone3(namespaces, cgroup).map_err(named("making the container's namespaces (clone3)"))? {
         Cloned::Child => {
             drop(ours);
             init::run(plan, fds, theirs, Streams { stdin: stdin_theirs, outputs: outputs_theirs })
         }
         Cloned::Parent(pid, pidfd) => {
             drop((theirs, stdin_theirs, outputs_theirs));
-            let terminal = match wait_for_execve(&ours) {
-                Ok(terminal) => terminal,
+            let (mut pid, mut pidfd, mut is_born) = (pid, pidfd, plan.userns.is_none());
+            let ready = wait_for_execve(&ours, |born| {
+                is_born = true;
+                let _ = process::reap(Some(pid), true);
+                // A child of this process, which nobody else reaps: the pid stays its own.
+                (pid, pidfd) = (born, process::pidfd_open(born)?);
+                Ok(())
+            });
+            let terminal = match ready {
+                Ok(terminal) if is_born => terminal,
+                Ok(_) => {
+                    return Err(failure("making the container's first process", &io::ErrorKind::BrokenPipe.into()));
+                }
                 Err(message) => {
                     // It exits by itself behind the message; whoever is still in its namespace is killed with it.
                     let _ = process::pidfd_send_signal(pidfd.as_fd(), 9);
@@ -128,13 +141,21 @@ fn invalid() -> io::Error {
     io::Error::from(io::ErrorKind::InvalidData)
 }
 
-/// The new process sends its terminal, or a failure; its execve closes the socket. What it sends is passed on as it is.
-fn wait_for_execve(ours: &OwnedFd) -> Result<Option<OwnedFd>, Vec<u8>> {
+/// First byte of the message that says which process is the container's: its pid follows.
+pub const BORN: u8 = b'p';
+
+/// The new process sends its terminal, or a failure; its execve closes the socket. What it sends is passed on as it is. `born`: another one
+/// has taken its place.
+fn wait_for_execve(ours: &OwnedFd, mut born: impl FnMut(u32) -> io::Result<()>) -> Result<Option<OwnedFd>, Vec<u8>> {
     let (mut buffer, mut passed) = (vec![0; 8 << 10], Vec::new());
     loop {
         match socket::receive(ours.as_fd(), &mut buffer, &mut passed, true) {
             Ok(0) => return Ok(passed.pop()),
             Ok(1) if passed.len() == 1 => {}
+            Ok(5) if buffer[0] == BORN => {
+                let pid = u32::from_le_bytes([buffer[1], buffer[2], buffer[3], buffer[4]]);
+                born(pid).map_err(|e| failure("finding the new process", &e))?;
+            }
             Ok(n) => return Err(buffer[..n].to_vec()),
             Err(e) => return Err(failure("waiting for the new process", &e)),
         }

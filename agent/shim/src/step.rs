@@ -4,33 +4,54 @@
 //! themselves; targets named by the user are resolved by openat2(2) on top of that.
 #![expect(clippy::disallowed_methods, reason = "one thread, whose working folder is nobody else's")]
 
-use crate::tree;
+use crate::{outside, tree};
 use berth_model::wire::Step;
 use berth_model::wire::plan::Bytes;
 use berth_sys::fs::{self, Kind, Open};
 use berth_sys::mount::{self, AttrChange, MountAttr, MountFlags, Propagation};
-use berth_sys::{cap, process, pty, seccomp, socket};
+use berth_sys::{cap, process, pty, seccomp, socket, userns};
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+/// A detached mount that waits for its place.
+struct Tree {
+    slot: u8,
+    fd: OwnedFd,
+    /// Looked at when it was opened: who is nobody on its file system may not even ask (FUSE).
+    folder: bool,
+}
+
 /// What steps leave for later ones.
 pub struct Context<'a> {
     fds: &'a [OwnedFd],
     report: BorrowedFd<'a>,
     root: Option<BorrowedFd<'a>>,
-    trees: Vec<(u8, OwnedFd)>,
+    trees: Vec<Tree>,
+    userns: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Context<'a> {
-    pub fn new(fds: &'a [OwnedFd], report: BorrowedFd<'a>) -> Self {
-        Context { fds, report, root: None, trees: Vec::new() }
+    pub fn new(fds: &'a [OwnedFd], report: BorrowedFd<'a>, userns: Option<u8>) -> Self {
+        let userns = userns.and_then(|at| fds.get(usize::from(at))).map(AsFd::as_fd);
+        Context { fds, report, root: None, trees: Vec::new(), userns }
     }
 
     fn fd(&self, place: u8) -> io::Result<BorrowedFd<'a>> {
         self.fds.get(usize::from(place)).map(AsFd::as_fd).ok_or_else(invalid)
+    }
+
+    fn keep(&mut self, slot: u8, fd: OwnedFd) -> io::Result<()> {
+        let folder = tree::is_folder(fd.as_fd())?;
+        self.trees.push(Tree { slot, fd, folder });
+        Ok(())
+    }
+
+    fn tree(&mut self, slot: u8) -> io::Result<Tree> {
+        let at = self.trees.iter().position(|t| t.slot == slot).ok_or_else(invalid)?;
+        Ok(self.trees.swap_remove(at))
     }
 
     fn root(&self) -> io::Result<BorrowedFd<'a>> {
@@ -60,8 +81,15 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         Step::JoinCgroup { fd } => process::write(context.fd(*fd)?, b"0").map(drop),
         Step::EnterNamespace { fd, kinds } => process::setns(context.fd(*fd)?, u64::from(*kinds)),
         Step::Unshare { flags } => process::unshare(u64::from(*flags)),
-        Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev, top_only } => {
+        Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev, top_only, idmap } => {
             let tree = mount::open_tree(None, path(source), true, *recursive)?;
+            if *idmap {
+                let idmap = Some(context.userns.ok_or_else(invalid)?);
+                mount::mount_setattr(
+                    tree.as_fd(),
+                    AttrChange { idmap, recursive: *recursive, ..AttrChange::default() },
+                )?;
+            }
             let mut change = AttrChange {
                 propagation: Some(propagation_of(*propagation & !REC)?),
                 recursive: *propagation & REC != 0,
@@ -79,8 +107,7 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
                 }
                 mount::mount_setattr(tree.as_fd(), change)?;
             }
-            context.trees.push((*slot, tree));
-            Ok(())
+            context.keep(*slot, tree)
         }
         Step::EnterRoot { fd } => {
             let root = context.fd(*fd)?;
@@ -88,6 +115,7 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
             context.root = Some(root);
             Ok(())
         }
+        Step::OwnProc { slot } => own_proc(context.tree(*slot)?.fd),
         Step::Mount { fs_type, source, target, flags, data, optional } => {
             match mount_here(fs_type, source, target, *flags, data) {
                 Err(_) if *optional => Ok(()),
@@ -101,10 +129,9 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
             std::env::set_current_dir("/")
         }
         Step::AttachTree { slot, target } => {
-            let at = context.trees.iter().position(|(s, _)| s == slot).ok_or_else(invalid)?;
-            let (_, tree) = context.trees.swap_remove(at);
-            let target = tree::target(context.root()?, target, tree::is_folder(tree.as_fd())?)?;
-            mount::move_mount_to_fd(tree.as_fd(), target.as_fd())
+            let tree = context.tree(*slot)?;
+            let target = tree::target(context.root()?, target, tree.folder)?;
+            mount::move_mount_to_fd(tree.fd.as_fd(), target.as_fd())
         }
         Step::AttachGiven { fd, target } => {
             let tree = context.fd(*fd)?;
@@ -155,6 +182,18 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
             process::set_umask(*mask);
             Ok(())
         }
+        Step::BecomeRoot => userns::become_root(),
+        Step::OwnStreams { uid, gid } => own_streams(*uid, *gid),
+        Step::RaiseLimit { resource, hard } => match process::rlimit(*resource)? {
+            (soft, now) if now < *hard => process::set_rlimit(*resource, soft, *hard),
+            _ => Ok(()),
+        },
+        Step::KernelTree { slot, fs_type, read_only } => {
+            context.keep(*slot, outside::kernel_tree(text(fs_type)?, *read_only)?)
+        }
+        Step::DeviceTree { slot, data, uid, gid, nodes, pick } => {
+            context.keep(*slot, outside::device_tree(data, (*uid, *gid), nodes, *pick)?)
+        }
     }
 }
 
@@ -190,6 +229,15 @@ pub fn describe(step: &Step<'_>) -> Vec<u8> {
         Step::NoNewPrivileges => two("setting no_new_privs", b""),
         Step::Seccomp { .. } => two("loading the seccomp program", b""),
         Step::Umask { .. } => two("setting the umask", b""),
+        Step::OwnProc { .. } => two("mounting proc on /proc", b""),
+        Step::BecomeRoot => two("becoming root of the user namespace", b""),
+        Step::OwnStreams { .. } => two("giving the standard streams to the container's root", b""),
+        Step::RaiseLimit { resource, .. } => {
+            let name = process::RESOURCES.iter().find(|(_, n)| n == resource).map_or("?", |(name, _)| name);
+            two("raising the limit ", name.as_bytes())
+        }
+        Step::KernelTree { fs_type, .. } => two("making a mount of ", fs_type),
+        Step::DeviceTree { .. } => two("making the devices", b""),
     }
 }
 
@@ -250,19 +298,33 @@ fn enter_root(root: BorrowedFd<'_>) -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
+fn own_proc(hosts: OwnedFd) -> io::Result<()> {
+    let target = Path::new("/proc");
+    own_folder(target)?;
+    mount::move_mount(hosts.as_fd(), target)?;
+    drop(hosts);
+    let proc = outside::kernel_tree("proc", false)?;
+    mount::umount(target, true)?;
+    mount::move_mount(proc.as_fd(), target)
+}
+
 /// A file system of the container's own on /proc, /sys, /dev or below. Folders right below the root belong to the image: they are made
 /// when they are missing, and a link in their place is refused.
 fn mount_here(fs_type: &[u8], source: &[u8], target: &[u8], flags: u64, data: &[u8]) -> io::Result<()> {
     let target = path(target);
     if target.parent() == Some(Path::new("/")) {
-        match std::fs::symlink_metadata(target) {
-            Ok(found) if found.is_dir() => {}
-            Ok(_) => return Err(io::Error::from_raw_os_error(ENOTDIR)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => std::fs::create_dir(target)?,
-            Err(e) => return Err(e),
-        }
+        own_folder(target)?;
     }
     mount::mount(OsStr::from_bytes(source), target, text(fs_type)?, flags_of(flags), text(data)?)
+}
+
+fn own_folder(target: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(target) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(ENOTDIR)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => std::fs::create_dir(target),
+        Err(e) => Err(e),
+    }
 }
 
 fn terminal(console: bool, context: &Context<'_>) -> io::Result<()> {
@@ -321,15 +383,24 @@ fn read_only(p: &[u8]) -> io::Result<()> {
     mount::mount(OsStr::new(""), p, "", flags, "")
 }
 
+/// So that /dev/stdout can be opened by its user, which the kernel checks against the pipe's owner.
+fn each_stream(of: impl Fn(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
+    for stream in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
+        if matches!(fs::fstat(stream)?, s if s.kind == Kind::Fifo || s.rdev_major == PTS_MAJOR) {
+            of(stream)?;
+        }
+    }
+    Ok(())
+}
+
+fn own_streams(uid: u32, gid: u32) -> io::Result<()> {
+    each_stream(|stream| std::os::unix::fs::fchown(stream, Some(uid), Some(gid)))
+}
+
 fn identity(uid: u32, gid: u32, groups: &[u32], capabilities: u64) -> io::Result<()> {
     cap::limit_bounding(capabilities)?;
     if uid != 0 {
-        // So that /dev/stdout can be opened by its user, which the kernel checks against the pipe's owner.
-        for stream in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
-            if matches!(fs::fstat(stream)?, s if s.kind == Kind::Fifo || s.rdev_major == PTS_MAJOR) {
-                std::os::unix::fs::fchown(stream, Some(uid), None)?;
-            }
-        }
+        each_stream(|stream| std::os::unix::fs::fchown(stream, Some(uid), None))?;
     }
     process::set_user(uid, gid, groups)?;
     // Another user than root has lost all of them by that, as by execve; for root the sets shrink to what is given.

@@ -83,26 +83,48 @@ pub fn limit_bounding(keep: u64) -> io::Result<()> {
     Ok(())
 }
 
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
+}
+
+/// _LINUX_CAPABILITY_VERSION_3 (Linux 2.6.26): two words of each set. Pid 0 is this thread.
+static HEADER: Header = Header { version: 0x2008_0522, pid: 0 };
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct Data {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// A thread's sets, to be had again later.
+#[derive(Clone, Copy, Debug)]
+pub struct Sets([Data; 2]);
+
+impl Sets {
+    /// capget(2)
+    pub fn of_thread() -> io::Result<Sets> {
+        let mut data = [Data::default(); 2];
+        // SAFETY: both live through the call and have the layout of version 3.
+        let r = unsafe { libc::syscall(libc::SYS_capget, &raw const HEADER, data.as_mut_ptr()) };
+        if r < 0 { Err(io::Error::last_os_error()) } else { Ok(Sets(data)) }
+    }
+
+    /// Makes them this thread's (capset(2)).
+    pub fn restore(self) -> io::Result<()> {
+        // SAFETY: both live through the call and have the layout of version 3.
+        let r = unsafe { libc::syscall(libc::SYS_capset, &raw const HEADER, self.0.as_ptr()) };
+        if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
 /// Sets permitted and effective of this thread, inheritable to nothing; ambient follows (capset(2)).
 pub fn set(permitted: u64) -> io::Result<()> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    #[repr(C)]
-    struct Data {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    // _LINUX_CAPABILITY_VERSION_3 (Linux 2.6.26): two words of each set.
-    let header = Header { version: 0x2008_0522, pid: 0 };
     let word = |bits: u64| Data { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
-    let data = [word(permitted), word(permitted >> 32)];
-    // SAFETY: both live through the call and have the layout of version 3.
-    let r = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    Sets([word(permitted), word(permitted >> 32)]).restore()
 }
 
 #[cfg(test)]

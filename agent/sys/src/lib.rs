@@ -21,3 +21,4 @@ pub mod seccomp;
 pub mod socket;
 pub mod store;
 pub mod term;
+pub mod userns;

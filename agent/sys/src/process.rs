@@ -33,7 +33,8 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clo
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = namespaces | libc::CLONE_PIDFD as u64;
     args.pidfd = (&raw mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    // A sibling's signal is that of the process it is a sibling of.
+    args.exit_signal = if namespaces & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
     if let Some(fd) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = fd.as_raw_fd() as u64;
@@ -59,8 +60,8 @@ pub fn fork() -> io::Result<Option<u32>> {
 /// A child of this process. Whoever drops it before its status was taken leaves a zombie behind.
 #[derive(Debug)]
 pub struct Child {
-    pid: u32,
-    pidfd: OwnedFd,
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
 }
 
 impl Child {

@@ -28,6 +28,24 @@ pub enum Owner {
     Mine,
 }
 
+/// Numbers of owners on the two sides of a user namespace. `None`: there is no such owner on the other side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ids {
+    /// First id there, first id here, how many.
+    pub users: [(u32, u32, u32); 3],
+    pub groups: [(u32, u32, u32); 3],
+}
+
+impl Ids {
+    pub fn map(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        let find = |extents: &[(u32, u32, u32)], id: u32| {
+            let hit = extents.iter().find(|(from, _, n)| id.checked_sub(*from).is_some_and(|d| d < *n));
+            hit.map(|(from, to, _)| to + (id - from))
+        };
+        Some((find(&self.users, uid)?, find(&self.groups, gid)?))
+    }
+}
+
 /// What happens with the first part of each name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Top {
@@ -48,6 +66,8 @@ pub struct Rules {
     pub keep_top: bool,
     /// Links on the way to an entry are followed inside this root, to which the path of the folder is added.
     pub follow: Option<(OwnedFd, Vec<u8>)>,
+    /// Turns owners into those that are written; what has none is an error.
+    pub ids: Option<Ids>,
 }
 
 /// What was written.
@@ -310,6 +330,7 @@ impl Extractor {
                 other => {
                     other?;
                     if let Owner::Fixed(uid, gid) = self.rules.owner {
+                        let (uid, gid) = self.mapped((uid, gid))?;
                         sysfs::fchownat(above.as_fd(), OsStr::from_bytes(name), uid, gid)?;
                     }
                 }
@@ -352,7 +373,7 @@ impl Extractor {
             Kind::Fifo => sysfs::mknodat(dir, name, FileKind::Fifo, 0o600, 0, 0)?,
             _ => return self.hard_link(&link.unwrap_or_default(), dir, name),
         }
-        if let Some((uid, gid)) = self.owner(&head) {
+        if let Some((uid, gid)) = self.owner(&head)? {
             sysfs::fchownat(dir, name, uid, gid)?;
         }
         if head.kind == Kind::Fifo {
@@ -368,7 +389,7 @@ impl Extractor {
     /// The new folder's owner now, mode and time at the end, when nothing is written into it any more.
     fn folder_made(&mut self, head: &Head, path: &[u8], dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
         let fd = sysfs::openat(dir, name, Open::RDONLY | Open::DIRECTORY | Open::NOFOLLOW, 0)?;
-        if let Some((uid, gid)) = self.owner(head) {
+        if let Some((uid, gid)) = self.owner(head)? {
             sysfs::fchownat(fd.as_fd(), "", uid, gid)?;
         }
         self.set_xattrs(fd.as_fd(), head);
@@ -434,7 +455,7 @@ impl Extractor {
     fn complete(&mut self) -> io::Result<()> {
         let Some(current) = &self.current else { return Ok(()) };
         let (fd, head) = (current.file.as_fd(), &current.head);
-        if let Some((uid, gid)) = self.owner(head) {
+        if let Some((uid, gid)) = self.owner(head)? {
             sysfs::fchownat(fd, "", uid, gid)?;
         }
         sysfs::fchmod(fd, self.mode(head))?;
@@ -444,12 +465,19 @@ impl Extractor {
         Ok(())
     }
 
-    fn owner(&self, head: &Head) -> Option<(u32, u32)> {
-        match self.rules.owner {
-            Owner::Kept => Some((head.uid, head.gid)),
-            Owner::Fixed(uid, gid) => Some((uid, gid)),
-            Owner::Mine => None,
-        }
+    fn owner(&self, head: &Head) -> io::Result<Option<(u32, u32)>> {
+        let owner = match self.rules.owner {
+            Owner::Kept => (head.uid, head.gid),
+            Owner::Fixed(uid, gid) => (uid, gid),
+            Owner::Mine => return Ok(None),
+        };
+        self.mapped(owner).map(Some)
+    }
+
+    fn mapped(&self, (uid, gid): (u32, u32)) -> io::Result<(u32, u32)> {
+        let Some(ids) = self.rules.ids else { return Ok((uid, gid)) };
+        ids.map(uid, gid)
+            .ok_or_else(|| io::Error::other(format!("user {uid} and group {gid} are not both the container's")))
     }
 
     fn mode(&self, head: &Head) -> u32 {

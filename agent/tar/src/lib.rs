@@ -18,9 +18,9 @@ mod place;
 mod sparse;
 
 pub use encode::Writer;
-pub use extract::{ExtractError, Extracted, Extractor, Owner, Rules, Top};
+pub use extract::{ExtractError, Extracted, Extractor, Ids, Owner, Rules, Top};
 pub use header::{BLOCK, Kind};
-pub use pack::{Packer, Packing};
+pub use pack::{NOBODY, Packer, Packing};
 pub use pax::MAX_XATTRS;
 pub use place::{Found, Place, PlaceError, Source, place};
 pub use sparse::Segment;

@@ -1,6 +1,6 @@
 //! Makes a tar of files and folders, by descriptors: what is swapped for a link meanwhile is a link in the tar, and never followed.
 
-use crate::{Entry, Kind, MAX_PATH, MAX_XATTRS, Segment, Writer, show};
+use crate::{Entry, Ids, Kind, MAX_PATH, MAX_XATTRS, Segment, Writer, show};
 use berth_sys::fs::{self as sysfs, Kind as FileKind, Open, Stat};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -18,11 +18,16 @@ const MAX_LINKS: usize = 1 << 20;
 /// Pieces of a sparse file; one with more is written with its holes.
 const MAX_SEGMENTS: usize = 4096;
 
+/// The kernel's overflow id (/proc/sys/kernel/overflowuid).
+pub const NOBODY: u32 = 65_534;
+
 /// What is packed and what is left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Packing {
     /// Folders that are mount points come empty.
     pub one_file_system: bool,
+    /// Turns owners into those that the tar says; who is none is nobody there.
+    pub ids: Option<Ids>,
 }
 
 /// A tar being made of files.
@@ -216,13 +221,15 @@ impl<'a, W: Write> Packer<'a, W> {
             Some(file) => xattrs(file)?,
             None => Vec::new(),
         };
+        let owner = (stat.uid, stat.gid);
+        let (uid, gid) = self.packing.ids.map_or(owner, |ids| ids.map(owner.0, owner.1).unwrap_or((NOBODY, NOBODY)));
         self.out.entry(&Entry {
             name: path,
             kind,
             link,
             mode: stat.mode as u16,
-            uid: stat.uid,
-            gid: stat.gid,
+            uid,
+            gid,
             mtime_secs: stat.mtime_secs,
             mtime_nanos: stat.mtime_nanos,
             dev_major: stat.rdev_major,

@@ -37,7 +37,8 @@ fn pack(path: &Path, name: &str) -> Vec<u8> {
 
 fn extract(tar: &[u8], to: &Path, owner: Owner, top: Top) -> Result<Extracted, ExtractError> {
     let base = sysfs::open(to, Open::PATH | Open::DIRECTORY, 0).expect("open");
-    let mut extractor = Extractor::new(base, Rules { owner, top, skip_devices: false, keep_top: false, follow: None });
+    let mut extractor =
+        Extractor::new(base, Rules { owner, top, skip_devices: false, keep_top: false, follow: None, ids: None });
     // Odd pieces: headers and data come in any.
     tar.chunks(777).try_for_each(|piece| extractor.push(piece))?;
     extractor.finish()

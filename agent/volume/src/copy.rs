@@ -9,7 +9,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Writes a tar into `base`, the root of a volume, whose own entry counts too. Device nodes are left out.
 pub fn extractor(base: OwnedFd) -> Extractor {
-    let rules = Rules { owner: Owner::Kept, top: Top::AsIs, skip_devices: true, keep_top: true, follow: None };
+    let rules =
+        Rules { owner: Owner::Kept, top: Top::AsIs, skip_devices: true, keep_top: true, follow: None, ids: None };
     Extractor::new(base, rules)
 }
 
@@ -46,7 +47,7 @@ pub fn copy_tree(
     check: &dyn Fn() -> io::Result<()>,
 ) -> Result<Extracted, VolumeError> {
     let (into, problem) = (RefCell::new(extractor(to)), RefCell::new(None));
-    let packing = Packing { one_file_system: true };
+    let packing = Packing { one_file_system: true, ..Packing::default() };
     let mut packer = Packer::new(Joint { into: &into, problem: &problem }, packing, check);
     let packed = packer.add(from, b".").and_then(|()| packer.finish().map(drop));
     if let Some(e) = problem.take() {

@@ -141,7 +141,7 @@ impl Builder {
              [tls]\nca = \"{d}/pki/ca.pem\"\ncert = \"{d}/pki/agent.pem\"\nkey = \"{d}/pki/agent.key\"\n{crl}\
              [network]\nbridge = \"{bridge}\"\nsubnet = \"{gateway}/24\"\npublish_address = \"{publish}\"\n\
              [containers]\ncgroup_parent = \"{parent}\"\n\
-             [images]\n{images}[limits]\n{limits}[log]\nlevel = \"{level}\"\n{tables}",
+             [images]\n{images}[limits]\n{limits}{userns}[log]\nlevel = \"{level}\"\n{tables}",
             port = node.slot.agent_port(),
             crl = if node.dir.join("pki/crl.pem").exists() {
                 format!("crl = \"{d}/pki/crl.pem\"\n")
@@ -157,9 +157,13 @@ impl Builder {
             limits = self.limits,
             level = std::env::var("BERTH_TEST_LOG").unwrap_or_else(|_| "info".into()),
             tables = if self.tables.contains(super::registry()) {
-                self.tables
+                self.tables.clone()
             } else {
                 format!("{}[registries.\"{}\"]\nplain_http = true\n", self.tables, super::registry())
+            },
+            userns = match std::env::var("BERTH_TEST_USERNS") {
+                Ok(default) if !self.tables.contains("[userns]") => format!("[userns]\ndefault = \"{default}\"\n"),
+                _ => String::new(),
             },
         );
         let config = config.replace("\"PKI/", &format!("\"{d}/pki/"));
@@ -588,8 +592,8 @@ impl Node {
         // Teardown goes on behind the answer; it must end. Idle connections to registries and callers close in their own time.
         leak::none_running(&self.slot, &self.dir, self.pid());
         if !self.killed_deliberately {
-            // What an agent keeps ready from its first container on: a few network namespaces and sockets in them.
-            let allowed = self.fds_at_rest + 24;
+            // What an agent keeps ready from its first container on: a few network and user namespaces and sockets in them.
+            let allowed = self.fds_at_rest + 64;
             super::until(&format!("the agent's descriptors fall to {allowed} (have {})", self.fds()), || {
                 self.fds() <= allowed
             });

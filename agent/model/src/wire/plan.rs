@@ -30,6 +30,10 @@ pub struct Plan<'a> {
     pub args: Vec<Bytes<'a>>,
     /// `KEY=value`
     pub env: Vec<Bytes<'a>>,
+    /// Place of the user namespace in which the process is born, with all namespaces above.
+    pub userns: Option<u8>,
+    /// Done before that with the host's rights, in order.
+    pub outside: Vec<Step<'a>>,
     /// Done by the new process, in order.
     pub steps: Vec<Step<'a>>,
 }
@@ -89,10 +93,17 @@ pub enum Step<'a> {
         nosuid_nodev: bool,
         /// `read_only` and `nosuid_nodev` are for the top alone.
         top_only: bool,
+        /// Owners are mapped by the plan's user namespace.
+        idmap: bool,
     },
     /// Makes all mounts private, attaches the root and moves into it.
     EnterRoot {
         fd: u8,
+    },
+    /// A /proc of the own processes in the place of the tree that was opened, the host's: in a user namespace the kernel gives one only to who
+    /// sees one that nothing is mounted on.
+    OwnProc {
+        slot: u8,
     },
     /// mount(2); the target is resolved inside the root and may be no link.
     Mount {
@@ -188,6 +199,68 @@ pub enum Step<'a> {
     Umask {
         mask: u32,
     },
+    /// Root of the user namespace that was joined.
+    BecomeRoot,
+    /// The pipes that are its standard streams get this owner, as a number of the host.
+    OwnStreams {
+        uid: u32,
+        gid: u32,
+    },
+    /// Raises a hard limit to at least this one.
+    RaiseLimit {
+        resource: u32,
+        hard: u64,
+    },
+    /// A file system of the kernel's as a detached mount, as seen from where this is done; nosuid, nodev and noexec.
+    KernelTree {
+        slot: u8,
+        fs_type: Bytes<'a>,
+        read_only: bool,
+    },
+    /// A tmpfs with device nodes as a detached mount, its root and the nodes with the host's numbers of their owners. `pick`: just the first node.
+    DeviceTree {
+        slot: u8,
+        data: Vec<(Bytes<'a>, Bytes<'a>)>,
+        uid: u32,
+        gid: u32,
+        nodes: Vec<Node<'a>>,
+        pick: bool,
+    },
+}
+
+/// A device of a [`Step::DeviceTree`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node<'a> {
+    /// Below the tree's root, without a slash in front.
+    pub path: Bytes<'a>,
+    pub block: bool,
+    pub mode: u32,
+    pub major: u32,
+    pub minor: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl<'a> Node<'a> {
+    fn write(&self, w: &mut Writer) {
+        w.bytes(&self.path);
+        w.bool(self.block);
+        for v in [self.mode, self.major, self.minor, self.uid, self.gid] {
+            w.u32(v);
+        }
+    }
+
+    fn read(r: &mut Reader<'a>) -> Result<Self, WireError> {
+        Ok(Node {
+            path: text(r)?,
+            block: r.bool()?,
+            mode: r.u32()?,
+            major: r.u32()?,
+            minor: r.u32()?,
+            uid: r.u32()?,
+            gid: r.u32()?,
+        })
+    }
 }
 
 impl<'a> Plan<'a> {
@@ -215,6 +288,8 @@ impl<'a> Plan<'a> {
         w.bool(self.init);
         w.list(&self.args, |w, a| w.bytes(a));
         w.list(&self.env, |w, e| w.bytes(e));
+        w.option(self.userns, |w, fd| w.u8(fd));
+        w.list(&self.outside, |w, s| s.write(w));
         w.list(&self.steps, |w, s| s.write(w));
         w.done()
     }
@@ -244,6 +319,8 @@ impl<'a> Plan<'a> {
             init: r.bool()?,
             args: r.list(text)?,
             env: r.list(text)?,
+            userns: r.option(Reader::u8)?,
+            outside: r.list(Step::read)?,
             steps: r.list(Step::read)?,
         };
         r.end()?;
@@ -271,7 +348,7 @@ impl<'a> Step<'a> {
                 w.u8(3);
                 w.u32(*flags);
             }
-            Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev, top_only } => {
+            Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev, top_only, idmap } => {
                 w.u8(4);
                 w.u8(*slot);
                 w.bytes(source);
@@ -280,6 +357,7 @@ impl<'a> Step<'a> {
                 w.u32(*propagation);
                 w.bool(*nosuid_nodev);
                 w.bool(*top_only);
+                w.bool(*idmap);
             }
             Step::EnterRoot { fd } => {
                 w.u8(5);
@@ -381,6 +459,39 @@ impl<'a> Step<'a> {
                 w.u8(*fd);
                 w.bytes(target);
             }
+            Step::OwnProc { slot } => {
+                w.u8(26);
+                w.u8(*slot);
+            }
+            Step::BecomeRoot => w.u8(27),
+            Step::OwnStreams { uid, gid } => {
+                w.u8(28);
+                w.u32(*uid);
+                w.u32(*gid);
+            }
+            Step::RaiseLimit { resource, hard } => {
+                w.u8(29);
+                w.u32(*resource);
+                w.u64(*hard);
+            }
+            Step::KernelTree { slot, fs_type, read_only } => {
+                w.u8(30);
+                w.u8(*slot);
+                w.bytes(fs_type);
+                w.bool(*read_only);
+            }
+            Step::DeviceTree { slot, data, uid, gid, nodes, pick } => {
+                w.u8(31);
+                w.u8(*slot);
+                w.list(data, |w, (key, value)| {
+                    w.bytes(key);
+                    w.bytes(value);
+                });
+                w.u32(*uid);
+                w.u32(*gid);
+                w.list(nodes, |w, n| n.write(w));
+                w.bool(*pick);
+            }
         }
     }
 
@@ -397,6 +508,7 @@ impl<'a> Step<'a> {
                 propagation: r.u32()?,
                 nosuid_nodev: r.bool()?,
                 top_only: r.bool()?,
+                idmap: r.bool()?,
             },
             5 => Step::EnterRoot { fd: r.u8()? },
             6 => Step::Mount {
@@ -434,127 +546,24 @@ impl<'a> Step<'a> {
             23 => Step::Seccomp { program: text(r)? },
             24 => Step::Umask { mask: r.u32()? },
             25 => Step::AttachGiven { fd: r.u8()?, target: text(r)? },
+            26 => Step::OwnProc { slot: r.u8()? },
+            27 => Step::BecomeRoot,
+            28 => Step::OwnStreams { uid: r.u32()?, gid: r.u32()? },
+            29 => Step::RaiseLimit { resource: r.u32()?, hard: r.u64()? },
+            30 => Step::KernelTree { slot: r.u8()?, fs_type: text(r)?, read_only: r.bool()? },
+            31 => Step::DeviceTree {
+                slot: r.u8()?,
+                data: r.list(|r| Ok((text(r)?, text(r)?)))?,
+                uid: r.u32()?,
+                gid: r.u32()?,
+                nodes: r.list(Node::read)?,
+                pick: r.bool()?,
+            },
             tag => return Err(WireError::Tag(tag)),
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bytes(s: &str) -> Bytes<'static> {
-        s.as_bytes().to_vec().into()
-    }
-
-    fn sample() -> Plan<'static> {
-        Plan {
-            id: bytes("c0ffee"),
-            namespaces: 0x7c02_0000,
-            join_pid: Some(9),
-            fds: Fds { log: Some(1), run: None, listener: Some(2), attach: None, cgroup: Some(255) },
-            tty: true,
-            stdin: false,
-            stdin_once: true,
-            size: Some((24, 80)),
-            log: Some(LogPlan {
-                max_file_bytes: 1,
-                max_files: 2,
-                name: b"log".as_slice().into(),
-                json: Some(b"{}".as_slice().into()),
-            }),
-            init: true,
-            args: vec![bytes("/bin/sh"), bytes("")],
-            env: vec![bytes("A=b")],
-            steps: vec![
-                Step::JoinCgroup { fd: 3 },
-                Step::EnterNamespace { fd: 4, kinds: 5 },
-                Step::Unshare { flags: 6 },
-                Step::OpenTree {
-                    slot: 1,
-                    source: bytes("/src"),
-                    recursive: true,
-                    read_only: false,
-                    propagation: 9,
-                    nosuid_nodev: true,
-                    top_only: true,
-                },
-                Step::EnterRoot { fd: 0 },
-                Step::Mount {
-                    fs_type: bytes("proc"),
-                    source: bytes("proc"),
-                    target: bytes("/proc"),
-                    flags: 14,
-                    data: bytes(""),
-                    optional: false,
-                },
-                Step::Tmpfs { target: bytes("/t"), flags: 1, data: bytes("size=1") },
-                Step::AttachTree { slot: 1, target: bytes("/dst") },
-                Step::Directory { path: bytes("/d"), mode: 0o755 },
-                Step::Device {
-                    path: bytes("/dev/null"),
-                    block: false,
-                    mode: 0o666,
-                    major: 1,
-                    minor: 3,
-                    uid: 0,
-                    gid: 0,
-                },
-                Step::Symlink { path: bytes("/l"), target: bytes("/t") },
-                Step::Terminal { console: true },
-                Step::Mask { paths: vec![bytes("/proc/kcore")] },
-                Step::ReadOnlyPaths { paths: vec![] },
-                Step::ReadOnlyRoot,
-                Step::WriteFile { path: bytes("/proc/sys/x"), value: bytes("1") },
-                Step::Hostname { name: bytes("h") },
-                Step::Domainname { name: bytes("d") },
-                Step::Rlimit { resource: 7, soft: 1, hard: u64::MAX },
-                Step::Workdir { path: bytes("/w"), create: true },
-                Step::Identity { uid: 1, gid: 2, groups: vec![3, 4], capabilities: 5 },
-                Step::NoNewPrivileges,
-                Step::Seccomp { program: bytes("12345678") },
-                Step::Umask { mask: 0o22 },
-                Step::AttachGiven { fd: 9, target: bytes("/data") },
-            ],
-        }
-    }
-
-    #[test]
-    fn a_plan_comes_back_as_it_went() {
-        let plan = sample();
-        assert_eq!(Plan::decode(&plan.encode()), Ok(plan));
-        let empty = Plan::default();
-        assert_eq!(Plan::decode(&empty.encode()), Ok(empty));
-    }
-
-    #[test]
-    fn every_cut_is_an_error() {
-        let whole = sample().encode();
-        for len in 0..whole.len() {
-            assert!(Plan::decode(&whole[..len]).is_err(), "{len}");
-        }
-    }
-
-    /// Every byte of a plan turned into every extreme: an error or another plan that encodes to the same bytes, never a panic.
-    #[test]
-    fn changed_bytes_never_panic() {
-        let whole = sample().encode();
-        for at in 0..whole.len() {
-            for value in [0, 1, 0x7f, 0x80, 0xff] {
-                let mut changed = whole.clone();
-                changed[at] = value;
-                if let Ok(plan) = Plan::decode(&changed) {
-                    assert_eq!(plan.encode(), changed);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn counts_that_lie_allocate_nothing() {
-        let mut bytes = Plan::default().encode();
-        let at = bytes.len() - 4;
-        bytes[at..].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(Plan::decode(&bytes), Err(WireError::Count(u32::MAX)));
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

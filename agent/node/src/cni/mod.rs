@@ -15,7 +15,7 @@ use crate::node::Inner;
 use berth_cni::{Cni, CniConfig, Conflist, Read, Wish};
 use berth_model::network::{EndpointSpec, NetworkAttachment, NetworkDriver, NetworkRecord, PortMapping};
 use berth_model::{ContainerId, ContainerRecord};
-use berth_network::{Attached, Want};
+use berth_network::{Attached, Namespace, Want};
 use serde_json::{Map, Value, json};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -92,16 +92,22 @@ pub(crate) fn check_ports(inner: &Inner, network: &str, ports: &[PortMapping]) -
     (count > MAX_PORTS).then(|| format!("are {count}, and plugins are told {MAX_PORTS} at most"))
 }
 
-/// Puts a container on its networks, in a namespace that is made for it. Undone whole when a step fails.
-pub(crate) fn attach(inner: &Inner, record: &ContainerRecord, wants: Vec<Want>) -> Result<Attached, NodeError> {
+/// Puts a container on its networks, in a namespace, or in one that is made for it. Undone whole when a step fails.
+pub(crate) fn attach(
+    inner: &Inner,
+    record: &ContainerRecord,
+    wants: Vec<Want>,
+    namespace: Option<Namespace>,
+) -> Result<Attached, NodeError> {
     let id = &record.id;
     let (plugged, own): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|w| is_cni(inner, &w.network));
+    let namespace = namespace.map_or_else(|| inner.networks.namespace(false), Ok)?;
     if plugged.is_empty() {
-        return Ok(inner.networks.attach_to(id, own)?);
+        return Ok(inner.networks.attach_in(id, own, namespace)?);
     }
     let mut attached = match own.is_empty() {
-        true => Attached { netns: inner.networks.loopback_only()?, attachments: Default::default() },
-        false => inner.networks.attach_to(id, own)?,
+        true => Attached { netns: namespace.fd, attachments: Default::default() },
+        false => inner.networks.attach_in(id, own, namespace)?,
     };
     let mut all = std::mem::take(&mut *attached.attachments);
     for want in plugged {

@@ -109,7 +109,7 @@ pub(crate) async fn export(
                 handle: handle.clone(),
             };
             let act = || format!("reading the volume {}", work.volume.record.name);
-            let mut packer = Packer::new(out, Packing { one_file_system: true }, &check);
+            let mut packer = Packer::new(out, Packing { one_file_system: true, ..Packing::default() }, &check);
             packer.add(from.as_fd(), b".").map_err(NodeError::io(act()))?;
             let mut out = packer.finish().map_err(NodeError::io(act()))?;
             if !out.piece.is_empty() {

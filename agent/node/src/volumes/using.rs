@@ -9,9 +9,10 @@ use crate::{NodeError, fail};
 use berth_model::image::ImageConfig;
 use berth_model::spec::{Mount, MountKind, VolumeMount};
 use berth_model::volume::VolumeRecord;
-use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Timestamp};
-use berth_rootfs::RootMount;
+use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Digest, Timestamp};
+use berth_rootfs::{RootMount, Shift};
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve};
+use berth_sys::mount::{AttrChange, mount_setattr};
 use berth_volume::{Backing, Place};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -241,30 +242,48 @@ pub(crate) fn trees(
     container: &Container,
     record: &ContainerRecord,
     root: &RootMount,
-) -> Result<Vec<OwnedFd>, NodeError> {
-    let mut trees = Vec::new();
+    shift: Option<Shift<'_>>,
+) -> Result<(Vec<OwnedFd>, Vec<String>), NodeError> {
+    let (mut trees, mut warnings) = (Vec::new(), Vec::new());
     if record.starts <= 1 {
+        // Seen from a user namespace, owners are other ones than on the disk: then the layers themselves are what it is filled from.
+        let from = match shift {
+            None => Filling::Root(root.as_fd()),
+            Some(_) => Filling::Layers(&record.layers),
+        };
         // Before there is any mount of them: what fills a volume takes the place of its folder, which one at another target would still be of.
         for (mount, wanted) in volumes_of(&record.spec).filter(|(_, wanted)| !wanted.no_copy) {
-            ready(inner, &container.id, wanted, Some((root.as_fd(), &mount.target)))?;
+            ready(inner, &container.id, wanted, Some((from, &mount.target)))?;
         }
     }
     for mount in &record.spec.mounts {
         match &mount.kind {
             MountKind::Volume(wanted) => {
                 let place = ready(inner, &container.id, wanted, None)?;
-                trees.push(place.tree(wanted.subpath.as_deref(), mount.read_only)?);
+                let tree = place.tree(wanted.subpath.as_deref(), mount.read_only)?;
+                if let Some(shift) = shift {
+                    warnings.extend(map_owners(tree.as_fd(), &wanted.name, shift)?);
+                }
+                trees.push(tree);
             }
             MountKind::Image(image) => {
-                let view = inner.layers.store.view(&image.layers, None)?;
+                let view = inner.layers.store.view_for(&image.layers, shift)?;
                 trees.push(berth_volume::tree_of(view.as_fd(), image.subpath.as_deref(), false, true)?);
             }
-            MountKind::Bind { within: Some(within), .. } => trees.push(super::host_path::tree(mount, within)?),
+            MountKind::Bind { within: Some(within), source, idmap, .. } => {
+                let tree = super::host_path::tree(mount, within)?;
+                if let Some(shift) = shift.filter(|_| *idmap) {
+                    let mapped =
+                        mount_setattr(tree.as_fd(), AttrChange { idmap: Some(shift.userns), ..AttrChange::default() });
+                    mapped.map_err(NodeError::io(format!("mapping the owners of {source}")))?;
+                }
+                trees.push(tree);
+            }
             MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {}
         }
     }
     if trees.is_empty() {
-        return Ok(trees);
+        return Ok((trees, warnings));
     }
     let events = volumes_of(&record.spec).filter_map(|(mount, wanted)| {
         let volume = inner.volumes.find(&wanted.name).ok()?;
@@ -276,7 +295,27 @@ pub(crate) fn trees(
         Some(event(inner, &volume.record, "mount", &more))
     });
     let _ = inner.store.submit_blocking(events.collect(), Durability::Quick)?;
-    Ok(trees)
+    Ok((trees, warnings))
+}
+
+/// Gives the files of a volume the container's ids; on the disk they keep theirs. What its file system cannot is said in the answer.
+fn map_owners(tree: BorrowedFd<'_>, volume: &str, shift: Shift<'_>) -> Result<Option<String>, NodeError> {
+    let change = AttrChange { idmap: Some(shift.userns), ..AttrChange::default() };
+    match mount_setattr(tree, change) {
+        Ok(()) => Ok(None),
+        // EINVAL: no idmapped mounts of this file system (mount_setattr(2)), as of NFS.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(Some(format!(
+            "the file system of volume {volume} has no idmapped mounts: its files belong to nobody in the container"
+        ))),
+        Err(e) => Err(NodeError::Io { act: format!("mapping the owners of volume {volume}"), source: e }),
+    }
+}
+
+/// What an empty volume is filled from.
+#[derive(Clone, Copy)]
+pub(crate) enum Filling<'a> {
+    Root(BorrowedFd<'a>),
+    Layers(&'a [Digest]),
 }
 
 /// Where the files of a volume are to be mounted from; the container counts as one that has it mounted from here on. `fill`: an image's root and
@@ -285,7 +324,7 @@ fn ready(
     inner: &Arc<Inner>,
     id: &ContainerId,
     wanted: &VolumeMount,
-    fill: Option<(BorrowedFd<'_>, &str)>,
+    fill: Option<(Filling<'_>, &str)>,
 ) -> Result<Place, NodeError> {
     let volume = inner.volumes.find(&wanted.name)?;
     let _gate = volume.gate.lock().unwrap_or_else(|e| e.into_inner());
@@ -301,21 +340,23 @@ fn ready(
     };
     inner.volumes.store.attach(&wanted.name, &volume.backing)?;
     let place = inner.volumes.place(&volume);
-    if let Some((root, target)) = fill.filter(|_| alone) {
-        first_fill(inner, &volume, &place, root, target)?;
+    if let Some((from, target)) = fill.filter(|_| alone) {
+        first_fill(inner, &volume, &place, from, target)?;
     }
     Ok(place)
 }
 
 /// Copies what the image has at the target into an empty volume that nobody else has mounted.
-fn first_fill(
-    inner: &Inner,
-    volume: &Volume,
-    place: &Place,
-    root: BorrowedFd<'_>,
-    target: &str,
-) -> Result<(), NodeError> {
+fn first_fill(inner: &Inner, volume: &Volume, place: &Place, from: Filling<'_>, target: &str) -> Result<(), NodeError> {
     let Some(fill) = place.fill.as_ref().filter(|_| place.is_empty().unwrap_or(false)) else { return Ok(()) };
+    let view;
+    let root = match from {
+        Filling::Root(root) => root,
+        Filling::Layers(layers) => {
+            view = inner.layers.store.view(layers, None)?;
+            view.as_fd()
+        }
+    };
     let how = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
     let from = match sysfs::openat2(root, target, Open::RDONLY | Open::DIRECTORY | Open::NONBLOCK, 0, how) {
         Ok(from) => from,

@@ -27,7 +27,7 @@ pub fn ingest(store: &LayerStore, n: u8, tar: &[u8]) -> Result<Digest, RootfsErr
 
 pub fn mount(store: &LayerStore, scratch: &Scratch, name: &str, layers: &[Digest]) -> RootMount {
     let upper = WritableLayer::create(&scratch.path(name)).expect("upper");
-    store.mount(layers, &upper, MountOptions { volatile: true }).expect("mount")
+    store.mount(layers, &upper, MountOptions { volatile: true, ..MountOptions::default() }).expect("mount")
 }
 
 /// Layers (bottom first) through one store.

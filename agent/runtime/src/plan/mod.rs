@@ -3,6 +3,7 @@
 mod check;
 mod command;
 mod mounts;
+mod userns;
 
 pub(crate) use check::check;
 pub(crate) use command::effective;
@@ -12,6 +13,7 @@ use crate::host::{Host, HostDevice};
 use crate::{Effective, PlanInput, RuntimeError, user};
 use berth_model::network::NetworkMode;
 use berth_model::spec::{ContainerSpec, ExecSpec};
+use berth_model::userns::IdRange;
 use berth_model::wire::{self, Step};
 use berth_sys::{cap, process};
 use std::borrow::Cow;
@@ -22,6 +24,7 @@ pub(crate) const NEWNS: u64 = 0x2_0000;
 pub(crate) const NEWCGROUP: u64 = 0x200_0000;
 pub(crate) const NEWUTS: u64 = 0x400_0000;
 pub(crate) const NEWIPC: u64 = 0x800_0000;
+pub(crate) const NEWUSER: u64 = 0x1000_0000;
 pub(crate) const NEWPID: u64 = 0x2000_0000;
 pub(crate) const NEWNET: u64 = 0x4000_0000;
 
@@ -89,18 +92,33 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     };
     let mut effective = effective(spec, input.image)?;
     let user = user::resolve("user", &effective.user, &spec.groups, input.passwd, input.group)?;
+    input.ids.map_or(Ok(()), |ids| userns::has(ids, &user))?;
+    if input.ids.is_some() && userns::too_many(&around.devices) {
+        return Err(RuntimeError::spec("devices", "at most 60 outside of /dev in a user namespace"));
+    }
     effective.env = command::env(spec, input.image, &hostname, &user.home);
     let mut warnings = Vec::new();
     let namespaces = namespaces(spec);
     let files = mounts::files(input, &hostname, &around.resolv_conf);
     let mut steps = vec![Step::Umask { mask: 0 }];
     // The host's files are opened while it is still there.
-    let (open, attach) = mounts::user_mounts(spec, &files, host)?;
+    let (open, attach) = mounts::user_mounts(spec, &files, host, input.ids.is_some())?;
     steps.extend(oom_score_adj(spec, host, &mut warnings));
     steps.extend(open);
-    steps.push(Step::EnterRoot { fd: ROOT });
-    steps.extend(mounts::kernel_file_systems(spec, host));
-    steps.extend(mounts::devices(&around.devices));
+    let mut outside = Vec::new();
+    if let Some(ids) = input.ids {
+        outside.append(&mut steps);
+        outside.extend(userns::outside(spec, host, ids, &around.devices));
+        steps = userns::inside(spec, &around.devices);
+    } else {
+        steps.push(Step::EnterRoot { fd: ROOT });
+        steps.extend(mounts::process_and_device_trees(spec));
+    }
+    steps.extend(mounts::cgroups(spec, host));
+    steps.extend(mounts::dev(spec, host, input.ids.is_none()));
+    if input.ids.is_none() {
+        steps.extend(mounts::devices(&around.devices));
+    }
     if spec.tty {
         steps.push(Step::Terminal { console: true });
     }
@@ -141,6 +159,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
             init: spec.init,
             args: effective.args.iter().cloned().map(bytes).collect(),
             env: effective.env.iter().cloned().map(bytes).collect(),
+            outside,
             steps,
             ..wire::Plan::default()
         },
@@ -179,6 +198,7 @@ fn namespaces(spec: &ContainerSpec) -> u64 {
 }
 
 /// One more process in a container whose first process is behind descriptor 0.
+#[expect(clippy::too_many_arguments, reason = "what the caller knows of both, and what it has looked up")]
 pub(crate) fn exec(
     container: &ContainerSpec,
     spec: &ExecSpec,
@@ -187,12 +207,21 @@ pub(crate) fn exec(
     env: Vec<String>,
     host: &Host,
     seccomp: Option<Cow<'static, [u8]>>,
-) -> wire::Plan<'static> {
+    ids: Option<IdRange>,
+) -> Result<wire::Plan<'static>, RuntimeError> {
     let mut kinds = namespaces(container);
     kinds &= !NEWPID;
     let mut ignored = Vec::new();
     let mut steps: Vec<_> = oom_score_adj(container, host, &mut ignored).into_iter().collect();
+    if let Some(ids) = ids {
+        userns::has(ids, user)?;
+        steps.extend(userns::host_rights(container, host, ids));
+    }
+    // With the host's rights: the network may be another container's, with another user namespace.
     steps.push(Step::EnterNamespace { fd: 0, kinds: kinds as u32 });
+    if ids.is_some() {
+        steps.extend([Step::EnterNamespace { fd: 0, kinds: NEWUSER as u32 }, Step::BecomeRoot]);
+    }
     if spec.tty {
         steps.push(Step::Terminal { console: false });
     }
@@ -205,7 +234,7 @@ pub(crate) fn exec(
     let capabilities = if spec.privileged { host.capabilities } else { capabilities(container, host, &mut ignored) };
     let no_new_privileges = container.no_new_privileges && !spec.privileged;
     steps.extend(credentials(user, capabilities, seccomp, no_new_privileges));
-    wire::Plan {
+    Ok(wire::Plan {
         join_pid: (!container.host_pid).then_some(0),
         tty: spec.tty,
         stdin: spec.stdin,
@@ -215,7 +244,7 @@ pub(crate) fn exec(
         env: env.into_iter().map(bytes).collect(),
         steps,
         ..wire::Plan::default()
-    }
+    })
 }
 
 pub(crate) fn exec_env(container: &Effective, spec: &ExecSpec, home: &str) -> Vec<String> {

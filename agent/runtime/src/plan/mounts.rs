@@ -23,6 +23,9 @@ const PRIVATE: u32 = 0x4_0000;
 const SLAVE: u32 = 0x8_0000;
 const SHARED: u32 = 0x10_0000;
 
+/// Places of trees from here on are not for the user's mounts.
+pub(super) const FIRST_OWN_SLOT: u8 = 191;
+
 /// Docker's list: what tells about the host or could harm it.
 pub(super) const MASKED: [&str; 12] = [
     "/proc/acpi",
@@ -53,9 +56,11 @@ pub(super) fn files(input: &PlanInput<'_>, hostname: &str, host_resolv_conf: &st
     ]
 }
 
-fn open(slot: u8, source: String, recursive: bool, read_only: bool, propagation: u32) -> Step<'static> {
-    let (source, nosuid_nodev) = (bytes(source), false);
-    Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev, top_only: false }
+/// One of the container's own files.
+fn open(slot: u8, source: String, idmap: bool) -> Step<'static> {
+    let (source, propagation) = (bytes(source), PRIVATE);
+    let (recursive, read_only, nosuid_nodev, top_only) = (false, false, false, false);
+    Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev, top_only, idmap }
 }
 
 fn same(a: &str, b: &str) -> bool {
@@ -72,11 +77,12 @@ pub(super) fn user_mounts(
     spec: &ContainerSpec,
     files: &[(PathBuf, String)],
     host: &Host,
+    own_users: bool,
 ) -> Result<(Vec<Step<'static>>, Vec<Step<'static>>), RuntimeError> {
     let (mut outside, mut inside, mut slot) = (Vec::new(), Vec::new(), 0u8);
     let mut next = || -> Result<u8, RuntimeError> {
-        slot = slot.checked_add(1).ok_or_else(|| RuntimeError::spec("mounts", "more than 250 bind mounts"))?;
-        Ok(slot)
+        slot += 1;
+        if slot < FIRST_OWN_SLOT { Ok(slot) } else { Err(RuntimeError::spec("mounts", "more than 190 bind mounts")) }
     };
     for (path, _) in files {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -85,7 +91,7 @@ pub(super) fn user_mounts(
             continue;
         }
         let slot = next()?;
-        outside.push(open(slot, path.to_string_lossy().into_owned(), false, false, PRIVATE));
+        outside.push(open(slot, path.to_string_lossy().into_owned(), own_users));
         inside.push(Step::AttachTree { slot, target: bytes(target) });
     }
     for folder in shared_ipc(spec, host) {
@@ -99,6 +105,7 @@ pub(super) fn user_mounts(
             propagation,
             nosuid_nodev: true,
             top_only: false,
+            idmap: false,
         });
         inside.push(Step::AttachTree { slot, target });
     }
@@ -114,7 +121,7 @@ pub(super) fn user_mounts(
         match &mount.kind {
             kind if is_given(kind) => inside.push(Step::AttachGiven { fd, target }),
             MountKind::Volume(_) | MountKind::Image(_) => {}
-            MountKind::Bind { source, propagation, recursive, writable_below, .. } => {
+            MountKind::Bind { source, propagation, recursive, writable_below, idmap, .. } => {
                 let propagation = match propagation {
                     Propagation::Private => PRIVATE,
                     Propagation::Rprivate => PRIVATE | REC,
@@ -132,6 +139,7 @@ pub(super) fn user_mounts(
                     propagation,
                     nosuid_nodev: false,
                     top_only: *writable_below,
+                    idmap: *idmap && own_users,
                 });
                 inside.push(Step::AttachTree { slot, target });
             }
@@ -180,7 +188,7 @@ fn mount(fs_type: &str, target: &str, flags: u64, data: impl Into<String>) -> St
 }
 
 /// Default devices: name, minor number of major 1 or 5 (Documentation/admin-guide/devices.txt).
-const NODES: [(&str, u32, u32); 6] =
+pub(super) const NODES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
@@ -190,10 +198,22 @@ const LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-pub(super) fn kernel_file_systems(spec: &ContainerSpec, host: &Host) -> Vec<Step<'static>> {
+pub(super) fn process_and_device_trees(spec: &ContainerSpec) -> Vec<Step<'static>> {
     let common = NOSUID | NODEV | NOEXEC;
-    let read_only = if spec.privileged { 0 } else { RDONLY };
-    let mut steps = vec![mount("proc", "/proc", common, ""), mount("sysfs", "/sys", common | read_only, "")];
+    vec![mount("proc", "/proc", common, ""), mount("sysfs", "/sys", common | read_only_flag(spec), "")]
+}
+
+fn read_only_flag(spec: &ContainerSpec) -> u64 {
+    if spec.privileged { 0 } else { RDONLY }
+}
+
+/// The host's own, without what is mounted on it.
+pub(super) fn hosts_proc(slot: u8) -> Step<'static> {
+    open(slot, "/proc".to_owned(), false)
+}
+
+pub(super) fn cgroups(spec: &ContainerSpec, host: &Host) -> Vec<Step<'static>> {
+    let (common, read_only, mut steps) = (NOSUID | NODEV | NOEXEC, read_only_flag(spec), Vec::new());
     if host.cgroup_v2 {
         steps.push(mount("cgroup2", "/sys/fs/cgroup", common | read_only, ""));
     } else if !host.cgroup_mounts.is_empty() {
@@ -216,10 +236,18 @@ pub(super) fn kernel_file_systems(spec: &ContainerSpec, host: &Host) -> Vec<Step
             steps.push(mount("tmpfs", "/sys/fs/cgroup", common | RDONLY | BIND | REMOUNT, ""));
         }
     }
-    steps.push(mount("tmpfs", "/dev", NOSUID | STRICTATIME, "mode=755,size=65536k"));
-    for (name, major, minor) in NODES {
-        let path = bytes(format!("/dev/{name}"));
-        steps.push(Step::Device { path, block: false, mode: 0o666, major, minor, uid: 0, gid: 0 });
+    steps
+}
+
+/// `own`: with its file system and the default devices.
+pub(super) fn dev(spec: &ContainerSpec, host: &Host, own: bool) -> Vec<Step<'static>> {
+    let (common, mut steps) = (NOSUID | NODEV | NOEXEC, Vec::new());
+    if own {
+        steps.push(mount("tmpfs", "/dev", NOSUID | STRICTATIME, "mode=755,size=65536k"));
+        for (name, major, minor) in NODES {
+            let path = bytes(format!("/dev/{name}"));
+            steps.push(Step::Device { path, block: false, mode: 0o666, major, minor, uid: 0, gid: 0 });
+        }
     }
     for (name, target) in LINKS {
         steps.push(Step::Symlink { path: bytes(format!("/dev/{name}")), target: bytes(target) });
@@ -232,7 +260,11 @@ pub(super) fn kernel_file_systems(spec: &ContainerSpec, host: &Host) -> Vec<Step
     let shared = shared_ipc(spec, host);
     // A new mount of it shows the queues of the IPC namespace that the process is in.
     if !mounted(spec, "/dev/mqueue") && !shared.contains(&"/dev/mqueue") {
-        steps.push(mount("mqueue", "/dev/mqueue", common, ""));
+        steps.push(match spec.host_ipc && !own {
+            // Nobody mounts what shows another user namespace's.
+            true => Step::AttachTree { slot: super::userns::MQUEUE, target: bytes("/dev/mqueue") },
+            false => mount("mqueue", "/dev/mqueue", common, ""),
+        });
     }
     if !mounted(spec, "/dev/shm") && !shared.contains(&"/dev/shm") {
         let size = spec.shm_bytes.unwrap_or(64 << 20);

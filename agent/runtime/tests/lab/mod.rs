@@ -79,10 +79,12 @@ impl Lab {
                 name: b"log".as_slice().into(),
                 json: None,
             }),
+            ids: None,
         })?;
         let netns = (spec.network != NetworkMode::Host).then(new_network);
         let prepared = self.runtime.prepare(&self.id, spec, self.paths())?;
-        let request = SpawnRequest { prepared, plan, rootfs: self.root(), trees: Vec::new(), netns, attach };
+        let request =
+            SpawnRequest { prepared, plan, rootfs: self.root(), trees: Vec::new(), netns, userns: None, attach };
         self.runtime.spawn(request)
     }
 
@@ -106,6 +108,7 @@ impl Lab {
             passwd: Some(PASSWD.as_bytes()),
             group: Some(GROUP.as_bytes()),
             session: None,
+            ids: None,
         })
     }
 }
