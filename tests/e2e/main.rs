@@ -20,6 +20,7 @@ mod ctl;
 mod cut;
 mod damage;
 mod doctor;
+mod escapes;
 mod exec;
 mod explain;
 mod faults;
@@ -37,6 +38,7 @@ mod logs;
 mod look;
 mod metrics;
 mod names;
+mod neighbours;
 mod network;
 #[cfg(feature = "failpoints")]
 mod network_faults;
@@ -65,6 +67,7 @@ mod upgrade;
 mod usage;
 mod userns;
 mod verbs;
+mod visible;
 #[cfg(feature = "failpoints")]
 mod volume_faults;
 mod volumes;

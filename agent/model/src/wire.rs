@@ -28,6 +28,9 @@ pub const MAX_INLINE_PLAN: usize = 64 << 10;
 /// The longest plan a shim reads: twice the kernel's limit for arguments and environment (`ARG_MAX`, 2 MiB) and room for the steps.
 pub const MAX_PLAN: usize = 6 << 20;
 
+/// Files below /proc that may be mounted over: what lxcfs makes for containers (runc, checkProcMount).
+pub const PROC_FILES: [&str; 8] = ["cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime"];
+
 /// Descriptors beside one message (the kernel's limit is 253, SCM_MAX_FD).
 pub const MAX_FDS: usize = 128;
 

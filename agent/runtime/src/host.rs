@@ -20,6 +20,8 @@ pub(crate) struct Host {
     /// Those of /dev/shm and /dev/mqueue that there are.
     pub ipc_folders: Vec<&'static str>,
     pub hostname: String,
+    /// Folders of the processors in /sys that tell how hot they are, which is what their users do.
+    pub thermal: Vec<String>,
     /// Linux version, for profiles that ask.
     pub kernel: (u32, u32),
 }
@@ -38,6 +40,7 @@ impl Host {
             cgroup_mounts: cgroups.mounts(),
             ipc_folders: ["/dev/shm", "/dev/mqueue"].into_iter().filter(|f| Path::new(f).is_dir()).collect(),
             hostname: read("/proc/sys/kernel/hostname"),
+            thermal: thermal(Path::new("/sys/devices/system/cpu")),
             kernel: (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)),
         }
     }
@@ -45,6 +48,18 @@ impl Host {
     pub fn can_raise_limits(&self) -> bool {
         cap::bit("SYS_RESOURCE").is_some_and(|bit| self.capabilities & bit != 0)
     }
+}
+
+/// `cpu0/thermal_throttle` and so on, where there are such.
+fn thermal(cpus: &Path) -> Vec<String> {
+    let cpus = fs::read_dir(cpus).into_iter().flatten().flatten().filter(|cpu| {
+        let name = cpu.file_name().to_string_lossy().into_owned();
+        name.strip_prefix("cpu").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    });
+    let folders = cpus.map(|cpu| cpu.path().join("thermal_throttle")).filter(|folder| folder.is_dir());
+    let mut folders: Vec<String> = folders.map(|folder| folder.to_string_lossy().into_owned()).collect();
+    folders.sort();
+    folders
 }
 
 /// A device node of the host.

@@ -36,6 +36,8 @@ fn main() -> ExitCode {
 fn run() -> io::Result<()> {
     // Not the agent's session: its death, its terminal and its signals are not ours.
     process::setsid()?;
+    // Nor its keys: what it makes has this one, which is empty.
+    berth_sys::keyring::join_new()?;
     process::set_name(c"berth-shim")?;
     // The agent starts it with all of them blocked.
     process::unblock_signals()?;

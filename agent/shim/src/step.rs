@@ -63,6 +63,7 @@ fn invalid() -> io::Error {
     io::Error::from_raw_os_error(EINVAL)
 }
 
+const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
 const EEXIST: i32 = 17;
 const ENOTDIR: i32 = 20;
@@ -172,7 +173,10 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         Step::Workdir { path: p, create } => {
             // Never chdir(2): /proc/self/fd/N, or a link of the image to it, is one of the host's folders that are open here (CVE-2024-21626).
             let root = fs::open("/", Open::PATH | Open::DIRECTORY, 0)?;
-            let folder = if *create { tree::target(root.as_fd(), p, true) } else { tree::there(root.as_fd(), p) };
+            let folder = match tree::there(root.as_fd(), p) {
+                Err(e) if *create && e.kind() == io::ErrorKind::NotFound => tree::target(root.as_fd(), p, true),
+                found => found,
+            };
             process::fchdir(folder?.as_fd())
         }
         Step::Identity { uid, gid, groups, capabilities } => identity(*uid, *gid, groups, *capabilities),
@@ -344,27 +348,54 @@ fn terminal(console: bool, context: &Context<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// One empty read-only tmpfs serves all folders: a superblock costs 50 us, a bind 5.
+/// One empty read-only tmpfs serves all folders: a superblock costs 50 us, a bind 5. Places and what lies over them are descriptors, and the
+/// device is looked at: a link in its place would show what it leads to instead (CVE-2025-31133).
 fn mask(paths: &[Bytes<'_>]) -> io::Result<()> {
-    let mut empty: Option<&Path> = None;
+    let null = match fs::open("/dev/null", Open::PATH | Open::NOFOLLOW, 0) {
+        Ok(found) => Some(found).filter(|fd| fs::fstat(fd.as_fd()).is_ok_and(|s| is_null(&s))),
+        Err(_) => None,
+    };
+    let mut empty: Option<OwnedFd> = None;
     for p in paths {
-        let p = path(p);
-        let bind = |from: &Path| mount::mount(from.as_os_str(), p, "", MountFlags::BIND, "");
-        match bind(Path::new("/dev/null")) {
-            Ok(()) => {}
-            // Either of the two is missing. Without a path there is nothing to mask; without /dev/null (`--tmpfs /dev`) nothing may go unmasked.
-            Err(e) if e.raw_os_error() == Some(ENOENT) && std::fs::symlink_metadata(p).is_err() => {}
-            Err(e) if e.raw_os_error() == Some(ENOTDIR) => match empty {
-                Some(first) => bind(first)?,
-                None => {
-                    mount::mount(OsStr::new("tmpfs"), p, "tmpfs", MountFlags::RDONLY, "size=0k,nr_inodes=2")?;
-                    empty = Some(p);
-                }
-            },
+        let at = match fs::open(path(p).as_os_str(), Open::PATH | Open::NOFOLLOW, 0) {
+            Ok(at) => at,
+            // Nothing there, nothing to mask.
+            Err(e) if matches!(e.raw_os_error(), Some(ENOENT | ENOTDIR)) => continue,
             Err(e) => return Err(e),
-        }
+        };
+        let over = match (tree::is_folder(at.as_fd())?, &null, &empty) {
+            (false, Some(null), _) => bind_of(null.as_fd())?,
+            // Nothing may go unmasked.
+            (false, None, _) => return Err(io::Error::from_raw_os_error(EPERM)),
+            (true, _, Some(empty)) => bind_of(empty.as_fd())?,
+            (true, _, None) => {
+                let made = empty_folder()?;
+                mount::move_mount_to_fd(made.as_fd(), at.as_fd())?;
+                empty = Some(made);
+                continue;
+            }
+        };
+        mount::move_mount_to_fd(over.as_fd(), at.as_fd())?;
     }
     Ok(())
+}
+
+/// Documentation/admin-guide/devices.txt
+fn is_null(stat: &fs::Stat) -> bool {
+    stat.kind == Kind::CharDevice && (stat.rdev_major, stat.rdev_minor) == (1, 3)
+}
+
+fn bind_of(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    mount::open_tree(Some(fd), Path::new(""), true, false)
+}
+
+fn empty_folder() -> io::Result<OwnedFd> {
+    let tmpfs = mount::FsContext::open("tmpfs")?;
+    tmpfs.set_string("size", "0")?;
+    tmpfs.set_string("nr_inodes", "2")?;
+    tmpfs.set_flag("ro")?;
+    tmpfs.create()?;
+    tmpfs.mount(MountAttr::RDONLY)
 }
 
 fn read_only(p: &[u8]) -> io::Result<()> {

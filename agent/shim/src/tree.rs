@@ -1,5 +1,6 @@
 //! Paths inside the container's root that may not lead out of it.
 
+use berth_model::wire::PROC_FILES;
 use berth_sys::fs::{self, Kind, Open, Resolve};
 use std::ffi::OsStr;
 use std::io;
@@ -21,7 +22,18 @@ pub fn there(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
 
 /// Opens a path for mounting on, and makes it when it is missing: folders 0755, at its end a folder or an empty file. A dangling link at
 /// its end (images have /etc/resolv.conf lead to /run) is followed inside the root, and what it names is made.
+///
+/// Nothing comes over the kernel's own files in /proc, whatever links of the image lead to them: `EPERM`. Files of lxcfs may.
 pub fn target(root: BorrowedFd<'_>, path: &[u8], folder: bool) -> io::Result<OwnedFd> {
+    let found = found_or_made(root, path, folder)?;
+    let lxcfs = || PROC_FILES.iter().any(|name| path.strip_prefix(b"/proc/") == Some(name.as_bytes()));
+    if fs::is_proc(found.as_fd())? && !lxcfs() {
+        return Err(io::Error::from_raw_os_error(EPERM));
+    }
+    Ok(found)
+}
+
+fn found_or_made(root: BorrowedFd<'_>, path: &[u8], folder: bool) -> io::Result<OwnedFd> {
     let mut path = path.to_vec();
     for _ in 0..MAX_LINKS {
         match open(root, &path, Open::NONE) {
@@ -90,6 +102,7 @@ pub fn is_folder(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(fs::fstat(fd)?.kind == Kind::Directory)
 }
 
+const EPERM: i32 = 1;
 const EINVAL: i32 = 22;
 const ELOOP: i32 = 40;
 /// Links behind each other; the kernel takes 40, images have one.

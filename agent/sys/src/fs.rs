@@ -172,6 +172,11 @@ pub fn openat2(
     }
 }
 
+/// Whether it is in a proc file system (fstatfs(2)).
+pub fn is_proc(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(rustix::fs::fstatfs(fd)?.f_type as u64 == libc::PROC_SUPER_MAGIC as u64)
+}
+
 /// openat(2) of one name below `dir`; `O_NOFOLLOW` is the caller's choice.
 pub fn openat(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>, flags: Open, mode: u32) -> io::Result<OwnedFd> {
     let flags = OFlags::from_bits_retain(flags.0) | OFlags::CLOEXEC;

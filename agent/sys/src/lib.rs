@@ -9,6 +9,7 @@ pub mod detour_bpf;
 pub mod fs;
 pub mod inet;
 pub mod inotify;
+pub mod keyring;
 pub mod loop_device;
 pub mod memfd;
 pub mod memory;

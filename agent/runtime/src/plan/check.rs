@@ -3,7 +3,8 @@
 use crate::signal;
 use berth_model::ContainerSpec;
 use berth_model::network::NetworkMode;
-use berth_model::spec::{MountKind, Resources, Seccomp};
+use berth_model::spec::{Mount, MountKind, Resources, Seccomp};
+use berth_model::wire::PROC_FILES;
 use berth_sys::{cap, process};
 
 /// Docker's least, below which nothing starts.
@@ -67,6 +68,8 @@ pub(crate) fn check(spec: &ContainerSpec) -> Vec<(String, String)> {
             say("mounts", format!("target {:?} must be an absolute path without '..'", mount.target));
         } else if mount.target.split('/').all(|p| p.is_empty() || p == ".") {
             say("mounts", "the target cannot be '/'".into());
+        } else if is_in_proc(mount) {
+            say("mounts", format!("target {:?}: /proc holds the kernel's own files, and nothing else", mount.target));
         }
         if let MountKind::Bind { source, .. } = &mount.kind
             && !source.starts_with('/')
@@ -165,6 +168,16 @@ fn more_limits(r: &Resources, say: &mut impl FnMut(&str, String)) {
     }
 }
 
+/// Below /proc is what berth itself reads and writes there (CVE-2019-16884, CVE-2025-52881). Files that lxcfs has for it are taken.
+fn is_in_proc(mount: &Mount) -> bool {
+    let mut names = mount.target.split('/').filter(|p| !p.is_empty() && *p != ".");
+    if names.next() != Some("proc") {
+        return false;
+    }
+    let rest: Vec<&str> = names.collect();
+    !(matches!(mount.kind, MountKind::Bind { .. }) && PROC_FILES.contains(&rest.join("/").as_str()))
+}
+
 /// Only what belongs to a namespace of the container's own: everything else would change the host.
 fn sysctl_problem(key: &str, spec: &ContainerSpec) -> Option<&'static str> {
     const IPC: [&str; 9] = [
@@ -195,7 +208,7 @@ fn sysctl_problem(key: &str, spec: &ContainerSpec) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berth_model::spec::{Mount, Resources, Ulimit};
+    use berth_model::spec::{Resources, Ulimit};
 
     #[test]
     fn all_that_is_wrong_is_said_at_once() {

@@ -122,21 +122,28 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     if spec.tty {
         steps.push(Step::Terminal { console: true });
     }
+    // What is the caller's or the image's comes behind everything that is done by a path in /proc, /sys and /dev: until here these hold
+    // nothing but the kernel's own (CVE-2025-31133, CVE-2025-52881).
+    steps.extend(sysctls(spec));
+    if !spec.privileged {
+        steps.push(Step::ReadOnlyPaths { paths: mounts::READ_ONLY.map(bytes).to_vec() });
+        steps.push(Step::Mask { paths: mounts::masked(host, None) });
+    }
     steps.extend(attach);
+    if !spec.privileged {
+        // Whoever puts the host's /sys there does not unmask it by that.
+        let again = mounts::masked(host, Some(&spec.mounts));
+        steps.extend((!again.is_empty()).then_some(Step::Mask { paths: again }));
+    }
     if !spec.host_uts {
         steps.push(Step::Hostname { name: bytes(hostname) });
         if let Some(domain) = spec.domainname.as_ref().filter(|d| !d.is_empty()) {
             steps.push(Step::Domainname { name: bytes(domain.clone()) });
         }
     }
-    steps.extend(sysctls(spec));
     // Entering the root has led to `/` already.
     if effective.workdir != "/" {
         steps.push(Step::Workdir { path: bytes(effective.workdir.clone()), create: true });
-    }
-    if !spec.privileged {
-        steps.push(Step::ReadOnlyPaths { paths: mounts::READ_ONLY.map(bytes).to_vec() });
-        steps.push(Step::Mask { paths: mounts::MASKED.map(bytes).to_vec() });
     }
     if spec.read_only_root {
         steps.push(Step::ReadOnlyRoot);
@@ -312,6 +319,14 @@ fn rlimits(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) -> Vec
             (soft, hard) = (soft.min(max), max);
         }
         steps.push(Step::Rlimit { resource: *resource, soft, hard });
+    }
+    // A core is as large as the process: none but where it is asked for, or by a process itself.
+    let core = process::RESOURCES.iter().find(|(name, _)| *name == "core").map(|(_, n)| *n);
+    let hard = host.hard_limits.iter().find(|(n, _)| Some(*n) == core).map(|(_, max)| *max);
+    if let (Some(resource), Some(hard)) = (core, hard)
+        && !spec.ulimits.iter().any(|l| l.name == "core")
+    {
+        steps.push(Step::Rlimit { resource, soft: 0, hard });
     }
     steps
 }

@@ -5,8 +5,9 @@ use crate::host::Host;
 use crate::{PlanInput, RuntimeError, files};
 use berth_model::ContainerSpec;
 use berth_model::network::NetworkMode;
-use berth_model::spec::{MountKind, Propagation};
+use berth_model::spec::{Mount, MountKind, Propagation};
 use berth_model::wire::Step;
+use berth_model::wire::plan::Bytes;
 use std::path::PathBuf;
 
 // Flags of mount(2).
@@ -27,7 +28,7 @@ const SHARED: u32 = 0x10_0000;
 pub(super) const FIRST_OWN_SLOT: u8 = 191;
 
 /// Docker's list: what tells about the host or could harm it.
-pub(super) const MASKED: [&str; 12] = [
+const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -42,6 +43,17 @@ pub(super) const MASKED: [&str; 12] = [
     "/sys/firmware",
 ];
 pub(super) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What is masked; of mounts of the caller's only what these would uncover: there is nothing but the kernel's own in /proc.
+pub(super) fn masked(host: &Host, below: Option<&[Mount]>) -> Vec<Bytes<'static>> {
+    let wanted = |path: &&str| below.is_none_or(|mounts| mounts.iter().any(|m| is_below(path, &m.target)));
+    let all = MASKED.into_iter().chain(host.thermal.iter().map(String::as_str));
+    all.filter(wanted).map(bytes).collect()
+}
+
+fn is_below(path: &str, folder: &str) -> bool {
+    std::path::Path::new(path).starts_with(folder)
+}
 
 /// /etc/hosts and its like: file on the host, content.
 pub(super) fn files(input: &PlanInput<'_>, hostname: &str, host_resolv_conf: &str) -> Vec<(PathBuf, String)> {

@@ -1,0 +1,119 @@
+//! What a process in a container has from the start: descriptors, environment, mounts, rights, keys. Compared with what it should be.
+
+use crate::escapes::program;
+use crate::harness::{Node, image};
+use std::process::Command;
+
+/// Left out: what depends on the host's kernel. Control groups have a test of their own (`the_groups_are_its_own`), and masks, too
+/// (`sandbox.rs`).
+fn of(output: &str) -> String {
+    const BY_KERNEL: [&str; 9] =
+        ["acpi", "asound", "interrupts", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats", "keys"];
+    let masked = |line: &str| BY_KERNEL.iter().any(|name| line.starts_with(&format!("mount /proc/{name} ")));
+    let other = ["mount /sys/", "keyring", "cgroup", "status SigIgn"];
+    let wanted = |line: &&str| !other.iter().any(|start| line.starts_with(start)) && !masked(line);
+    let mut lines: Vec<&str> = output.lines().map(str::trim_end).filter(wanted).collect();
+    lines.dedup();
+    lines.join("\n").replace(&own_file_system(), " HOST ").replace(&all_capabilities(), "ALL")
+}
+
+/// Of the files that the agent makes for a container, and of the program.
+fn own_file_system() -> String {
+    let output = Command::new("stat").args(["-f", "-c", "%T"]).arg(program()).output().expect("stat");
+    let name = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    format!(" {} ", if name == "ext2/ext3" { "ext4" } else { &name })
+}
+
+/// What a privileged container has: all that this host has.
+fn all_capabilities() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let line = status.lines().find(|l| l.starts_with("CapBnd")).expect("CapBnd");
+    line.split_whitespace().nth(1).expect("a number").to_owned()
+}
+
+fn node(name: &str) -> (Node, String) {
+    (Node::with_busybox(name), format!("{}:/escape:ro", program().display()))
+}
+
+#[test]
+fn of_a_container() {
+    let (node, mount) = node("visible-run");
+    let run = |options: &[&str]| {
+        let busybox = image("busybox");
+        let arguments =
+            [&["run", "--rm", "--network", "none", "-v", &mount], options, &[busybox.as_str(), "/escape", "seen"]]
+                .concat();
+        of(&node.ok(&arguments).replace('\r', ""))
+    };
+    insta::assert_snapshot!("default", run(&[]));
+    insta::assert_snapshot!("privileged", run(&["--privileged"]));
+    insta::assert_snapshot!("tty", run(&["-t"]));
+    insta::assert_snapshot!("user", run(&["-u", "nobody", "--read-only", "--security-opt", "no-new-privileges"]));
+    node.finish();
+}
+
+#[test]
+fn of_what_joins_it() {
+    let (node, mount) = node("visible-exec");
+    let script = "while :; do sleep 1; done";
+    let options =
+        ["--name", "seen", "-v", &mount, "--health-cmd", "/escape seen >/tmp/health", "--health-interval", "1s"];
+    node.detached(&options, script);
+    let exec =
+        |options: &[&str]| of(&node.ok(&[&["exec"], options, &["seen", "/escape", "seen"]].concat()).replace('\r', ""));
+    insta::assert_snapshot!("exec", exec(&[]));
+    insta::assert_snapshot!("exec_tty", exec(&["-t"]));
+    insta::assert_snapshot!("exec_privileged", exec(&["--privileged"]));
+    let health = crate::harness::eventually("a health check has written", || {
+        let output = node.ctl(&["exec", "seen", "cat", "/tmp/health"]);
+        (output.code == 0 && output.stdout.contains("keyring")).then_some(output.stdout)
+    });
+    insta::assert_snapshot!("health", of(&health));
+    node.ok(&["rm", "-f", "seen"]);
+    node.finish();
+}
+
+/// A session keyring of the agent's would hold what whoever started the agent has put there.
+#[test]
+fn the_keyring_is_its_own() {
+    let (node, mount) = node("visible-keys");
+    let ring = |output: &str| output.lines().find(|l| l.starts_with("keyring")).expect("keyring").to_owned();
+    let ours = Command::new(program()).arg("seen").output().expect("seen");
+    let ours = ring(&String::from_utf8_lossy(&ours.stdout));
+    let options = ["-v", &mount, "--security-opt", "seccomp=unconfined"];
+    node.detached(&[&["--name", "keys"], &options[..]].concat(), "while :; do sleep 1; done");
+    let all = [
+        ours,
+        ring(&node.sh(&options, "/escape seen")),
+        ring(&node.sh(&options, "/escape seen")),
+        ring(&node.ok(&["exec", "keys", "/escape", "seen"])),
+    ];
+    assert!(all[1..].iter().all(|r| r.ends_with("_ses")), "{all:?}");
+    let different: std::collections::BTreeSet<&String> = all.iter().collect();
+    assert_eq!(different.len(), all.len(), "{all:?}");
+    node.ok(&["rm", "-f", "keys"]);
+    node.finish();
+}
+
+#[test]
+fn the_groups_are_its_own() {
+    let (node, mount) = node("visible-groups");
+    for options in [&[][..], &["--privileged"], &["-u", "nobody"]] {
+        let output = node.sh(&[&["-v", &mount], options].concat(), "/escape seen");
+        let mut groups: Vec<&str> = output.lines().filter(|l| l.starts_with("cgroup")).collect();
+        groups.dedup();
+        assert_eq!(groups, ["cgroup /"], "{options:?}");
+        let writable = |l: &&str| l.contains(" /sys/fs/cgroup") && l.ends_with(" rw");
+        assert_eq!(output.lines().any(|l| writable(&l)), options.contains(&"--privileged"), "{options:?}: {output}");
+    }
+    node.finish();
+}
+
+/// Bytes are said in blocks of 512. Without a limit a process that crashes fills the disk with its memory, or hands it to a program of the host's.
+#[test]
+fn cores_are_written_where_they_are_asked_for() {
+    let (node, _) = node("visible-core");
+    assert_eq!(node.sh(&[], "ulimit -S -c"), "0");
+    assert_eq!(node.sh(&["--ulimit", "core=4096:8192"], "ulimit -S -c; ulimit -H -c"), "8\n16");
+    node.finish();
+}
