@@ -323,6 +323,10 @@ pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
 /// As [`read`], of a text that came from `name`.
 pub fn parse<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T, Error> {
     let mut value: Value = serde_json::from_str(text).map_err(|e| Error::field(name, e.to_string()))?;
+    // serde would take a list as a structure's fields in their order.
+    if !value.is_object() {
+        return Err(Error::field(name, "is no JSON object"));
+    }
     without_nulls(&mut value);
     serde_json::from_value(value).map_err(|e| Error::field(name, e.to_string()))
 }
