@@ -45,6 +45,8 @@ pub struct Grants {
     pub macvlan: bool,
     /// Making networks of the driver cni.
     pub cni: bool,
+    /// Files of the container's cgroup by name: some keep memory or processors from everybody else (memory.min, cpuset.cpus.partition).
+    pub cgroup_files: bool,
     /// The least that may be asked for; below 0 others are killed first when memory runs out.
     pub oom_score_adj: i32,
 }
@@ -91,6 +93,7 @@ pub enum Need {
     Macvlan,
     /// Its plugins are run as root of the host, with a configuration of the caller's.
     Cni,
+    CgroupFiles,
     OomScore(i32),
     /// What an agent of another version wrote down.
     Unknown(String),
@@ -110,6 +113,7 @@ impl Need {
             Need::LogCollector(_) => "log_collectors",
             Need::Macvlan => "macvlan",
             Need::Cni => "cni",
+            Need::CgroupFiles => "cgroup_files",
             Need::OomScore(_) => "oom_score_adj",
             Need::Unknown(_) => "",
         }
@@ -144,6 +148,7 @@ impl Need {
             ("log_collectors", false) => Need::LogCollector(text()),
             ("macvlan", true) => Need::Macvlan,
             ("cni", true) => Need::Cni,
+            ("cgroup_files", true) => Need::CgroupFiles,
             ("oom_score_adj", false) => value.parse().map_or(Need::Unknown(token.to_owned()), Need::OomScore),
             _ => Need::Unknown(token.to_owned()),
         }
@@ -165,6 +170,7 @@ impl fmt::Display for Need {
             Need::LogCollector(address) => write!(f, "a log collector of its own, {address}"),
             Need::Macvlan => f.write_str("driver macvlan"),
             Need::Cni => f.write_str("driver cni"),
+            Need::CgroupFiles => f.write_str("files of its cgroup by name"),
             Need::OomScore(value) => write!(f, "the OOM score adjustment {value}"),
             Need::Unknown(token) => write!(f, "{token:?}"),
         }
@@ -189,6 +195,7 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     add(chosen, namespace("user"));
     add(spec.seccomp != Seccomp::Default, Need::Unconfined);
     add(spec.log.own_address, Need::LogCollector(spec.log.syslog.address.to_string()));
+    add(!spec.resources.unified.is_empty(), Need::CgroupFiles);
     if let Some(score) = spec.oom_score_adj {
         add(score < 0, Need::OomScore(score));
     }
@@ -321,6 +328,7 @@ impl Grants {
             Need::LogCollector(_) => self.log_collectors,
             Need::Macvlan => self.macvlan,
             Need::Cni => self.cni,
+            Need::CgroupFiles => self.cgroup_files,
             Need::OomScore(value) => *value >= self.oom_score_adj,
             Need::Unknown(_) => false,
         }

@@ -34,6 +34,8 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
     let options = options.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     let mut log = d();
     log.log.own_address = true;
+    let unified = [("memory.min".to_owned(), "1G".to_owned())].into();
+    let files = berth_model::spec::Resources { unified, ..Default::default() };
     vec![
         (ContainerSpec { privileged: true, ..d() }, "privileged", "privileged = true", "unconfined = true"),
         (ContainerSpec { host_pid: true, ..d() }, "pid", "host_namespaces = ['pid']", "host_namespaces = ['ipc']"),
@@ -84,6 +86,7 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
         (caps("CAP_SYS_ADMIN"), "SYS_ADMIN", "capabilities = ['SYS_ADMIN']", "capabilities = ['NET_ADMIN', 'ALL']"),
         (caps("net_admin"), "NET_ADMIN", "capabilities = ['CAP_NET_ADMIN']", "privileged = true"),
         (log, "log collector", "log_collectors = true", "host_namespaces = ['network']"),
+        (ContainerSpec { resources: files, ..d() }, "files of its cgroup", "cgroup_files = true", "privileged = true"),
         (ContainerSpec { oom_score_adj: Some(-5), ..d() }, "-5", "oom_score_adj = -5", "oom_score_adj = -4"),
     ]
 }

@@ -7,15 +7,16 @@ use super::{
     usage,
 };
 use crate::gate::Call;
-use crate::{permission, status};
+use crate::permission::{self, Need};
+use crate::status;
 use berth::role::Role;
 use berth::v1::{self, containers_server, create_container_response::Kind};
 use berth_model::publish::PublishPolicy;
 use berth_model::spec::LogConfig;
 use berth_model::{ContainerId, ContainerSpec, Phase, Platform};
 use berth_node::{
-    Basis, ContainerRule, ContainerView, CreateRequest, Created, LogCursor, LogQuery, Node, Policy, PullPolicy,
-    Requester, WaitCondition,
+    Basis, ContainerRule, ContainerUpdate, ContainerView, CreateRequest, Created, LogCursor, LogQuery, Node, Policy,
+    PullPolicy, Requester, WaitCondition,
 };
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -271,12 +272,16 @@ impl containers_server::Containers for Containers {
         &self,
         request: Request<v1::UpdateContainerRequest>,
     ) -> Result<Response<v1::UpdateContainerResponse>, Status> {
-        let mut update = Default::default();
+        let mut update = ContainerUpdate::default();
+        let caller = call(&request)?;
         let (r, who) = self.change(request, |r, f| {
             update = limits::update(f, r.resources.clone());
             update.restart = r.restart.map(|policy| supervise::restart(f, Some(policy), false));
             (r.container.clone(), r.request_id.clone())
         })?;
+        if !update.resources.unified.is_empty() {
+            caller.permit(&[Need::CgroupFiles], &r.container, &r.request_id)?;
+        }
         let node = self.node.clone();
         let id = finish(async move { node.update(&who, &r.container, update).await }).await?;
         Ok(Response::new(v1::UpdateContainerResponse { id: id.to_string() }))

@@ -165,6 +165,13 @@ fn files_of_the_group_need_v2_and_say_so() {
         let output = node.ctl(&["run", "--rm", option, value, &image("busybox"), "true"]);
         assert!(output.code != 0 && output.stderr.contains(field), "{option} {value}: {output:?}");
     }
+    let operator = node.pki.identity("operator");
+    let denied = ["run", "--rm", "--cgroup-conf", "memory.min=1g", &image("busybox"), "true"];
+    let denied = node.ctl_as(&operator, &denied);
+    assert!(denied.stderr.contains("policy.operator.cgroup_files"), "{denied:?}");
+    let plain = node.detached(&[], "sleep 1000");
+    let denied = node.ctl_as(&operator, &["update", "--cgroup-conf", "memory.min=1g", &plain]);
+    assert!(denied.stderr.contains("policy.operator.cgroup_files"), "{denied:?}");
     let options = ["--cgroup-conf", "memory.high=67108864", "--oom-group"];
     if v2 {
         let id = node.detached(&options, "sleep 1000");
