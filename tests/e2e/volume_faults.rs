@@ -2,6 +2,8 @@
 
 use crate::harness::{Node, until};
 use crate::network_faults::dies;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 /// What the folder of volumes holds.
 fn folders(node: &Node) -> Vec<String> {
@@ -25,24 +27,27 @@ const SUM: &str = "find . -type f | sort | xargs md5sum | md5sum";
 #[test]
 fn making_and_removing() {
     let mut node = Node::with_busybox("volume-faults-make");
-    for size in [&[][..], &["--opt", "size=16m"]] {
-        let create = [&["volume", "create"], size, &["data"]].concat();
+    for size in [&[][..], &["--opt", "size=16m"], &["--opt", "type=tmpfs", "--opt", "o=size=1m"]] {
+        let create = [&["volume", "create", "--label", "a=b"], size, &["data"]].concat();
+        let kept = !size.contains(&"type=tmpfs");
         for point in ["volume.after_draft", "volume.after_publish", "volume.after_record"] {
             dies(&mut node, point, &create);
             settled(&node, point);
-            if !volumes(&node).is_empty() {
-                node.sh(&["-v", "data:/data"], "echo x >/data/file");
-                node.ok(&["volume", "rm", "data"]);
-            }
+            // As its caller would again: the one that was found is the one that was asked for.
+            node.ok(&create);
+            node.sh(&["-v", "data:/data"], "echo x >/data/file");
+            until("nobody has it", || node.ctl(&["volume", "rm", "data"]).code == 0);
             settled(&node, point);
         }
         for point in ["volume.before_removal", "volume.after_removal_record", "volume.after_retire"] {
             node.ok(&create);
             node.sh(&["-v", "data:/data"], "echo kept >/data/file");
             dies(&mut node, point, &["volume", "rm", "data"]);
-            if point == "volume.before_removal" {
+            if point == "volume.before_removal" && kept {
                 assert_eq!(node.sh(&["-v", "data:/data"], "cat /data/file"), "kept", "nothing was decided yet");
-                node.ok(&["volume", "rm", "data"]);
+            }
+            if point == "volume.before_removal" {
+                until("nobody has it", || node.ctl(&["volume", "rm", "data"]).code == 0);
             }
             until(&format!("{point}: it goes"), || volumes(&node).is_empty());
             settled(&node, point);
@@ -103,6 +108,11 @@ fn importing() {
             until("nobody has it", || node.ctl(&["volume", "rm", "again"]).code == 0);
         }
     }
+    // In a volume of a fixed size nothing of it takes room.
+    node.ok(&["volume", "create", "--opt", "size=16m", "small"]);
+    dies(&mut node, "volume.after_extract", &["volume", "import", "small", &tar]);
+    let room = "df -k /x | tail -1 | awk '{print $3 < 1000}'; ls -A /x | grep -v lost+found | wc -l";
+    assert_eq!(node.sh(&["-v", "small:/x"], room), "1\n0");
     for point in ["volume.while_importing", "volume.after_extract", "volume.after_take"] {
         node.sh(&["-v", "old:/data:nocopy"], "rm -rf /data/*; echo old >/data/file");
         until("nobody has it", || node.ctl(&["ps", "-aq"]).stdout.is_empty());
@@ -111,5 +121,28 @@ fn importing() {
         let now = node.sh(&["-v", "old:/data"], &format!("cd /data; test -e file && cat file || {SUM}"));
         assert!(now == "old" || now == sum, "{point}: {now}");
     }
+    node.finish();
+}
+
+/// Files of volumes that are copied or removed keep nobody from making others.
+#[test]
+fn long_work_holds_up_nobody() {
+    let mut node = Node::with_busybox("volume-faults-long");
+    node.sh(&["-v", "data:/data"], "echo kept >/data/file");
+    until("nobody has it", || node.ctl(&["ps", "-aq"]).stdout.is_empty());
+    node.kill_agent();
+    node.set_env("BERTH_FAILPOINTS", Some("volume.after_copy=sleep:6000;volume.while_clearing=sleep:6000"));
+    node.spawn();
+    for long in [&["volume", "clone", "data", "copy"][..], &["volume", "rm", "data"]] {
+        let mut child = node.ctl_command(long).stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("ctl");
+        std::thread::sleep(Duration::from_millis(700));
+        let begun = Instant::now();
+        node.ok(&["volume", "create", "other"]);
+        assert!(begun.elapsed() < Duration::from_secs(4), "{long:?} {:?}", begun.elapsed());
+        assert!(child.try_wait().expect("wait").is_none(), "{long:?} ended at once");
+        assert!(child.wait().expect("wait").success(), "{long:?}");
+        node.ok(&["volume", "create", "another"]);
+    }
+    assert_eq!(volumes(&node), ["another", "copy", "other"]);
     node.finish();
 }

@@ -70,6 +70,7 @@ pub const NAMES: &[&str] = &[
     "volume.before_removal",
     "volume.after_removal_record",
     "volume.after_retire",
+    "volume.while_clearing",
     "volume.while_importing",
     "volume.after_extract",
     "volume.after_take",

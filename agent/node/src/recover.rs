@@ -256,7 +256,8 @@ pub(crate) fn repair(config: &NodeConfig) -> Result<Option<crate::Repaired>, Nod
     }
     let container = |id: &ContainerId| config.data_root.join("containers").join(id.as_str()).is_dir();
     let layer = |d: &Digest| config.data_root.join("layers/layers").join(d.algorithm().name()).join(d.hex()).is_dir();
-    Ok(Some(crate::store::repair(&path, &There { container: &container, layer: &layer })?))
+    let volume = |name: &str| config.data_root.join("volumes").join(name).is_dir();
+    Ok(Some(crate::store::repair(&path, &There { container: &container, layer: &layer, volume: &volume })?))
 }
 
 /// 0700: what is below is nobody else's business.

@@ -6,10 +6,11 @@ use crate::{Act, Backing, Place, VolumeError};
 use berth_sys::fs::{self as sysfs, Open};
 use berth_sys::loop_device;
 use berth_sys::mount::{self, FsContext, MountAttr};
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::net::ToSocketAddrs;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -18,7 +19,10 @@ const FILL: &str = "_fill";
 /// Where a file system of the volume's own is mounted; its files are in [`INSIDE`] there.
 const FS: &str = "_fs";
 const INSIDE: &str = "data";
+const FILL_INSIDE: &str = "fill";
 const DISK: &str = "disk";
+/// What its maker knows of the volume.
+const TOLD: &str = "record.json";
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
 
@@ -38,6 +42,17 @@ impl Draft {
     /// Its empty folder of files; of a volume with a file system of its own there is none yet.
     pub fn data(&self) -> PathBuf {
         self.dir.join(DATA)
+    }
+
+    /// Keeps with the volume what its maker knows of it, for an agent that finds the folder without a record.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn describe(&self, text: &[u8]) -> Result<(), VolumeError> {
+        let path = self.dir.join(TOLD);
+        let act = || format!("writing {}", path.display());
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).act(act)?;
+        file.write_all(text).and_then(|()| file.sync_all()).act(act)
     }
 
     /// Removes one whose file system nobody has mounted. What cannot be removed is a leftover, which the next opening finds.
@@ -117,15 +132,14 @@ impl VolumeStore {
         }
     }
 
-    /// As [`VolumeStore::publish`] with files that were written into the draft: they are on the disk first.
+    /// Before a draft with files is published: they are on the disk then.
     ///
     /// # Errors
-    /// As there.
-    pub fn publish_with_files(&self, draft: Draft, name: &str) -> Result<(), VolumeError> {
-        let act = || format!("syncing the volume {name}");
+    /// `Io`.
+    pub fn sync(&self, draft: &Draft) -> Result<(), VolumeError> {
+        let act = || format!("syncing {}", draft.dir.display());
         let fd = sysfs::open(&draft.dir, Open::RDONLY | Open::DIRECTORY, 0).act(act)?;
-        sysfs::syncfs(fd.as_fd()).act(act)?;
-        self.publish(draft, name)
+        sysfs::syncfs(fd.as_fd()).act(act)
     }
 
     /// Takes a volume's name away in one step; its files are where the answer says, to be removed. `None`: there is no such volume.
@@ -170,6 +184,19 @@ impl VolumeStore {
         Ok((names, leftovers))
     }
 
+    /// What [`Draft::describe`] has kept.
+    pub fn described(&self, name: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.dir.join(name).join(TOLD)).ok()
+    }
+
+    /// Whether the folder holds no files: nothing but the place for a file system's mount.
+    pub fn is_bare(&self, name: &str) -> bool {
+        let dir = self.dir.join(name);
+        let empty = |at: &Path| std::fs::read_dir(at).is_ok_and(|mut entries| entries.next().is_none());
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        entries.map(|e| e.file_name()).all(|n| n == FS) && (!dir.join(FS).exists() || empty(&dir.join(FS)))
+    }
+
     /// What the folder of a volume says of it, where its record was lost: `size`, or nothing.
     pub fn guess(&self, name: &str) -> Option<Backing> {
         let dir = self.dir.join(name);
@@ -191,8 +218,8 @@ impl VolumeStore {
         };
         match backing {
             Backing::Folder => own(dir, DATA, FILL),
-            Backing::Disk { .. } => own(dir.join(FS), INSIDE, "fill"),
-            Backing::Mount(f) if f.fs_type == "tmpfs" => own(dir.join(FS), INSIDE, "fill"),
+            Backing::Disk { .. } => own(dir.join(FS), INSIDE, FILL_INSIDE),
+            Backing::Mount(f) if f.fs_type == "tmpfs" => own(dir.join(FS), INSIDE, FILL_INSIDE),
             Backing::Mount(f) => Place {
                 data: dir.join(FS),
                 fill: None,
@@ -246,6 +273,13 @@ impl VolumeStore {
                 }
             };
             mount::move_mount(tree.as_fd(), &at).act(act)?;
+            if inside {
+                // Of an import or a fill that was cut: it would take the volume's room, and nobody sees it.
+                match std::fs::remove_dir_all(at.join(FILL_INSIDE)) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    other => other.act(|| format!("removing what was left in the volume {name}"))?,
+                }
+            }
         }
         if inside {
             let data = at.join(INSIDE);

@@ -31,6 +31,7 @@ pub struct Repaired {
 pub(crate) struct There<'a> {
     pub container: &'a dyn Fn(&ContainerId) -> bool,
     pub layer: &'a dyn Fn(&Digest) -> bool,
+    pub volume: &'a dyn Fn(&str) -> bool,
 }
 
 #[derive(Default)]
@@ -200,9 +201,10 @@ fn merge(found: &mut Salvaged, copy: Salvaged, there: &There<'_>) {
     for (key, record) in copy.networks {
         found.networks.entry(key).or_insert(record);
     }
-    // One that was removed since has no folder, which the next opening sees.
     for (key, record) in copy.volumes {
-        found.volumes.entry(key).or_insert(record);
+        if (there.volume)(&record.name) {
+            found.volumes.entry(key).or_insert(record);
+        }
     }
     for (key, (record, hidden)) in copy.images {
         if record.layers.iter().all(|l| (there.layer)(&l.diff_id)) {
@@ -270,4 +272,19 @@ pub(super) fn keep_copy(connection: &Connection, path: &Path) -> Result<(), Stor
         })
         .map(drop)
         .map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_of_the_copy_come_back_with_their_files() {
+        let volume = |name: &str| (name.to_owned(), VolumeRecord { name: name.to_owned(), ..VolumeRecord::default() });
+        let mut found = Salvaged { volumes: BTreeMap::from([volume("seen")]), ..Salvaged::default() };
+        let copy = Salvaged { volumes: BTreeMap::from([volume("kept"), volume("gone")]), ..Salvaged::default() };
+        let there = There { container: &|_| true, layer: &|_| true, volume: &|name| name == "kept" };
+        merge(&mut found, copy, &there);
+        assert_eq!(found.volumes.keys().collect::<Vec<_>>(), ["kept", "seen"]);
+    }
 }

@@ -1,13 +1,13 @@
 //! Makes volumes: folder, then record. One that was made for a crash to find is whole or a leftover.
 
-use super::{Volume, begin, event, random};
+use super::{Volume, Work, begin, event, random};
 use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::VolumeView;
 use crate::{NodeError, fail};
 use berth_model::Timestamp;
 use berth_model::volume::{VolumeRecord, check_volume_name};
-use berth_volume::{Draft, copy_tree};
+use berth_volume::{Backing, Draft, copy_tree};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
@@ -61,7 +61,7 @@ pub(super) async fn ensure(inner: &Arc<Inner>, record: VolumeRecord, exact: bool
     inner
         .blocking(move || {
             let store = &inner_.volumes.store;
-            let draft = store.draft(&random()?, &volume_.backing)?;
+            let draft = described(store.draft(&random()?, &volume_.backing)?, &volume_.record)?;
             fail::point("volume.after_draft")?;
             store.publish(draft, &volume_.record.name)?;
             fail::point("volume.after_publish")
@@ -72,49 +72,86 @@ pub(super) async fn ensure(inner: &Arc<Inner>, record: VolumeRecord, exact: bool
     Ok(volume)
 }
 
-/// Writes down that a volume is there.
-async fn keep(inner: &Arc<Inner>, volume: Arc<Volume>) -> Result<(), NodeError> {
-    let writes = vec![Write::PutVolume(volume.record.clone().into()), event(inner, &volume.record, "create", &[])];
-    inner.store.write(writes, Durability::Durable).await?;
-    inner.volumes.put(volume);
-    Ok(())
+/// Puts the record into the draft: an agent that is killed before it is written finds the options and labels there.
+fn described(draft: Draft, record: &VolumeRecord) -> Result<Draft, NodeError> {
+    let text = serde_json::to_vec(record).map_err(io::Error::from);
+    let written = text.map_err(NodeError::io("describing a volume")).and_then(|text| Ok(draft.describe(&text)?));
+    match written {
+        Ok(()) => Ok(draft),
+        Err(e) => {
+            draft.discard();
+            Err(e)
+        }
+    }
 }
 
-/// A draft that is whole becomes a volume.
-pub(super) async fn adopt(inner: &Arc<Inner>, draft: Draft, record: VolumeRecord) -> Result<(), NodeError> {
-    let _making = inner.volumes.making.lock().await;
-    let (dir, name) = (draft.dir.clone(), record.name.clone());
-    let there = inner.volumes.find(&name).is_ok();
-    let volume = Volume::new(record)?;
+/// Writes down that a volume is there; where that fails it is none.
+async fn keep(inner: &Arc<Inner>, volume: Arc<Volume>) -> Result<(), NodeError> {
+    let writes = vec![Write::PutVolume(volume.record.clone().into()), event(inner, &volume.record, "create", &[])];
+    let Err(e) = inner.store.write(writes, Durability::Durable).await else {
+        inner.volumes.put(volume);
+        return Ok(());
+    };
     let inner_ = inner.clone();
-    let published = inner
-        .blocking(move || {
-            if there {
-                let why = "since the import began".to_owned();
-                return Err(NodeError::VolumeExists { volume: name, why });
+    let taken_back = inner.blocking(move || {
+        if let Some(gone) = inner_.volumes.store.retire(&volume.record.name, &random()?)? {
+            super::remove::clear(&gone);
+        }
+        Ok(())
+    });
+    if let Err(undo) = taken_back.await {
+        tracing::warn!(error = %undo, "taking back a volume that could not be written down");
+    }
+    Err(e.into())
+}
+
+/// A draft that is whole becomes a volume. `why` not, when there is one of that name by now.
+pub(super) async fn adopt(
+    inner: &Arc<Inner>,
+    draft: Draft,
+    record: VolumeRecord,
+    why: &'static str,
+) -> Result<(), NodeError> {
+    let volume = Volume::new(record)?;
+    let record = volume.record.clone();
+    let (inner_, volume_) = (inner.clone(), volume.clone());
+    // Before the lock, as it may take long.
+    let synced = inner.blocking(move || {
+        let draft = described(draft, &volume_.record)?;
+        let folder = matches!(volume_.backing, Backing::Folder);
+        match if folder { inner_.volumes.store.sync(&draft) } else { Ok(()) } {
+            Ok(()) => Ok(draft),
+            Err(e) => {
+                super::remove::clear(&draft.dir);
+                Err(e.into())
             }
-            Ok(inner_.volumes.store.publish_with_files(draft, &name)?)
-        })
-        .await;
-    if let Err(e) = published {
+        }
+    });
+    let draft = synced.await?;
+    let _making = inner.volumes.making.lock().await;
+    if inner.volumes.find(&record.name).is_ok() {
         let cleared = inner.blocking(move || {
-            super::remove::clear(&dir);
+            super::remove::clear(&draft.dir);
             Ok(())
         });
         cleared.await?;
-        return Err(e);
+        return Err(NodeError::VolumeExists { volume: record.name, why: why.to_owned() });
     }
+    let store = inner.volumes.store.clone();
+    inner.blocking(move || Ok(store.publish(draft, &record.name)?)).await?;
     fail::point("volume.after_publish")?;
     keep(inner, volume).await
 }
 
-/// Makes a volume with the files of another one: all of them or none.
+/// Makes a volume with the files of another one: all of them or none. Others make and remove volumes meanwhile.
 pub(crate) async fn clone(
     inner: &Arc<Inner>,
     source: &str,
     target: String,
     labels: Option<BTreeMap<String, String>>,
 ) -> Result<VolumeView, NodeError> {
+    const WHY: &str = "and a clone takes the place of none";
+    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
     let work = begin(inner, source, "a clone of it")?;
     let record = VolumeRecord {
         name: target,
@@ -133,49 +170,51 @@ pub(crate) async fn clone(
     };
     check(&record)?;
     let name = record.name.clone();
-    let _making = inner.volumes.making.lock().await;
     if inner.volumes.find(&name).is_ok() {
-        return Err(NodeError::VolumeExists { volume: name, why: "and a clone takes the place of none".to_owned() });
+        return Err(NodeError::VolumeExists { volume: name, why: WHY.to_owned() });
     }
-    let volume = Volume::new(record)?;
-    let (inner_, volume_) = (inner.clone(), volume.clone());
-    inner
+    let (inner_, backing) = (inner.clone(), Volume::new(record.clone())?.backing.clone());
+    let draft = inner
         .blocking(move || {
-            let volumes = &inner_.volumes;
-            {
-                let _gate = work.volume.gate.lock().unwrap_or_else(|e| e.into_inner());
-                volumes.store.attach(&work.volume.record.name, &work.volume.backing)?;
-            }
-            let from = volumes.place(&work.volume).open()?;
-            let stop = inner_.stop.clone();
-            let go_on = || if stop.is_cancelled() { Err(io::Error::other("the agent is stopping")) } else { Ok(()) };
-            let draft = volumes.store.draft(&random()?, &volume_.backing)?;
-            if matches!(volume_.backing, berth_volume::Backing::Folder) {
-                let to = berth_sys::fs::open(draft.data(), berth_sys::fs::Open::RDONLY, 0)
-                    .map_err(NodeError::io("opening the new volume"))?;
-                let copied = copy_tree(from.as_fd(), to, &go_on);
-                if let Err(e) = copied {
-                    super::remove::clear(&draft.dir);
-                    return Err(e.into());
-                }
-                fail::point("volume.after_copy")?;
-                return Ok(volumes.store.publish_with_files(draft, &volume_.record.name)?);
-            }
-            // With a file system of its own it is filled as a draft, too: there is no half of it under its name.
-            let draft_name = draft.dir.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-            let filled = volumes
-                .store
-                .attach(&draft_name, &volume_.backing)
-                .and_then(|()| volumes.store.place(&draft_name, &volume_.backing).fill(from.as_fd(), &go_on).map(drop));
-            if let Err(e) = filled.and(volumes.store.detach(&draft_name)) {
-                super::remove::clear(&draft.dir);
-                return Err(e.into());
-            }
+            let _permit = permit;
+            let draft = copied(&inner_, &work, &backing)?;
             fail::point("volume.after_copy")?;
-            volumes.store.publish(draft, &volume_.record.name)?;
-            Ok(())
+            Ok(draft)
         })
         .await?;
-    keep(inner, volume).await?;
+    adopt(inner, draft, record, WHY).await?;
     super::view(inner, &name)
+}
+
+/// A draft with the files of a volume; blocking.
+fn copied(inner: &Inner, work: &Work, backing: &Backing) -> Result<Draft, NodeError> {
+    let volumes = &inner.volumes;
+    {
+        let _gate = work.volume.gate.lock().unwrap_or_else(|e| e.into_inner());
+        volumes.store.attach(&work.volume.record.name, &work.volume.backing)?;
+    }
+    let from = volumes.place(&work.volume).open()?;
+    let stop = inner.stop.clone();
+    let go_on = || if stop.is_cancelled() { Err(io::Error::other("the agent is stopping")) } else { Ok(()) };
+    let draft = volumes.store.draft(&random()?, backing)?;
+    let filled = match backing {
+        Backing::Folder => berth_sys::fs::open(draft.data(), berth_sys::fs::Open::RDONLY, 0)
+            .map_err(NodeError::io("opening the new volume"))
+            .and_then(|to| Ok(copy_tree(from.as_fd(), to, &go_on).map(drop)?)),
+        _ => {
+            // With a file system of its own it is filled as a draft, too: there is no half of it under its name.
+            let name = draft.dir.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+            let attached = volumes.store.attach(&name, backing);
+            let filled =
+                attached.and_then(|()| volumes.store.place(&name, backing).fill(from.as_fd(), &go_on).map(drop));
+            filled.and(volumes.store.detach(&name)).map_err(NodeError::from)
+        }
+    };
+    match filled {
+        Ok(()) => Ok(draft),
+        Err(e) => {
+            super::remove::clear(&draft.dir);
+            Err(e)
+        }
+    }
 }

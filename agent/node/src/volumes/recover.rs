@@ -30,7 +30,7 @@ pub(crate) fn open(dir: &Path, records: Vec<VolumeRecord>) -> Result<Opened, Nod
     let (names, mut leftovers) = store.list()?;
     let mut table: BTreeMap<String, Entry> = BTreeMap::new();
     let mut writes = Vec::new();
-    for record in records {
+    for mut record in records {
         let name = record.name.clone();
         if !store.exists(&name) {
             // A removal that was cut behind the rename; else somebody else has removed the folder, and what refers to the volume says so.
@@ -40,7 +40,8 @@ pub(crate) fn open(dir: &Path, records: Vec<VolumeRecord>) -> Result<Opened, Nod
             }
             tracing::warn!(volume = name, "its folder is not there");
         }
-        let removing = record.removing;
+        // From here on the entry has it: a record that is written back is one of a volume that stays.
+        let removing = std::mem::take(&mut record.removing);
         match Volume::new(record) {
             Ok(volume) => drop(table.insert(name, Entry { volume: Some(volume), removing, ..Entry::default() })),
             Err(e) => tracing::warn!(volume = name, error = %e, "its options cannot be read: it is left alone"),
@@ -50,7 +51,20 @@ pub(crate) fn open(dir: &Path, records: Vec<VolumeRecord>) -> Result<Opened, Nod
         if table.contains_key(&name) {
             continue;
         }
-        let Some(backing) = store.guess(&name) else { continue };
+        let described = store.described(&name).and_then(|text| serde_json::from_slice::<VolumeRecord>(&text).ok());
+        if let Some(record) = described.filter(|r| r.name == name) {
+            tracing::info!(volume = name, "taking up a volume whose record was not written yet, or is lost");
+            writes.push(Write::PutVolume(record.clone().into()));
+            table.insert(name, Entry { volume: Some(Volume::new(record)?), ..Entry::default() });
+            continue;
+        }
+        let Some(backing) = store.guess(&name) else {
+            // Nobody's files, and in the way of a volume of this name.
+            if store.is_bare(&name) {
+                leftovers.extend(store.retire(&name, &name)?);
+            }
+            continue;
+        };
         let made_up = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
         if made_up && store.place(&name, &backing).is_empty().unwrap_or(false) {
             leftovers.extend(store.retire(&name, &name)?);
@@ -77,6 +91,21 @@ pub(crate) fn open(dir: &Path, records: Vec<VolumeRecord>) -> Result<Opened, Nod
 }
 
 impl Volumes {
+    /// Those whose removal was begun; and what is to be written of those that have come into use since, which stay.
+    fn cut(&self) -> (Vec<VolumeRecord>, Vec<Write>) {
+        let (mut cut, mut used) = (Vec::new(), Vec::new());
+        for entry in self.lock().values_mut().filter(|e| e.removing) {
+            let Some(volume) = &entry.volume else { continue };
+            if entry.users.is_empty() {
+                cut.push(volume.record.clone());
+            } else {
+                entry.removing = false;
+                used.push(Write::PutVolume(volume.record.clone().into()));
+            }
+        }
+        (cut, used)
+    }
+
     /// A container that the store knows, and whether it may run.
     pub fn known(&self, record: &ContainerRecord, runs: bool) {
         let id: &ContainerId = &record.id;
@@ -116,22 +145,59 @@ pub(crate) async fn sweep(inner: &Arc<Inner>, writes: Vec<Write>, leftovers: Vec
             }
             remove::clear(path);
         }
-        let cut: Vec<VolumeRecord> = inner_
-            .volumes
-            .lock()
-            .values()
-            .filter(|e| e.removing)
-            .filter_map(|e| Some(e.volume.as_ref()?.record.clone()))
-            .collect();
+        let (cut, used) = inner_.volumes.cut();
         for record in cut {
             let name = record.name.clone();
-            if let Err(e) = remove::gone(&inner_, record) {
-                tracing::warn!(volume = name, error = %e, "ending a removal that was cut");
+            match remove::gone(&inner_, record) {
+                Ok(gone) => gone.iter().for_each(|gone| remove::clear(gone)),
+                Err(e) => tracing::warn!(volume = name, error = %e, "ending a removal that was cut"),
             }
+        }
+        if !used.is_empty() {
+            let _ = inner_.store.submit_blocking(used, Durability::Quick)?;
         }
         Ok(())
     });
     if let Err(e) = swept.await {
         tracing::warn!(error = %e, "sweeping volumes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(name: &str, removing: bool) -> VolumeRecord {
+        VolumeRecord { name: name.to_owned(), removing, ..VolumeRecord::default() }
+    }
+
+    #[test]
+    fn what_an_agent_finds() {
+        let dir = std::env::temp_dir().join(format!("berth-volumes-found-{}", std::process::id()));
+        let store = VolumeStore::open(&dir).unwrap();
+        for name in ["idle", "used", "plain"] {
+            store.publish(store.draft(name, &Backing::Folder).unwrap(), name).unwrap();
+        }
+        // An agent died behind the rename and before the record: one of these told more of itself than its folder does.
+        let options = BTreeMap::from([("type".to_owned(), "tmpfs".to_owned())]);
+        let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+        let told = VolumeRecord { options, labels, ..record("told", false) };
+        let backing = Backing::parse(&told.options).unwrap();
+        let draft = store.draft("1", &backing).unwrap();
+        draft.describe(&serde_json::to_vec(&told).unwrap()).unwrap();
+        store.publish(draft, "told").unwrap();
+        store.publish(store.draft("2", &backing).unwrap(), "bare").unwrap();
+        let Opened { volumes, leftovers, .. } = open(&dir, vec![record("idle", true), record("used", true)]).unwrap();
+        assert_eq!(volumes.find("told").unwrap().record, told);
+        assert_eq!(volumes.find("plain").unwrap().backing, Backing::Folder);
+        assert!(volumes.find("bare").is_err() && !store.exists("bare"));
+        assert_eq!(leftovers.len(), 1);
+        // Of the two that were to go one is somebody's: it stays, also for the next agent.
+        volumes.lock().get_mut("used").unwrap().users.insert(ContainerId::from_bytes([1; 32]));
+        let (cut, used) = volumes.cut();
+        assert_eq!(cut, [record("idle", false)]);
+        assert!(matches!(&used[..], [Write::PutVolume(r)] if r.name == "used" && !r.removing));
+        assert!(volumes.find("used").is_ok() && volumes.find("idle").is_err());
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use crate::view::{Freed, FreedKind, FreedTotal};
 use crate::{NodeError, fail};
 use berth_model::volume::VolumeRecord;
 use berth_model::{ContainerId, Phase};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -53,7 +53,7 @@ fn leaving(inner: &Inner, name: &str) -> bool {
 /// Removes a volume with its files. false: there was none.
 pub(crate) async fn remove(inner: &Arc<Inner>, name: &str) -> Result<bool, NodeError> {
     let patience = Instant::now() + LEAVING;
-    let (_making, volume) = loop {
+    let (making, volume) = loop {
         let making = inner.volumes.making.lock().await;
         match decide(inner, name, None) {
             // Behind the end of a `run --rm` its container is taken apart: who calls next finds the volume free.
@@ -65,12 +65,20 @@ pub(crate) async fn remove(inner: &Arc<Inner>, name: &str) -> Result<bool, NodeE
     };
     let Some(volume) = volume else { return Ok(false) };
     let inner_ = inner.clone();
-    inner.blocking(move || gone(&inner_, volume.record.clone())).await?;
+    let gone = inner.blocking(move || gone(&inner_, volume.record.clone())).await?;
+    // Its name is free; a tree of millions of files keeps nobody else from making and removing volumes.
+    drop(making);
+    let cleared = inner.blocking(move || {
+        fail::point("volume.while_clearing")?;
+        gone.iter().for_each(|gone| clear(gone));
+        Ok(())
+    });
+    cleared.await?;
     Ok(true)
 }
 
-/// Behind the decision; blocking. Every step finds what is there.
-pub(super) fn gone(inner: &Inner, record: VolumeRecord) -> Result<(), NodeError> {
+/// Behind the decision; blocking. Every step finds what is there. What is left of its files is at the path.
+pub(super) fn gone(inner: &Inner, record: VolumeRecord) -> Result<Option<PathBuf>, NodeError> {
     let name = record.name.clone();
     let wait = |write: Vec<Write>, durability| -> Result<(), NodeError> {
         let written = inner.store.submit_blocking(write, durability)?;
@@ -88,10 +96,7 @@ pub(super) fn gone(inner: &Inner, record: VolumeRecord) -> Result<(), NodeError>
     match removed {
         Ok(gone) => {
             inner.volumes.lock().remove(&name);
-            if let Some(gone) = gone {
-                clear(&gone);
-            }
-            Ok(())
+            Ok(gone)
         }
         Err(e) => {
             // It stays, as far as this agent is concerned.
@@ -110,7 +115,7 @@ pub(crate) fn forget(inner: &Inner, container: &Container) -> Result<(), NodeErr
     for (_, wanted) in volumes_of(&record.spec) {
         if wanted.anonymous && (record.remove_volumes || record.spec.auto_remove) {
             match decide(inner, &wanted.name, Some(&container.id)) {
-                Ok(Some(volume)) => gone(inner, volume.record.clone())?,
+                Ok(Some(volume)) => gone(inner, volume.record.clone())?.iter().for_each(|gone| clear(gone)),
                 Ok(None) => {}
                 // Another container has it by --volumes-from: it stays.
                 Err(e) => tracing::debug!(volume = wanted.name, error = %e, "an anonymous volume stays"),

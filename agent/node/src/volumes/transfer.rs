@@ -172,7 +172,7 @@ pub(crate) async fn import(
                 })
                 .await?;
             fail::point("volume.after_extract")?;
-            create::adopt(inner, draft, record).await?;
+            create::adopt(inner, draft, record, "since the import began").await?;
             done
         }
     };

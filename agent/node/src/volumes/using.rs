@@ -96,13 +96,8 @@ pub(crate) fn images_of(spec: &ContainerSpec) -> impl Iterator<Item = &berth_mod
     })
 }
 
-/// Adds the image's volumes, names those without a name, makes what is missing, and puts the container down as their user.
-pub(crate) async fn resolve(
-    inner: &Arc<Inner>,
-    id: &ContainerId,
-    spec: &mut ContainerSpec,
-    image: &ImageConfig,
-) -> Result<Resolved, NodeError> {
+/// Adds the image's volumes where the spec has nothing at their targets.
+fn add_volumes(spec: &mut ContainerSpec, image: &ImageConfig) -> Result<(), NodeError> {
     if image.volumes.len() > MAX_MOUNTS {
         return Err(too_many());
     }
@@ -117,6 +112,17 @@ pub(crate) async fn resolve(
     if spec.mounts.len() > MAX_MOUNTS || trees > MAX_TREES {
         return Err(too_many());
     }
+    Ok(())
+}
+
+/// Adds the image's volumes, names those without a name, makes what is missing, and puts the container down as their user.
+pub(crate) async fn resolve(
+    inner: &Arc<Inner>,
+    id: &ContainerId,
+    spec: &mut ContainerSpec,
+    image: &ImageConfig,
+) -> Result<Resolved, NodeError> {
+    add_volumes(spec, image)?;
     for (n, mount) in spec.mounts.iter_mut().enumerate() {
         let MountKind::Image(wanted) = &mut mount.kind else { continue };
         let found = inner.images.take(&wanted.image).map_err(|e| match e {
@@ -433,5 +439,27 @@ pub(super) fn viewed(inner: &Inner, volume: &Volume, users: Vec<ContainerId>) ->
             _ => None,
         },
         record: volume.record.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_names_so_many_volumes_and_no_more() {
+        let image = |count: usize| ImageConfig {
+            volumes: (0..count).map(|n| format!("/v{n}")).collect(),
+            ..ImageConfig::default()
+        };
+        let mut spec = ContainerSpec::default();
+        add_volumes(&mut spec, &image(2)).unwrap();
+        assert_eq!(spec.mounts.len(), 2);
+        // Those that the spec has at the same targets are the same ones.
+        add_volumes(&mut spec, &image(MAX_TREES)).unwrap();
+        for many in [MAX_TREES + 1, MAX_MOUNTS + 1] {
+            let refused = add_volumes(&mut spec.clone(), &image(many));
+            assert!(matches!(refused, Err(NodeError::Invalid(_))), "{many}");
+        }
     }
 }
