@@ -356,12 +356,14 @@ impl Server {
     fn accept_client(&mut self, key: Key) {
         let Some(listener) = self.listeners.get(key) else { return };
         let Ok((fd, peer)) = inet::accept(listener.fd.as_fd()) else { return };
-        let of_this_one = self.streams.iter().filter(|(_, s)| s.peer == peer.ip()).count();
+        // Strangers are one, as with questions: addresses can be made up.
+        let source = self.source(listener.network, peer.ip());
+        let of_this_one = self.streams.iter().filter(|(_, s)| s.source == source).count();
         let (deadline_ms, wire) = (self.now_ms + IDLE_MS, Wire::default());
         let Some(new) = self.streams.next_key().filter(|_| of_this_one < MAX_STREAMS_OF_ONE) else { return };
         if self.epoll.add(fd.as_fd(), Token::Stream(new).bits(), true, false).is_ok() {
             self.timers.insert((deadline_ms, Timer::Stream(new)));
-            let stream = Stream { fd, listener: key, peer: peer.ip(), wire, waiting: false, deadline_ms };
+            let stream = Stream { fd, listener: key, peer: peer.ip(), source, wire, waiting: false, deadline_ms };
             self.streams.insert(stream);
         }
     }

@@ -93,6 +93,8 @@ pub struct Stream {
     pub fd: OwnedFd,
     pub listener: Key,
     pub peer: IpAddr,
+    /// Whose share it counts in.
+    pub source: IpAddr,
     pub wire: Wire,
     /// Another server has been asked.
     pub waiting: bool,

@@ -404,6 +404,28 @@ fn a_container_that_floods_does_not_silence_another() {
     });
 }
 
+/// A container that speaks from addresses which are nobody's has one share of the streams for all of them.
+#[test]
+fn made_up_addresses_are_one() {
+    on_a_host(|| {
+        bridge();
+        let (liar, other) = (Guest::new("bnn0", 2), Guest::new("bnn0", 3));
+        let web = zone("web", false, vec![host(2, "bad", &[]), host(3, "good", &[])]);
+        let _server = Server::start(&[&web]);
+        let held = liar.within(|| {
+            let mut held = Vec::new();
+            for n in 100..109 {
+                run(&format!("ip address add 10.77.0.{n}/24 dev eth0"));
+                run(&format!("ip route replace 10.77.0.0/24 dev eth0 src 10.77.0.{n}"));
+                held.extend((0..32).filter_map(|_| TcpStream::connect_timeout(&at(GATEWAY), LONG).ok()));
+            }
+            held
+        });
+        assert!(held.len() > 256, "{}", held.len());
+        assert_eq!(other.ask_by_stream(GATEWAY, "bad", A).records(), 1);
+    });
+}
+
 #[test]
 fn nonsense_is_survived() {
     on_a_host(|| {

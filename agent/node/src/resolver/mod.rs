@@ -43,7 +43,7 @@ struct State {
     /// What an agent before this one has left was looked at.
     looked: bool,
     /// Networks that cannot be served, and why.
-    failed: BTreeMap<String, String>,
+    failed: Failed,
 }
 
 impl Resolver {
@@ -56,8 +56,16 @@ impl Resolver {
     }
 
     /// Networks whose names cannot be answered, and why; for the doctor.
-    pub fn failed(&self) -> BTreeMap<String, String> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).failed.clone()
+    pub fn failed(&self) -> Vec<(String, String)> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked again: port 53 may be free by now, and the server tries by itself.
+        for (id, (name, _)) in state.failed.clone() {
+            let told = state.process.as_ref().and_then(|process| process.tell(&format!("load {id}")).ok());
+            if let Some(answer) = told {
+                note(&mut state.failed, &id, &name, &answer);
+            }
+        }
+        state.failed.values().cloned().collect()
     }
 }
 
@@ -267,7 +275,7 @@ fn tell(inner: &Arc<Inner>, state: &mut State, load: &[(String, String)], gone: 
             }
             for (id, name) in load {
                 let answer = process.tell(&format!("load {id}"))?;
-                note(&mut state.failed, name, &answer);
+                note(&mut state.failed, id, name, &answer);
             }
             Ok(())
         })();
@@ -284,8 +292,11 @@ fn tell(inner: &Arc<Inner>, state: &mut State, load: &[(String, String)], gone: 
     told
 }
 
+/// By the network's id, as a name may be another's by now: name, and why.
+type Failed = BTreeMap<String, (String, String)>;
+
 /// What the server could not do for a network.
-fn note(failed: &mut BTreeMap<String, String>, network: &str, answer: &str) {
+fn note(failed: &mut Failed, id: &str, network: &str, answer: &str) {
     let why = answer.lines().find_map(|line| line.strip_prefix("error "));
     let moved = answer.lines().find_map(|line| line.strip_prefix("redirect "));
     let moved = moved.map(|at| {
@@ -294,10 +305,13 @@ fn note(failed: &mut BTreeMap<String, String>, network: &str, answer: &str) {
     });
     match why.map(str::to_owned).or(moved) {
         Some(why) => {
-            tracing::warn!(network, why, "names on this network are not answered");
-            failed.insert(network.to_owned(), why);
+            let what = (network.to_owned(), why);
+            if failed.get(id) != Some(&what) {
+                tracing::warn!(network, why = what.1, "names on this network are not answered");
+                failed.insert(id.to_owned(), what);
+            }
         }
-        None => drop(failed.remove(network)),
+        None => drop(failed.remove(id)),
     }
 }
 
@@ -394,4 +408,22 @@ fn remove_strangers<T>(folder: &Path, wanted: &BTreeMap<String, T>) -> Result<Ve
         }
     }
     Ok(strangers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_told_of_the_network_that_has_the_name() {
+        let mut failed = Failed::new();
+        note(&mut failed, "1", "web", "error no room");
+        // Removed and made again under the same name: the old one's failure goes with its id, and the new one's word does not hide it.
+        note(&mut failed, "2", "web", "ok");
+        assert_eq!(failed.values().collect::<Vec<_>>(), [&("web".to_owned(), "no room".to_owned())]);
+        note(&mut failed, "1", "web", "ok\nredirect 10.0.0.1 udp 5353");
+        assert!(failed["1"].1.contains("port 53 of 10.0.0.1"));
+        note(&mut failed, "1", "web", "ok");
+        assert!(failed.is_empty());
+    }
 }
