@@ -103,7 +103,7 @@ pub async fn export(fleet: &Fleet, args: Export) -> Result<u8> {
                     Err(Cut::Remote(status)) => status,
                 };
                 // What standard output has cannot be taken back; a file begins anew.
-                if let Some(Out::Stdout(bytes @ 1..)) = out {
+                if let Some(bytes) = out.as_ref().and_then(Out::given) {
                     let mut error = c.error(&cut);
                     error.message = format!("{}; the tar is cut off after {bytes} bytes", error.message);
                     break Err(
@@ -140,8 +140,11 @@ async fn exported(c: &Connection, args: &Export, out: &mut Option<Out>) -> Resul
 
 /// Standard output, or a file that gets its name when it is whole.
 pub(super) enum Out {
-    /// Bytes that it has.
-    Stdout(u64),
+    /// Standard output, or what is no plain file: a device, a pipe. Bytes that it has.
+    Stream {
+        to: Option<File>,
+        written: u64,
+    },
     File {
         file: File,
         part: PathBuf,
@@ -152,7 +155,17 @@ pub(super) enum Out {
 
 impl Out {
     pub(super) fn open(path: Option<&Path>) -> Result<Out> {
-        let Some(path) = path else { return Ok(Out::Stdout(0)) };
+        let Some(path) = path else { return Ok(Out::Stream { to: None, written: 0 }) };
+        let act = |e: io::Error| Error::io(format!("writing {}", path.display()), &e);
+        // A rename would put a file in the place of a device, a pipe or a link.
+        let path = &match fs::metadata(path) {
+            Ok(there) if there.is_file() => fs::canonicalize(path).map_err(act)?,
+            Ok(_) => {
+                let to = File::options().write(true).open(path).map_err(act)?;
+                return Ok(Out::Stream { to: Some(to), written: 0 });
+            }
+            Err(_) => path.to_owned(),
+        };
         let name = path.file_name().ok_or_else(|| Error::usage(format!("{} is no name of a file", path.display())))?;
         let mut part = std::ffi::OsString::from(".");
         part.push(name);
@@ -164,8 +177,11 @@ impl Out {
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match self {
-            Out::Stdout(written) => {
-                output::print(bytes)?;
+            Out::Stream { to, written } => {
+                match to {
+                    Some(to) => to.write_all(bytes).map_err(|e| Error::io("writing", &e))?,
+                    None => output::print(bytes)?,
+                }
                 *written += bytes.len() as u64;
                 Ok(())
             }
@@ -175,9 +191,19 @@ impl Out {
         }
     }
 
+    /// How many bytes somebody has who cannot be asked to give them back.
+    pub(super) fn given(&self) -> Option<u64> {
+        match self {
+            Out::Stream { written: written @ 1.., .. } => Some(*written),
+            _ => None,
+        }
+    }
+
     pub(super) fn finish(mut self) -> Result<()> {
-        if let Out::File { part, path, whole, .. } = &mut self {
-            fs::rename(&*part, &*path).map_err(|e| Error::io(format!("writing {}", path.display()), &e))?;
+        if let Out::File { file, part, path, whole } = &mut self {
+            // Whole behind a power cut, too.
+            let named = file.sync_all().and_then(|()| fs::rename(&*part, &*path));
+            named.map_err(|e| Error::io(format!("writing {}", path.display()), &e))?;
             *whole = true;
         }
         Ok(())
@@ -189,5 +215,36 @@ impl Drop for Out {
         if let Out::File { part, whole: false, .. } = self {
             let _ = fs::remove_file(part);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{FileTypeExt, symlink};
+
+    fn write(path: &Path) {
+        let mut out = Out::open(Some(path)).unwrap();
+        out.write(b"new").unwrap();
+        out.finish().unwrap();
+    }
+
+    #[test]
+    fn what_is_no_plain_file_stays_what_it_is() {
+        let dir = std::env::temp_dir().join(format!("berthctl-out-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let (file, link, null) = (dir.join("file"), dir.join("link"), dir.join("null"));
+        fs::write(&file, "old").unwrap();
+        symlink("file", &link).unwrap();
+        symlink("/dev/null", &null).unwrap();
+        write(&link);
+        assert!(link.is_symlink());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        write(&null);
+        assert!(null.is_symlink() && fs::metadata(&null).unwrap().file_type().is_char_device());
+        write(&dir.join("fresh"));
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 4);
+        assert!(Out::open(Some(&dir)).is_err());
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

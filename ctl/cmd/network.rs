@@ -361,10 +361,12 @@ async fn disconnect(fleet: &Fleet, args: Disconnect) -> Result<u8> {
         async move {
             let request = v1::DisconnectNetworkRequest { request_id: request_id()?, network, container };
             let call = async || c.networks().disconnect(c.request(request.clone(), Some(PLUGINS_TIMEOUT))).await;
-            match c.retry(call).await {
-                Err(e) if !force => Err(e),
-                _ => Ok(Vec::new()),
+            // What is not there is not connected; anything else that is wrong leaves it connected.
+            match force {
+                true => c.find(call).await.map(drop)?,
+                false => c.retry(call).await.map(drop)?,
             }
+            Ok(Vec::new())
         }
     })
     .await

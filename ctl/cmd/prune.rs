@@ -250,15 +250,14 @@ async fn prune_volumes(c: &Connection, plan: &Plan, all: bool, report: &mut Repo
     // Volumes have no age that a prune could go by.
     let filters = plan.filters.iter().filter(|f| f.key != "until").cloned().collect();
     let request = v1::PruneVolumesRequest { request_id: request_id()?, all, filters, dry_run: plan.dry_run };
-    let mut stream = c.retry(async || c.volumes().prune(c.request(request.clone(), None)).await).await?.into_inner();
-    while let Some(answer) = stream.message().await.map_err(|s| c.error(&s))? {
-        match answer.kind {
-            Some(Kind::Item(item)) => report.item(&item)?,
-            Some(Kind::Total(total)) => report.add(total),
-            None => {}
-        }
-    }
-    Ok(())
+    let ask = async || c.volumes().prune(c.request(request.clone(), None)).await;
+    through(c, report, ask, |answer| {
+        Some(match answer.kind? {
+            Kind::Item(item) => Told::Item(item),
+            Kind::Total(total) => Told::Total(total),
+        })
+    })
+    .await
 }
 
 async fn collect(c: &Connection, plan: &Plan, report: &mut Report) -> Result<()> {

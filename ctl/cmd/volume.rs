@@ -13,6 +13,7 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
@@ -283,8 +284,13 @@ async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
 async fn rm(fleet: &Fleet, args: Rm) -> Result<u8> {
     for_names(fleet, args.volumes, move |c, volume| async move {
         let request = v1::RemoveVolumeRequest { request_id: request_id()?, volume: volume.clone() };
-        let answer = c.retry(async || c.volumes().remove(c.request(request.clone(), None)).await).await?;
-        if !answer.into_inner().removed && !args.force {
+        let tries = Cell::new(0);
+        let call = async || {
+            tries.set(tries.get() + 1);
+            c.volumes().remove(c.request(request.clone(), None)).await
+        };
+        // Asked again it may be gone by the first time, whose answer was lost.
+        if !c.retry(call).await?.into_inner().removed && tries.get() == 1 && !args.force {
             return Err(
                 Error::new(format!("no such volume: {volume}")).hint("berthctl volume ls lists what the host has")
             );
@@ -335,7 +341,7 @@ async fn export(fleet: &Fleet, args: Export) -> Result<u8> {
                     Err(Cut::Remote(status)) => status,
                 };
                 // What standard output has cannot be taken back; a file begins anew.
-                if let Some(Out::Stdout(bytes @ 1..)) = out {
+                if let Some(bytes) = out.as_ref().and_then(Out::given) {
                     let mut error = c.error(&cut);
                     error.message = format!("{}; the tar is cut off after {bytes} bytes", error.message);
                     let hint = "-o FILE writes a file that is whole or not there, and begins again by itself";

@@ -223,6 +223,23 @@ fn connected_and_disconnected_while_it_runs() {
 }
 
 #[test]
+fn forced_does_not_mean_unheard() {
+    let node = Node::with_busybox("networks-force");
+    node.detached(&["--name", "ca", "--network", "bridge"], IDLE);
+    node.ok(&["network", "disconnect", "-f", "nowhere", "ca"]);
+    node.ok(&["network", "disconnect", "-f", "bridge", "nobody"]);
+    // Somebody who may not, and an agent that does not answer: the container is still connected.
+    let viewer = node.pki.identity("viewer");
+    let denied = node.ctl_as(&viewer, &["network", "disconnect", "-f", "bridge", "ca"]);
+    assert!(denied.code != 0 && denied.stderr.contains("role"), "{} {}", denied.code, denied.stderr);
+    assert_eq!(interfaces(&node, "ca"), ["eth0"]);
+    node.ok(&["network", "disconnect", "-f", "bridge", "ca"]);
+    assert!(interfaces(&node, "ca").is_empty());
+    node.ok(&["rm", "-f", "ca"]);
+    node.finish();
+}
+
+#[test]
 fn internal_has_no_way_out() {
     let node = Node::with_busybox("networks-internal");
     create(&node, 'u', &["--internal", "inside"]);
