@@ -54,6 +54,71 @@ fn ports_come_and_go_while_the_container_runs() {
 }
 
 #[test]
+fn ports_lead_where_the_way_out_leads() {
+    let node = Node::with_busybox("ports-move");
+    let [first, second] = [node.slot.port(0), node.slot.port(1)];
+    let publish = |port: u16| format!("127.0.0.1:{port}:80");
+    node.ok(&["network", "create", "a"]);
+    node.ok(&["network", "create", "b"]);
+    node.detached(&["--network", "a", "--name", "web", "-p", &publish(first)], SERVE);
+    until("it answers", || answers(first));
+    // Another network becomes the way out: the ports go with it, and what is closed is closed.
+    node.ok(&["network", "connect", "--gw-priority", "5", "b", "web"]);
+    assert!(answers(first) && node.ok(&["port", "web"]).contains(&first.to_string()));
+    node.ok(&["port", "add", "web", &publish(second)]);
+    node.ok(&["port", "rm", "web", &publish(first)]);
+    assert!(answers(second) && !answers(first));
+    node.ok(&["network", "disconnect", "a", "web"]);
+    assert!(answers(second));
+    // Off its last network and on the next one.
+    node.ok(&["network", "disconnect", "b", "web"]);
+    assert!(!answers(second));
+    node.ok(&["network", "connect", "a", "web"]);
+    until("it answers again", || answers(second));
+    // Nothing is left of either.
+    node.ok(&["rm", "-f", "web"]);
+    let both = ["--network", "b", "--name", "next", "-p", &publish(first), "-p", &publish(second)];
+    node.detached(&both, SERVE);
+    until("the next one has them", || answers(first) && answers(second));
+    node.ok(&["rm", "-f", "next"]);
+    node.finish();
+}
+
+#[test]
+fn ports_that_cannot_move_are_told_and_not_lost() {
+    let node = Node::with_busybox("ports-stay");
+    let port = node.slot.port(0);
+    let publish = format!("[::1]:{port}:80");
+    node.ok(&["network", "create", "--ipv6", "six"]);
+    node.ok(&["network", "create", "four"]);
+    node.detached(&["--network", "six", "--network", "four", "--name", "web", "-p", &publish], SERVE);
+    for _ in 0..2 {
+        let error = node.fails(1, &["network", "disconnect", "six", "web"]);
+        assert!(error.contains("no IPv6 address"), "{error}");
+    }
+    // Nobody else is in the way of the next one.
+    node.detached(&["--network", "six", "--name", "next", "-p", &publish], SERVE);
+    node.ok(&["rm", "-f", "web", "next"]);
+    node.finish();
+}
+
+#[test]
+fn a_stopped_container_stays_one_that_can_start() {
+    let node = Node::with_busybox("ports-stopped");
+    let port = node.slot.port(0);
+    let publish = format!("127.0.0.1:{port}:80");
+    node.ok(&["create", "--network", "bridge", "--name", "web", "-p", &publish, &image("busybox"), "true"]);
+    let error = node.fails(1, &["port", "add", "web", &publish]);
+    assert!(error.contains("published twice"), "{error}");
+    let error = node.fails(1, &["port", "add", "web", "8080:80", "8080:81"]);
+    assert!(error.contains("published twice"), "{error}");
+    node.ok(&["port", "add", "web", &format!("127.0.0.1:{}:80", port + 1)]);
+    node.ok(&["start", "web"]);
+    node.ok(&["rm", "-f", "web"]);
+    node.finish();
+}
+
+#[test]
 fn what_somebody_takes_away_comes_back_by_itself() {
     let node = Node::with_busybox("ports-repair");
     let port = node.slot.port(0);

@@ -1,7 +1,7 @@
 //! A container's end of a network: its interface within its namespace, also while it runs.
 
 use crate::error::{NetworkError, Prefix, Prefix6};
-use crate::link::{Addressing, Links};
+use crate::link::{Addressing, EADDRINUSE, Links};
 use crate::networks::{Networks, Want};
 use berth_model::ContainerId;
 use berth_model::network::{NetworkAttachment, PortMapping};
@@ -10,6 +10,10 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the kernel may need for a namespace whose last process has ended; some 100 ms are usual.
+const NAMESAKE: Duration = Duration::from_secs(2);
 
 /// Gives an interface its addresses and routes. `links` are those of the namespace `netns`.
 pub(crate) fn configure(
@@ -21,7 +25,28 @@ pub(crate) fn configure(
         // Only for a network with IPv6: a visit costs a thread.
         visit(netns, || switch_ipv6_on(&attachment.interface))?;
     }
+    bring_up_macvlan(attachment, links)?;
     links.address_container(&addressing(attachment))
+}
+
+/// A macvlan of the last run, with the same MAC, may live until the kernel has taken its namespace apart: this one cannot come up beside it.
+fn bring_up_macvlan(attachment: &NetworkAttachment, links: &mut Links) -> Result<(), NetworkError> {
+    if !attachment.host_interface.is_empty() {
+        return Ok(());
+    }
+    let until = Instant::now() + NAMESAKE;
+    loop {
+        match links.bring_up(&attachment.interface) {
+            Err(failure) if failure.errno() == EADDRINUSE && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(failure) => {
+                let act = format!("bringing the container's {} up", attachment.interface);
+                return Err(NetworkError::Netlink { act, source: failure.into_io() });
+            }
+            Ok(()) => return Ok(()),
+        }
+    }
 }
 
 fn addressing(attachment: &NetworkAttachment) -> Addressing<'_> {
@@ -80,11 +105,13 @@ impl Networks {
         let bridge = net.ready(inner)?;
         let mut attachment = inner.reserve(id, &net, want, interface.to_owned())?;
         // The rules come first: there is no moment in which its frames are not looked at.
-        let joined = inner
-            .publish(&attachment)
-            .and_then(|()| inner.make_link(&net, bridge, &mut attachment, id, netns))
-            .and_then(|()| visit(netns, || enter(&attachment)))
-            .and_then(|()| net.settle(inner, &attachment));
+        let made = inner.publish(&attachment).and_then(|()| inner.make_link(&net, bridge, &mut attachment, id, netns));
+        if let Err(error) = made {
+            // An interface of that name is not ours.
+            self.undo(id, std::slice::from_ref(&attachment));
+            return Err(error);
+        }
+        let joined = visit(netns, || enter(&attachment)).and_then(|()| net.settle(inner, &attachment));
         if let Err(error) = joined {
             self.disconnect_link(netns, &attachment);
             self.undo(id, std::slice::from_ref(&attachment));
@@ -105,18 +132,20 @@ impl Networks {
         self.detach(id, std::slice::from_ref(attachment))
     }
 
-    /// Makes a network the way out of a running container, and of those that it is on the only one. `ports`: published ports that have lost their
-    /// network and lead there from now on. The attachments as they are then.
+    /// Makes a network the way out of a running container, and of those that it is on the only one. The published ports that it has on others lead
+    /// there from now on, with `more`. `now` is what there is, also behind an error.
+    ///
+    /// # Errors
+    /// The ports are where they were then, and `more` are nobody's.
     pub fn make_main(
         &self,
         id: &ContainerId,
         netns: BorrowedFd<'_>,
-        now: &[NetworkAttachment],
+        now: &mut [NetworkAttachment],
         network: &str,
-        ports: &[PortMapping],
-    ) -> Result<Vec<NetworkAttachment>, NetworkError> {
-        let mut all = now.to_vec();
-        for attachment in &mut all {
+        more: &[PortMapping],
+    ) -> Result<(), NetworkError> {
+        for attachment in &mut *now {
             let main = attachment.network == network;
             let leads = main && (attachment.is_cni() || !self.inner.net(&attachment.network)?.plan.internal);
             if leads {
@@ -126,16 +155,11 @@ impl Networks {
                 visit(netns, || Links::open()?.replace_default_routes(&attachment.interface, four, six))?;
             }
             attachment.default_route = leads;
-            if attachment.is_cni() {
-                continue;
+            if !attachment.is_cni() {
+                self.inner.lock_state().put(id, attachment);
             }
-            if main && !ports.is_empty() {
-                attachment.ports = self.inner.lock_state().take_ports(id, ports)?;
-                self.inner.publish(attachment)?;
-            }
-            self.inner.lock_state().put(id, attachment);
         }
-        Ok(all)
+        self.lead_ports(id, now, network, more)
     }
 
     /// Deletes the container's end, and with it the host's. What cannot be deleted from there the sweep deletes from here.
@@ -161,6 +185,7 @@ fn enter(attachment: &NetworkAttachment) -> Result<(), NetworkError> {
     let mut links = Links::open()?;
     let mut to = addressing(attachment);
     let (gateway4, gateway6) = (to.gateway4.take(), to.gateway6.take());
+    bring_up_macvlan(attachment, &mut links)?;
     links.address_container(&to)?;
     links.replace_default_routes(&attachment.interface, gateway4, gateway6)
 }

@@ -72,6 +72,20 @@ pub fn forget_udp_to(socket: &mut Socket, port: u16) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Forgets everything that was sent by UDP.
+pub fn forget_udp(socket: &mut Socket) -> Result<(), Failure> {
+    for family in [FAMILY_IPV4, FAMILY_IPV6] {
+        delete(socket, family, FILTER_PROTOCOL, 0, |m| {
+            m.nest(TUPLE_ORIGINAL, |m| {
+                m.nest(2, |m| {
+                    m.attribute(1, &[UDP]);
+                });
+            });
+        })?;
+    }
+    Ok(())
+}
+
 /// Deletion by filter needs a recent kernel; an older one refuses, because to it the tuple is incomplete, and deletes nothing.
 fn delete(
     socket: &mut Socket,

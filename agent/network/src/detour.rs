@@ -5,7 +5,7 @@
 
 use crate::error::NetworkError;
 use crate::link::Links;
-use crate::netlink::{ACK, CREATE, EXCL, Failure, Messages, Socket};
+use crate::netlink::{ACK, CREATE, EXCL, Failure, Messages, REPLACE, Socket};
 use berth_sys::detour_bpf;
 use berth_sys::net::NetlinkFamily;
 use std::os::fd::AsRawFd;
@@ -38,12 +38,16 @@ fn index(name: &str) -> Result<Option<u32>, NetworkError> {
     Ok(Links::open()?.find(name)?.map(|link| link.index))
 }
 
-/// Index of the interface, made unless it is there. The calling thread is in the host's namespace.
+/// Whether this is the interface's index.
+pub fn is_there(table: &str, device: u32) -> Result<bool, NetworkError> {
+    Ok(index(&names(table)[0])? == Some(device))
+}
+
+/// Index of the interface, made unless it is there, and its program anew in any case: an agent that died in between leaves an interface without
+/// one, and another agent's may be an older one. The calling thread is in the host's namespace.
 pub fn ensure(table: &str) -> Result<u32, NetworkError> {
     let [name, peer] = names(table);
-    if let Some(index) = index(&name)? {
-        return Ok(index);
-    }
+    let there = index(&name)?.is_some();
     let act = |what: &str| {
         format!("making the interface {name}, by which published ports respect the host's input rules: {what}")
     };
@@ -59,9 +63,11 @@ pub fn ensure(table: &str) -> Result<u32, NetworkError> {
             });
         });
     });
-    match socket.exchange(&mut m, false) {
-        Err(failure) if failure.errno() != EEXIST => return Err(error("veth", failure)),
-        _ => {}
+    if !there
+        && let Err(failure) = socket.exchange(&mut m, false)
+        && failure.errno() != EEXIST
+    {
+        return Err(error("veth", failure));
     }
     let mut m = Messages::new();
     for end in [&name, &peer] {
@@ -72,7 +78,9 @@ pub fn ensure(table: &str) -> Result<u32, NetworkError> {
         return Err(error("veth", Failure::Io(std::io::ErrorKind::NotFound.into())));
     };
     attach(&mut socket, index).map_err(|(what, failure)| {
-        let _ = remove(table);
+        if !there {
+            let _ = remove(table);
+        }
         error(what, failure)
     })?;
     Ok(index)
@@ -95,14 +103,11 @@ fn attach(socket: &mut Socket, index: u32) -> Result<(), (&'static str, Failure)
     let program = detour_bpf::load().map_err(|e| ("loading its program (CONFIG_BPF_SYSCALL)", Failure::Io(e)))?;
     let info = 1 << 16 | (EVERY_PROTOCOL as u16).to_be() as u32;
     let mut m = Messages::new();
-    m.begin(RTM_NEWTFILTER, ACK | CREATE | EXCL, &tc_header(index, 1, EGRESS, info)).text(1, "bpf").nest(2, |m| {
+    m.begin(RTM_NEWTFILTER, ACK | CREATE | REPLACE, &tc_header(index, 1, EGRESS, info)).text(1, "bpf").nest(2, |m| {
         // Direct action.
         m.attribute(6, &program.as_raw_fd().to_ne_bytes()).text(7, "berth").attribute(8, &1u32.to_ne_bytes());
     });
-    match socket.exchange(&mut m, false) {
-        Err(failure) if failure.errno() != EEXIST => Err(("attaching its program (CONFIG_NET_CLS_BPF)", failure)),
-        _ => Ok(()),
-    }
+    socket.exchange(&mut m, false).map(drop).map_err(|failure| ("attaching its program (CONFIG_NET_CLS_BPF)", failure))
 }
 
 /// Gone already is fine.

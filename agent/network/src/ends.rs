@@ -48,7 +48,7 @@ impl Inner {
         }
         let first = attachment.host_interface.clone();
         let mut bridge = bridge;
-        let (mut rebuilt, mut swept) = (false, false);
+        let (mut rebuilt, mut swept, mut again) = (false, false, false);
         let mut names = link_names(id).skip_while(|name| *name != first);
         let mut name = names.next();
         while let Some(host_name) = name.take() {
@@ -64,6 +64,15 @@ impl Inner {
             let made = lock(&self.links).make_veth(&end);
             match made {
                 Ok(()) => return Ok(()),
+                Err(failure) if failure.errno() == EEXIST && lock(&self.links).find(&host_name)?.is_none() => {
+                    // It is the other end's name that is taken: by a link of ours that is on its way out, or by the container.
+                    if std::mem::replace(&mut again, true) {
+                        let act = format!("making {}, which the container has made itself", attachment.interface);
+                        return Err(NetworkError::Netlink { act, source: failure.into_io() });
+                    }
+                    self.sweep.finish();
+                    name = Some(host_name);
+                }
                 Err(failure) if failure.errno() == EEXIST => {
                     let free = |name: &String| {
                         let state = self.lock_state();

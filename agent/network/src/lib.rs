@@ -28,6 +28,7 @@ mod explain;
 mod guard;
 mod host;
 mod inside;
+mod leave;
 mod link;
 mod namespace;
 mod net;

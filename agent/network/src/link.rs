@@ -64,6 +64,7 @@ pub const ENODEV: i32 = 19;
 pub const EINVAL: i32 = 22;
 /// What a bridge says that has all the ports that it may have (BR_MAX_PORTS of the kernel's net/bridge/br_private.h, less one).
 pub const EXFULL: i32 = 54;
+pub const EADDRINUSE: i32 = 98;
 
 /// An interface of the host, as far as berth cares.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -264,6 +265,13 @@ impl Links {
                 m.attribute(IFLA_MACVLAN_MODE, &end.mode.to_ne_bytes());
             });
         });
+        self.socket.exchange(&mut m, false).map(drop)
+    }
+
+    /// `EADDRINUSE`: another macvlan of the same interface has its MAC.
+    pub fn bring_up(&mut self, name: &str) -> Result<(), Failure> {
+        let mut m = Messages::new();
+        m.begin(RTM_NEWLINK, ACK, &link_header(0, IFF_UP, IFF_UP)).text(IFLA_IFNAME, name);
         self.socket.exchange(&mut m, false).map(drop)
     }
 

@@ -11,12 +11,10 @@ use crate::namespace::{Namespace, Namespaces};
 use crate::net::{Net, NetPlan, NetworkConfig, published};
 use crate::rules::{Contents, Rules};
 use crate::state::State;
-use crate::sweep::{GRACE, Leftover, Sweep};
+use crate::sweep::{Leftover, Sweep};
 use crate::watch;
 use berth_model::ContainerId;
-use berth_model::network::{
-    Attachment6, Attachments, DEFAULT_NETWORK, NetworkAttachment, NetworkRecord, PortMapping, Protocol,
-};
+use berth_model::network::{Attachment6, Attachments, DEFAULT_NETWORK, NetworkAttachment, NetworkRecord, PortMapping};
 use berth_model::publish::PublishPolicy;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -183,12 +181,6 @@ impl Networks {
             return Err(error);
         }
         Ok(attachment)
-    }
-
-    pub(crate) fn forget_udp(&self, attachments: &[NetworkAttachment]) {
-        for port in attachments.iter().flat_map(|a| &a.ports).filter(|p| p.protocol == Protocol::Udp) {
-            self.inner.sweep.push(&self.inner, Leftover::UdpFlows { port: port.host_port });
-        }
     }
 
     pub(crate) fn undo(&self, id: &ContainerId, attachments: &[NetworkAttachment]) {
@@ -407,20 +399,6 @@ impl Inner {
         lock(&self.rules).publish(&published, Member::of(attachment).as_ref())
     }
 
-    /// Called by the sweep.
-    pub fn link_is_gone(&self, name: &str, of: Option<&NetworkAttachment>) {
-        // Under this lock to the end: a rebuild in between would still count it among those that leave.
-        let mut rules = lock(&self.rules);
-        if let Err(error) = rules.forget(name, of.and_then(Member::of).as_ref()) {
-            tracing::warn!(%error, interface = name, "forgetting what a container was allowed to send");
-        }
-        let mut state = self.lock_state();
-        state.leaving.remove(name);
-        if let Some(attachment) = of {
-            state.give_back(attachment);
-        }
-    }
-
     /// Takes addresses, ports and a name for the link: what needs no kernel object.
     pub fn reserve(
         &self,
@@ -503,41 +481,6 @@ impl Inner {
             self.roomy.call_once(room_for_neighbours);
         }
         Ok(attachment)
-    }
-
-    /// Takes a container off a network; gone already is fine. The link goes with its namespace, or a little later in the background.
-    pub fn leave(self: &Arc<Self>, id: &ContainerId, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
-        let name = &attachment.host_interface;
-        let mut state = self.lock_state();
-        // An attachment of an earlier run of the same container has nothing of the present one's.
-        let known = state
-            .of(id, &attachment.network)
-            .is_some_and(|a| a.host_interface == *name && a.address == attachment.address);
-        if known {
-            state.take_off(id, &attachment.network);
-            if !attachment.ports.is_empty() {
-                state.ports.give_back(id);
-            }
-        } else if !name.is_empty() && state.link_is_used(name) {
-            return Ok(());
-        }
-        if name.is_empty() && known {
-            // Nothing of it is in the host's namespace.
-            state.give_back(attachment);
-        }
-        let ours = !name.is_empty() && state.leaving.insert(name.clone());
-        drop(state);
-        if ours {
-            let leftover = Leftover::Link {
-                name: name.clone(),
-                of: known.then(|| Box::new(attachment.clone())),
-                forget: known && !attachment.ports.is_empty(),
-                due: Instant::now() + GRACE,
-            };
-            self.sweep.push(self, leftover);
-        }
-        let published: Vec<_> = published(attachment).collect();
-        if known { lock(&self.rules).withdraw(&published) } else { Ok(()) }
     }
 }
 

@@ -196,10 +196,6 @@ impl Ports {
         }
     }
 
-    pub fn give_back(&mut self, id: &ContainerId) {
-        self.keep(|_, taken| taken.by != *id);
-    }
-
     /// One mapping of a container's.
     pub fn give_back_one(&mut self, id: &ContainerId, mapping: &PortMapping) {
         let Ok(wanted) = wanted(mapping) else { return };
@@ -317,7 +313,7 @@ mod tests {
                 assert!(ports.take(&id(2), &[mapping(Some(other), port, Protocol::Tcp)]).is_ok());
             }
             assert!(ports.take(&id(2), &[mapping(Some(host), port, Protocol::Udp)]).is_ok());
-            ports.give_back(&id(1));
+            ports.give_back_one(&id(1), &got[0]);
             assert!(TcpListener::bind((host, port)).is_ok());
         }
     }

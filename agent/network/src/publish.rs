@@ -6,8 +6,9 @@ use crate::net::published;
 use crate::netlink::Socket;
 use crate::networks::{Inner, Networks, like, lock};
 use crate::rules::SINGLE_PORTS;
+use crate::sweep::Leftover;
 use berth_model::ContainerId;
-use berth_model::network::{NetworkAttachment, PortMapping};
+use berth_model::network::{NetworkAttachment, PortMapping, Protocol};
 use berth_sys::net::NetlinkFamily;
 
 impl Networks {
@@ -64,6 +65,62 @@ impl Networks {
         self.forget_udp(std::slice::from_ref(&added));
         inner.forget(&removed);
         Ok(())
+    }
+
+    /// Has the published ports of a container, and `more`, lead to one of its networks: all of them or none. Not by CNI plugins, which publish at the
+    /// start only.
+    pub(crate) fn lead_ports(
+        &self,
+        id: &ContainerId,
+        now: &mut [NetworkAttachment],
+        network: &str,
+        more: &[PortMapping],
+    ) -> Result<(), NetworkError> {
+        let inner = &self.inner;
+        let to = |a: &NetworkAttachment| a.network == network;
+        let Some(main) = now.iter().find(|a| to(a) && !a.is_cni()) else { return Ok(()) };
+        let elsewhere: Vec<NetworkAttachment> =
+            now.iter().filter(|a| !to(a) && !a.is_cni() && !a.ports.is_empty()).cloned().collect();
+        if elsewhere.is_empty() && more.is_empty() {
+            return Ok(());
+        }
+        let taken = inner.lock_state().take_ports(id, more)?;
+        let come: Vec<PortMapping> = elsewhere.iter().flat_map(|a| &a.ports).chain(&taken).cloned().collect();
+        let coming = NetworkAttachment { ports: come, ..main.clone() };
+        let moved = inner.net(network).and_then(|net| net.settle(inner, &coming)).and_then(|()| {
+            let mut rules = lock(&inner.rules);
+            let old: Vec<_> = elsewhere.iter().flat_map(published).collect();
+            rules.withdraw(&old)?;
+            if let Err(error) = rules.publish(&published(&coming).collect::<Vec<_>>(), None) {
+                if let Err(undo) = rules.publish(&old, None) {
+                    tracing::error!(container = id.short(), error = %undo, "publishing ports again where they were");
+                }
+                return Err(error);
+            }
+            let mut state = inner.lock_state();
+            for attachment in now.iter_mut().filter(|a| !a.is_cni()) {
+                match attachment.network == network {
+                    true => attachment.ports.extend(coming.ports.iter().cloned()),
+                    false => attachment.ports.clear(),
+                }
+                state.put(id, attachment);
+            }
+            Ok(())
+        });
+        if moved.is_err() {
+            self.give_back_ports(id, &taken);
+        }
+        moved?;
+        self.forget_udp(std::slice::from_ref(&coming));
+        Ok(())
+    }
+
+    /// What clients have sent to these ports in vain before, or to others' containers, holds up nobody.
+    pub(crate) fn forget_udp(&self, attachments: &[NetworkAttachment]) {
+        for port in attachments.iter().flat_map(|a| &a.ports).filter(|p| p.protocol == Protocol::Udp) {
+            let last = port.host_port.saturating_add(port.count.saturating_sub(1));
+            self.inner.sweep.push(&self.inner, Leftover::UdpFlows { ports: port.host_port..=last });
+        }
     }
 }
 

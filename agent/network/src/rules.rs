@@ -219,7 +219,10 @@ impl Rules {
         if self.detour.is_none() && !published.iter().any(needed) {
             return Ok(None);
         }
-        detour::ensure(&self.table).map(Some)
+        match self.detour {
+            Some(device) if detour::is_there(&self.table, device)? => Ok(Some(device)),
+            _ => detour::ensure(&self.table).map(Some),
+        }
     }
 
     /// All of them come true together, and with them what `member` may send.

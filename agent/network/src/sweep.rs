@@ -7,9 +7,12 @@ use crate::conntrack;
 use crate::link::Links;
 use crate::netlink::Socket;
 use crate::networks::Inner;
+use crate::rules::SINGLE_PORTS;
 use berth_model::network::NetworkAttachment;
 use berth_sys::net::NetlinkFamily;
 use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,13 +20,16 @@ use std::time::{Duration, Instant};
 /// The kernel takes a dead namespace apart within some 100 ms; it does several at once, which is cheaper than our deleting one by one.
 pub const GRACE: Duration = Duration::from_millis(500);
 
+/// Far more than the kernel needs; behind it the caller finds out by itself what is still in its way.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Something to clear away.
 #[derive(Debug)]
 pub enum Leftover {
     /// The host's end of a veth, and whose addresses are free when it is gone. `forget`: connections to published ports too.
     Link { name: String, of: Option<Box<NetworkAttachment>>, forget: bool, due: Instant },
-    /// UDP packets went to this port before it was published.
-    UdpFlows { port: u16 },
+    /// UDP packets went to these ports before they were published.
+    UdpFlows { ports: RangeInclusive<u16> },
 }
 
 #[derive(Default)]
@@ -39,11 +45,13 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Leftover>,
+    queue: VecDeque<(u64, Leftover)>,
+    /// The number of the last one that came.
+    last: u64,
     runs: bool,
     closed: bool,
-    /// The thread is at work on something that it took from the queue.
-    busy: bool,
+    /// What the thread has taken from the queue and is at work on.
+    at_work: Option<u64>,
 }
 
 impl Shared {
@@ -56,7 +64,9 @@ impl Sweep {
     /// Bounded by the containers: each has one link, and each of its ports comes once.
     pub fn push(&self, inner: &Arc<Inner>, leftover: Leftover) {
         let mut state = self.shared.lock();
-        state.queue.push_back(leftover);
+        state.last += 1;
+        let number = state.last;
+        state.queue.push_back((number, leftover));
         if !state.runs {
             let (shared, inner) = (Arc::clone(&self.shared), Arc::downgrade(inner));
             // The new thread is in the namespace of this one: the host's.
@@ -71,21 +81,26 @@ impl Sweep {
         self.shared.wake.notify_all();
     }
 
-    /// Makes everything due and waits until it is done: for a subnet that has run out of addresses, and for `remove_all`.
+    /// Makes everything due and waits until it is done: for a subnet that has run out of addresses, and for `remove_all`. What comes meanwhile is not
+    /// waited for, and the kernel for [`PATIENCE`] at most.
     pub fn finish(&self) {
         let mut state = self.shared.lock();
         if !state.runs {
             return;
         }
         let now = Instant::now();
-        for leftover in &mut state.queue {
+        for (_, leftover) in &mut state.queue {
             if let Leftover::Link { due, .. } = leftover {
                 *due = now;
             }
         }
         self.shared.wake.notify_all();
-        let pending = |state: &mut State| state.runs && (state.busy || !state.queue.is_empty());
-        drop(self.shared.wake.wait_while(state, pending).unwrap_or_else(PoisonError::into_inner));
+        let last = state.last;
+        let pending = |state: &mut State| {
+            let mut left = state.at_work.into_iter().chain(state.queue.iter().map(|(number, _)| *number));
+            state.runs && left.any(|number| number <= last)
+        };
+        drop(self.shared.wake.wait_timeout_while(state, PATIENCE, pending).unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -108,11 +123,11 @@ fn run(shared: &Shared, inner: &Weak<Inner>) {
         let Some(inner) = inner.upgrade() else { break };
         clear(&inner, links, netfilter.as_mut(), leftover);
         drop(inner);
-        shared.lock().busy = false;
+        shared.lock().at_work = None;
         shared.wake.notify_all();
     }
     let mut state = shared.lock();
-    (state.runs, state.busy) = (false, false);
+    (state.runs, state.at_work) = (false, None);
     drop(state);
     shared.wake.notify_all();
 }
@@ -129,11 +144,12 @@ fn next(shared: &Shared) -> Option<Leftover> {
             Leftover::Link { due, .. } => due.saturating_duration_since(now),
             Leftover::UdpFlows { .. } => Duration::ZERO,
         };
-        let first = state.queue.iter().enumerate().map(|(i, l)| (wait(l), i)).min();
+        let first = state.queue.iter().enumerate().map(|(i, (_, l))| (wait(l), i)).min();
         state = match first {
             Some((Duration::ZERO, i)) => {
-                state.busy = true;
-                return state.queue.remove(i);
+                let (number, leftover) = state.queue.remove(i)?;
+                state.at_work = Some(number);
+                return Some(leftover);
             }
             Some((wait, _)) => shared.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0,
             None => shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -150,18 +166,25 @@ fn clear(inner: &Inner, links: &mut Links, netfilter: Option<&mut Socket>, lefto
                 tracing::warn!(%error, interface = name, "clearing a container's link away");
                 return;
             }
-            if let (true, Some(address), Some(netfilter)) = (forget, of.as_ref().map(|a| a.address), netfilter)
-                && let Err(failure) = conntrack::forget_answers_of(netfilter, address.into())
-            {
-                tracing::debug!(error = %failure.into_io(), %address, "forgetting a container's connections");
+            if let (true, Some(of), Some(netfilter)) = (forget, &of, netfilter) {
+                let six = of.ipv6.as_ref().map(|six| IpAddr::V6(six.address));
+                for address in six.into_iter().chain([of.address.into()]) {
+                    if let Err(failure) = conntrack::forget_answers_of(netfilter, address) {
+                        tracing::debug!(error = %failure.into_io(), %address, "forgetting a container's connections");
+                    }
+                }
             }
             inner.link_is_gone(&name, of.as_deref());
         }
-        Leftover::UdpFlows { port } => {
-            if let Some(netfilter) = netfilter
-                && let Err(failure) = conntrack::forget_udp_to(netfilter, port)
-            {
-                tracing::debug!(error = %failure.into_io(), port, "forgetting earlier packets to a published UDP port");
+        Leftover::UdpFlows { ports } => {
+            let Some(netfilter) = netfilter else { return };
+            // One by one each costs a walk through the table.
+            let forgotten = match ports.len() > usize::from(SINGLE_PORTS) {
+                true => conntrack::forget_udp(netfilter),
+                false => ports.clone().try_for_each(|port| conntrack::forget_udp_to(netfilter, port)),
+            };
+            if let Err(failure) = forgotten {
+                tracing::debug!(error = %failure.into_io(), ?ports, "forgetting earlier packets to published UDP ports");
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Containers' networks on the real kernel. "The host" of each test is a network namespace of its own: the machine's links and rules stay untouched.
 //! Needs root.
 
-use berth_model::ContainerId;
-use berth_model::network::{PortMapping, Protocol};
+use berth_model::network::{Ipv6Mode, NetworkDriver, NetworkId, NetworkRecord, PortMapping, Protocol, Subnet4};
 use berth_model::publish::PublishPolicy;
-use berth_network::{Attached, NetworkConfig, NetworkError, Networks, PortHolder};
+use berth_model::{ContainerId, Timestamp};
+use berth_network::{Attached, NetworkConfig, NetworkError, Networks, PortHolder, Want};
 use berth_sys::net;
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -88,6 +88,26 @@ fn outside() -> std::os::fd::OwnedFd {
     })
     .join()
     .unwrap()
+}
+
+fn record(name: &str, driver: NetworkDriver, bridge: &str) -> NetworkRecord {
+    let subnet = Ipv4Addr::new(10, 98, 0, 0);
+    NetworkRecord {
+        id: NetworkId::from_bytes([7; 32]),
+        name: name.into(),
+        driver,
+        ipv4: Some(Subnet4 { subnet, prefix_len: 24, gateway: Ipv4Addr::new(10, 98, 0, 1), range: None }),
+        ipv6: None,
+        ipv6_mode: Ipv6Mode::Nat,
+        internal: false,
+        mtu: None,
+        labels: Default::default(),
+        options: Default::default(),
+        bridge: bridge.into(),
+        conflist: None,
+        created: Timestamp::now(),
+        removing: false,
+    }
 }
 
 fn port(host_port: u16, container_port: u16, protocol: Protocol) -> PortMapping {
@@ -375,19 +395,45 @@ fn what_others_took_away_comes_back() {
     });
 }
 
+/// An agent that dies between making the way back in and its program leaves an interface without one.
+#[test]
+fn the_way_back_in_gets_its_program_again() {
+    on_a_host(|| {
+        let world = outside();
+        let networks = Networks::open(config(24)).unwrap();
+        let this = id();
+        let first = networks.attach(&this, &[port(8081, 80, Protocol::Tcp)]).unwrap();
+        serve(first.netns.as_fd(), 80);
+        let asks = |to: u16| within(world.as_fd(), || ask(UPLINK, to)).is_ok();
+        assert!(asks(8081));
+        let links = run("ip -br link");
+        let device = links.split(['@', ' ', '\n']).find(|word| word.starts_with("bti")).unwrap().to_owned();
+        run(&format!("tc qdisc del dev {device} clsact"));
+        assert!(!asks(8081));
+        networks.detach(&this, &first.attachments).unwrap();
+        drop(networks);
+        let networks = Networks::open(config(24)).unwrap();
+        let second = networks.attach(&id(), &[port(8082, 80, Protocol::Tcp)]).unwrap();
+        serve(second.netns.as_fd(), 80);
+        assert!(asks(8082));
+    });
+}
+
 #[test]
 fn udp_clients_find_the_next_container() {
     on_a_host(|| {
         let world = outside();
         let networks = Networks::open(config(24)).unwrap();
         let client = within(world.as_fd(), udp);
-        let to = (UPLINK, 5300);
+        // In the middle of a range.
+        let to = (UPLINK, 5301);
+        let range = PortMapping { count: 3, ..port(5300, 52, Protocol::Udp) };
         // Before anything is published, then with one container, then with the next: always the same client and port.
         let warm = networks.attach(&id(), &[]).unwrap();
         assert_eq!(ask_udp(&client, to), None);
         for answer in ["first", "second"] {
             let this = id();
-            let attached = networks.attach(&this, &[port(5300, 53, Protocol::Udp)]).unwrap();
+            let attached = networks.attach(&this, std::slice::from_ref(&range)).unwrap();
             serve_udp(attached.netns.as_fd(), 53, answer);
             until("the client reaches this container", || ask_udp(&client, to).as_deref() == Some(answer));
             networks.detach(&this, &attached.attachments).unwrap();
@@ -423,6 +469,110 @@ fn a_container_starts_again_at_once() {
         until("old links go", || container_links() == 1);
         let error = networks.attach(&self::id(), &[]).unwrap_err();
         assert!(matches!(error, NetworkError::NoAddressLeft(_)), "{error}");
+    });
+}
+
+/// A macvlan cannot come up beside another one with its MAC, and the kernel takes dead namespaces apart later.
+#[test]
+fn a_macvlan_of_the_last_run_may_live_on_for_a_moment() {
+    on_a_host(|| {
+        run("ip link add up0 type veth peer name up1");
+        run("ip link set up0 up");
+        let networks = Networks::open(config(24)).unwrap();
+        networks.add(&record("lan", NetworkDriver::Macvlan, "up0"));
+        let want = |last| Want { network: "lan".into(), default_route: true, last, ..Want::default() };
+        let id = id();
+        let Attached { netns, attachments } = networks.attach_to(&id, vec![want(None)]).unwrap();
+        networks.detach(&id, &attachments).unwrap();
+        let ends = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(400));
+            drop(netns);
+        });
+        let again = networks.attach_to(&id, vec![want(attachments.first().cloned())]).unwrap();
+        assert_eq!(again.main().mac, attachments[0].mac);
+        let shown = within(again.netns.as_fd(), || run("ip -4 -br address show dev eth0"));
+        assert!(shown.contains(&again.main().address.to_string()), "{shown}");
+        ends.join().unwrap();
+    });
+}
+
+/// A port and an address are free when nothing leads to their last container any more.
+#[test]
+fn a_port_goes_from_hand_to_hand() {
+    on_a_host(|| {
+        let networks = Networks::open(config(24)).unwrap();
+        let until = Instant::now() + Duration::from_secs(4);
+        let turns: usize = thread::scope(|scope| {
+            let one = |_| {
+                let (this, networks) = (id(), &networks);
+                scope.spawn(move || {
+                    let mut turns = 0;
+                    while Instant::now() < until {
+                        match networks.attach(&this, &[port(8080, 80, Protocol::Tcp)]) {
+                            Ok(attached) => networks.detach(&this, &attached.attachments).unwrap(),
+                            Err(NetworkError::PortInUse { .. } | NetworkError::NoAddressLeft(_)) => continue,
+                            Err(error) => panic!("{error}"),
+                        }
+                        turns += 1;
+                    }
+                    turns
+                })
+            };
+            let all: Vec<_> = (0..3).map(one).collect();
+            all.into_iter().map(|t| t.join().unwrap()).sum()
+        });
+        assert!(turns > 20, "{turns}");
+        assert_eq!(elements().len(), 0);
+    });
+}
+
+/// Who waits for what is on its way out does not wait for what comes behind it.
+#[test]
+fn others_that_come_and_go_hold_up_nobody() {
+    on_a_host(|| {
+        let networks = Networks::open(config(20)).unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let this = id();
+                    let attached = networks.attach(&this, &[]).unwrap();
+                    networks.detach(&this, &attached.attachments).unwrap();
+                    thread::sleep(Duration::from_millis(100));
+                }
+            });
+            let mut longest = Duration::ZERO;
+            for _ in 0..3 {
+                let this = id();
+                let attached = networks.attach(&this, &[]).unwrap();
+                networks.detach(&this, &attached.attachments).unwrap();
+                let begun = Instant::now();
+                let want = Want { network: "bridge".into(), ipv4: Some(attached.main().address), ..Want::default() };
+                let again = networks.attach_to(&this, vec![want]);
+                longest = longest.max(begun.elapsed());
+                networks.detach(&this, &again.unwrap().attachments).unwrap();
+                if longest > Duration::from_secs(8) {
+                    break;
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(longest < Duration::from_secs(8), "{longest:?}");
+        });
+    });
+}
+
+#[test]
+fn an_interface_that_the_container_made_stays() {
+    on_a_host(|| {
+        let networks = Networks::open(config(24)).unwrap();
+        let netns = networks.loopback_only().unwrap();
+        within(netns.as_fd(), || run("ip link add eth0 type veth peer name other"));
+        let want = Want { network: "bridge".into(), ..Want::default() };
+        let this = id();
+        let error = networks.connect(&this, netns.as_fd(), &want, "eth0").unwrap_err().to_string();
+        assert!(error.contains("eth0, which the container has made itself"), "{error}");
+        assert!(within(netns.as_fd(), || run("ip -br link")).contains("eth0"));
+        networks.connect(&this, netns.as_fd(), &want, "eth1").unwrap();
     });
 }
 

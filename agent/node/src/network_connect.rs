@@ -11,7 +11,9 @@ use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::Requester;
 use crate::{Node, NodeError, cni, fail};
-use berth_model::network::{Attachments, EndpointSpec, NetworkAttachment, NetworkDriver, NetworkMode, NetworkRecord};
+use berth_model::network::{
+    Attachments, EndpointSpec, NetworkAttachment, NetworkDriver, NetworkMode, NetworkRecord, PortMapping,
+};
 use berth_model::{ContainerRecord, Phase};
 use berth_network::Want;
 use std::os::fd::{AsFd, OwnedFd};
@@ -84,7 +86,9 @@ async fn connect(
     }
     let mut wished = endpoints(&before.spec);
     if wished.iter().any(|e| e.network == network.name) {
-        return Ok(before.networks.on(&network.name).cloned());
+        // What an earlier try could not do.
+        settle(inner, &mut gate).await?;
+        return Ok(container.record().networks.on(&network.name).cloned());
     }
     if wished.len() >= MAX_NETWORKS {
         return Err(wrong("container", format!("is on {MAX_NETWORKS} networks, and cannot be on more")));
@@ -104,6 +108,9 @@ async fn connect(
         if let Err(undo) = inner.store.submit(vec![Write::PutContainer(record)], Durability::Quick).await {
             tracing::warn!(container = %container.id, error = %undo, "undoing a connection to a network");
         }
+        if let Err(undo) = settle(inner, &mut gate).await {
+            tracing::warn!(container = %container.id, error = %undo, "undoing a connection to a network");
+        }
         return Err(e);
     }
     told(inner, network, "connect", container).await;
@@ -117,7 +124,8 @@ async fn disconnect(inner: &Arc<Inner>, container: &Arc<Container>, network: &Ne
     let known = wished.len();
     wished.retain(|e| e.network != network.name);
     if wished.len() == known && before.networks.on(&network.name).is_none() {
-        return Ok(());
+        // What an earlier try could not do: the ports may have had no place to go to.
+        return settle(inner, &mut gate).await;
     }
     ports_can_move(inner, &before, &network.name, &wished)?;
     wish(inner, &mut gate, wished).await?;
@@ -179,17 +187,20 @@ pub(crate) async fn settle(inner: &Arc<Inner>, gate: &mut Gate) -> Result<(), No
     }
     let wished = endpoints(&record.spec);
     let same = wished.len() == record.networks.len() && wished.iter().all(|e| record.networks.on(&e.network).is_some());
-    if same || matches!(record.spec.network, NetworkMode::Host | NetworkMode::Container(_)) {
+    let main = way_out(inner, &wished).map(|n| wished[n].network.clone());
+    if same && ports_lead(&record, main.as_deref())
+        || matches!(record.spec.network, NetworkMode::Host | NetworkMode::Container(_))
+    {
         return Ok(());
     }
+    let ports = crate::start::ports(inner, &gate.container, &record);
     let inner_ = inner.clone();
     let record_ = record.clone();
-    let main = way_out(inner, &wished).map(|n| wished[n].network.clone());
     let (networks, outcome) = inner
         .blocking(move || {
             let netns = namespace_of(&inner_, record_.id.as_str())?;
             let mut now = record_.networks.clone();
-            let outcome = make_true(&inner_, &record_, &wished, main.as_deref(), &netns, &mut now);
+            let outcome = make_true(&inner_, &record_, &wished, main.as_deref(), &netns, &mut now, ports);
             Ok((now, outcome))
         })
         .await?;
@@ -200,6 +211,16 @@ pub(crate) async fn settle(inner: &Arc<Inner>, gate: &mut Gate) -> Result<(), No
     fail::point("network.connect.after_settled")
 }
 
+/// The published ports are where the default route is; a container on no network, and one whose network is the plugins' matter, has none to lead.
+fn ports_lead(record: &ContainerRecord, main: Option<&str>) -> bool {
+    let networks = &record.networks;
+    let main = main.map_or_else(|| networks.first(), |name| networks.on(name));
+    let Some(main) = main.filter(|a| !a.is_cni()) else { return true };
+    let missing = main.ports.is_empty() && !record.spec.ports.is_empty() && networks.ports().next().is_none();
+    !missing && !networks.iter().any(|a| a.network != main.network && !a.is_cni() && !a.ports.is_empty())
+}
+
+/// `published`: the ports that the container asks for, for the case that none of them is left.
 fn make_true(
     inner: &Inner,
     record: &ContainerRecord,
@@ -207,6 +228,7 @@ fn make_true(
     main: Option<&str>,
     netns: &OwnedFd,
     now: &mut Attachments,
+    published: Vec<PortMapping>,
 ) -> Result<(), NodeError> {
     let mut ports = Vec::new();
     for gone in record.networks.iter().filter(|a| !wished.iter().any(|e| e.network == a.network)) {
@@ -231,8 +253,11 @@ fn make_true(
     }
     // The published ports go where the default route goes, when the network that had them is left.
     if let Some(main) = main.or(now.first().map(|a| a.network.clone()).as_deref()) {
-        let change = inner.networks.make_main(&record.id, netns.as_fd(), now, main, &ports)?;
-        *now = change.into();
+        if ports.is_empty() && now.ports().next().is_none() {
+            // Left with the last network that it was on before.
+            ports = published;
+        }
+        inner.networks.make_main(&record.id, netns.as_fd(), now, main, &ports)?;
     }
     let sorted: Attachments = std::mem::take(&mut **now).into();
     *now = sorted;

@@ -11,6 +11,9 @@ use berth_model::{ContainerId, Phase};
 use berth_network::{Explained, Question};
 use std::sync::Arc;
 
+/// As the API has it for a container's spec.
+const MAX_PORTS: usize = 4096;
+
 impl Node {
     /// Where ports may be published.
     pub fn publish_policy(&self) -> &PublishPolicy {
@@ -59,6 +62,30 @@ fn meant(patterns: &[PortMapping], port: &PortMapping) -> bool {
     })
 }
 
+/// What a container that does not run is to publish is checked like that of one that does: it has to be able to start.
+fn check<'a>(kept: impl Iterator<Item = &'a PortMapping>, add: &'a [PortMapping]) -> Result<(), NodeError> {
+    let wrong = |why: String| Err(NodeError::Invalid(vec![("add".to_owned(), why)]));
+    let mut all: Vec<&PortMapping> = kept.collect();
+    if all.len() + add.len() > MAX_PORTS {
+        return wrong(format!("would make {} published ports, and {MAX_PORTS} are the most", all.len() + add.len()));
+    }
+    for port in add {
+        if all.iter().any(|other| meet(other, port)) {
+            return wrong(format!("port {}/{} is published twice", port.host_port, port.protocol.name()));
+        }
+        all.push(port);
+    }
+    Ok(())
+}
+
+/// Both are, or hold, the same port of the host.
+fn meet(a: &PortMapping, b: &PortMapping) -> bool {
+    let last = |p: &PortMapping| p.host_port.saturating_add(p.count.saturating_sub(1));
+    let address = a.host_ip.is_none() || b.host_ip.is_none() || a.host_ip == b.host_ip;
+    let chosen = a.host_port == 0 || b.host_port == 0;
+    !chosen && address && a.protocol == b.protocol && a.host_port <= last(b) && b.host_port <= last(a)
+}
+
 async fn apply(
     inner: &Arc<Inner>,
     container: &Arc<Container>,
@@ -80,6 +107,9 @@ async fn apply(
         return Err(NodeError::Invalid(vec![("add".to_owned(), why.to_owned())]));
     }
     let live = before.phase == Phase::Running;
+    let of_main = before.networks.main().filter(|_| live);
+    let stays = |p: &&PortMapping| !meant(&remove, p) && !of_choice(p, of_main, &remove);
+    check(before.spec.ports.iter().filter(stays), &add)?;
     let old: Option<NetworkAttachment> = before.networks.main().filter(|_| live).cloned();
     let id = container.id.clone();
     let taken = match &old {

@@ -400,7 +400,7 @@ async fn failed(inner: &Arc<Inner>, mut gate: Gate, before: &ContainerRecord, er
 }
 
 /// The ports that were asked for, and with `publish_all` every exposed one that is not among them.
-fn ports(inner: &Inner, container: &Container, record: &ContainerRecord) -> Vec<PortMapping> {
+pub(crate) fn ports(inner: &Inner, container: &Container, record: &ContainerRecord) -> Vec<PortMapping> {
     let mut ports = record.spec.ports.clone();
     if record.spec.publish_all {
         let host_ip = inner.networks.publish_policy().default;

@@ -16,12 +16,28 @@ impl Slot {
         for number in 0..200 {
             let file = File::create(dir.join(number.to_string())).expect("slot");
             match file.try_lock() {
-                Ok(()) => return Slot { number, _lock: file },
+                Ok(()) => {
+                    let slot = Slot { number, _lock: file };
+                    slot.remove_bridges();
+                    return slot;
+                }
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => panic!("locking slot {number}: {error}"),
             }
         }
         panic!("200 tests at once");
+    }
+
+    /// What a test that failed has left of networks whose bridges it named: with one more letter than the slot's own.
+    fn remove_bridges(&self) {
+        let names = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+        for name in names.filter_map(|entry| entry.file_name().into_string().ok()) {
+            let letter =
+                name.strip_prefix(&self.bridge()).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_lowercase()));
+            if letter && name != self.bridge() {
+                let _ = std::process::Command::new("ip").args(["link", "del", &name]).output();
+            }
+        }
     }
 
     pub fn agent_port(&self) -> u16 {

@@ -121,14 +121,11 @@ pub(crate) fn attach(
     }
     // Every plugin may set a default route, and that of the last one wins.
     let main = all.iter().find(|a| a.default_route).map(|a| a.network.clone()).filter(|_| all.len() > 1);
-    if let Some(main) = main {
-        match inner.networks.make_main(id, attached.netns.as_fd(), &all, &main, &[]) {
-            Ok(now) => all = now,
-            Err(error) => {
-                undo(inner, id, &all);
-                return Err(error.into());
-            }
-        }
+    if let Some(main) = main
+        && let Err(error) = inner.networks.make_main(id, attached.netns.as_fd(), &mut all, &main, &[])
+    {
+        undo(inner, id, &all);
+        return Err(error.into());
     }
     attached.attachments = all.into();
     Ok(attached)
