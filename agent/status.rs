@@ -301,6 +301,7 @@ fn from_volume(error: &VolumeError, message: String) -> Draft {
         VolumeError::NoRoom { .. } => Draft::new(Code::ResourceExhausted, "DISK_FULL", message),
         e if e.disk_full() => Draft::new(Code::ResourceExhausted, "DISK_FULL", message),
         VolumeError::NoMkfs => Draft::new(Code::FailedPrecondition, "NO_MKFS", message),
+        VolumeError::NoFileSystem(_) => Draft::new(Code::FailedPrecondition, "NO_FILE_SYSTEM", message),
         VolumeError::Mkfs(_) => Draft::new(Code::FailedPrecondition, "MKFS_FAILED", message),
         VolumeError::NoSubpath(_) => Draft::new(Code::FailedPrecondition, "NO_SUBPATH", message),
         VolumeError::Elsewhere(_) => Draft::new(Code::FailedPrecondition, "VOLUME_ELSEWHERE", message),

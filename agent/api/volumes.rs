@@ -251,7 +251,16 @@ impl volumes_server::Volumes for Volumes {
         let request = request.into_inner();
         let mut f = Fields::default();
         f.request_id(&request.request_id);
-        let filter = filter::PruneFilter::decode(&mut f, &request.filters);
+        // Docker's filter says the same as the field; the last one holds.
+        let (all, filters): (Vec<_>, Vec<_>) = request.filters.clone().into_iter().partition(|one| one.key == "all");
+        let filter = filter::PruneFilter::decode(&mut f, &filters);
+        let yes = |one: &v1::ListFilter| match one.value.as_str() {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+            _ => None,
+        };
+        f.check(all.iter().all(|one| yes(one).is_some()), "filters", "all must be true or false");
+        let all = all.last().and_then(yes).unwrap_or(request.all);
         f.check(
             filter.until.is_none(),
             "filters",
@@ -260,8 +269,8 @@ impl volumes_server::Volumes for Volumes {
         f.done()?;
         let what = if request.dry_run { "dry run" } else { "volumes" };
         let who = call.about(what, &request.request_id);
-        let content = (reclaim::content(&request.filters), request.dry_run, request.all);
-        let freed = self.node.prune_volumes(&who, request.all, filter.labels, &content, request.dry_run).await;
+        let content = (reclaim::content(&request.filters), request.dry_run, all);
+        let freed = self.node.prune_volumes(&who, all, filter.labels, &content, request.dry_run).await;
         Ok(Response::new(reclaim::stream(freed.map_err(status::from_node)?, |item| {
             use v1::prune_volumes_response::Kind;
             v1::PruneVolumesResponse { kind: Some(item.split(Kind::Item, Kind::Total)) }

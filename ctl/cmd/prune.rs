@@ -65,7 +65,7 @@ pub struct Volumes {
     /// All volumes that no container refers to, not only those with a made-up name
     #[arg(short, long)]
     all: bool,
-    /// Only what fits: label=, label!=
+    /// Only what fits: label=, label!=, all=true|false
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     #[command(flatten)]
@@ -147,8 +147,10 @@ pub async fn everything(fleet: &Fleet, args: Everything) -> Result<u8> {
 }
 
 pub async fn volumes(fleet: &Fleet, args: Volumes) -> Result<u8> {
-    let filters = super::list::filters(&args.filter, &["label", "label!"])?;
-    confirm(fleet, &args.how, &[if args.all { IDLE } else { NAMELESS }], &args.filter)?;
+    let filters = super::list::filters(&args.filter, &["label", "label!", "all"])?;
+    // Docker's filter, which holds more than the flag.
+    let said = filters.iter().rfind(|f| f.key == "all").map(|f| !matches!(f.value.as_str(), "0" | "false"));
+    confirm(fleet, &args.how, &[if said.unwrap_or(args.all) { IDLE } else { NAMELESS }], &args.filter)?;
     run(fleet, Plan { volumes: Some(args.all), ..plan(false, None, filters, &args.how) }).await
 }
 

@@ -241,12 +241,10 @@ fn mounts_of_a_stopped_container_are_not_taken_for_its_files() {
         let error = node.fails(1, &arguments);
         assert!(error.contains("mount /data") && error.contains("while it runs"), "{arguments:?}: {error}");
     }
-    // Volumes and memory are not there either: what is written below them nobody would see again.
-    for (target, path) in [("/vol", "box:/vol/late"), ("/memory", "box:/memory/late")] {
-        for arguments in [["cp", &file, path], ["cp", path, &file]] {
-            let error = node.fails(1, &arguments);
-            assert!(error.contains(&format!("mount {target}")), "{arguments:?}: {error}");
-        }
+    // Memory is not there either: what is written below it nobody would see again. (Volumes are: volume_options.rs.)
+    for arguments in [["cp", &file, "box:/memory/late"], ["cp", "box:/memory/late", &file]] {
+        let error = node.fails(1, &arguments);
+        assert!(error.contains("mount /memory"), "{arguments:?}: {error}");
     }
     node.ok(&["cp", &file, "box:/database"]);
     node.finish();

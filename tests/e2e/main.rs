@@ -19,6 +19,7 @@ mod crowd;
 mod ctl;
 mod cut;
 mod damage;
+mod database;
 mod doctor;
 mod escapes;
 mod exec;
@@ -70,4 +71,5 @@ mod verbs;
 mod visible;
 #[cfg(feature = "failpoints")]
 mod volume_faults;
+mod volume_options;
 mod volumes;

@@ -9,7 +9,6 @@ use crate::node::Inner;
 use crate::root::Root;
 use crate::store::Durability;
 use crate::view::{CopiedOut, CopyInto, CopySource};
-use berth_model::ContainerRecord;
 use berth_model::userns::IdRange;
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve, Stat};
 use berth_sys::userns::as_file_user;
@@ -62,16 +61,13 @@ pub(crate) async fn into(
 ) -> Result<Extracted, NodeError> {
     let _permit = inner.copies.acquire().await.map_err(|_| NodeError::Stopping)?;
     let root = Root::open(inner, &container).await?;
-    let record = container.record();
-    let name = record.name.clone();
+    let name = container.record().name.clone();
     let done = inner
         .blocking(move || {
             if root.read_only() {
                 return Err(NodeError::RootReadOnly(name));
             }
-            if root.is_bare() {
-                no_mount(&record, &request.path)?;
-            }
+            no_mount(&name, root.absent(), &request.path)?;
             let target = target(root.fd(), &request)?;
             let owner = if request.keep_owner { Owner::Kept } else { Owner::Fixed(0, 0) };
             let (top, follow) = (target.top, target.follow);
@@ -114,9 +110,7 @@ pub(crate) async fn out(
 ) -> Result<CopiedOut, NodeError> {
     let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
     let root = Root::open(inner, &container).await?;
-    if root.is_bare() {
-        no_mount(&container.record(), &path)?;
-    }
+    no_mount(&container.record().name, root.absent(), &path)?;
     let event = inner.events.add_container(&container.record(), "archive-path", &[]);
     let _ = inner.store.submit(vec![event], Durability::Quick).await?;
     let name = container.record().name.clone();
@@ -259,14 +253,14 @@ fn parts(path: &[u8]) -> Vec<&[u8]> {
     parts
 }
 
-/// What is mounted in a container it has only while it runs: what is below the mount is neither what was asked for, nor would anybody see what is
-/// written there.
-fn no_mount(record: &ContainerRecord, path: &[u8]) -> Result<(), NodeError> {
+/// Files that a container has only while it runs: what is below the mount is neither what was asked for, nor would anybody
+/// see what is written there.
+fn no_mount(container: &str, absent: &[String], path: &[u8]) -> Result<(), NodeError> {
     let asked = parts(path);
-    match record.spec.mounts.iter().map(|m| &m.target).find(|target| asked.starts_with(&parts(target.as_bytes()))) {
+    match absent.iter().find(|target| asked.starts_with(&parts(target.as_bytes()))) {
         None => Ok(()),
         Some(target) => {
-            Err(NodeError::NotMounted { container: record.name.clone(), path: shown(path), target: target.clone() })
+            Err(NodeError::NotMounted { container: container.to_owned(), path: shown(path), target: target.clone() })
         }
     }
 }
@@ -378,24 +372,11 @@ mod tests {
 
     #[test]
     fn mounts_are_told_by_their_paths() {
-        let mut record = crate::testing::container_record(1);
-        record.spec.mounts = vec![berth_model::spec::Mount {
-            target: "/data/".into(),
-            read_only: false,
-            kind: berth_model::spec::MountKind::Bind {
-                source: "/srv".into(),
-                propagation: Default::default(),
-                recursive: true,
-                create_source: false,
-                writable_below: false,
-                within: None,
-                idmap: false,
-            },
-        }];
+        let absent = ["/data/".to_owned()];
         for (path, good) in
             [("/data", false), ("/data/x", false), ("/etc/../data/.", false), ("/database", true), ("/", true)]
         {
-            assert_eq!(no_mount(&record, path.as_bytes()).is_ok(), good, "{path}");
+            assert_eq!(no_mount("box", &absent, path.as_bytes()).is_ok(), good, "{path}");
         }
     }
 

@@ -1,9 +1,10 @@
-//! A container's root for the agent's own hands: as its processes see it while it runs, mounted for the purpose while it does not.
+//! A container's root for the agent's own hands: as its processes see it while it runs, mounted for the purpose, with its volumes, while it does not.
 
 use crate::NodeError;
 use crate::container::{Container, Gate, Life};
 use crate::create::make_folder;
 use crate::node::Inner;
+use crate::volumes::{self, Hung};
 use berth_model::Phase;
 use berth_model::userns::IdRange;
 use berth_rootfs::{MountOptions, RootMount, WritableLayer};
@@ -25,7 +26,14 @@ enum Hold {
     /// Its end ends the use: nothing else may keep its files while the next run begins. With its ids, where it has a user namespace.
     Running(watch::Receiver<Life>, Option<IdRange>),
     /// It cannot be started or removed meanwhile. In the order of their drops: the mount goes first.
-    Stopped { _mount: RootMount, _teardown: OwnedMutexGuard<()>, _gate: Box<Gate>, read_only: bool },
+    Stopped {
+        _mount: RootMount,
+        _volumes: Hung,
+        _teardown: OwnedMutexGuard<()>,
+        _gate: Box<Gate>,
+        read_only: bool,
+        absent: Vec<String>,
+    },
 }
 
 impl Root {
@@ -63,16 +71,24 @@ impl Root {
         let record = container.record();
         let read_only = record.spec.read_only_root;
         let inner_ = inner.clone();
-        let (mount, fd) = inner
+        let (mount, fd, volumes, absent) = inner
             .blocking(move || {
                 let dir = inner_.container_dir(&record.id);
                 let layer = if record.spec.auto_remove { make_folder(&dir)? } else { WritableLayer::open(&dir)? };
                 let mount = inner_.layers.store.mount(&record.layers, &layer, MountOptions::default())?;
                 let fd = mount.fd()?;
-                Ok((mount, fd))
+                let (volumes, absent) = volumes::hang(&inner_, &container, &mount);
+                Ok((mount, fd, volumes, absent))
             })
             .await?;
-        let hold = Hold::Stopped { _mount: mount, _teardown: teardown, _gate: Box::new(gate), read_only };
+        let hold = Hold::Stopped {
+            _mount: mount,
+            _volumes: volumes,
+            _teardown: teardown,
+            _gate: Box::new(gate),
+            read_only,
+            absent,
+        };
         Ok(Root { fd, hold })
     }
 
@@ -88,9 +104,12 @@ impl Root {
         }
     }
 
-    /// Whether it is the container's own files alone, without what is mounted over them while it runs.
-    pub fn is_bare(&self) -> bool {
-        matches!(self.hold, Hold::Stopped { .. })
+    /// Targets of mounts that are there only while it runs.
+    pub fn absent(&self) -> &[String] {
+        match &self.hold {
+            Hold::Running(..) => &[],
+            Hold::Stopped { absent, .. } => absent,
+        }
     }
 
     /// What was asked to be read-only stays so while nothing runs that would notice.

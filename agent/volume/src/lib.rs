@@ -36,6 +36,10 @@ pub enum VolumeError {
     NoMkfs,
     #[error("the volume is to have {bytes} bytes, and the disk has {free} left")]
     NoRoom { bytes: u64, free: u64 },
+    #[error(
+        "this host's kernel has no file system {0}: load its module (modprobe {0}), or install a kernel that has it"
+    )]
+    NoFileSystem(String),
     #[error("making the file system of the volume: {0}")]
     Mkfs(String),
     #[error("the volume has no {0:?}, or it leads out of the volume")]

@@ -2,6 +2,8 @@
 
 use berth_sys::mount::MountAttr;
 use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
 
 /// The least that mkfs.ext4 makes with a journal is about 2 MiB; below this most of it would be the file system's own.
 const LEAST_BYTES: u64 = 8 << 20;
@@ -29,6 +31,49 @@ pub struct Foreign {
     pub attributes: MountAttr,
     /// For the file system itself: a key, and a value where it has one.
     pub parameters: Vec<(String, Option<String>)>,
+}
+
+impl Foreign {
+    /// What the file system is told, in this order: its source, then its own options. The kernel wants numbers where people write a server's name:
+    /// `addr` becomes one, as in Docker, and where it is not said, the server that the device names is meant.
+    ///
+    /// # Errors
+    /// What `address` says.
+    pub(crate) fn words(
+        &self,
+        address: impl Fn(&str) -> io::Result<IpAddr>,
+    ) -> io::Result<Vec<(String, Option<String>)>> {
+        let number = |host: &str| match host.parse::<IpAddr>() {
+            Ok(ip) => Ok(ip.to_string()),
+            Err(_) => address(host).map(|ip| ip.to_string()),
+        };
+        let mut words = vec![("source".to_owned(), Some(self.device.clone()))];
+        for (key, value) in &self.parameters {
+            let value = match value {
+                Some(host) if key == "addr" => Some(number(host)?),
+                other => other.clone(),
+            };
+            words.push((key.clone(), value));
+        }
+        let said = self.parameters.iter().any(|(key, _)| key == "addr" || key == "ip");
+        if let Some(server) = self.server().filter(|_| !said) {
+            words.push(("addr".to_owned(), Some(number(server)?)));
+        }
+        Ok(words)
+    }
+
+    /// The host in the device of a file system of the network: `HOST:/path`, `[2001:db8::1]:/path`, `//HOST/share`.
+    fn server(&self) -> Option<&str> {
+        let server = match self.fs_type.as_str() {
+            "nfs" | "nfs4" => match self.device.strip_prefix('[') {
+                Some(rest) => rest.split_once("]:")?.0,
+                None => self.device.split_once(":/")?.0,
+            },
+            "cifs" | "smb3" => self.device.strip_prefix("//")?.split_once('/')?.0,
+            _ => return None,
+        };
+        Some(server).filter(|s| !s.is_empty())
+    }
 }
 
 /// Which option is wrong, and why.
@@ -192,6 +237,39 @@ mod tests {
         let nfs = parse(&[("type", "nfs"), ("o", "addr=10.0.0.1,rw,nolock"), ("device", ":/export")]);
         let Ok(Backing::Mount(nfs)) = nfs else { panic!("an nfs") };
         assert_eq!(nfs.parameters.len(), 2);
+    }
+
+    /// What fsconfig(2) is given, in order: `key=value`, or `key` alone.
+    fn told(pairs: &[(&str, &str)]) -> String {
+        let Ok(Backing::Mount(foreign)) = parse(pairs) else { panic!("{pairs:?}") };
+        let address = |host: &str| match host {
+            "nas" => Ok("192.0.2.7".parse().unwrap()),
+            _ => Err(io::Error::other("no address")),
+        };
+        let words = match foreign.words(address) {
+            Ok(words) => words,
+            Err(e) => return e.to_string(),
+        };
+        let word = |(k, v): (String, Option<String>)| v.map_or(k.clone(), |v| format!("{k}={v}"));
+        words.into_iter().map(word).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn servers_are_told_by_their_addresses() {
+        let nfs = |device: &str, o: &str| told(&[("type", "nfs"), ("device", device), ("o", o)]);
+        // Docker's way, and the shorter one.
+        assert_eq!(nfs(":/export", "addr=nas,rw,nolock,vers=4"), "source=:/export addr=192.0.2.7 nolock vers=4");
+        assert_eq!(nfs("nas:/export", "soft"), "source=nas:/export soft addr=192.0.2.7");
+        assert_eq!(nfs("[2001:db8::1]:/export", ""), "source=[2001:db8::1]:/export addr=2001:db8::1");
+        assert_eq!(nfs(":/export", "addr=10.0.0.1"), "source=:/export addr=10.0.0.1");
+        assert_eq!(nfs("gone:/export", ""), "no address");
+        let cifs = |o: &str| told(&[("type", "cifs"), ("device", "//nas/share"), ("o", o)]);
+        let login = "username=me,password=a b,vers=3.0,file_mode=0644,noperm,ro";
+        let words = "source=//nas/share username=me password=a b vers=3.0 file_mode=0644 noperm addr=192.0.2.7";
+        assert_eq!(cifs(login), words, "ro is the mount's");
+        assert_eq!(cifs("addr=nas"), "source=//nas/share addr=192.0.2.7");
+        assert_eq!(cifs("ip=10.0.0.9"), "source=//nas/share ip=10.0.0.9");
+        assert_eq!(told(&[("type", "tmpfs"), ("o", "size=1m")]), "source=tmpfs size=1m");
     }
 
     #[test]

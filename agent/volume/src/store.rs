@@ -8,12 +8,14 @@ use berth_sys::loop_device;
 use berth_sys::mount::{self, FsContext, MountAttr};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::net::ToSocketAddrs;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// No such file system.
+const ENODEV: i32 = 19;
 const DATA: &str = "_data";
 const FILL: &str = "_fill";
 /// Where a file system of the volume's own is mounted; its files are in [`INSIDE`] there.
@@ -319,21 +321,24 @@ fn explained(e: io::Error, context: &FsContext) -> io::Error {
     }
 }
 
+/// The first address of a host.
+fn address_of(host: &str) -> io::Result<IpAddr> {
+    let found = (host, 0u16).to_socket_addrs()?.next();
+    found.map(|a| a.ip()).ok_or_else(|| io::Error::other(format!("{host} has no address")))
+}
+
 fn mount_foreign(f: &Foreign, name: &str) -> Result<std::os::fd::OwnedFd, VolumeError> {
     let act = || format!("mounting {} {} for the volume {name}", f.fs_type, f.device);
-    let context = FsContext::open(&f.fs_type).act(act)?;
+    let context = match FsContext::open(&f.fs_type) {
+        // Neither built in nor a module that could be loaded.
+        Err(e) if e.raw_os_error() == Some(ENODEV) => return Err(VolumeError::NoFileSystem(f.fs_type.clone())),
+        other => other.act(act)?,
+    };
     let set = || -> io::Result<()> {
-        context.set_string("source", &f.device)?;
-        for (key, value) in &f.parameters {
+        for (key, value) in f.words(address_of)? {
             match value {
-                None => context.set_flag(key)?,
-                // As Docker: the kernel wants an address where people write a name.
-                Some(host) if key == "addr" && host.parse::<std::net::IpAddr>().is_err() => {
-                    let found = (host.as_str(), 0u16).to_socket_addrs()?.next();
-                    let found = found.ok_or_else(|| io::Error::other(format!("{host} has no address")))?;
-                    context.set_string(key, found.ip().to_string())?;
-                }
-                Some(value) => context.set_string(key, value)?,
+                None => context.set_flag(&key)?,
+                Some(value) => context.set_string(&key, value)?,
             }
         }
         context.create()

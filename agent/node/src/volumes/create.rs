@@ -50,7 +50,8 @@ pub(super) async fn ensure(inner: &Arc<Inner>, record: VolumeRecord, exact: bool
     let _making = inner.volumes.making.lock().await;
     let name = record.name.clone();
     if let Ok(there) = inner.volumes.find(&name) {
-        if exact && (there.record.options != record.options || there.record.labels != record.labels) {
+        // By what the options mean: 16m and 16777216 are the same, and one that was taken up without its record has bytes.
+        if exact && (there.backing != Volume::new(record.clone())?.backing || there.record.labels != record.labels) {
             let why = "with other options or labels".to_owned();
             return Err(NodeError::VolumeExists { volume: name, why });
         }

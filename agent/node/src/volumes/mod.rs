@@ -6,6 +6,7 @@
 
 mod api;
 mod create;
+mod hang;
 mod host_path;
 mod recover;
 mod remove;
@@ -14,6 +15,7 @@ mod usage;
 mod using;
 
 pub(crate) use create::{clone, create};
+pub(crate) use hang::{Hung, hang};
 pub(crate) use recover::{Opened, detach_unused, open, sweep};
 pub(crate) use remove::{forget, prune, remove};
 pub use transfer::{ExportItem, ImportItem, ImportRequest};

@@ -326,7 +326,7 @@ pub(crate) enum Filling<'a> {
 
 /// Where the files of a volume are to be mounted from; the container counts as one that has it mounted from here on. `fill`: an image's root and
 /// the folder there that an empty volume is filled from.
-fn ready(
+pub(super) fn ready(
     inner: &Arc<Inner>,
     id: &ContainerId,
     wanted: &VolumeMount,
