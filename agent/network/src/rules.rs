@@ -424,13 +424,24 @@ fn fill(batch: &mut Batch<'_>, family: Family, networks: &[NetRules], input_rule
     // The priorities are iptables' own: -100 for DNAT, 100 for SNAT, 0 for filters.
     batch.add_chain("prerouting", "nat", Hook::Prerouting, -100);
     batch.add_rule("prerouting", &[FromAny("bridges"), Goto("published")]);
-    let second_way = if family == Family::V4 {
-        // The copy was told not to be cut, which the client may not have wanted.
-        vec![Mark(SECOND_WAY), SetMark(0), AllowFragments, Goto("published")]
+    if input_rules {
+        // By the port first: the mark of a packet that is another agent's must stay.
+        for (map, shape) in MAPS {
+            let mut rule = vec![Mark(SECOND_WAY)];
+            if !shape.with_address {
+                rule.push(ToThisHost);
+            }
+            rule.extend([PortIn(map, shape), SetMark(0)]);
+            if family == Family::V4 {
+                // The copy was told not to be cut, which the client may not have wanted.
+                rule.push(AllowFragments);
+            }
+            rule.push(Goto("published"));
+            batch.add_rule("prerouting", &rule);
+        }
     } else {
-        vec![Mark(SECOND_WAY), SetMark(0), Goto("published")]
-    };
-    batch.add_rule("prerouting", if input_rules { &second_way } else { &[Goto("published")] });
+        batch.add_rule("prerouting", &[Goto("published")]);
+    }
     batch.add_chain("output", "nat", Hook::Output, -100);
     batch.add_rule("output", &[Goto("published")]);
 
