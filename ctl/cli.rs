@@ -107,7 +107,7 @@ pub enum Command {
     /// Remove containers
     Rm(cmd::act::Rm),
     /// Change limits of containers, also while they run
-    Update(cmd::update::Update),
+    Update(Box<cmd::update::Update>),
     /// Show what containers use, again every second
     Stats(cmd::stats::Stats),
     /// List the processes of a container
@@ -258,7 +258,7 @@ async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u
         Command::Pause(a) => cmd::act::pause(fleet, a).await,
         Command::Unpause(a) => cmd::act::unpause(fleet, a).await,
         Command::Rename(a) => cmd::act::rename(fleet, a).await,
-        Command::Update(a) => cmd::update::update(fleet, a).await,
+        Command::Update(a) => cmd::update::update(fleet, *a).await,
         Command::Stats(a) => cmd::stats::stats(fleet, a).await,
         Command::Top(a) => cmd::top::top(fleet, a).await,
         Command::Port(a) => cmd::port::port(fleet, a).await,

@@ -187,11 +187,14 @@ fn nothing_is_mounted_over_proc() {
         assert!(output.code == 125 && output.stderr.contains("/proc"), "{options:?}: {output:?}");
     }
     // By way of a link of the image's, which the words do not show.
-    let id =
-        node.ok(&["create", "--name", "linked", "--network", "none", "-v", "trap:/way/sys", &image("busybox"), "true"]);
+    node.ok(&["create", "--name", "maker", &image("busybox"), "true"]);
     fs::create_dir_all(node.scratch().join("links")).expect("links");
     std::os::unix::fs::symlink("/proc", node.scratch().join("links/way")).expect("link");
-    node.ok(&["cp", &node.scratch().join("links/way").display().to_string(), "linked:/"]);
+    node.ok(&["cp", &node.scratch().join("links/way").display().to_string(), "maker:/"]);
+    node.ok(&["commit", "maker", "linked:latest"]);
+    node.ok(&["rm", "maker"]);
+    let create = ["create", "--name", "linked", "--network", "none", "-v", "trap:/way/sys", "linked:latest", "true"];
+    let id = node.ok(&create);
     let output = node.ctl(&["start", &id]);
     assert!(output.code != 0 && output.stderr.contains("/way/sys"), "{output:?}");
     node.ok(&["rm", "-f", "linked"]);

@@ -167,7 +167,7 @@ fn what_happens_to_volumes_is_told() {
     assert_eq!(some.lines().count(), 1, "{some}");
 
     // Filters of prunes, Docker's all among them.
-    for (name, label) in [("a", "keep=1"), ("b", "drop=1"), ("c", "x=y")] {
+    for (name, label) in [("aa", "keep=1"), ("bb", "drop=1"), ("cc", "x=y")] {
         node.ok(&["volume", "create", "--label", label, name]);
     }
     node.sh(&["-v", "/anonymous"], "true");
@@ -179,10 +179,10 @@ fn what_happens_to_volumes_is_told() {
     };
     assert_eq!(prune(&[]).lines().count(), 3, "names are kept");
     assert_eq!(prune(&["all=false"]).lines().count(), 3);
-    assert_eq!(prune(&["all=true", "label=drop"]), "a\nc");
-    assert_eq!(prune(&["all=1", "label!=keep"]), "a");
+    assert_eq!(prune(&["all=true", "label=drop"]), "aa\ncc");
+    assert_eq!(prune(&["all=1", "label!=keep"]), "aa");
     assert!(node.fails(1, &["volume", "prune", "-f", "--filter", "all=maybe"]).contains("true or false"));
     assert_eq!(node.ctl(&["volume", "prune", "-f", "--filter", "until=1h"]).code, 125);
-    node.ok(&["volume", "rm", "a"]);
+    node.ok(&["volume", "rm", "aa"]);
     node.finish();
 }

@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn limits_of_a_child() {
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-        set_limit_of(child.id(), libc::RLIMIT_NOFILE as u32, 12, 13).unwrap();
+        set_limit_of(child.id(), libc::RLIMIT_NOFILE, 12, 13).unwrap();
         let text = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
         let line = text.lines().find(|l| l.starts_with("Max open files")).unwrap();
         assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["12", "13"]);
