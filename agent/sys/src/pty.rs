@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Opens a new terminal of the devpts instance that `ptmx` belongs to: the master, which does not block, and the terminal itself (pty(7);
+/// Opens a new terminal of the devpts instance that `ptmx` belongs to: the master and the terminal itself (pty(7);
 /// TIOCGPTPEER, Linux 4.13, needs no path and so cannot be led elsewhere by one). Both close-on-exec.
 ///
 /// What is at the path may be a container's: a link, or anything that is not the device of a devpts, is `ENOTTY` or `ELOOP`, and a pipe is
@@ -21,6 +21,8 @@ pub fn open(ptmx: &CStr) -> io::Result<(OwnedFd, OwnedFd)> {
     if !is_ptmx(&master)? {
         return Err(io::Error::from_raw_os_error(libc::ENOTTY));
     }
+    // Whoever gets it expects a terminal's master to wait.
+    rustix::fs::fcntl_setfl(&master, rustix::fs::fcntl_getfl(&master)? - rustix::fs::OFlags::NONBLOCK)?;
     let unlocked: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one int, which lives through the call.
     if unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) } < 0 {
