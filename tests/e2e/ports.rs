@@ -81,6 +81,7 @@ fn ports_lead_where_the_way_out_leads() {
     node.detached(&both, SERVE);
     until("the next one has them", || answers(first) && answers(second));
     node.ok(&["rm", "-f", "next"]);
+    node.ok(&["network", "rm", "a", "b"]);
     node.finish();
 }
 
@@ -99,6 +100,7 @@ fn ports_that_cannot_move_are_told_and_not_lost() {
     // Nobody else is in the way of the next one.
     node.detached(&["--network", "six", "--name", "next", "-p", &publish], SERVE);
     node.ok(&["rm", "-f", "web", "next"]);
+    node.ok(&["network", "rm", "six", "four"]);
     node.finish();
 }
 
