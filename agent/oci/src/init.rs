@@ -263,7 +263,7 @@ fn restrict(plan: &ProcessPlan, preserve: u32) -> Result<(), Failure> {
     }
     act("resetting signals", process::reset_signals())?;
     let load = || match &plan.seccomp {
-        Some(seccomp) => act("loading linux.seccomp", oci::load_seccomp(&seccomp.program, seccomp.flags)),
+        Some(seccomp) => act("loading linux.seccomp", berth_sys::seccomp::load_with(&seccomp.program, seccomp.flags)),
         None => Ok(()),
     };
     // Without no_new_privs a program can only be loaded with CAP_SYS_ADMIN: before the credentials. With it, as late as possible.

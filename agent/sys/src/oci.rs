@@ -122,29 +122,6 @@ pub fn keep_through_exec(fd: OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Loads a seccomp program as [`crate::seccomp::load`], with flags of seccomp(2).
-pub fn load_seccomp(program: &[u8], flags: u64) -> io::Result<()> {
-    if !program.len().is_multiple_of(crate::seccomp::INSTRUCTION) || program.is_empty() {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    let filters: Vec<libc::sock_filter> = program
-        .chunks_exact(crate::seccomp::INSTRUCTION)
-        .map(|c| libc::sock_filter {
-            code: u16::from_ne_bytes([c[0], c[1]]),
-            jt: c[2],
-            jf: c[3],
-            k: u32::from_ne_bytes([c[4], c[5], c[6], c[7]]),
-        })
-        .collect();
-    let Ok(len) = u16::try_from(filters.len()) else {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    };
-    let program = libc::sock_fprog { len, filter: filters.as_ptr().cast_mut() };
-    // SAFETY: the kernel copies and checks len instructions from filters, which live through the call.
-    let r = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
-    check(r).map(drop)
-}
-
 /// Binds a copy of a file or folder that is open here, over what `to` is open on; the copy's mount, to change its attributes. `recursive`:
 /// with what is mounted below.
 pub fn clone_mount(from: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {

@@ -13,6 +13,14 @@ pub const INSTRUCTION: usize = 8;
 /// # Errors
 /// `EINVAL` when the bytes are no whole program or more than 4,096 instructions.
 pub fn load(program: &[u8]) -> io::Result<()> {
+    load_with(program, 0)
+}
+
+/// As [`load`], with flags of seccomp(2).
+///
+/// # Errors
+/// Those of [`load`]; `EINVAL` for flags that this kernel does not know.
+pub fn load_with(program: &[u8], flags: u64) -> io::Result<()> {
     if !program.len().is_multiple_of(INSTRUCTION) || program.is_empty() {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
@@ -30,6 +38,6 @@ pub fn load(program: &[u8]) -> io::Result<()> {
     };
     let program = libc::sock_fprog { len, filter: filters.as_ptr().cast_mut() };
     // SAFETY: the kernel copies and checks len instructions from filters, which live through the call.
-    let r = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    let r = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
