@@ -1,11 +1,10 @@
 //! Networks of the driver cni: Debian's own plugins, and one that does what a test wants.
 
+use crate::harness::web::answers;
 use crate::harness::{LONG, Node, eventually, image, until};
 use crate::networks::{IDLE, endpoint, interfaces, ip, link, network};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -129,16 +128,6 @@ pub fn none_left(node: &Node, name: &str) {
         assert!(begun.elapsed() < LONG / 3, "left behind: {left:#?}\n{}", node.agent_log());
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-fn answers(port: u16) -> bool {
-    let address = ([127, 0, 0, 1], port).into();
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(2)) else { return false };
-    let mut text = String::new();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).is_ok()
-        && write!(stream, "GET / HTTP/1.0\r\n\r\n").is_ok()
-        && stream.read_to_string(&mut text).is_ok()
-        && text.contains("200 OK")
 }
 
 fn pings(node: &Node, from: &str, to: &str) -> bool {

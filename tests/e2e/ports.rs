@@ -1,5 +1,6 @@
 //! Published ports: policy, changes while a container runs, who has a port, and what others do to the rules.
 
+use crate::harness::web::answers;
 use crate::harness::{Node, eventually, image, until};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,16 +8,6 @@ use std::process::Command;
 use std::time::Duration;
 
 const SERVE: &str = "httpd -f -p 80 -h /var/www";
-
-fn answers(port: u16) -> bool {
-    let address = ([127, 0, 0, 1], port).into();
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(2)) else { return false };
-    let mut text = String::new();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).is_ok()
-        && write!(stream, "GET / HTTP/1.0\r\n\r\n").is_ok()
-        && stream.read_to_string(&mut text).is_ok()
-        && text.contains("200 OK")
-}
 
 #[test]
 fn ports_come_and_go_while_the_container_runs() {

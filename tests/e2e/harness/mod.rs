@@ -9,6 +9,7 @@ pub mod pki;
 pub mod proxy;
 pub mod pty;
 pub mod slot;
+pub mod web;
 
 pub use agent::Node;
 

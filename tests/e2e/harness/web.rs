@@ -1,0 +1,16 @@
+//! Pages that containers serve.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// Whether a page comes from a port of the host.
+pub fn answers(port: u16) -> bool {
+    let address = ([127, 0, 0, 1], port).into();
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(2)) else { return false };
+    let mut text = String::new();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).is_ok()
+        && write!(stream, "GET / HTTP/1.0\r\n\r\n").is_ok()
+        && stream.read_to_string(&mut text).is_ok()
+        && text.contains("200 OK")
+}
