@@ -20,9 +20,11 @@ pub mod seccomp;
 mod session;
 mod shim;
 pub mod signal;
+pub mod sysctl;
 mod user;
 
 pub use attach::{AttachInput, Attachment, Output};
+pub use cgroup::{Hierarchy, cpu_weight, io_weight, mounted};
 pub use counters::{Block, CounterFiles, Counters, Cpu, Memory, Pressure};
 pub use error::RuntimeError;
 pub use launch::Prepared;

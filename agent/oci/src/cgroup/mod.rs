@@ -7,6 +7,7 @@ mod v2;
 
 use crate::config::Resources;
 use crate::error::Error;
+use berth_runtime::Hierarchy;
 use berth_sys::process;
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,15 +15,6 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// One hierarchy that is mounted here.
-#[derive(Clone, Debug)]
-pub struct Hierarchy {
-    /// Where it is mounted.
-    pub point: PathBuf,
-    /// v1's controllers; the name of one without any.
-    pub controllers: Vec<String>,
-}
 
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -32,36 +24,18 @@ pub struct Group {
     pub v2: bool,
 }
 
-const CONTROLLERS: [&str; 14] = [
-    "blkio",
-    "cpu",
-    "cpuacct",
-    "cpuset",
-    "devices",
-    "freezer",
-    "hugetlb",
-    "memory",
-    "misc",
-    "net_cls",
-    "net_prio",
-    "perf_event",
-    "pids",
-    "rdma",
-];
-
 impl Group {
-    /// The group at `path`, there or not, on this host (/proc/self/mountinfo, proc_pid_mountinfo(5)).
+    /// The group at `path`, there or not, on this host.
     pub fn find(path: &Path) -> Result<Self, Error> {
         let act = "reading /proc/self/mountinfo";
-        let text = fs::read_to_string("/proc/self/mountinfo").map_err(Error::io(act))?;
-        let mounts: Vec<(Hierarchy, bool)> = text.lines().filter_map(hierarchy).collect();
-        let v1: Vec<Hierarchy> = mounts.iter().filter(|(_, v2)| !v2).map(|(h, _)| h.clone()).collect();
+        let mounts = berth_runtime::mounted().map_err(Error::io(act))?;
+        let (v2, v1): (Vec<Hierarchy>, Vec<Hierarchy>) = mounts.into_iter().partition(|h| h.v2);
         let path = path.to_owned();
-        if v1.iter().any(|h| h.controllers.iter().any(|c| CONTROLLERS.contains(&c.as_str()))) {
+        if v1.iter().any(|h| !h.controllers.is_empty()) {
             return Ok(Group { path, hierarchies: v1, v2: false });
         }
-        match mounts.into_iter().find(|(_, v2)| *v2) {
-            Some((unified, _)) => Ok(Group { path, hierarchies: vec![unified], v2: true }),
+        match v2.into_iter().next() {
+            Some(unified) => Ok(Group { path, hierarchies: vec![unified], v2: true }),
             None => Err(Error::field("linux.cgroupsPath", "no cgroup file system is mounted on this host")),
         }
     }
@@ -198,24 +172,6 @@ impl Group {
     /// What it uses, as runc's `events --stats` tells it.
     pub fn stats(&self) -> serde_json::Value {
         stats::stats(self)
-    }
-}
-
-/// A line of mountinfo: the hierarchy, and whether it is v2's.
-fn hierarchy(line: &str) -> Option<(Hierarchy, bool)> {
-    let (front, back) = line.split_once(" - ")?;
-    let point = PathBuf::from(front.split(' ').nth(4)?.replace("\\040", " "));
-    let mut back = back.split(' ');
-    let fs_type = back.next()?;
-    let options = back.nth(1)?;
-    let known = |o: &&str| CONTROLLERS.contains(o) || o.starts_with("name=");
-    match fs_type {
-        "cgroup" => Some((
-            Hierarchy { point, controllers: options.split(',').filter(known).map(str::to_owned).collect() },
-            false,
-        )),
-        "cgroup2" => Some((Hierarchy { point, controllers: Vec::new() }, true)),
-        _ => None,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Group, devices, set, write};
 use crate::config::{BlockIo, Cpu, Memory, Rdma, Resources};
 use crate::error::Error;
+use berth_runtime::{cpu_weight, io_weight};
 use berth_sys::cgroup_bpf;
 use std::fs;
 use std::io;
@@ -96,14 +97,9 @@ fn memory(folder: &Path, m: &Memory, warnings: &mut Vec<String>) -> Result<(), E
     Ok(())
 }
 
-/// 2…262144 to 1…10000, as runc and crun do it.
-pub fn weight_of(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
-}
-
 fn cpu(folder: &Path, c: &Cpu) -> Result<(), Error> {
     if let Some(shares) = c.shares.filter(|s| *s != 0) {
-        set(folder, "cpu.weight", "cpu.shares", weight_of(shares))?;
+        set(folder, "cpu.weight", "cpu.shares", cpu_weight(shares))?;
     }
     if c.quota.is_some_and(|q| q != 0) || c.period.is_some_and(|p| p != 0) {
         let quota = c.quota.filter(|q| *q > 0).map_or("max".to_owned(), |q| q.to_string());
@@ -130,7 +126,7 @@ fn cpu(folder: &Path, c: &Cpu) -> Result<(), Error> {
 fn block_io(folder: &Path, b: &BlockIo) -> Result<(), Error> {
     let bfq = folder.join("io.bfq.weight").exists();
     // blkio's 10…1000 to io.weight's 1…10000; bfq has kept its 1…1000.
-    let weight = |w: u16| if bfq { u64::from(w) } else { 1 + (u64::from(w.clamp(10, 1000)) - 10) * 9999 / 990 };
+    let weight = |w: u16| if bfq { u64::from(w) } else { io_weight(w) };
     let file = if bfq { "io.bfq.weight" } else { "io.weight" };
     if let Some(w) = b.weight.filter(|w| *w != 0) {
         set(folder, file, "blockIO.weight", weight(w))?;
@@ -153,14 +149,4 @@ fn block_io(folder: &Path, b: &BlockIo) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::weight_of;
-
-    #[test]
-    fn shares_become_weights() {
-        assert_eq!([weight_of(2), weight_of(1024), weight_of(262_144)], [1, 39, 10_000]);
-    }
 }

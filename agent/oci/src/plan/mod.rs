@@ -9,6 +9,7 @@ pub use process::{ProcessPlan, SeccompPlan, process};
 
 use crate::config::{Config, Device, Hooks, IdMapping, Linux};
 use crate::error::Error;
+use berth_runtime::sysctl::{self, Owner};
 use std::path::{Path, PathBuf};
 
 // Flags of clone(2).
@@ -223,17 +224,6 @@ fn owned(plan: &Plan) -> Result<(), Error> {
 
 /// Only what belongs to a namespace of the container's own: everything else would change the host.
 fn sysctls(linux: &Linux, plan: &Plan) -> Result<Vec<(String, String)>, Error> {
-    const IPC: [&str; 9] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-        "kernel.msg_next_id",
-    ];
     let mut all = Vec::new();
     for (key, value) in &linux.sysctl {
         let say = |message: &str| Err(Error::field("linux.sysctl", format!("{key}: {message}")));
@@ -244,16 +234,12 @@ fn sysctls(linux: &Linux, plan: &Plan) -> Result<Vec<(String, String)>, Error> {
         if path.is_empty() || path.split('/').any(|p| p.is_empty() || p == ".." || p == ".") {
             return say("is no name of a sysctl");
         }
-        let (kind, word) = if dotted.starts_with("net.") {
-            (NEWNET, "network")
-        } else if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
-            (NEWIPC, "IPC")
-        } else if ["kernel.hostname", "kernel.domainname"].contains(&dotted.as_str()) {
-            (NEWUTS, "UTS")
-        } else if dotted.starts_with("user.") {
-            (NEWUSER, "user")
-        } else {
-            return say("is not of a namespace: it would change the host");
+        let (kind, word) = match sysctl::owner(&dotted) {
+            Some(Owner::Network) => (NEWNET, "network"),
+            Some(Owner::Ipc) => (NEWIPC, "IPC"),
+            Some(Owner::Uts) => (NEWUTS, "UTS"),
+            Some(Owner::User) => (NEWUSER, "user"),
+            None => return say("is not of a namespace: it would change the host"),
         };
         if !plan.own(kind) {
             return say(&format!("needs a {word} namespace of the container's own"));

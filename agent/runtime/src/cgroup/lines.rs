@@ -1,6 +1,6 @@
 //! Limits whose files hold a line for each disk or a file for each size: block I/O and huge pages; and files of v2 by their names.
 
-use super::Setting;
+use super::{Setting, io_weight};
 use crate::RuntimeError;
 use crate::host;
 use berth_model::spec::{BlockLimit, Resources};
@@ -157,11 +157,6 @@ pub(super) fn block_v2(group: &Path, old: &Resources, new: &Resources) -> Result
     Ok(changes)
 }
 
-/// v1's weight (10 to 1,000) as v2's (1 to 10,000), as runc and crun turn them.
-fn io_weight(weight: u16) -> u64 {
-    1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990
-}
-
 /// The files for one size of huge pages, of which the second also counts what is reserved and not yet touched (Linux 5.7).
 pub(super) fn hugepages(
     group: &Path,
@@ -208,11 +203,6 @@ mod tests {
     fn text(settings: &[Setting]) -> Vec<String> {
         let line = |s: &Setting| format!("{}={}<{}", s.path.display(), s.value, s.undo.as_deref().unwrap_or("read"));
         settings.iter().map(line).collect()
-    }
-
-    #[test]
-    fn weights_keep_their_ends() {
-        assert_eq!((io_weight(10), io_weight(500), io_weight(1000)), (1, 4950, 10_000));
     }
 
     #[test]

@@ -3,11 +3,15 @@
 //! A container has one group, `PARENT/ID`, in every hierarchy that it needs. Limits are written before the first process joins.
 
 mod devices;
+mod hierarchy;
 mod lines;
 mod v1;
 mod v2;
+mod weight;
 
 pub(crate) use devices::{DeviceRule, default_rules};
+pub use hierarchy::{Hierarchy, mounted};
+pub use weight::{cpu_weight, io_weight};
 
 use crate::RuntimeError;
 use crate::counters::Counter;
@@ -79,68 +83,20 @@ pub(crate) trait Cgroups: Send + Sync {
 /// What [`Cgroups::features`] names: one tree for all controllers; processes are born in their group; a group's processes die together.
 const FEATURES: [&str; 3] = ["cgroup_v2", "clone_into_cgroup", "cgroup.kill"];
 
-/// Finds out how this host is set up (/proc/self/mountinfo, proc_pid_mountinfo(5)).
+/// Finds out how this host is set up.
 pub(crate) fn detect(parent: &str) -> Result<Arc<dyn Cgroups>, RuntimeError> {
-    let text = fs::read_to_string("/proc/self/mountinfo").map_err(RuntimeError::io("reading /proc/self/mountinfo"))?;
-    let mounts = parse_mounts(&text);
-    let v1: Vec<v1::Hierarchy> = mounts.iter().filter_map(Mount::v1).collect();
+    let mounts = hierarchy::mounted().map_err(RuntimeError::io("reading /proc/self/mountinfo"))?;
+    let (v2, v1): (Vec<_>, Vec<_>) = mounts.into_iter().partition(|h| h.v2);
     if v1.iter().any(|h| !h.controllers.is_empty()) {
-        let hybrid = mounts.iter().any(|m| m.fs_type == "cgroup2");
-        return Ok(Arc::new(v1::V1::new(v1, parent, hybrid)));
+        return Ok(Arc::new(v1::V1::new(v1, parent, !v2.is_empty())));
     }
-    let Some(unified) = mounts.iter().find(|m| m.fs_type == "cgroup2") else {
+    let Some(unified) = v2.first() else {
         return Err(RuntimeError::Io {
             act: "looking for cgroups in /proc/self/mountinfo".into(),
             source: io::Error::from(io::ErrorKind::NotFound),
         });
     };
     Ok(Arc::new(v2::V2::new(&unified.point, parent)?))
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    point: PathBuf,
-    fs_type: String,
-    options: String,
-}
-
-impl Mount {
-    fn v1(&self) -> Option<v1::Hierarchy> {
-        const CONTROLLERS: [&str; 14] = [
-            "blkio",
-            "cpu",
-            "cpuacct",
-            "cpuset",
-            "devices",
-            "freezer",
-            "hugetlb",
-            "memory",
-            "misc",
-            "net_cls",
-            "net_prio",
-            "perf_event",
-            "pids",
-            "rdma",
-        ];
-        if self.fs_type != "cgroup" {
-            return None;
-        }
-        let options = || self.options.split(',');
-        let controllers = options().filter(|o| CONTROLLERS.contains(o)).map(str::to_owned).collect();
-        Some(v1::Hierarchy { point: self.point.clone(), controllers, options: self.options.clone() })
-    }
-}
-
-fn parse_mounts(text: &str) -> Vec<Mount> {
-    let parse = |line: &str| {
-        let (front, back) = line.split_once(" - ")?;
-        let point = front.split(' ').nth(4)?.replace("\\040", " ");
-        let mut back = back.split(' ');
-        let fs_type = back.next()?.to_owned();
-        let options = back.nth(1)?.to_owned();
-        Some(Mount { point: point.into(), fs_type, options })
-    };
-    text.lines().filter_map(parse).filter(|m| m.fs_type.starts_with("cgroup")).collect()
 }
 
 /// Kills everything in the container's groups and waits until they are empty.
@@ -401,23 +357,6 @@ fn cpu_quota_us(r: &Resources) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mountinfo_names_the_hierarchies() {
-        let text = "30 29 0:26 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
-                    31 29 0:27 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
-                    32 29 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n\
-                    33 1 8:1 / / rw - ext4 /dev/vda rw\nbroken\n";
-        let mounts = parse_mounts(text);
-        assert_eq!(mounts.len(), 3);
-        let cpu = mounts[0].v1().unwrap();
-        assert_eq!(
-            (cpu.point.to_str(), &cpu.controllers[..]),
-            (Some("/sys/fs/cgroup/cpu,cpuacct"), &["cpu".to_owned(), "cpuacct".into()][..])
-        );
-        assert!(mounts[1].v1().unwrap().controllers.is_empty());
-        assert!(mounts[2].v1().is_none());
-    }
 
     #[test]
     fn cpus_become_a_quota() {

@@ -1,8 +1,8 @@
 //! cgroup v1: one hierarchy per controller (Documentation/admin-guide/cgroup-v1/).
 
 use super::{
-    Cgroups, Entry, Limits, PROBE, Setting, cpu_period_us, cpu_quota_us, kill_in, lines, make, open, processes, put,
-    put_each, write_existing,
+    Cgroups, Entry, Hierarchy, Limits, PROBE, Setting, cpu_period_us, cpu_quota_us, kill_in, lines, make, open,
+    processes, put, put_each, write_existing,
 };
 use crate::RuntimeError;
 use crate::counters::Counter;
@@ -16,15 +16,6 @@ use std::path::{Path, PathBuf};
 /// the lock against all forks for it, which waits for an RCU grace period (13 to 25 ms here, unless another start has just
 /// paid for it); a thread that moves itself through `tasks` needs no such lock (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
 const JOIN: &str = "tasks";
-
-/// One mount of type `cgroup`.
-#[derive(Clone, Debug)]
-pub(crate) struct Hierarchy {
-    pub point: PathBuf,
-    /// None: a named one, only for its owner.
-    pub controllers: Vec<String>,
-    pub options: String,
-}
 
 pub(crate) struct V1 {
     hierarchies: Vec<Hierarchy>,

@@ -1,7 +1,8 @@
 //! cgroup v2: one tree (Documentation/admin-guide/cgroup-v2.rst).
 
 use super::{
-    Cgroups, Entry, Limits, PROBE, Setting, cpu_period_us, cpu_quota_us, lines, make, open, put, write_existing,
+    Cgroups, Entry, Limits, PROBE, Setting, cpu_period_us, cpu_quota_us, cpu_weight, lines, make, open, put,
+    write_existing,
 };
 use crate::RuntimeError;
 use crate::counters::Counter;
@@ -107,11 +108,6 @@ fn swap_alone(r: &Resources) -> Option<u64> {
     Some(super::memory_and_swap(r)?.saturating_sub(r.memory_bytes?))
 }
 
-/// v1's shares (2 to 262,144) as v2's weight (1 to 10,000), as runc and crun turn them.
-pub(crate) fn weight(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
-}
-
 impl Cgroups for V2 {
     fn mode(&self) -> &'static str {
         "v2"
@@ -137,7 +133,7 @@ impl Cgroups for V2 {
         set("pids", "pids.max", r.pids.filter(|p| *p > 0).map(|p| p.to_string()))?;
         set("memory", "memory.oom.group", r.oom_group.then(|| "1".to_owned()))?;
         set("cpu", "cpu.max", cpu_quota_us(r).map(|quota| format!("{quota} {}", cpu_period_us(r))))?;
-        set("cpu", "cpu.weight", r.cpu_shares.map(|s| weight(s).to_string()))?;
+        set("cpu", "cpu.weight", r.cpu_shares.map(|s| cpu_weight(s).to_string()))?;
         set("cpuset", "cpuset.cpus", r.cpuset_cpus.clone())?;
         set("cpuset", "cpuset.mems", r.cpuset_mems.clone())?;
         if let Some(memory) = r.memory_bytes.filter(|_| self.has("memory")) {
@@ -254,7 +250,7 @@ impl Cgroups for V2 {
             set("cpu.max", format!("{} {}", number(cpu_quota_us(new), "max"), cpu_period_us(new)));
         }
         if old.cpu_shares != new.cpu_shares {
-            set("cpu.weight", number(new.cpu_shares.map(weight), "100"));
+            set("cpu.weight", number(new.cpu_shares.map(cpu_weight), "100"));
         }
         if old.cpuset_cpus != new.cpuset_cpus {
             set("cpuset.cpus", new.cpuset_cpus.clone().unwrap_or_default());
@@ -339,10 +335,5 @@ mod tests {
         for other in ["0::/\n", "0::/agent\n", "0::/system.slice/berthd.service\n", "1:name=x:/a/agent\n", ""] {
             assert_eq!(delegated(other), "", "{other}");
         }
-    }
-
-    #[test]
-    fn shares_become_weights() {
-        assert_eq!((weight(0), weight(2), weight(1024), weight(262_144), weight(u64::MAX)), (1, 1, 39, 10_000, 10_000));
     }
 }

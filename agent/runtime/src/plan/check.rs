@@ -1,6 +1,7 @@
 //! What is wrong with a spec, all at once.
 
 use crate::signal;
+use crate::sysctl::{self, Owner};
 use berth_model::ContainerSpec;
 use berth_model::network::NetworkMode;
 use berth_model::spec::{Mount, MountKind, Resources, Seccomp};
@@ -180,29 +181,17 @@ fn is_in_proc(mount: &Mount) -> bool {
 
 /// Only what belongs to a namespace of the container's own: everything else would change the host.
 fn sysctl_problem(key: &str, spec: &ContainerSpec) -> Option<&'static str> {
-    const IPC: [&str; 9] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-        "kernel.msg_next_id",
-    ];
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b'*');
     if key.is_empty() || !key.bytes().all(good) || key.contains("..") {
         return Some("is no sysctl name");
     }
-    if key.starts_with("net.") {
-        return (spec.network == NetworkMode::Host)
-            .then_some("belongs to the host's network, which this container shares");
+    match sysctl::owner(key) {
+        Some(Owner::Network) => {
+            (spec.network == NetworkMode::Host).then_some("belongs to the host's network, which this container shares")
+        }
+        Some(Owner::Ipc) => spec.host_ipc.then_some("belongs to the host's IPC namespace, which this container shares"),
+        _ => Some("is not of a namespace: it would change the host"),
     }
-    if IPC.contains(&key) || key.starts_with("fs.mqueue.") {
-        return spec.host_ipc.then_some("belongs to the host's IPC namespace, which this container shares");
-    }
-    Some("is not of a namespace: it would change the host")
 }
 
 #[cfg(test)]
