@@ -55,24 +55,6 @@ pub struct Grants {
 /// choice, which may be those of other users of the host.
 pub const NAMESPACES: [&str; 6] = ["network", "pid", "ipc", "uts", "mount", "user"];
 
-/// Docker's default capabilities: a container has these anyway (moby, oci/caps/defaults.go).
-pub const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
-
 /// One option that reaches the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Need {
@@ -215,7 +197,7 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     for capability in &spec.cap_add {
         let upper = capability.to_ascii_uppercase();
         let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        add(!DEFAULT_CAPABILITIES.contains(&name), Need::Capability(name.to_owned()));
+        add(!berth_runtime::DEFAULT_CAPABILITIES.contains(&name), Need::Capability(name.to_owned()));
     }
     needs
 }

@@ -4,7 +4,7 @@
 //! agent that is killed in between leaves a wish that the next one makes true (`network_connect.rs`).
 
 use crate::node::Inner;
-use crate::view::{NetworkMember, NetworkMembers, NetworkView};
+use crate::view::{NetworkMember, NetworkView};
 use crate::{NodeConfig, NodeError, cni};
 use berth_model::network::{
     DEFAULT_NETWORK, EndpointSpec, Ipv6Mode, NetworkDriver, NetworkId, NetworkMode, NetworkRecord, PREDEFINED,
@@ -296,18 +296,6 @@ pub(crate) fn members(inner: &Inner, network: &NetworkRecord) -> Vec<NetworkMemb
     }
     members.sort_by(|a, b| a.container.name.cmp(&b.container.name));
     members
-}
-
-/// Every network with those who run on it.
-pub(crate) fn all_members(inner: &Inner) -> Vec<NetworkMembers> {
-    let networks = inner.nets.all().into_iter().filter(|n| n.ipv4.is_some() && !n.removing);
-    networks
-        .map(|network| {
-            let mut members = members(inner, &network);
-            members.retain(|m| m.attachment.is_some());
-            NetworkMembers { network, members }
-        })
-        .collect()
 }
 
 pub(crate) fn view(inner: &Inner, network: Arc<NetworkRecord>) -> NetworkView {

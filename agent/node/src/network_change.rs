@@ -5,8 +5,8 @@ use crate::nets::{members, view};
 use crate::node::Inner;
 use crate::requests::{Begin, fingerprint};
 use crate::store::{Durability, Write};
-use crate::view::{NetworkMembers, NetworkRequest, NetworkView, PrunedNetworks, Requester};
-use crate::{Node, NodeError, fail, nets};
+use crate::view::{NetworkRequest, NetworkView, PrunedNetworks, Requester};
+use crate::{Node, NodeError, fail};
 use berth_cni::Conflist;
 use berth_model::Timestamp;
 use berth_model::event::EventKind;
@@ -26,16 +26,6 @@ impl Node {
     /// By name, id or prefix.
     pub fn network(&self, name: &str) -> Result<NetworkView, NodeError> {
         self.inner().nets.find(name).map(|record| view(self.inner(), record))
-    }
-
-    /// Every network that has addresses, with the containers that run on it: what names are made from.
-    pub fn network_members(&self) -> Vec<NetworkMembers> {
-        nets::all_members(self.inner())
-    }
-
-    /// Counts on when who is on which network under which names changes.
-    pub fn watch_networks(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.inner().nets.watch()
     }
 
     /// Makes a network.

@@ -203,13 +203,6 @@ pub struct NetworkMember {
     pub endpoint: EndpointSpec,
 }
 
-/// A network with the containers that run on it: what names are made from.
-#[derive(Clone, Debug)]
-pub struct NetworkMembers {
-    pub network: Arc<NetworkRecord>,
-    pub members: Vec<NetworkMember>,
-}
-
 /// A network with all that belong to it, running or not.
 #[derive(Clone, Debug)]
 pub struct NetworkView {

@@ -193,11 +193,6 @@ impl Tree {
         self.inodes.len()
     }
 
-    /// Names in the tree, dead ones counted.
-    pub fn node_count(&self) -> usize {
-        self.nodes.len()
-    }
-
     pub fn symlink_target(&self, inode: &Inode) -> &[u8] {
         &self.text[inode.data as usize..][..inode.size as usize]
     }

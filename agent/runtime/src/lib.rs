@@ -28,7 +28,7 @@ pub use cgroup::{Hierarchy, cpu_weight, io_weight, mounted};
 pub use counters::{Block, CounterFiles, Counters, Cpu, Memory, Pressure};
 pub use error::RuntimeError;
 pub use launch::Prepared;
-pub use plan::Plan;
+pub use plan::{DEFAULT_CAPABILITIES, Plan};
 pub use process::ProcessInfo;
 pub use session::{NewSession, Resumed, forget, resume, sweep};
 pub use shim::{Exec, Shim};
@@ -73,6 +73,8 @@ pub struct PlanInput<'a> {
     pub log: Option<berth_model::wire::LogPlan<'static>>,
     /// Its ids in a user namespace of its own. None: the host's.
     pub ids: Option<IdRange>,
+    /// Targets of the bind mounts whose files keep the host's owners, because their file system has no idmapped mounts.
+    pub unmapped: &'a [String],
 }
 
 /// What runs in the end: for inspect and for the plan.

@@ -26,7 +26,6 @@ impl MountAttr {
     pub const STRICTATIME: Self = MountAttr(libc::MOUNT_ATTR_STRICTATIME);
     pub const NODIRATIME: Self = MountAttr(libc::MOUNT_ATTR_NODIRATIME);
     /// Linux 5.14.
-    pub const NOSYMFOLLOW: Self = MountAttr(libc::MOUNT_ATTR_NOSYMFOLLOW);
     const IDMAP: u64 = libc::MOUNT_ATTR_IDMAP;
     const ATIME: u64 = libc::MOUNT_ATTR__ATIME;
 

@@ -90,14 +90,6 @@ pub fn take_inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Moves a descriptor out of the way of those below `least`, close-on-exec (F_DUPFD_CLOEXEC).
-pub fn move_up(fd: OwnedFd, least: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: takes numbers only.
-    let moved = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) }.into())?;
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(moved as RawFd) })
-}
-
 /// Closes all descriptors from `first` on but `keep`. Only for a process that never returns to their owners.
 pub fn close_all_from(first: u32, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).filter(|fd| *fd >= first).collect();

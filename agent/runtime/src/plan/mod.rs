@@ -28,8 +28,8 @@ pub(crate) const NEWUSER: u64 = 0x1000_0000;
 pub(crate) const NEWPID: u64 = 0x2000_0000;
 pub(crate) const NEWNET: u64 = 0x4000_0000;
 
-/// Docker's default capabilities.
-const DEFAULT_CAPABILITIES: [&str; 14] = [
+/// Docker's default capabilities (moby, oci/caps/defaults.go).
+pub const DEFAULT_CAPABILITIES: [&str; 14] = [
     "CHOWN",
     "DAC_OVERRIDE",
     "FSETID",
@@ -102,7 +102,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     let files = mounts::files(input, &hostname, &around.resolv_conf);
     let mut steps = vec![Step::Umask { mask: 0 }];
     // The host's files are opened while it is still there.
-    let (open, attach) = mounts::user_mounts(spec, &files, host, input.ids.is_some())?;
+    let (open, attach) = mounts::user_mounts(input, &files, host)?;
     steps.extend(oom_score_adj(spec, host, &mut warnings));
     steps.extend(open);
     let mut outside = Vec::new();
