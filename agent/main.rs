@@ -48,7 +48,7 @@ enum Command {
         /// Do it: all containers end
         #[arg(long)]
         yes: bool,
-        /// Remove images, logs and the store too
+        /// Remove all of data_root too: images, volumes with their files, the store, the audit log
         #[arg(long)]
         purge: bool,
     },

@@ -59,7 +59,7 @@ pub async fn uninstall(config: Config, yes: bool, purge: bool) -> anyhow::Result
     drop(lock);
     println!(
         "{}",
-        if purge { "nothing of berth is left" } else { "images and the store are left; --purge removes them" }
+        if purge { "nothing of berth is left" } else { "images, volumes and the store are left; --purge removes them" }
     );
     Ok(())
 }

@@ -2,7 +2,7 @@
 # uninstall.sh [--keep-images] : takes berth off this host when it was not installed as a Debian package.
 #
 # Ends every container and removes all that berth has made: cgroups, bridge, nftables table, /run/berth, /var/lib/berth, /etc/berth, the
-# unit and the binaries. --keep-images leaves /var/lib/berth and /etc/berth.
+# unit and the binaries; with /var/lib/berth go images and volumes with their files. --keep-images leaves /var/lib/berth and /etc/berth.
 set -eu
 keep=
 case ${1:-} in

@@ -26,7 +26,7 @@ pub struct Events {
     /// Begin behind this cursor (see -o json)
     #[arg(long, value_name = "NUMBER", conflicts_with = "since")]
     cursor: Option<u64>,
-    /// Only events that fit: type=, event=, container=, image=, network=, label=, node= (the name of the host)
+    /// Only events that fit: type=, event=, container=, image=, network=, volume=, label=, node= (the name of the host)
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     #[command(flatten)]

@@ -51,12 +51,13 @@ pub fn volume(text: &str) -> Result<v1::Mount> {
             "ro" => read_only = true,
             "rw" => read_only = false,
             "nocopy" if !is_bind => named.no_copy = true,
-            "idmap" if is_bind => bind.idmap = true,
+            "idmap" if is_bind => bind.idmap = Some(true),
+            "noidmap" if is_bind => bind.idmap = Some(false),
             word => match propagation(word) {
                 Some(p) if is_bind => bind.propagation = p.into(),
                 _ => {
                     let there = if is_bind {
-                        "there are ro, rw, idmap, private, rprivate, shared, rshared, slave and rslave"
+                        "there are ro, rw, idmap, noidmap, private, rprivate, shared, rshared, slave and rslave"
                     } else {
                         "there are ro, rw and nocopy"
                     };
@@ -121,7 +122,7 @@ pub fn mount(text: &str) -> Result<v1::Mount> {
                 bind_key = Some(key);
             }
             "idmap" => {
-                bind.idmap = truth(flag, text, key, value)?;
+                bind.idmap = Some(truth(flag, text, key, value)?);
                 bind_key = Some(key);
             }
             "bind-nonrecursive" => {
