@@ -13,7 +13,7 @@ fn bind(source: &str, propagation: Propagation) -> ContainerSpec {
         create_source: false,
         writable_below: false,
         within: None,
-        idmap: false,
+        idmap: None,
     })
 }
 

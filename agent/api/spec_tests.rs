@@ -41,7 +41,7 @@ fn full() -> v1::ContainerConfig {
                     non_recursive: true,
                     create_source: true,
                     writable_below: false,
-                    idmap: true,
+                    idmap: Some(true),
                 })),
             },
             v1::Mount {

@@ -10,9 +10,9 @@ use std::path::Path;
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// One of its own.
+    #[default]
     Auto,
     /// The host's.
-    #[default]
     Host,
 }
 

@@ -212,7 +212,7 @@ fn exports_and_copies_of_stopped_containers_with_mounts() {
     let host = node.scratch().join("host");
     std::fs::create_dir_all(&host).expect("folder");
     std::fs::write(host.join("file"), "of the host").expect("file");
-    let volume = format!("{}:/mounted:idmap", host.display());
+    let volume = format!("{}:/mounted", host.display());
     let script = "echo own >/own; echo more >/mounted/more; echo gone >/scratch/gone";
     let busybox = image("busybox");
     let run = [

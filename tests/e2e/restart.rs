@@ -30,7 +30,7 @@ fn pid(node: &Node, container: &str) -> u64 {
 fn until_told(node: &Node, name: &str, options: &[&str]) -> std::path::PathBuf {
     let gate = node.scratch().join(name);
     std::fs::create_dir_all(&gate).expect("gate");
-    let volume = format!("{}:/gate:idmap", gate.display());
+    let volume = format!("{}:/gate", gate.display());
     let mut all = vec!["--name", name, "-v", &volume];
     all.extend(options);
     node.detached(

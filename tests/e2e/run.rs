@@ -129,14 +129,14 @@ fn bind_mounts_read_only_and_propagation() {
     fs::create_dir_all(source.join("sub")).expect("source");
     fs::write(source.join("file"), "of the host").expect("file");
     let s = source.to_string_lossy().into_owned();
-    assert_eq!(node.sh(&["-v", &format!("{s}:/data:idmap")], "cat /data/file; echo new > /data/new"), "of the host");
+    assert_eq!(node.sh(&["-v", &format!("{s}:/data")], "cat /data/file; echo new > /data/new"), "of the host");
     assert_eq!(fs::read_to_string(source.join("new")).expect("new"), "new\n");
-    let output = node.sh_output(&["-v", &format!("{s}:/data:ro,idmap")], "echo x > /data/file");
+    let output = node.sh_output(&["-v", &format!("{s}:/data:ro")], "echo x > /data/file");
     assert_ne!(output.code, 0);
     assert!(output.stderr.contains("Read-only"), "{output:?}");
     assert_eq!(node.sh(&["-v", &format!("{s}/file:/etc/one-file")], "cat /etc/one-file"), "of the host");
     let made = node.scratch().join("made/by/v");
-    node.sh(&["-v", &format!("{}:/made:idmap", made.display())], "touch /made/x");
+    node.sh(&["-v", &format!("{}:/made", made.display())], "touch /made/x");
     assert!(made.join("x").exists());
     let missing = format!("type=bind,source={}/missing,target=/m", node.scratch().display());
     assert!(

@@ -259,21 +259,23 @@ fn volumes_are_shared_by_containers_with_different_ids() {
 }
 
 #[test]
-fn bind_mounts_are_the_hosts_unless_they_are_mapped() {
+fn owners_of_bind_mounts_are_mapped_unless_that_is_not_wanted() {
     let node = node("userns-binds");
     let dir = node.scratch().join("bound");
     fs::create_dir(&dir).expect("folder");
     fs::write(dir.join("secret"), "of the host").expect("file");
     fs::set_permissions(dir.join("secret"), fs::Permissions::from_mode(0o600)).expect("mode");
     let plain = format!("{}:/b", dir.display());
-    let tried = node.sh_output(&["-v", &plain], "cat /b/secret; touch /b/new; chown 0 /b; chmod 777 /b; stat -c %u /b");
+    let host = format!("{plain}:noidmap");
+    let tried = node.sh_output(&["-v", &host], "cat /b/secret; touch /b/new; chown 0 /b; chmod 777 /b; stat -c %u /b");
     assert!(tried.stdout.trim() == "65534", "{tried:?}");
     assert_eq!(tried.stderr.matches("denied").count() + tried.stderr.matches("not permitted").count(), 4, "{tried:?}");
     assert!(!dir.join("new").exists());
     // What everybody may read is read.
     fs::write(dir.join("open"), "for all").expect("file");
-    assert_eq!(node.sh(&["-v", &plain], "cat /b/open"), "for all");
+    assert_eq!(node.sh(&["-v", &host], "cat /b/open"), "for all");
     for options in [
+        ["-v".to_owned(), plain.clone()],
         ["-v".to_owned(), format!("{plain}:idmap")],
         ["--mount".to_owned(), format!("type=bind,source={},target=/b,idmap", dir.display())],
     ] {
@@ -282,6 +284,14 @@ fn bind_mounts_are_the_hosts_unless_they_are_mapped() {
         assert_eq!(owner(&dir.join("new")), (0, 0));
         fs::remove_file(dir.join("new")).expect("made");
     }
+    // What cannot be mapped is said, and is an error where it was asked for.
+    let proc = ["create", "--name", "unmapped", "-v", "/proc/sys/kernel:/k"];
+    node.ok(&[&proc[..], &[image("busybox").as_str(), "sleep", "60"]].concat());
+    let started = node.ctl(&["start", "unmapped"]);
+    assert!(started.code == 0 && started.stderr.contains("/proc/sys/kernel"), "{started:?}");
+    node.ok(&["rm", "-f", "unmapped"]);
+    let refused = node.sh_output(&["-v", "/proc/sys/kernel:/k:idmap"], "true");
+    assert!(refused.code == 125 && refused.stderr.contains("/proc/sys/kernel"), "{refused:?}");
     // A user that is kept is the host's own, on plain bind mounts too.
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("mode");
     std::os::unix::fs::chown(&dir, Some(1234), Some(1235)).expect("owner");

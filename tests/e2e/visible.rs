@@ -14,6 +14,8 @@ fn of(output: &str) -> String {
     let wanted = |line: &&str| !other.iter().any(|start| line.starts_with(start)) && !masked(line);
     let mut lines: Vec<&str> = output.lines().map(str::trim_end).filter(wanted).collect();
     lines.dedup();
+    // In which order the kernel's file systems were mounted says nothing.
+    lines.sort_by_key(|line| line.starts_with("mount ").then_some(*line));
     lines.join("\n").replace(&own_file_system(), " HOST ").replace(&all_capabilities(), "ALL")
 }
 

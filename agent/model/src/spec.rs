@@ -85,6 +85,29 @@ pub struct ContainerSpec {
     pub after: Vec<After>,
 }
 
+/// What becomes of the owners of a bind mount's files in a container with a user namespace of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owners {
+    /// They stay the host's, and are nobody's in the container.
+    Host,
+    /// They are the container's ids, or it does not start.
+    Mapped,
+    /// They are the container's ids where the file system has idmapped mounts.
+    MappedIfPossible,
+}
+
+impl ContainerSpec {
+    /// Ids of the agent's choice own nothing on the host, so that without a mapping no file there would be the container's; ids that
+    /// were named are meant to be the host's.
+    pub fn owners(&self, idmap: Option<bool>) -> Owners {
+        match (idmap, &self.userns) {
+            (Some(true), _) => Owners::Mapped,
+            (None, UsernsMode::Unset | UsernsMode::Auto { .. }) => Owners::MappedIfPossible,
+            (Some(false), _) | (None, _) => Owners::Host,
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mount {
     /// Absolute path inside the container.
@@ -110,9 +133,9 @@ pub enum MountKind {
         /// The folder of the host that links must not lead out of: whoever asked may only mount what is below it.
         #[serde(default)]
         within: Option<String>,
-        /// Its owners are the container's ids: root's files there are the container's root's.
+        /// Its owners are the container's ids: root's files there are the container's root's. `None`: see [`ContainerSpec::owners`].
         #[serde(default)]
-        idmap: bool,
+        idmap: Option<bool>,
     },
     Tmpfs {
         size_bytes: Option<u64>,

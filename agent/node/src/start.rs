@@ -264,10 +264,11 @@ fn launch(
         resolver::join(inner, &record);
         fail::point("start.after_network")?;
     }
-    let (trees, mut warnings) = volumes::trees(inner, container, &record, &root, shift)?;
+    let mut mounted = volumes::trees(inner, container, &record, &root, shift)?;
     let userns = own.as_ref().map(Own::fd).transpose()?;
-    let mut spawned = spawn(inner, container, &record, &root, trees, prepared, (netns, userns), attach, &mut times)?;
-    spawned.warnings.append(&mut warnings);
+    let mut spawned =
+        spawn(inner, container, &record, &root, &mut mounted, prepared, (netns, userns), attach, &mut times)?;
+    spawned.warnings.append(&mut mounted.warnings);
     undo.attachments.clear();
     Ok(Launched { shim: spawned.shim, attachment: spawned.attachment, root, record, warnings: spawned.warnings, times })
 }
@@ -278,7 +279,7 @@ fn spawn(
     container: &Container,
     record: &ContainerRecord,
     root: &RootMount,
-    trees: Vec<OwnedFd>,
+    mounted: &mut volumes::Mounted,
     prepared: Prepared,
     (netns, userns): (Option<OwnedFd>, Option<OwnedFd>),
     attach: Option<AttachOptions>,
@@ -301,6 +302,7 @@ fn spawn(
         state_dir: &inner.container_dir(&container.id),
         log: logs::place::plan(container, record),
         ids: record.userns.range,
+        unmapped: &mounted.unmapped,
     })?;
     times.plan = begun.elapsed();
     drop(planning);
@@ -308,6 +310,7 @@ fn spawn(
     let begun = Instant::now();
     // What the container's first process does before the workload is in here; a step of it that fails names itself.
     let rootfs = root.fd()?;
+    let trees = std::mem::take(&mut mounted.trees);
     let request = SpawnRequest { prepared, plan, rootfs, trees, netns, userns, attach };
     let mut spawned = debug_span!(target: TRACE, "spawn").in_scope(|| inner.runtime.spawn(request))?;
     times.spawn = begun.elapsed();

@@ -30,7 +30,7 @@ impl Default for UsernsConfig {
     /// 24,576 containers' ids from 0x1000_0000 on: below 2^31, which some programs take for a sign.
     fn default() -> Self {
         UsernsConfig {
-            own_by_default: false,
+            own_by_default: true,
             allow_host: true,
             ranges: vec![(0x1000_0000, 0x6000_0000)],
             others: Vec::new(),

@@ -48,6 +48,7 @@ fn start(
                 json: None,
             }),
             ids: None,
+            unmapped: &[],
         })
         .expect("plan");
     let rootfs = berth_sys::mount::open_tree(None, root, true, false).expect("root");

@@ -114,7 +114,7 @@ async fn bind_mounts_stay_inside() {
             create_source: false,
             writable_below: false,
             within: None,
-            idmap: false,
+            idmap: None,
         },
     };
     let spec = ContainerSpec {
@@ -165,7 +165,7 @@ async fn mounts_below_a_bind_follow_it() {
             create_source: false,
             writable_below: false,
             within: None,
-            idmap: false,
+            idmap: None,
         },
     };
     let script = "touch /data/sub/x 2>&1; grep -c '/data/sub .*shared:' /proc/self/mountinfo";

@@ -131,6 +131,9 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         }
         Step::AttachTree { slot, target } => {
             let tree = context.tree(*slot)?;
+            if matches!(&target[..], b"/proc" | b"/sys" | b"/dev") {
+                own_folder(path(target))?;
+            }
             let target = tree::target(context.root()?, target, tree.folder)?;
             mount::move_mount_to_fd(tree.fd.as_fd(), target.as_fd())
         }

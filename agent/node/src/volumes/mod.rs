@@ -21,7 +21,7 @@ pub(crate) use remove::{forget, prune, remove};
 pub use transfer::{ExportItem, ImportItem, ImportRequest};
 pub(crate) use transfer::{export, import};
 pub(crate) use usage::{bytes, sizes};
-pub(crate) use using::{from_others, images_of, let_go, resolve, trees, undo, view};
+pub(crate) use using::{Mounted, from_others, images_of, let_go, resolve, trees, undo, view};
 
 use crate::NodeError;
 use crate::node::Inner;

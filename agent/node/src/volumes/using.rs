@@ -7,15 +7,16 @@ use crate::store::{Durability, Write};
 use crate::view::VolumeView;
 use crate::{NodeError, fail};
 use berth_model::image::ImageConfig;
-use berth_model::spec::{Mount, MountKind, VolumeMount};
+use berth_model::spec::{Mount, MountKind, Owners, VolumeMount};
 use berth_model::volume::VolumeRecord;
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Digest, Timestamp};
 use berth_rootfs::{RootMount, Shift};
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve};
-use berth_sys::mount::{AttrChange, mount_setattr};
+use berth_sys::mount::{AttrChange, mount_setattr, open_tree};
 use berth_volume::{Backing, Place};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 /// As the API has it for what a caller names; it holds for what the image and other containers add, too.
@@ -242,15 +243,25 @@ pub(crate) async fn undo(inner: &Arc<Inner>, id: &ContainerId, resolved: Resolve
     }
 }
 
-/// The mounts of a start, in the order of its spec; blocking. An empty volume is filled from the image by the container's first start.
+/// What a start mounts beside its root.
+#[derive(Default)]
+pub(crate) struct Mounted {
+    /// Detached mounts, in the order of the spec.
+    pub trees: Vec<OwnedFd>,
+    pub warnings: Vec<String>,
+    /// Targets of the bind mounts whose files keep the host's owners.
+    pub unmapped: Vec<String>,
+}
+
+/// The mounts of a start; blocking. An empty volume is filled from the image by the container's first start.
 pub(crate) fn trees(
     inner: &Arc<Inner>,
     container: &Container,
     record: &ContainerRecord,
     root: &RootMount,
     shift: Option<Shift<'_>>,
-) -> Result<(Vec<OwnedFd>, Vec<String>), NodeError> {
-    let (mut trees, mut warnings) = (Vec::new(), Vec::new());
+) -> Result<Mounted, NodeError> {
+    let Mounted { mut trees, mut warnings, mut unmapped } = Mounted::default();
     if record.starts <= 1 {
         // Seen from a user namespace, owners are other ones than on the disk: then the layers themselves are what it is filled from.
         let from = match shift {
@@ -276,20 +287,30 @@ pub(crate) fn trees(
                 let view = inner.layers.store.view_for(&image.layers, shift)?;
                 trees.push(berth_volume::tree_of(view.as_fd(), image.subpath.as_deref(), false, true)?);
             }
-            MountKind::Bind { within: Some(within), source, idmap, .. } => {
+            MountKind::Bind { within: Some(within), source, idmap, recursive, .. } => {
                 let tree = super::host_path::tree(mount, within)?;
-                if let Some(shift) = shift.filter(|_| *idmap) {
-                    let mapped =
-                        mount_setattr(tree.as_fd(), AttrChange { idmap: Some(shift.userns), ..AttrChange::default() });
-                    mapped.map_err(NodeError::io(format!("mapping the owners of {source}")))?;
+                let owners = record.spec.owners(*idmap);
+                if let Some(shift) = shift.filter(|_| owners != Owners::Host) {
+                    warnings.extend(map_folder(tree.as_fd(), source, *recursive, owners, shift)?);
                 }
                 trees.push(tree);
             }
-            MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {}
+            MountKind::Bind { source, idmap, recursive, .. } => {
+                let owners = record.spec.owners(*idmap);
+                if let Some(shift) = shift.filter(|_| owners == Owners::MappedIfPossible)
+                    && let Some(tree) = nearest(source, *recursive)
+                    && let Some(warning) = map_folder(tree.as_fd(), source, *recursive, owners, shift)?
+                {
+                    warnings.push(warning);
+                    unmapped.push(mount.target.clone());
+                }
+            }
+            MountKind::Tmpfs { .. } => {}
         }
     }
-    if trees.is_empty() {
-        return Ok((trees, warnings));
+    let mounted = Mounted { trees, warnings, unmapped };
+    if mounted.trees.is_empty() {
+        return Ok(mounted);
     }
     let events = volumes_of(&record.spec).filter_map(|(mount, wanted)| {
         let volume = inner.volumes.find(&wanted.name).ok()?;
@@ -301,7 +322,38 @@ pub(crate) fn trees(
         Some(event(inner, &volume.record, "mount", &more))
     });
     let _ = inner.store.submit_blocking(events.collect(), Durability::Quick)?;
-    Ok((trees, warnings))
+    Ok(mounted)
+}
+
+/// A mount of this folder of the host, or of the one that it will be made in, which is never attached: it shows what the file system can.
+/// `None`: the start itself says what is wrong with it.
+fn nearest(source: &str, recursive: bool) -> Option<OwnedFd> {
+    Path::new(source).ancestors().find_map(|path| open_tree(None, path, true, recursive).ok())
+}
+
+/// Gives the files of a bind mount the container's ids.
+fn map_folder(
+    tree: BorrowedFd<'_>,
+    source: &str,
+    recursive: bool,
+    owners: Owners,
+    shift: Shift<'_>,
+) -> Result<Option<String>, NodeError> {
+    let change = AttrChange { idmap: Some(shift.userns), recursive, ..AttrChange::default() };
+    match mount_setattr(tree, change) {
+        Ok(()) => Ok(None),
+        // EINVAL: no idmapped mounts of this file system; EPERM: its owners are mapped already (mount_setattr(2)).
+        Err(e)
+            if owners == Owners::MappedIfPossible
+                && matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied) =>
+        {
+            Ok(Some(format!(
+                "the file system of {source}, or of a mount below it, has no idmapped mounts: its files belong to nobody in the container; \
+                 bind-nonrecursive leaves mounts below out, --userns host keeps all owners"
+            )))
+        }
+        Err(e) => Err(NodeError::Io { act: format!("mapping the owners of {source}"), source: e }),
+    }
 }
 
 /// Gives the files of a volume the container's ids; on the disk they keep theirs. What its file system cannot is said in the answer.

@@ -5,7 +5,7 @@ use crate::host::Host;
 use crate::{PlanInput, RuntimeError, files};
 use berth_model::ContainerSpec;
 use berth_model::network::NetworkMode;
-use berth_model::spec::{Mount, MountKind, Propagation};
+use berth_model::spec::{Mount, MountKind, Owners, Propagation};
 use berth_model::wire::Step;
 use berth_model::wire::plan::Bytes;
 use std::path::PathBuf;
@@ -86,11 +86,11 @@ fn mounted(spec: &ContainerSpec, target: &str) -> bool {
 
 /// The acts on the host's side, and those inside. Shallow targets first, so that `/a` does not hide `/a/b`.
 pub(super) fn user_mounts(
-    spec: &ContainerSpec,
+    input: &PlanInput<'_>,
     files: &[(PathBuf, String)],
     host: &Host,
-    own_users: bool,
 ) -> Result<(Vec<Step<'static>>, Vec<Step<'static>>), RuntimeError> {
+    let (spec, own_users) = (input.spec, input.ids.is_some());
     let (mut outside, mut inside, mut slot) = (Vec::new(), Vec::new(), 0u8);
     let mut next = || -> Result<u8, RuntimeError> {
         slot += 1;
@@ -142,6 +142,11 @@ pub(super) fn user_mounts(
                     Propagation::Shared => SHARED,
                     Propagation::Rshared => SHARED | REC,
                 };
+                let mapped = match spec.owners(*idmap) {
+                    Owners::Host => false,
+                    Owners::Mapped => true,
+                    Owners::MappedIfPossible => !input.unmapped.contains(&mount.target),
+                };
                 let slot = next()?;
                 outside.push(Step::OpenTree {
                     slot,
@@ -151,7 +156,7 @@ pub(super) fn user_mounts(
                     propagation,
                     nosuid_nodev: false,
                     top_only: *writable_below,
-                    idmap: *idmap && own_users,
+                    idmap: mapped && own_users,
                 });
                 inside.push(Step::AttachTree { slot, target });
             }

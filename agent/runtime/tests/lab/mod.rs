@@ -80,6 +80,7 @@ impl Lab {
                 json: None,
             }),
             ids: None,
+            unmapped: &[],
         })?;
         let netns = (spec.network != NetworkMode::Host).then(new_network);
         let prepared = self.runtime.prepare(&self.id, spec, self.paths())?;
