@@ -147,6 +147,8 @@ pub struct Containers {
     pub cgroup_parent: String,
     /// Processes and threads of one container; -1: no limit.
     pub default_pids: i64,
+    /// Where vendors' descriptions of devices are; those of later folders go first.
+    pub cdi_dirs: Vec<PathBuf>,
     /// Bytes of one log file before it is rotated.
     pub log_file_bytes: u64,
     /// Log files kept per container, the current one counted.
@@ -160,6 +162,7 @@ impl Default for Containers {
             cgroup_parent: "berth".into(),
             // A fork bomb is stopped long before the host's own limit of 32,768 pids.
             default_pids: 4096,
+            cdi_dirs: vec!["/etc/cdi".into(), "/run/cdi".into()],
             log_file_bytes: log.max_file_bytes,
             log_files: log.max_files,
         }
@@ -519,6 +522,8 @@ impl Config {
             "containers.default_pids",
             "must be -1 or at least 16",
         );
+        let absolute = self.containers.cdi_dirs.iter().all(|d| d.is_absolute());
+        check(absolute, "containers.cdi_dirs", "must be absolute paths");
         check(self.containers.log_file_bytes >= 4096, "containers.log_file_bytes", "must be at least 4096");
         check((1..=1000).contains(&self.containers.log_files), "containers.log_files", "must be 1 to 1000");
         match self.logs.driver.parse::<LogDriver>() {
@@ -660,6 +665,7 @@ impl Config {
             },
             pools: self.network.pools.iter().filter_map(|p| p.parse().ok()).collect(),
             cni: self.network.cni(),
+            cdi_dirs: self.containers.cdi_dirs.clone(),
             runtime: RuntimeConfig {
                 cgroup_parent: self.containers.cgroup_parent.clone(),
                 default_pids: Some(self.containers.default_pids).filter(|n| *n > 0),

@@ -194,6 +194,9 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     for device in &spec.devices {
         add(true, Need::Device(device.host_path.clone()));
     }
+    for name in &spec.cdi_devices {
+        add(true, Need::Device(name.clone()));
+    }
     for capability in &spec.cap_add {
         let upper = capability.to_ascii_uppercase();
         let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
@@ -280,7 +283,11 @@ impl Policy {
         let lists =
             [("policy.operator.host_paths", &operator.host_paths), ("policy.operator.devices", &operator.devices)];
         for (key, list) in lists {
-            for path in list.iter().filter(|p| parts(p).is_none()) {
+            let is_cdi = |p: &str| {
+                key.ends_with("devices")
+                    && (berth_node::check_cdi_kind(p).is_ok() || p.parse::<berth_node::CdiName>().is_ok())
+            };
+            for path in list.iter().filter(|p| parts(p).is_none() && !is_cdi(p)) {
                 wrong.push((key, format!("{path:?} must be an absolute path without '..'")));
             }
         }
@@ -303,6 +310,10 @@ impl Grants {
             Need::Privileged => self.privileged,
             Need::HostNamespace(kind) => self.host_namespaces.contains(kind),
             Need::HostPath(path) => self.folder_of(path).is_some(),
+            Need::Device(name) if !name.starts_with('/') => {
+                let kind = name.split('=').next().unwrap_or(name);
+                self.devices.iter().any(|given| given == name || given == kind)
+            }
             Need::Device(path) => self.devices.iter().any(|folder| is_below(path, folder)),
             Need::Capability(name) => self.capabilities.iter().any(|c| c.strip_prefix("CAP_").unwrap_or(c) == name),
             Need::Unconfined => self.unconfined,

@@ -14,11 +14,17 @@ fn bind(source: &str, propagation: Propagation) -> ContainerSpec {
         writable_below: false,
         within: None,
         idmap: None,
+        nosuid_nodev: false,
     })
 }
 
 fn device(path: &str) -> ContainerSpec {
-    let device = Device { host_path: path.into(), container_path: "/dev/x".into(), permissions: "r".into() };
+    let device = Device {
+        host_path: path.into(),
+        container_path: "/dev/x".into(),
+        permissions: "r".into(),
+        node: Default::default(),
+    };
     ContainerSpec { devices: vec![device], ..ContainerSpec::default() }
 }
 

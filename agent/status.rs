@@ -159,6 +159,7 @@ pub fn from_node(error: NodeError) -> Status {
             Draft::with(Code::FailedPrecondition, "SUBNET_IN_USE", message, [("subnet", subnet)])
         }
         NodeError::UsernsForbidden(_) => Draft::new(Code::FailedPrecondition, "USERNS_FORBIDDEN", message),
+        NodeError::Cdi(_) => Draft::new(Code::FailedPrecondition, "CDI_DEVICE", message),
         NodeError::UsernsMissing(_) => Draft::new(Code::FailedPrecondition, "USERNS_MISSING", message),
         NodeError::IdsInUse { .. } => Draft::new(Code::FailedPrecondition, "IDS_IN_USE", message),
         NodeError::IdsExhausted { .. } => Draft::new(Code::ResourceExhausted, "IDS_EXHAUSTED", message),

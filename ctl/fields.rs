@@ -18,6 +18,7 @@ const CONFIG: &[(&str, &str)] = &[
     ("no_new_privileges", "--security-opt no-new-privileges"),
     ("seccomp", "--security-opt seccomp"),
     ("devices", "--device"),
+    ("cdi_devices", "--device"),
     ("ports", "--publish"),
     ("host_pid", "--pid"),
     ("host_ipc", "--ipc"),

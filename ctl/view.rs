@@ -398,6 +398,7 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
         "Devices": c.devices.iter().map(|d| json!({
             "PathOnHost": d.host_path, "PathInContainer": d.container_path, "CgroupPermissions": d.permissions,
         })).collect::<Vec<_>>(),
+        "CDIDevices": c.cdi_devices,
     });
     let around = json!({
         "OomScoreAdj": c.oom_score_adj,

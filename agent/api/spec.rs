@@ -5,7 +5,9 @@ use super::limits;
 use berth::v1;
 use berth_model::network::{NetworkMode, PortMapping, Protocol};
 use berth_model::publish::PublishPolicy;
-use berth_model::spec::{Device, ExtraHost, HostTarget, LogConfig, Mount, MountKind, Propagation, Seccomp, Ulimit};
+use berth_model::spec::{
+    Device, ExtraHost, HostTarget, LogConfig, Mount, MountKind, NodeAttributes, Propagation, Seccomp, Ulimit,
+};
 use berth_model::{ContainerSpec, id, log};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -133,6 +135,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
         seccomp: seccomp(f, config.seccomp),
         resources: limits::resources(f, config.resources.unwrap_or_default()),
         devices: devices(f, config.devices),
+        cdi_devices: cdi_devices(f, config.cdi_devices),
         log: log_config(f, config.log, log),
         restart: super::supervise::restart(f, config.restart, config.auto_remove),
         health: super::supervise::health(f, config.health),
@@ -230,6 +233,7 @@ fn mounts(f: &mut Fields, list: Vec<v1::Mount>) -> Vec<Mount> {
                     writable_below: bind.writable_below,
                     within: None,
                     idmap: bind.idmap,
+                    nosuid_nodev: false,
                 }
             }
             Some(v1::mount::Kind::Tmpfs(tmpfs)) => {
@@ -350,6 +354,18 @@ fn seccomp(f: &mut Fields, text: String) -> Seccomp {
     }
 }
 
+fn cdi_devices(f: &mut Fields, mut list: Vec<String>) -> Vec<String> {
+    f.count("cdi_devices", list.len(), 64);
+    for (n, name) in list.iter().enumerate() {
+        if let Err(why) = name.parse::<berth_node::CdiName>() {
+            f.wrong(format!("cdi_devices[{n}]"), why);
+        }
+    }
+    let mut seen = HashSet::new();
+    list.retain(|name| seen.insert(name.clone()));
+    list
+}
+
 fn devices(f: &mut Fields, list: Vec<v1::Device>) -> Vec<Device> {
     f.count("devices", list.len(), 256);
     let mut devices = Vec::new();
@@ -362,7 +378,8 @@ fn devices(f: &mut Fields, list: Vec<v1::Device>) -> Vec<Device> {
             && permissions.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'))
             && permissions.bytes().collect::<HashSet<_>>().len() == permissions.len();
         f.check(good, format!("devices[{n}].permissions"), "must be letters of rwm, each once");
-        devices.push(Device { host_path: device.host_path, container_path, permissions });
+        let node = NodeAttributes::default();
+        devices.push(Device { host_path: device.host_path, container_path, permissions, node });
     }
     devices
 }
@@ -450,6 +467,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
                 permissions: d.permissions.clone(),
             })
             .collect(),
+        cdi_devices: spec.cdi_devices.clone(),
         network: super::endpoints::mode(&spec.network) as i32,
         networks: spec.networks.iter().map(super::endpoints::endpoint).collect(),
         network_container: match &spec.network {
@@ -482,23 +500,30 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
 
 fn encode_mount(mount: &Mount) -> v1::Mount {
     let kind = match &mount.kind {
-        MountKind::Bind { source, propagation, recursive, create_source, writable_below, within: _, idmap } => {
-            v1::mount::Kind::Bind(v1::BindMount {
-                source: source.clone(),
-                propagation: match propagation {
-                    Propagation::Private => v1::Propagation::Private,
-                    Propagation::Rprivate => v1::Propagation::Rprivate,
-                    Propagation::Shared => v1::Propagation::Shared,
-                    Propagation::Rshared => v1::Propagation::Rshared,
-                    Propagation::Slave => v1::Propagation::Slave,
-                    Propagation::Rslave => v1::Propagation::Rslave,
-                } as i32,
-                non_recursive: !recursive,
-                create_source: *create_source,
-                writable_below: *writable_below,
-                idmap: *idmap,
-            })
-        }
+        MountKind::Bind {
+            source,
+            propagation,
+            recursive,
+            create_source,
+            writable_below,
+            within: _,
+            idmap,
+            nosuid_nodev: _,
+        } => v1::mount::Kind::Bind(v1::BindMount {
+            source: source.clone(),
+            propagation: match propagation {
+                Propagation::Private => v1::Propagation::Private,
+                Propagation::Rprivate => v1::Propagation::Rprivate,
+                Propagation::Shared => v1::Propagation::Shared,
+                Propagation::Rshared => v1::Propagation::Rshared,
+                Propagation::Slave => v1::Propagation::Slave,
+                Propagation::Rslave => v1::Propagation::Rslave,
+            } as i32,
+            non_recursive: !recursive,
+            create_source: *create_source,
+            writable_below: *writable_below,
+            idmap: *idmap,
+        }),
         MountKind::Volume(volume) => v1::mount::Kind::Volume(super::volumes::encode_mount(volume)),
         MountKind::Image(image) => v1::mount::Kind::Image(v1::ImageMount {
             image: image.image.clone(),

@@ -145,7 +145,7 @@ pub struct Create {
     /// Size of /dev/shm in bytes [default: 64m]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Files")]
     pub shm_size: Option<u64>,
-    /// Device of the host; permissions are letters of rwm
+    /// Device of the host; permissions are letters of rwm. Or what a vendor describes (CDI): vendor.com/class=name
     #[arg(long, value_name = "HOST[:CONTAINER[:PERMISSIONS]]", help_heading = "Files")]
     pub device: Vec<String>,
 
@@ -285,7 +285,13 @@ impl Create {
             init: self.init,
             seccomp,
             resources: Some(self.limits.resources()?),
-            devices: self.device.iter().map(|d| mount::device(d)).collect::<Result<_>>()?,
+            devices: self
+                .device
+                .iter()
+                .filter(|d| !mount::is_cdi(d))
+                .map(|d| mount::device(d))
+                .collect::<Result<_>>()?,
+            cdi_devices: self.device.iter().filter(|d| mount::is_cdi(d)).cloned().collect(),
             network: chosen.mode.into(),
             networks: chosen.endpoints,
             network_container: chosen.container,

@@ -269,6 +269,11 @@ pub fn tmpfs(text: &str) -> Result<v1::Mount> {
     Ok(v1::Mount { target: absolute(flag, text, path)?, read_only, kind: Some(Kind::Tmpfs(tmpfs)) })
 }
 
+/// `VENDOR/CLASS=NAME` rather than a file of the host; the agent checks the name.
+pub fn is_cdi(text: &str) -> bool {
+    !text.starts_with('/') && text.split_once('=').is_some_and(|(kind, _)| kind.contains('/'))
+}
+
 /// `HOST[:CONTAINER[:PERMISSIONS]]`.
 pub fn device(text: &str) -> Result<v1::Device> {
     let flag = "--device";

@@ -10,6 +10,7 @@ mod attach;
 mod boot;
 #[cfg(feature = "failpoints")]
 mod campaign;
+mod cdi;
 mod changes;
 mod cni;
 #[cfg(feature = "failpoints")]

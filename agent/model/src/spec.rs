@@ -58,6 +58,8 @@ pub struct ContainerSpec {
     pub seccomp: Seccomp,
     pub resources: Resources,
     pub devices: Vec<Device>,
+    /// Whole names of CDI devices: `vendor.com/class=name`. What they stand for is looked up at each start.
+    pub cdi_devices: Vec<String>,
     pub network: NetworkMode,
     /// With [`NetworkMode::Bridge`]; empty: the default network.
     pub networks: Vec<EndpointSpec>,
@@ -136,6 +138,9 @@ pub enum MountKind {
         /// Its owners are the container's ids: root's files there are the container's root's. `None`: see [`ContainerSpec::owners`].
         #[serde(default)]
         idmap: Option<bool>,
+        /// Set-uid programs and devices there have no effect. Not to be asked for by itself.
+        #[serde(default)]
+        nosuid_nodev: bool,
     },
     Tmpfs {
         size_bytes: Option<u64>,
@@ -276,6 +281,17 @@ pub struct Device {
     pub container_path: String,
     /// Letters of `rwm`.
     pub permissions: String,
+    /// What its node has in the container; `None`: as the host's.
+    #[serde(default)]
+    pub node: NodeAttributes,
+}
+
+/// Ids are the container's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct NodeAttributes {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
 }
 
 /// What an exec asks for.

@@ -6,7 +6,7 @@ use crate::node::Inner;
 use crate::requests::{Begin, Ticket, fingerprint};
 use crate::store::{Durability, Write};
 use crate::view::{CreateRequest, Created, PullPolicy, Requester};
-use crate::{NodeError, after, fail, logs, nets, volumes};
+use crate::{NodeError, after, cdi, fail, logs, nets, volumes};
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp, id::check_name};
 use berth_rootfs::WritableLayer;
 use std::path::Path;
@@ -27,6 +27,7 @@ pub(crate) async fn create(
     if !wrong.is_empty() {
         return Err(NodeError::Invalid(wrong));
     }
+    cdi::check(inner, &request.spec)?;
     let content = fingerprint(&(&request.spec, &request.platform, request.pull as u8));
     let ticket = loop {
         match inner.requests.begin(who, "Create", content).await? {

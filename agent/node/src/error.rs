@@ -7,6 +7,8 @@ use berth_model::ContainerId;
 pub enum NodeError {
     #[error("no such container: {0}")]
     ContainerNotFound(String),
+    #[error(transparent)]
+    Cdi(#[from] berth_cdi::CdiError),
     #[error("no such network: {0}")]
     NetworkNotFound(String),
     #[error("the name {0:?} is another network's")]

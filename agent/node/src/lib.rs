@@ -17,6 +17,7 @@
 mod after;
 mod boot;
 mod cause;
+mod cdi;
 mod changes;
 mod check;
 mod cni;
@@ -72,6 +73,7 @@ mod view;
 mod volumes;
 mod wait;
 
+pub use berth_cdi::{Name as CdiName, check_kind as check_cdi_kind};
 pub use check::{Checked, Condition};
 pub use cni::CniSettings;
 pub use container::Hold;
@@ -129,6 +131,8 @@ pub struct NodeConfig {
     /// Where subnets of networks come from that say none.
     pub pools: Vec<AddressPool>,
     pub cni: CniSettings,
+    /// Where descriptions of CDI devices are.
+    pub cdi_dirs: Vec<PathBuf>,
     pub runtime: RuntimeConfig,
     /// Events kept.
     pub event_history: usize,

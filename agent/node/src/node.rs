@@ -47,6 +47,7 @@ pub(crate) struct Inner {
     pub registry: Images,
     pub networks: Networks,
     pub cni: berth_cni::Cni,
+    pub cdi_dirs: Vec<std::path::PathBuf>,
     pub nets: Nets,
     pub resolver: Resolver,
     pub volumes: crate::volumes::Volumes,

@@ -155,6 +155,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         events: Events::new(loaded.events, loaded.newest_cursor, config.event_history),
         requests: Requests::new(loaded.requests),
         containers: Arc::new(seen_off),
+        cdi_dirs: config.cdi_dirs.clone(),
         cni: cni::open(&config.cni, &config.data_root, &config.run_root),
         images: ImageIndex::new(loaded.images, loaded.tags, loaded.doomed, loaded.used),
         config,

@@ -8,7 +8,7 @@ use crate::reaper::Job;
 use crate::store::{Durability, Write};
 use crate::timers::Kind;
 use crate::userns::Own;
-use crate::{NodeError, TRACE, cause, cni, exit, fail, health, nets, remove, resolver, volumes};
+use crate::{NodeError, TRACE, cause, cdi, cni, exit, fail, health, nets, remove, resolver, volumes};
 use berth_model::network::{Attachments, NetworkMode, PortMapping, Protocol};
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
@@ -183,6 +183,10 @@ fn launch(
     fail::point("start.after_record")?;
     let begun = Instant::now();
     let id = &container.id;
+    let mut planned = match cdi::resolved(inner, &record.spec)? {
+        Some(spec) => Arc::new(ContainerRecord { spec, ..(*record).clone() }),
+        None => record.clone(),
+    };
     // Answered when all that was handed over before is written: what runs without being on record as starting would be started again by the next
     // agent. With a network its address is waited for, which comes later.
     let written = match record.spec.network {
@@ -211,9 +215,9 @@ fn launch(
         )
     });
     let prepared = {
-        let (runtime, id, paths, record) = (inner.runtime.clone(), id.clone(), inner.paths(id), record.clone());
+        let (runtime, id, paths, planned) = (inner.runtime.clone(), id.clone(), inner.paths(id), planned.clone());
         inner.beside(
-            move || debug_span!(target: TRACE, "prepare").in_scope(|| runtime.prepare(&id, &record.spec, paths)),
+            move || debug_span!(target: TRACE, "prepare").in_scope(|| runtime.prepare(&id, &planned.spec, paths)),
             drop,
         )
     };
@@ -257,6 +261,7 @@ fn launch(
         let mut with_network = (*record).clone();
         with_network.networks = attachments;
         record = Arc::new(with_network);
+        Arc::make_mut(&mut planned).networks = record.networks.clone();
         // Before there is a shim: an agent that dies now finds the address of what it left running.
         let known = inner.store.submit_blocking(vec![Write::PutContainer(record.clone())], Durability::Quick)?;
         // Written, not only asked for: what runs without a known address is taken for half done.
@@ -264,10 +269,10 @@ fn launch(
         resolver::join(inner, &record);
         fail::point("start.after_network")?;
     }
-    let mut mounted = volumes::trees(inner, container, &record, &root, shift)?;
+    let mut mounted = volumes::trees(inner, container, &planned, &root, shift)?;
     let userns = own.as_ref().map(Own::fd).transpose()?;
     let mut spawned =
-        spawn(inner, container, &record, &root, &mut mounted, prepared, (netns, userns), attach, &mut times)?;
+        spawn(inner, container, &planned, &root, &mut mounted, prepared, (netns, userns), attach, &mut times)?;
     spawned.warnings.append(&mut mounted.warnings);
     undo.attachments.clear();
     Ok(Launched { shim: spawned.shim, attachment: spawned.attachment, root, record, warnings: spawned.warnings, times })

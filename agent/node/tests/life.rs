@@ -29,6 +29,7 @@ impl Bed {
         std::fs::create_dir_all(&dir).unwrap();
         let config = NodeConfig {
             cni: Default::default(),
+            cdi_dirs: Vec::new(),
             pools: vec![berth_node::AddressPool::DEFAULT],
             data_root: dir.join("data"),
             run_root: dir.join("run"),

@@ -422,7 +422,10 @@ fn given_devices(spec: &ContainerSpec) -> Result<Vec<plan::GivenDevice>, Runtime
     }
     for asked in &spec.devices {
         let path = Path::new(&asked.host_path);
-        if let Some(node) = host::device(path) {
+        if let Some(mut node) = host::device(path) {
+            node.mode = asked.node.mode.unwrap_or(node.mode);
+            node.uid = asked.node.uid.unwrap_or(node.uid);
+            node.gid = asked.node.gid.unwrap_or(node.gid);
             devices.push(given(node, asked.container_path.clone(), &asked.permissions));
             continue;
         }

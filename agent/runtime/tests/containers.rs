@@ -115,6 +115,7 @@ async fn bind_mounts_stay_inside() {
             writable_below: false,
             within: None,
             idmap: None,
+            nosuid_nodev: false,
         },
     };
     let spec = ContainerSpec {
@@ -166,6 +167,7 @@ async fn mounts_below_a_bind_follow_it() {
             writable_below: false,
             within: None,
             idmap: None,
+            nosuid_nodev: false,
         },
     };
     let script = "touch /data/sub/x 2>&1; grep -c '/data/sub .*shared:' /proc/self/mountinfo";

@@ -27,6 +27,7 @@ pub struct Builder {
     tables: String,
     top: String,
     images: String,
+    containers: String,
     limits: String,
     tmpfs_mib: Option<u32>,
     pki: Option<PathBuf>,
@@ -57,6 +58,12 @@ impl Builder {
     /// `layer_store` and other keys of `[images]`.
     pub fn images(mut self, line: &str) -> Self {
         writeln!(self.images, "{line}").expect("string");
+        self
+    }
+
+    /// A line of the table `[containers]`.
+    pub fn containers(mut self, line: &str) -> Self {
+        writeln!(self.containers, "{line}").expect("string");
         self
     }
 
@@ -140,7 +147,7 @@ impl Builder {
              [listen]\ntcp = [\"127.0.0.1:{port}\"]\n\
              [tls]\nca = \"{d}/pki/ca.pem\"\ncert = \"{d}/pki/agent.pem\"\nkey = \"{d}/pki/agent.key\"\n{crl}\
              [network]\nbridge = \"{bridge}\"\nsubnet = \"{gateway}/24\"\npublish_address = \"{publish}\"\n\
-             [containers]\ncgroup_parent = \"{parent}\"\n\
+             [containers]\ncgroup_parent = \"{parent}\"\n{containers}\
              [images]\n{images}[limits]\n{limits}{userns}[log]\nlevel = \"{level}\"\n{tables}",
             port = node.slot.agent_port(),
             crl = if node.dir.join("pki/crl.pem").exists() {
@@ -154,6 +161,7 @@ impl Builder {
             publish = self.publish_address,
             top = self.top,
             images = self.images,
+            containers = self.containers,
             limits = self.limits,
             level = std::env::var("BERTH_TEST_LOG").unwrap_or_else(|_| "info".into()),
             tables = if self.tables.contains(super::registry()) {
@@ -202,6 +210,7 @@ impl Node {
             tables: String::new(),
             top: String::new(),
             images: String::new(),
+            containers: String::new(),
             limits: String::new(),
             tmpfs_mib: None,
             pki: None,

@@ -133,7 +133,7 @@ pub(super) fn user_mounts(
         match &mount.kind {
             kind if is_given(kind) => inside.push(Step::AttachGiven { fd, target }),
             MountKind::Volume(_) | MountKind::Image(_) => {}
-            MountKind::Bind { source, propagation, recursive, writable_below, idmap, .. } => {
+            MountKind::Bind { source, propagation, recursive, writable_below, idmap, nosuid_nodev, .. } => {
                 let propagation = match propagation {
                     Propagation::Private => PRIVATE,
                     Propagation::Rprivate => PRIVATE | REC,
@@ -154,7 +154,7 @@ pub(super) fn user_mounts(
                     recursive: *recursive,
                     read_only: mount.read_only,
                     propagation,
-                    nosuid_nodev: false,
+                    nosuid_nodev: *nosuid_nodev,
                     top_only: *writable_below,
                     idmap: mapped && own_users,
                 });

@@ -1,0 +1,180 @@
+//! The Container Device Interface (github.com/cncf-tags/container-device-interface, SPEC.md): a vendor leaves a file in /etc/cdi or /run/cdi
+//! that says, for each device, which nodes, files and variables a container needs for it, and a container asks for `VENDOR/CLASS=DEVICE`.
+//!
+//! What such a file can ask for and berth does not do (hooks, which are programs of the host; intelRdt; netDevices) is refused by name.
+#![forbid(unsafe_code)]
+
+mod name;
+mod spec;
+
+pub use name::{Name, check_kind};
+pub use spec::{DeviceNode, Edits, Mount, Spec, parse};
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CdiError {
+    #[error("no CDI device {name}: {}", hint(.known, .broken))]
+    NotFound { name: Name, known: Vec<String>, broken: Vec<String> },
+    #[error("CDI device {name} is in {} and in {}: one of them has to go", .first.display(), .second.display())]
+    Twice { name: Name, first: PathBuf, second: PathBuf },
+    #[error("CDI device {name} needs {what}, which is not supported here: make {} without", .file.display())]
+    Unsupported { name: Name, what: String, file: PathBuf },
+}
+
+fn hint(known: &[String], broken: &[String]) -> String {
+    let known = match known {
+        [] => "the host has none (see cdi_dirs in the agent's configuration)".to_owned(),
+        some => format!("the host has {}", some.join(", ")),
+    };
+    if broken.is_empty() { known } else { format!("{known}; not read: {}", broken.join("; ")) }
+}
+
+struct File {
+    path: PathBuf,
+    /// The place of its folder in the list.
+    rank: usize,
+    spec: Spec,
+}
+
+/// What the host's files say now.
+pub struct Registry {
+    files: Vec<File>,
+    /// Files that could not be used, and why.
+    pub broken: Vec<String>,
+}
+
+impl Registry {
+    /// Reads all files of these folders; one that comes later in the list goes before the others. What is missing or broken does not keep the
+    /// rest from being used.
+    pub fn read(folders: &[PathBuf]) -> Registry {
+        let (mut files, mut broken) = (Vec::new(), Vec::new());
+        for (rank, folder) in folders.iter().enumerate() {
+            let Ok(entries) = fs::read_dir(folder) else { continue };
+            let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+            paths.sort();
+            for path in paths {
+                let yaml = match path.extension().and_then(|e| e.to_str()) {
+                    Some("json") => false,
+                    Some("yaml" | "yml") => true,
+                    _ => continue,
+                };
+                match load(&path).and_then(|text| parse(&text, yaml)) {
+                    Ok(spec) => files.push(File { path, rank, spec }),
+                    Err(why) => {
+                        tracing::warn!(file = %path.display(), "this CDI file is not used: {why}");
+                        broken.push(format!("{}: {why}", path.display()));
+                    }
+                }
+            }
+        }
+        Registry { files, broken }
+    }
+
+    /// Every device, by its whole name.
+    pub fn names(&self) -> Vec<String> {
+        let all = self.files.iter().flat_map(|f| f.spec.devices.iter().map(|d| format!("{}={}", f.spec.kind, d.name)));
+        let mut names: Vec<String> = all.collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn find(&self, name: &Name) -> Result<(usize, &Edits), CdiError> {
+        let mut found: Option<(usize, &Edits)> = None;
+        for (n, file) in self.files.iter().enumerate().filter(|(_, f)| f.spec.kind == name.kind) {
+            let Some(device) = file.spec.devices.iter().find(|d| d.name == name.device) else { continue };
+            match found {
+                Some((other, _)) if self.files[other].rank == file.rank => {
+                    let (first, second) = (self.files[other].path.clone(), file.path.clone());
+                    return Err(CdiError::Twice { name: name.clone(), first, second });
+                }
+                _ => found = Some((n, &device.container_edits)),
+            }
+        }
+        found.ok_or_else(|| {
+            let (known, broken) = (self.names().into_iter().take(20).collect(), self.broken.clone());
+            CdiError::NotFound { name: name.clone(), known, broken }
+        })
+    }
+
+    /// What a container gets that asks for these devices: what their files say for all of a kind, once, and what they say for each.
+    pub fn edits(&self, names: &[Name]) -> Result<Edits, CdiError> {
+        let mut all = Edits::default();
+        let mut files = BTreeMap::new();
+        for name in names {
+            let (file, edits) = self.find(name)?;
+            if files.insert(file, ()).is_none() {
+                self.add(&mut all, file, name, &self.files[file].spec.container_edits)?;
+            }
+            self.add(&mut all, file, name, edits)?;
+        }
+        Ok(all)
+    }
+
+    fn add(&self, all: &mut Edits, file: usize, name: &Name, edits: &Edits) -> Result<(), CdiError> {
+        let missing = edits
+            .hooks
+            .first()
+            .map(|hook| format!("the hook {} ({})", hook.path, hook.hook_name))
+            .or_else(|| edits.intel_rdt.is_some().then(|| "intelRdt".to_owned()))
+            .or_else(|| (!edits.net_devices.is_empty()).then(|| "netDevices".to_owned()))
+            .or_else(|| {
+                edits.mounts.iter().find_map(|m| m.unsupported().map(|w| format!("{w} for {}", m.container_path)))
+            });
+        if let Some(what) = missing {
+            return Err(CdiError::Unsupported { name: name.clone(), what, file: self.files[file].path.clone() });
+        }
+        all.env.extend(edits.env.iter().cloned());
+        all.mounts.extend(edits.mounts.iter().cloned());
+        all.additional_gids.extend(&edits.additional_gids);
+        for node in &edits.device_nodes {
+            if !all.device_nodes.contains(node) {
+                all.device_nodes.push(node.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Mount {
+    fn unsupported(&self) -> Option<String> {
+        if let Some(kind) = self.kind.as_deref().filter(|k| !matches!(*k, "" | "bind" | "none")) {
+            return Some(format!("the mount type {kind}"));
+        }
+        const KNOWN: [&str; 13] = [
+            "ro", "rw", "bind", "rbind", "nosuid", "nodev", "private", "rprivate", "slave", "rslave", "shared",
+            "rshared", "",
+        ];
+        if let Some(option) = self.options.iter().find(|o| !KNOWN.contains(&o.as_str())) {
+            return Some(format!("the mount option {option}"));
+        }
+        (self.has("nosuid") != self.has("nodev")).then(|| "nosuid or nodev without the other one".to_owned())
+    }
+
+    pub fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|o| o == option)
+    }
+}
+
+/// Whoever can write such a file decides over devices of the host: only root may.
+fn load(path: &Path) -> Result<String, String> {
+    let file = fs::File::open(path).map_err(|e| e.to_string())?;
+    let meta = file.metadata().map_err(|e| e.to_string())?;
+    if !meta.is_file() {
+        return Err("is no file".into());
+    }
+    if meta.mode() & 0o022 != 0 {
+        return Err("may be written by others than its owner: chmod go-w".into());
+    }
+    let mut text = String::new();
+    file.take(spec::MAX_BYTES as u64 + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+use super::*;
+use serde_json::json;
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let dir = std::env::temp_dir().join(format!("berth-cdi-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        Folder(dir)
+    }
+
+    fn put(&self, name: &str, text: &str) -> &Self {
+        fs::write(self.0.join(name), text).unwrap();
+        self
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn file(kind: &str, device: &str, edits: serde_json::Value) -> String {
+    json!({"cdiVersion": "0.6.0", "kind": kind, "devices": [{"name": device, "containerEdits": edits}],
+        "containerEdits": {"env": ["ALL=1"]}})
+    .to_string()
+}
+
+#[test]
+fn edits_of_a_kind_come_once_and_those_of_devices_each() {
+    let folder = Folder::new("edits");
+    folder.put(
+        "v.yaml",
+        "cdiVersion: \"0.5.0\"\nkind: vendor.com/gpu\nannotations: {a: b}\ndevices:\n- name: \"0\"\n  containerEdits:\n    deviceNodes:\n    - path: /dev/gpu0\n      \
+         hostPath: /dev/zero\n      permissions: rw\n    env: [ONE=1]\n- name: all\n  containerEdits:\n    deviceNodes:\n    - {path: /dev/gpu0, hostPath: /dev/zero, \
+         permissions: rw}\n    - {path: /dev/gpu1, hostPath: /dev/full}\ncontainerEdits:\n  env: [ALL=1]\n  mounts:\n  - hostPath: /usr/lib/a.so\n    containerPath: \
+         /usr/lib/a.so\n    options: [ro, nosuid, nodev, bind]\n",
+    );
+    let registry = Registry::read(std::slice::from_ref(&folder.0));
+    assert_eq!(registry.broken, Vec::<String>::new());
+    assert_eq!(registry.names(), ["vendor.com/gpu=0", "vendor.com/gpu=all"]);
+    let edits = registry.edits(&[name("vendor.com/gpu=0"), name("vendor.com/gpu=all")]).unwrap();
+    assert_eq!(edits.env, ["ALL=1", "ONE=1"]);
+    assert_eq!(edits.mounts.len(), 1);
+    let nodes: Vec<&str> = edits.device_nodes.iter().map(|n| n.path.as_str()).collect();
+    assert_eq!(nodes, ["/dev/gpu0", "/dev/gpu1"]);
+}
+
+#[test]
+fn later_folders_go_first_and_equals_are_refused() {
+    let (etc, run) = (Folder::new("etc"), Folder::new("run"));
+    etc.put("a.json", &file("v.com/x", "d", json!({"env": ["FROM=etc"]})));
+    run.put("a.json", &file("v.com/x", "d", json!({"env": ["FROM=run"]})));
+    let folders = [etc.0.clone(), run.0.clone()];
+    assert_eq!(Registry::read(&folders).edits(&[name("v.com/x=d")]).unwrap().env, ["ALL=1", "FROM=run"]);
+    run.put("b.json", &file("v.com/x", "d", json!({})));
+    let twice = Registry::read(&folders).edits(&[name("v.com/x=d")]).unwrap_err().to_string();
+    assert!(twice.contains("a.json") && twice.contains("b.json"), "{twice}");
+}
+
+#[test]
+fn what_is_not_done_is_refused_by_name() {
+    let cases = [
+        (json!({"hooks": [{"hookName": "createContainer", "path": "/bin/hook", "args": ["hook"]}]}), "/bin/hook"),
+        (json!({"intelRdt": {"closID": "x"}}), "intelRdt"),
+        (json!({"netDevices": [{"hostInterfaceName": "eth1", "name": "net0"}]}), "netDevices"),
+        (json!({"mounts": [{"hostPath": "/a", "containerPath": "/b", "type": "tmpfs"}]}), "tmpfs"),
+        (json!({"mounts": [{"hostPath": "/a", "containerPath": "/b", "options": ["noexec"]}]}), "noexec"),
+        (json!({"mounts": [{"hostPath": "/a", "containerPath": "/b", "options": ["nodev"]}]}), "nodev"),
+    ];
+    for (n, (edits, word)) in cases.into_iter().enumerate() {
+        let folder = Folder::new(&format!("unsupported{n}"));
+        folder.put("a.json", &file("v.com/x", "d", edits));
+        let registry = Registry::read(std::slice::from_ref(&folder.0));
+        let error = registry.edits(&[name("v.com/x=d")]).expect_err(word).to_string();
+        assert!(error.contains(word) && error.contains("a.json"), "{error}");
+    }
+}
+
+#[test]
+fn broken_files_are_named_and_keep_nobody_from_the_others() {
+    let folder = Folder::new("broken");
+    let wrong = [
+        ("json.json", "{", "EOF"),
+        ("version.json", r#"{"cdiVersion":"9.0.0","kind":"a/b","devices":[]}"#, "cdiVersion"),
+        ("kind.json", r#"{"cdiVersion":"0.6.0","kind":"ab","devices":[]}"#, "kind"),
+        ("field.json", r#"{"cdiVersion":"0.6.0","kind":"a/b","devices":[],"more":1}"#, "more"),
+        (
+            "path.yaml",
+            "cdiVersion: 0.6.0\nkind: a/b\ndevices: [{name: c, containerEdits: {deviceNodes: [{path: ../x}]}}]\n",
+            "path",
+        ),
+        (
+            "env.json",
+            r#"{"cdiVersion":"0.6.0","kind":"a/b","devices":[{"name":"c","containerEdits":{"env":["X"]}}]}"#,
+            "env",
+        ),
+        ("bomb.yaml", "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b]\n", "bomb"),
+    ];
+    for (name, text, _) in wrong {
+        folder.put(name, text);
+    }
+    folder.put("good.json", &file("v.com/x", "d", json!({}))).put("not.txt", "{");
+    let registry = Registry::read(std::slice::from_ref(&folder.0));
+    assert_eq!(registry.broken.len(), wrong.len(), "{:?}", registry.broken);
+    for (name, _, word) in wrong {
+        assert!(registry.broken.iter().any(|b| b.contains(name) && b.contains(word)), "{name}: {:?}", registry.broken);
+    }
+    assert_eq!(registry.edits(&[name("v.com/x=d")]).unwrap().env, ["ALL=1"]);
+    let unknown = registry.edits(&[name("v.com/x=e")]).unwrap_err().to_string();
+    assert!(unknown.contains("v.com/x=d") && unknown.contains("json.json"), "{unknown}");
+}
+
+#[test]
+fn files_that_others_may_write_are_not_believed() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new("mode");
+    folder.put("a.json", &file("v.com/x", "d", json!({})));
+    fs::set_permissions(folder.0.join("a.json"), fs::Permissions::from_mode(0o666)).unwrap();
+    let registry = Registry::read(std::slice::from_ref(&folder.0));
+    assert!(
+        registry.edits(&[name("v.com/x=d")]).is_err() && registry.broken[0].contains("chmod"),
+        "{:?}",
+        registry.broken
+    );
+}
