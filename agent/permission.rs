@@ -206,7 +206,7 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
 }
 
 /// What of a new container reaches the host, by its spec and by what it names here: a volume that is a folder of the host is one for
-/// whoever uses it.
+/// whoever uses it, and whoever is in another container's network namespace is in a part of that container.
 pub fn of_new(node: &Node, spec: &ContainerSpec) -> Vec<Need> {
     let mut needs = of_spec(spec);
     for mount in &spec.mounts {
@@ -215,6 +215,12 @@ pub fn of_new(node: &Node, spec: &ContainerSpec) -> Vec<Need> {
         {
             needs.extend(of_volume(node, &volume.name));
         }
+    }
+    // Nobody's namespace is joined who has joined another's: this is one step deep.
+    if let NetworkMode::Container(other) = &spec.network
+        && let Ok(found) = node.container(other)
+    {
+        needs.extend(of_container(node, &found.view.record.spec));
     }
     needs
 }

@@ -79,6 +79,7 @@ impl Creation {
         f.merge(fields);
         f.done()?;
         node.volumes_from(&mut spec).map_err(status::from_node)?;
+        node.network_from(&mut spec).map_err(status::from_node)?;
         let object = match &spec.name {
             Some(name) => format!("{name} ({})", spec.image),
             None => spec.image.clone(),

@@ -161,10 +161,22 @@ fn nothing_that_an_admin_made_is_a_way_around() {
     denied(&["exec", "root", "true"], "privileged");
     let attached = node.ctl_as(&operator, &["attach", "root"]);
     assert!(attached.stderr.contains("policy.operator.privileged"), "{attached:?}");
+    // Nor is its network namespace, with the loopback of what is in it, and what goes into that later.
+    for other in ["bound", "root"] {
+        let key = if other == "root" { "privileged" } else { "host_paths" };
+        let network = format!("container:{other}");
+        denied(&["run", "--rm", "--network", &network, &busybox, "true"], key);
+        denied(&["create", "--network", &network, &busybox, "true"], key);
+        node.detached(&["--name", "beside", "--network", &network], idle);
+        denied(&["exec", "beside", "true"], key);
+        node.ok(&["rm", "-f", "beside"]);
+    }
     // Its own container gets nothing by an exec, a new name, an update or a restart.
     let plain = ["run", "-d", "--name", "plain", "--network", "none", &busybox, "sh", "-c", idle];
     assert_eq!(node.ctl_as(&operator, &plain).code, 0);
     denied(&["exec", "--privileged", "plain", "true"], "privileged");
+    let own = ["run", "--rm", "--network", "container:plain", &busybox, "true"];
+    assert_eq!(node.ctl_as(&operator, &own).code, 0);
     let caps = || node.ok(&["exec", "plain", "grep", "CapBnd", "/proc/1/status"]);
     let before = caps();
     for arguments in [

@@ -3,6 +3,7 @@
 //! A container's spec says which networks it is to be on; its record says which it is on. Who changes that writes the spec first, so that an
 //! agent that is killed in between leaves a wish that the next one makes true (`network_connect.rs`).
 
+use crate::container::Container;
 use crate::node::Inner;
 use crate::view::{NetworkMember, NetworkView};
 use crate::{NodeConfig, NodeError, cni};
@@ -196,15 +197,21 @@ pub(crate) fn namespace_of(inner: &Inner, id: &str) -> Result<OwnedFd, NodeError
     Ok(file.into())
 }
 
+/// The container whose network a spec joins; the spec has its id from here on.
+pub(crate) fn joined(inner: &Inner, spec: &mut ContainerSpec) -> Result<Option<Arc<Container>>, NodeError> {
+    let NetworkMode::Container(other) = &spec.network else { return Ok(None) };
+    let other = inner.containers.find(other)?;
+    spec.network = NetworkMode::Container(other.id.to_string());
+    Ok(Some(other))
+}
+
 /// Names of networks in the place of ids, and what is wrong with what the spec asks of them.
 pub(crate) fn resolve(inner: &Inner, spec: &mut ContainerSpec) -> Result<Vec<(String, String)>, NodeError> {
     let mut wrong = Vec::new();
-    if let NetworkMode::Container(other) = &spec.network {
-        let other = inner.containers.find(other)?;
-        if !matches!(other.record().spec.network, NetworkMode::Bridge | NetworkMode::None) {
-            wrong.push(("network_container".to_owned(), "shares another namespace itself".to_owned()));
-        }
-        spec.network = NetworkMode::Container(other.id.to_string());
+    if let Some(other) = joined(inner, spec)?
+        && !matches!(other.record().spec.network, NetworkMode::Bridge | NetworkMode::None)
+    {
+        wrong.push(("network_container".to_owned(), "shares another namespace itself".to_owned()));
     }
     let mut seen = HashSet::new();
     for (n, endpoint) in spec.networks.iter_mut().enumerate() {

@@ -6,11 +6,11 @@ use crate::node::Inner;
 use crate::requests::{Begin, fingerprint};
 use crate::store::{Durability, Write};
 use crate::view::{NetworkRequest, NetworkView, PrunedNetworks, Requester};
-use crate::{Node, NodeError, fail};
+use crate::{Node, NodeError, fail, nets};
 use berth_cni::Conflist;
-use berth_model::Timestamp;
 use berth_model::event::EventKind;
 use berth_model::network::{NetworkDriver, NetworkId, NetworkRecord, PREDEFINED, Subnet4, Subnet6, check_network_name};
+use berth_model::{ContainerSpec, Timestamp};
 use berth_network::{Prefix, Prefix6};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -26,6 +26,15 @@ impl Node {
     /// By name, id or prefix.
     pub fn network(&self, name: &str) -> Result<NetworkView, NodeError> {
         self.inner().nets.find(name).map(|record| view(self.inner(), record))
+    }
+
+    /// Puts the id in the place of the name of a container whose network a spec joins: before it is asked what the spec needs, so that a rename
+    /// in between does not lead elsewhere.
+    ///
+    /// # Errors
+    /// `ContainerNotFound`, `Ambiguous`.
+    pub fn network_from(&self, spec: &mut ContainerSpec) -> Result<(), NodeError> {
+        nets::joined(self.inner(), spec).map(drop)
     }
 
     /// Makes a network.
