@@ -6,6 +6,7 @@
 
 use crate::{Act, Cni, CniError};
 use berth_sys::process::{self, Poll};
+use berth_sys::store::read_at_most;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -26,6 +27,9 @@ const MAX_WORDS: usize = 1024;
 const KILLED: Duration = Duration::from_secs(5);
 /// In the environment of a plugin and all that it starts: which call they belong to.
 const MARK: &str = "BERTH_CNI_CALL";
+/// Bytes of a process's environment in which the mark is looked for: a plugin's own is some hundred bytes, and what it starts adds little. Processes
+/// of containers are among those that are looked at.
+const MARKED: usize = 256 << 10;
 /// Plugins start programs such as iptables, which an agent without a PATH would not have either.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const SIGKILL: i32 = 9;
@@ -275,7 +279,7 @@ fn marked(wanted: &str) -> Vec<u32> {
 /// One that has ended and waits for its parent has no environment any more.
 fn has(pid: u32, wanted: &[u8]) -> bool {
     let environ = Path::new("/proc").join(pid.to_string()).join("environ");
-    fs::read(environ).is_ok_and(|text| text.split(|b| *b == 0).any(|entry| entry == wanted))
+    read_at_most(environ, MARKED).is_ok_and(|text| text.split(|b| *b == 0).any(|entry| entry == wanted))
 }
 
 #[cfg(test)]

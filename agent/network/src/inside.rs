@@ -2,8 +2,8 @@
 
 use crate::error::NetworkError;
 use crate::sockets;
+use berth_sys::store::read_at_most;
 use berth_sys::{inet, net};
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -31,9 +31,16 @@ pub fn streams_in(namespace: BorrowedFd<'_>) -> Result<Streams, NetworkError> {
     })
 }
 
+/// Bytes that are read of a container's table of sockets, 150 for each: a container has as many as it likes.
+const TABLE_BYTES: usize = 1 << 20;
+
 /// Where processes listen for TCP in the network namespace of a process, each address once, in order. Empty: nowhere, or it has ended.
 pub fn listeners_of(pid: u32) -> Vec<SocketAddr> {
-    let read = |table: &str| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+    // What does not fit is behind its end: the kernel lists listeners first.
+    let read = |table: &str| {
+        let bytes = read_at_most(format!("/proc/{pid}/net/{table}"), TABLE_BYTES).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
     let mut found: Vec<SocketAddr> =
         ["tcp", "tcp6"].into_iter().flat_map(|t| sockets::listed(&read(t), true)).map(|b| b.address).collect();
     found.sort_by_key(|at| (at.port(), at.ip()));
@@ -56,7 +63,7 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap_err().kind(), io::ErrorKind::NotConnected);
         let at = listener.local_addr().unwrap();
         assert!(listeners_of(std::process::id()).contains(&at));
-        let no_namespace = fs::File::open("/dev/null").unwrap();
+        let no_namespace = std::fs::File::open("/dev/null").unwrap();
         assert!(matches!(streams_in(no_namespace.as_fd()), Err(NetworkError::Namespace { .. })));
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::cgroup::{self, Cgroups};
 use berth_model::{ContainerId, Timestamp};
+use berth_sys::store::read_at_most;
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -63,7 +64,8 @@ fn look(pid: u32, now: Timestamp, uptime_ns: u64) -> Option<ProcessInfo> {
     info.inner_pid = field("NSpid:").and_then(|p| p.parse().ok()).unwrap_or(pid);
     let uids = status.lines().find_map(|l| l.strip_prefix("Uid:"));
     info.uid = uids.and_then(|u| u.split_whitespace().nth(1)?.parse().ok()).unwrap_or_default();
-    info.arguments = arguments(&read("cmdline").unwrap_or_default());
+    let cmdline = read_at_most(format!("/proc/{pid}/cmdline"), ARGUMENT_BYTES + 1);
+    info.arguments = arguments(&cmdline.unwrap_or_default());
     Some(info)
 }
 

@@ -57,6 +57,14 @@ pub fn memory_bytes() -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no MemTotal in /proc/meminfo"))
 }
 
+/// The first `most` bytes of a file of /proc that a container has a say in: a process without any rights chooses what its cmdline and environ are
+/// (PR_SET_MM_MAP of prctl(2)), and makes them as long as its address space, which costs it nothing.
+pub fn read_at_most(path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Field 22 of proc_pid_stat(5): when the process started, in clock ticks since boot. `None`: there is no such process.
 pub fn process_start_time(pid: u32) -> io::Result<Option<u64>> {
     let text = match std::fs::read(format!("/proc/{pid}/stat")) {
@@ -155,6 +163,13 @@ mod tests {
         random(&mut a).unwrap();
         random(&mut b).unwrap();
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn what_has_no_end_is_read_up_to_a_bound() {
+        assert_eq!(read_at_most("/dev/zero", 1025).unwrap(), [0; 1025]);
+        assert!(!read_at_most("/proc/self/cmdline", 1 << 20).unwrap().is_empty());
+        assert_eq!(read_at_most("/proc/none", 1).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
