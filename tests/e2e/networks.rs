@@ -4,6 +4,7 @@ use crate::harness::{Node, eventually, image, until};
 use serde_json::Value;
 use std::process::Command;
 
+const SERVE: &str = "httpd -f -p 80 -h /var/www";
 pub const IDLE: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
 
 /// What the host's kernel says of an interface; `None`: it is not there.
@@ -247,8 +248,24 @@ fn internal_has_no_way_out() {
     node.detached(&["--name", "cb", "--network", "inside"], IDLE);
     assert!(pings(&node, "ca", &ip(&node, "cb", "inside")));
     assert!(!node.ok(&["exec", "ca", "ip", "route"]).contains("default"));
-    node.ok(&["rm", "-f", "ca", "cb"]);
-    node.ok(&["network", "rm", "inside"]);
+    // What others have published is outside, although the network's own gateway has it. What is published on the network itself is not.
+    let [port, own] = [node.slot.port(0), node.slot.port(1)];
+    create(&node, 'v', &["front"]);
+    node.detached(&["--name", "web", "--network", "front", "-p", &format!("{port}:80")], SERVE);
+    node.detached(&["--name", "cc", "--network", "front"], IDLE);
+    node.detached(&["--name", "cd", "--network", "inside", "-p", &format!("{own}:80")], SERVE);
+    let gateway =
+        |name: &str| network(&node, name)["IPAM"]["Config"][0]["Gateway"].as_str().expect("gateway").to_owned();
+    // wget -T kills Debian's static busybox.
+    let fetches = |from: &str, network: &str, port: u16| {
+        let url = format!("http://{}:{port}/", gateway(network));
+        node.ctl(&["exec", from, "timeout", "4", "wget", "-q", "-O", "-", &url]).code == 0
+    };
+    until("the port is open", || fetches("cc", "front", port));
+    until("the network's own port is open", || fetches("ca", "inside", own));
+    assert!(!fetches("ca", "inside", port));
+    node.ok(&["rm", "-f", "ca", "cb", "cc", "cd", "web"]);
+    node.ok(&["network", "rm", "inside", "front"]);
     node.finish();
 }
 

@@ -473,12 +473,13 @@ fn fill(batch: &mut Batch<'_>, family: Family, networks: &[NetRules], input_rule
 
     batch.add_chain("forward", "filter", Hook::Forward, 0);
     batch.add_rule("forward", &[ToAny("bridges"), Established, Accept]);
-    batch.add_rule("forward", &[ToAny("bridges"), Published, Accept]);
     // Containers of one bridge see each other (asked here only where br_netfilter is on), those of others not.
     batch.add_rule("forward", &[Within("same"), Accept]);
-    batch.add_rule("forward", &[ToAny("bridges"), Drop]);
     batch.add_rule("forward", &[FromAny("internal"), Established, Accept]);
+    // Before the published ports: those of other networks would be a way out of an internal one.
     batch.add_rule("forward", &[FromAny("internal"), Drop]);
+    batch.add_rule("forward", &[ToAny("bridges"), Published, Accept]);
+    batch.add_rule("forward", &[ToAny("bridges"), Drop]);
     batch.add_rule("forward", &[FromAny("bridges"), Accept]);
 }
 
