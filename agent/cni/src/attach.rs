@@ -37,7 +37,8 @@ impl Cni {
     /// Runs ADD of every plugin in their order. When one fails, or does not give what was asked for, all of them get a DEL, and what they have
     /// given is taken back; what a DEL of these could not take back is known to the disk and tried again by the next ADD or the next agent.
     pub fn add(&self, id: &ContainerId, netns: BorrowedFd<'_>, wish: &Wish) -> Result<Added, CniError> {
-        let _collecting = self.inner.collecting.read().unwrap_or_else(PoisonError::into_inner);
+        let collecting = self.collecting(&wish.network);
+        let _collecting = collecting.read().unwrap_or_else(PoisonError::into_inner);
         let _turn = self.turn(id);
         if let Some(left) = self.entry(id, &wish.interface)? {
             self.take_back(left)?;
@@ -163,7 +164,8 @@ impl Cni {
         if !list.version.has_gc() || list.disable_gc {
             return Ok(());
         }
-        let _alone = self.inner.collecting.write().unwrap_or_else(PoisonError::into_inner);
+        let collecting = self.collecting(network);
+        let _alone = collecting.write().unwrap_or_else(PoisonError::into_inner);
         let stays: Vec<Value> = self
             .entries()?
             .iter()

@@ -27,7 +27,7 @@ pub use plugin::{Verb, is_plugin_name};
 pub use result::{Outcome, Read};
 
 use berth_model::ContainerId;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
@@ -86,8 +86,8 @@ struct Inner {
     /// Containers whose plugins are at work.
     busy: Mutex<HashSet<ContainerId>>,
     idle: Condvar,
-    /// Held by who adds, and alone by who lists what is to stay: what comes in between would be given back.
-    collecting: RwLock<()>,
+    /// By network. Held by who adds, and alone by who lists what is to stay: what comes in between would be given back.
+    collecting: Mutex<HashMap<String, Arc<RwLock<()>>>>,
 }
 
 /// Nobody else runs plugins for this container.
@@ -112,7 +112,7 @@ impl Cni {
                 config,
                 busy: Mutex::default(),
                 idle: Condvar::new(),
-                collecting: RwLock::default(),
+                collecting: Mutex::default(),
             }),
         }
     }
@@ -123,6 +123,13 @@ impl Cni {
 
     fn point(&self, name: &'static str) -> Result<(), CniError> {
         (self.inner.config.point)(name).map_err(|source| CniError::Io { act: format!("step {name}"), source })
+    }
+
+    /// See [`Inner::collecting`]: one network's slow plugins hold up nobody on the others.
+    fn collecting(&self, network: &str) -> Arc<RwLock<()>> {
+        let mut all = self.inner.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, lock| Arc::strong_count(lock) > 1);
+        all.entry(network.to_owned()).or_default().clone()
     }
 
     /// Waits until no plugin works for this container.

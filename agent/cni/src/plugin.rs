@@ -23,7 +23,7 @@ const MAX_ANSWER: usize = 1 << 20;
 const MAX_TALK: usize = 64 << 10;
 /// Characters of its own words in an error.
 const MAX_WORDS: usize = 1024;
-/// What is killed has ended within this, unless the kernel holds it.
+/// What is killed has ended within this, unless the kernel holds it: nobody waits for longer.
 const KILLED: Duration = Duration::from_secs(5);
 /// In the environment of a plugin and all that it starts: which call they belong to.
 const MARK: &str = "BERTH_CNI_CALL";
@@ -116,7 +116,7 @@ impl Cni {
         let begun = Instant::now();
         let ended = listen(&mut child, begun + self.config().timeout);
         if !matches!(ended, Ok(Heard { status: Some(_), .. })) {
-            end(&mut child, call.mark);
+            end(child, call.mark);
         }
         let failed = |why: String| CniError::Failed { plugin: call.kind.to_owned(), verb: call.verb, why };
         let heard = ended.act(|| format!("listening to CNI plugin {}", call.kind))?;
@@ -237,10 +237,21 @@ fn take(pipe: &mut impl Read, into: &mut Vec<u8>, most: usize) -> io::Result<boo
 }
 
 /// Kills it with its group and all that carries its mark.
-fn end(child: &mut Child, mark: &str) {
-    let _ = process::kill(-(child.id() as i32), SIGKILL);
+fn end(mut child: Child, mark: &str) {
+    let pid = child.id();
+    let _ = process::kill(-(pid as i32), SIGKILL);
     let _ = child.kill();
-    let _ = child.wait();
+    let until = Instant::now() + KILLED;
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() > until {
+            // In an uninterruptible sleep (a dead file server, a stuck driver) it takes no signal, and whoever waits for it sleeps along.
+            tracing::error!(pid, "a CNI plugin that was killed does not end: the kernel holds it");
+            let reaper = std::thread::Builder::new().name("berth-cni-reap".into());
+            let _ = reaper.spawn(move || child.wait());
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
     kill_marked(mark);
 }
 
@@ -341,6 +352,35 @@ mod tests {
         assert!(matches!(said, Err(CniError::Timeout { verb: Verb::Del, .. })), "{said:?}");
         assert!(begun.elapsed() < Duration::from_secs(5));
         assert_eq!(marked(&format!("{MARK}=hangs-mark")), [0; 0], "the child that left its group is gone, too");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// Frozen by cgroup v1's freezer, a process takes no SIGKILL, as in an uninterruptible sleep.
+    #[test]
+    fn one_that_the_kernel_holds_is_not_waited_for() {
+        let freezer = Path::new("/sys/fs/cgroup/freezer");
+        if !freezer.join("cgroup.procs").exists() {
+            eprintln!("skipped: this host has no freezer that holds what is killed");
+            return;
+        }
+        let group = freezer.join(format!("berth-cni-held-{}", std::process::id()));
+        fs::create_dir(&group).unwrap();
+        let g = group.display();
+        let script = format!("echo $$ > {g}/cgroup.procs; echo FROZEN > {g}/freezer.state; sleep 60");
+        let (cni, dir) = cni("held", &script, Duration::from_millis(300));
+        let begun = Instant::now();
+        let said = cni.call(&Call { verb: Verb::Add, kind: "one", config: b"", env: Vec::new(), mark: "held-mark" });
+        let took = begun.elapsed();
+        let held = fs::read_to_string(group.join("cgroup.procs")).unwrap();
+        fs::write(group.join("freezer.state"), "THAWED").unwrap();
+        let thawed = Instant::now();
+        while fs::remove_dir(&group).is_err() {
+            assert!(thawed.elapsed() < Duration::from_secs(20), "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(matches!(said, Err(CniError::Timeout { verb: Verb::Add, .. })), "{said:?}");
+        assert!(!held.is_empty(), "it was not held, and nothing was tried");
+        assert!(took < KILLED + Duration::from_secs(3), "{took:?}");
         fs::remove_dir_all(dir).unwrap();
     }
 
