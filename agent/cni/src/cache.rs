@@ -111,9 +111,12 @@ impl Cni {
         Ok(())
     }
 
-    /// Whether plugins have something of a container.
+    /// Whether plugins have something of a container. What cannot be read may be something.
     pub(crate) fn has_any(&self, id: &ContainerId) -> bool {
-        fs::read_dir(self.folder(id)).is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| is_entry(&e.path()))))
+        match fs::read_dir(self.folder(id)) {
+            Ok(mut all) => all.any(|e| e.map_or(true, |e| is_entry(&e.path()))),
+            Err(e) => e.kind() != ErrorKind::NotFound,
+        }
     }
 
     /// Every attachment that the disk knows, before any plugin is run. A file that is damaged is told and left out.
@@ -131,11 +134,12 @@ impl Cni {
         Ok(all)
     }
 
+    /// Every attachment, or an error: an attachment that is left out here is given back by plugins.
     pub(crate) fn entries(&self) -> Result<Vec<Entry>, CniError> {
         self.read_all(false)
     }
 
-    /// `tidy`: no plugin is at work, and what was being written will never be whole.
+    /// `tidy`: no plugin is at work, and what was being written will never be whole. What cannot be read is left out then, and else an error.
     fn read_all(&self, tidy: bool) -> Result<Vec<Entry>, CniError> {
         let root = &self.config().state_dir;
         let act = || format!("listing {}", root.display());
@@ -146,8 +150,16 @@ impl Cni {
         let mut all = Vec::new();
         for folder in folders {
             let folder = folder.act(act)?.path();
-            let files = fs::read_dir(&folder).into_iter().flatten().flatten().map(|f| f.path());
-            for path in files {
+            let files = match fs::read_dir(&folder) {
+                Err(e) if !tidy && e.kind() != ErrorKind::NotFound => return Err(e).act(act),
+                files => files.into_iter().flatten(),
+            };
+            for file in files {
+                let path = match file {
+                    Ok(file) => file.path(),
+                    Err(_) if tidy => continue,
+                    Err(error) => return Err(error).act(act),
+                };
                 if !is_entry(&path) {
                     // A draft that was cut: what it was to replace is still there, or nothing was run.
                     let _ = tidy.then(|| fs::remove_file(&path));
@@ -155,7 +167,10 @@ impl Cni {
                 }
                 match read(&path) {
                     Ok(entry) => all.extend(entry),
-                    Err(error) => tracing::error!(%error, "an attachment to a CNI network cannot be taken back"),
+                    Err(error) if tidy => {
+                        tracing::error!(%error, "an attachment to a CNI network cannot be taken back");
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             let _ = tidy.then(|| fs::remove_dir(&folder));
@@ -175,4 +190,50 @@ fn read(path: &Path) -> Result<Option<Entry>, CniError> {
     };
     let entry = serde_json::from_slice(&text);
     entry.map(Some).map_err(|e| CniError::Damaged { path: path.to_owned(), why: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CniConfig;
+    use std::time::Duration;
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_gone() {
+        let dir = std::env::temp_dir().join(format!("berth-cni-cache-{}", std::process::id()));
+        let config = CniConfig {
+            bin_dirs: Vec::new(),
+            state_dir: dir.join("cni"),
+            netns_dir: dir.join("netns"),
+            timeout: Duration::from_secs(1),
+            point: |_| Ok(()),
+        };
+        let cni = Cni::new(config);
+        let (good, damaged) = (ContainerId::from_bytes([1; 32]), ContainerId::from_bytes([2; 32]));
+        let entry = |container: &ContainerId| Entry {
+            container: container.clone(),
+            interface: "eth0".into(),
+            run: "1".into(),
+            network: "lab".into(),
+            conflist: String::new(),
+            netns: PathBuf::from("/none"),
+            capabilities: Map::new(),
+            phase: Phase::Added,
+            result: None,
+        };
+        assert!(!cni.has_any(&good));
+        cni.write(&entry(&good), false).unwrap();
+        cni.write(&entry(&damaged), false).unwrap();
+        assert_eq!(cni.entries().unwrap().len(), 2);
+        fs::write(cni.entry_path(&damaged, "eth0"), "{").unwrap();
+        // Whoever lists what is to stay hears of it, whoever takes back goes on with the others.
+        assert!(matches!(cni.entries(), Err(CniError::Damaged { .. })));
+        assert_eq!(cni.known().unwrap().len(), 1);
+        assert!(cni.has_any(&damaged));
+        // A file in the folder's place: nobody can say what is in it.
+        fs::remove_dir_all(cni.folder(&good)).unwrap();
+        fs::write(cni.folder(&good), "").unwrap();
+        assert!(cni.has_any(&good));
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }
