@@ -83,10 +83,16 @@ fn host(record: &ContainerRecord, attachment: &NetworkAttachment) -> Host {
         name: record.name.clone(),
         aliases: attachment.aliases.iter().cloned().chain([record.id.short().to_owned()]).collect(),
         addresses: std::iter::once(IpAddr::V4(attachment.address)).chain(v6).collect(),
-        // The container's own loopback is not this process's.
-        servers: record.spec.dns.iter().filter(|a| !a.is_loopback()).copied().collect(),
+        servers: record.spec.dns.iter().filter(|a| !is_own(a)).copied().collect(),
         unwell,
     }
+}
+
+/// Leads to whoever asks: a container's own loopback is not that of the server, which asks in the host's namespace. connect(2) to the unspecified
+/// address is to the loopback, too.
+fn is_own(address: &IpAddr) -> bool {
+    let address = address.to_canonical();
+    address.is_loopback() || address.is_unspecified()
 }
 
 fn zone(network: &NetworkRecord, hosts: Vec<Host>) -> Zone {
@@ -413,6 +419,16 @@ fn remove_strangers<T>(folder: &Path, wanted: &BTreeMap<String, T>) -> Result<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_hosts_own_loopback_is_not_asked() {
+        for own in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::", "::1", "::ffff:127.0.0.1", "::ffff:0.0.0.0"] {
+            assert!(is_own(&own.parse().unwrap()), "{own}");
+        }
+        for other in ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "169.254.1.1"] {
+            assert!(!is_own(&other.parse().unwrap()), "{other}");
+        }
+    }
 
     #[test]
     fn what_failed_is_told_of_the_network_that_has_the_name() {
