@@ -6,6 +6,7 @@ use crate::error::NetworkError;
 use crate::netlink::{Socket, find};
 use crate::networks::{Inner, lock};
 use berth_sys::net::NetlinkFamily;
+use std::io;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
@@ -17,15 +18,22 @@ const SUBSYSTEM: u16 = 10;
 const DELETIONS: [u16; 5] = [2, 5, 8, 11, 14];
 /// Somebody who takes them away again and again does not keep the agent busy.
 const AT_MOST_EVERY: Duration = Duration::from_millis(200);
+/// What failed is tried again, for as long as it takes: without the rules containers reach the host's own loopback.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Starts the thread. The calling thread is in the host's network namespace.
 pub fn start(inner: &Arc<Inner>) -> Result<(), NetworkError> {
     let error = |source| NetworkError::Nftables { act: "listening for changes of nftables".into(), source };
-    let mut socket = Socket::open(NetlinkFamily::Netfilter).map_err(error)?;
-    socket.listen(GROUP).map_err(error)?;
+    let mut socket = open().map_err(error)?;
     let weak = Arc::downgrade(inner);
     let started = thread::Builder::new().name("berth-nft-watch".into()).spawn(move || run(&mut socket, &weak));
     started.map(drop).map_err(error)
+}
+
+fn open() -> io::Result<Socket> {
+    let mut socket = Socket::open(NetlinkFamily::Netfilter)?;
+    socket.listen(GROUP)?;
+    Ok(socket)
 }
 
 fn run(socket: &mut Socket, inner: &Weak<Inner>) {
@@ -33,18 +41,23 @@ fn run(socket: &mut Socket, inner: &Weak<Inner>) {
         let mut gone = false;
         // What did not fit into the socket may have been about this table.
         let heard = socket.notified(|kind, author, body| gone |= is_deletion(inner, kind, author, body));
-        let Some(inner) = inner.upgrade() else { return };
+        if inner.strong_count() == 0 {
+            return;
+        }
         let lost = match heard {
             Ok(()) => false,
             Err(error) if error.raw_os_error() == Some(berth_sys::net::NO_BUFFERS) => true,
             Err(error) => {
-                tracing::warn!(%error, "changes of nftables are not heard any more");
-                return;
+                thread::sleep(AGAIN);
+                // Err: the old one is asked again, and fails again.
+                let Ok(new) = open() else { continue };
+                tracing::warn!(%error, "changes of nftables were not heard: listening anew");
+                *socket = new;
+                true
             }
         };
         if gone || lost {
-            repair(&inner);
-            drop(inner);
+            repair(inner);
             thread::sleep(AT_MOST_EVERY);
         }
     }
@@ -61,13 +74,27 @@ fn is_deletion(inner: &Weak<Inner>, kind: u16, author: u32, body: &[u8]) -> bool
     ours && lock(&inner.rules).author() != Some(author)
 }
 
-fn repair(inner: &Inner) {
-    let mut rules = lock(&inner.rules);
-    if !rules.has_networks() {
-        return;
-    }
-    match inner.rebuild(&mut rules) {
-        Ok(()) => tracing::warn!("somebody took nftables rules of berth's away: they are back"),
-        Err(error) => tracing::error!(%error, "putting nftables rules back that somebody took away"),
+/// Puts the rules back; returns when they are, or when nobody needs them.
+fn repair(inner: &Weak<Inner>) {
+    let mut told = false;
+    while let Some(inner) = inner.upgrade() {
+        let mut rules = lock(&inner.rules);
+        if !rules.has_networks() {
+            return;
+        }
+        match inner.rebuild(&mut rules) {
+            Ok(()) => {
+                tracing::warn!("somebody took nftables rules of berth's away: they are back");
+                return;
+            }
+            Err(error) if !told => {
+                tracing::error!(%error, "putting nftables rules back that somebody took away: tried again until it works");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        drop(rules);
+        drop(inner);
+        thread::sleep(AGAIN);
     }
 }
