@@ -6,12 +6,13 @@
 
 use berth::role::Role;
 use berth_model::ContainerSpec;
-use berth_model::network::NetworkMode;
+use berth_model::network::{NetworkDriver, NetworkMode};
 use berth_model::spec::{MountKind, Propagation, Seccomp, UsernsMode};
 use berth_node::Node;
 use berth_volume::Backing;
 use serde::Deserialize;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Component, Path};
 
 /// `[policy]`
@@ -45,6 +46,10 @@ pub struct Grants {
     pub macvlan: bool,
     /// Making networks of the driver cni.
     pub cni: bool,
+    /// Beside private ones: what networks may be made with, `203.0.113.0/24`.
+    pub subnets: Vec<String>,
+    /// Names of one's own choice for bridges, which rules of the host may be about.
+    pub bridge_names: bool,
     /// Files of the container's cgroup by name: some keep memory or processors from everybody else (memory.min, cpuset.cpus.partition).
     pub cgroup_files: bool,
     /// The least that may be asked for; below 0 others are killed first when memory runs out.
@@ -75,6 +80,9 @@ pub enum Need {
     Macvlan,
     /// Its plugins are run as root of the host, with a configuration of the caller's.
     Cni,
+    /// With its length. The host reaches its addresses in the network only, and may need them elsewhere.
+    Subnet(String),
+    BridgeName(String),
     CgroupFiles,
     OomScore(i32),
     /// What an agent of another version wrote down.
@@ -95,6 +103,8 @@ impl Need {
             Need::LogCollector(_) => "log_collectors",
             Need::Macvlan => "macvlan",
             Need::Cni => "cni",
+            Need::Subnet(_) => "subnets",
+            Need::BridgeName(_) => "bridge_names",
             Need::CgroupFiles => "cgroup_files",
             Need::OomScore(_) => "oom_score_adj",
             Need::Unknown(_) => "",
@@ -108,6 +118,8 @@ impl Need {
             | Need::HostPath(value)
             | Need::Device(value)
             | Need::Capability(value)
+            | Need::Subnet(value)
+            | Need::BridgeName(value)
             | Need::LogCollector(value) => format!("{}={value}", self.key()),
             Need::OomScore(value) => format!("{}={value}", self.key()),
             Need::Unknown(token) => token.clone(),
@@ -130,6 +142,8 @@ impl Need {
             ("log_collectors", false) => Need::LogCollector(text()),
             ("macvlan", true) => Need::Macvlan,
             ("cni", true) => Need::Cni,
+            ("subnets", false) => Need::Subnet(text()),
+            ("bridge_names", false) => Need::BridgeName(text()),
             ("cgroup_files", true) => Need::CgroupFiles,
             ("oom_score_adj", false) => value.parse().map_or(Need::Unknown(token.to_owned()), Need::OomScore),
             _ => Need::Unknown(token.to_owned()),
@@ -152,6 +166,8 @@ impl fmt::Display for Need {
             Need::LogCollector(address) => write!(f, "a log collector of its own, {address}"),
             Need::Macvlan => f.write_str("driver macvlan"),
             Need::Cni => f.write_str("driver cni"),
+            Need::Subnet(subnet) => write!(f, "the subnet {subnet}, which is not private,"),
+            Need::BridgeName(name) => write!(f, "a bridge of the name {name}"),
             Need::CgroupFiles => f.write_str("files of its cgroup by name"),
             Need::OomScore(value) => write!(f, "the OOM score adjustment {value}"),
             Need::Unknown(token) => write!(f, "{token:?}"),
@@ -237,6 +253,43 @@ pub fn of_container(node: &Node, spec: &ContainerSpec) -> Vec<Need> {
     needs
 }
 
+/// What of a network reaches the host. `subnets`: those that the caller has chosen.
+pub fn of_network(driver: NetworkDriver, subnets: &[String], bridge: Option<&str>) -> Vec<Need> {
+    match driver {
+        NetworkDriver::Macvlan => vec![Need::Macvlan],
+        NetworkDriver::Cni => vec![Need::Cni],
+        NetworkDriver::Bridge | NetworkDriver::Host | NetworkDriver::Null => {
+            let private = |subnet: &&String| PRIVATE.iter().any(|p| is_part(subnet, p));
+            let subnets = subnets.iter().filter(|s| !private(s)).cloned().map(Need::Subnet);
+            let name = bridge.filter(|name| !name.starts_with("br-"));
+            subnets.chain(name.map(|name| Need::BridgeName(name.to_owned()))).collect()
+        }
+    }
+}
+
+/// RFC 1918 and 4193: nobody's on the Internet.
+const PRIVATE: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
+
+/// Address bits, from the left, and length; `None`: no subnet.
+fn subnet(text: &str) -> Option<(bool, u128, u32)> {
+    let (address, len) = text.split_once('/')?;
+    let len: u32 = len.parse().ok()?;
+    let (four, bits, most) = match address.parse().ok()? {
+        IpAddr::V4(a) => (true, u128::from(a.to_bits()) << 96, 32),
+        IpAddr::V6(a) => (false, a.to_bits(), 128),
+    };
+    (len <= most).then_some((four, bits, len))
+}
+
+/// Whether all of a subnet's addresses are in another one.
+fn is_part(inner: &str, outer: &str) -> bool {
+    let (Some((four, bits, len)), Some((of_four, of_bits, of_len))) = (subnet(inner), subnet(outer)) else {
+        return false;
+    };
+    let differ = (bits ^ of_bits).checked_shr(128 - of_len).unwrap_or(0);
+    four == of_four && len >= of_len && differ == 0
+}
+
 /// What using a volume reaches, when there is such a one.
 pub fn of_volume(node: &Node, name: &str) -> Vec<Need> {
     let Ok(found) = node.volume(name) else { return Vec::new() };
@@ -303,6 +356,10 @@ impl Policy {
                 wrong.push(("policy.operator.capabilities", format!("{name:?} is no capability, such as NET_ADMIN")));
             }
         }
+        for text in operator.subnets.iter().filter(|text| subnet(text).is_none()) {
+            let why = format!("{text:?} is no address with a prefix length, such as 203.0.113.0/24");
+            wrong.push(("policy.operator.subnets", why));
+        }
         if !(-1000..=0).contains(&operator.oom_score_adj) {
             wrong.push(("policy.operator.oom_score_adj", "must lie between -1000 and 0".to_owned()));
         }
@@ -327,6 +384,8 @@ impl Grants {
             Need::LogCollector(_) => self.log_collectors,
             Need::Macvlan => self.macvlan,
             Need::Cni => self.cni,
+            Need::Subnet(subnet) => self.subnets.iter().any(|permitted| is_part(subnet, permitted)),
+            Need::BridgeName(_) => self.bridge_names,
             Need::CgroupFiles => self.cgroup_files,
             Need::OomScore(value) => *value >= self.oom_score_adj,
             Need::Unknown(_) => false,

@@ -120,6 +120,37 @@ fn every_option_has_a_permission_of_its_own() {
 }
 
 #[test]
+fn networks_of_ones_own_have_private_addresses() {
+    let bridge = |subnets: &[&str], name| {
+        let subnets: Vec<String> = subnets.iter().map(|s| (*s).to_owned()).collect();
+        of_network(NetworkDriver::Bridge, &subnets, name)
+    };
+    for own in ["10.0.0.0/8", "10.7.0.0/24", "172.31.255.0/24", "192.168.3.0/30", "fd00:7::/64", "fc00::/7"] {
+        assert_eq!(bridge(&[own], Some("br-front")), [], "{own}");
+    }
+    for public in
+        ["8.8.8.0/24", "172.32.0.0/16", "172.0.0.0/8", "100.64.0.0/10", "192.0.0.0/8", "2001:4860::/32", "fb00::/7"]
+    {
+        let needs = bridge(&[public], None);
+        assert_eq!(needs, [Need::Subnet(public.to_owned())]);
+        assert_eq!(Need::from_token(&needs[0].token()), needs[0]);
+        let missing = |text: &str| policy(text).missing(Some(Role::Operator), &needs).len();
+        assert_eq!((missing(&format!("subnets = ['{public}']")), missing("subnets = ['203.0.113.0/24']")), (0, 1));
+        assert_eq!(
+            (missing("subnets = ['0.0.0.0/0', '::/0']"), missing("macvlan = true\nbridge_names = true")),
+            (0, 1)
+        );
+    }
+    let named = bridge(&["10.7.0.0/24"], Some("wg0"));
+    assert_eq!(named, [Need::BridgeName("wg0".into())]);
+    assert_eq!(Need::from_token(&named[0].token()), named[0]);
+    assert_eq!(policy("bridge_names = true").missing(Some(Role::Operator), &named), [] as [&Need; 0]);
+    assert_eq!(Policy::default().missing(Some(Role::Operator), &named).len(), 1);
+    assert_eq!(of_network(NetworkDriver::Macvlan, &["8.8.8.0/24".into()], Some("eth0")), [Need::Macvlan]);
+    assert_eq!(of_network(NetworkDriver::Cni, &[], None), [Need::Cni]);
+}
+
+#[test]
 fn what_stays_contained_needs_nothing() {
     assert_eq!(of_spec(&ContainerSpec::default()), []);
     let plain = ContainerSpec {
@@ -182,9 +213,21 @@ fn operators_binds_are_held_inside_the_permitted_folder() {
 #[test]
 fn what_cannot_be_in_the_configuration_is_said() {
     let wrong = policy(
-        "host_namespaces = ['net']\nhost_paths = ['srv', '/a/../b']\ndevices = ['sda']\ncapabilities = ['ADMIN']\noom_score_adj = 5",
+        "host_namespaces = ['net']\nhost_paths = ['srv', '/a/../b']\ndevices = ['sda']\ncapabilities = ['ADMIN']\nsubnets = ['10.0.0.0', '10.0.0.0/33']\noom_score_adj = 5",
     )
     .wrong();
     let keys: Vec<&str> = wrong.iter().map(|(key, _)| key.strip_prefix("policy.operator.").unwrap()).collect();
-    assert_eq!(keys, ["host_namespaces", "host_paths", "host_paths", "devices", "capabilities", "oom_score_adj"]);
+    assert_eq!(
+        keys,
+        [
+            "host_namespaces",
+            "host_paths",
+            "host_paths",
+            "devices",
+            "capabilities",
+            "subnets",
+            "subnets",
+            "oom_score_adj"
+        ]
+    );
 }

@@ -3,8 +3,7 @@
 use super::decode::Fields;
 use super::endpoints::decode_endpoint;
 use super::{Answers, call, encode, endpoints, explain, filter, finish, list, reclaim};
-use crate::permission::Need;
-use crate::status;
+use crate::{permission, status};
 use berth::v1::{self, networks_server};
 use berth_model::network::{
     Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, SPOOFING, SPOOFING_ALLOWED, SPOOFING_DENIED, Subnet4,
@@ -40,12 +39,10 @@ impl networks_server::Networks for Networks {
         f.request_id(&request.request_id);
         let (request_id, wanted) = (request.request_id.clone(), decode(&mut f, request));
         f.done()?;
-        if wanted.driver == NetworkDriver::Macvlan {
-            call.permit(&[Need::Macvlan], &wanted.name, &request_id)?;
-        }
-        if wanted.driver == NetworkDriver::Cni {
-            call.permit(&[Need::Cni], &wanted.name, &request_id)?;
-        }
+        let subnets = [wanted.ipv4.map(|s| s.to_string()), wanted.ipv6.map(|s| s.to_string())];
+        let subnets: Vec<String> = subnets.into_iter().flatten().collect();
+        let needs = permission::of_network(wanted.driver, &subnets, wanted.bridge.as_deref());
+        call.permit(&needs, &wanted.name, &request_id)?;
         let who = call.about(&wanted.name, &request_id);
         let node = self.node.clone();
         let id = finish(async move { node.create_network(&who, wanted).await }).await?;

@@ -232,6 +232,60 @@ fn beside_other_networks_and_while_it_runs() {
 }
 
 #[test]
+fn a_bridge_that_was_there_before_stays() {
+    let node = node("cni-foreign");
+    let bridge = format!("{}v", node.slot.bridge());
+    let made = Command::new("ip").args(["link", "add", &bridge, "type", "bridge"]).status().expect("ip");
+    assert!(made.success());
+    let mut foreign = list(&node, "lab");
+    foreign["plugins"][0]["bridge"] = bridge.clone().into();
+    // With nobody ever on it, and with somebody.
+    create(&node, &foreign);
+    node.ok(&["network", "rm", "lab"]);
+    assert!(link(&bridge).is_some());
+    create(&node, &foreign);
+    node.detached(&["--name", "ca", "--network", "lab"], IDLE);
+    node.ok(&["rm", "-f", "ca"]);
+    none_left(&node, "lab");
+    node.ok(&["network", "rm", "lab"]);
+    assert!(link(&bridge).is_some_and(|l| l["ifalias"].is_null()));
+    assert!(Command::new("ip").args(["link", "delete", &bridge]).status().expect("ip").success());
+    // Nor does one go that berth's own network of that name has, which its container has left.
+    node.ok(&["network", "create", "--opt", &format!("com.docker.network.bridge.name={bridge}"), "front"]);
+    create(&node, &foreign);
+    node.ok(&["network", "rm", "lab"]);
+    assert!(link(&bridge).is_some());
+    node.ok(&["network", "rm", "front"]);
+    node.finish();
+}
+
+#[test]
+fn a_start_that_failed_twice_over_can_be_tried_again() {
+    let node = node("cni-again");
+    let ports = json!({"type": "fake", "capabilities": {"portMappings": true}});
+    create(&node, &json!({"cniVersion": "1.0.0", "name": "a", "plugins": [ports]}));
+    create(&node, &json!({"cniVersion": "1.0.0", "name": "b", "plugins": [{"type": "fake2"}]}));
+    // The second network cannot be joined, and the first one not be left.
+    let broken = |plugin: &str| format!("case $0 in */{plugin}) if [ -e \"$here/broken\" ]; then exit 1; fi ;; esac");
+    on(&node, "ADD", Some(&broken("fake2")));
+    on(&node, "DEL", Some(&broken("fake")));
+    fs::write(fake(&node).join("broken"), "").expect("broken");
+    let publish = format!("127.0.0.1:{}:80", node.slot.port(0));
+    let create = ["create", "--name", "web", "--network", "a", "--network", "b", "-p", &publish];
+    node.ok(&[&create[..], &[&image("busybox"), "sh", "-c", SERVE]].concat());
+    assert!(node.fails(1, &["start", "web"]).contains("CNI plugin fake2 failed at ADD"));
+    let again = node.fails(1, &["start", "web"]);
+    assert!(again.contains("CNI plugin fake failed at DEL"), "{again}");
+    fs::remove_file(fake(&node).join("broken")).expect("broken");
+    node.ok(&["start", "web"]);
+    assert_eq!(node.ok(&["port", "web"]), format!("80/tcp -> 127.0.0.1:{}", node.slot.port(0)));
+    node.ok(&["rm", "-f", "web"]);
+    none_left(&node, "a");
+    node.ok(&["network", "rm", "a", "b"]);
+    node.finish();
+}
+
+#[test]
 fn lists_are_checked_before_they_are_believed() {
     let node = node("cni-lists");
     let good = |plugins: Value| json!({"cniVersion": "1.0.0", "name": "lab", "plugins": plugins});

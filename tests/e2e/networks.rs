@@ -224,6 +224,20 @@ fn connected_and_disconnected_while_it_runs() {
 }
 
 #[test]
+fn whom_the_host_needs_stays_where_it_is() {
+    let node = Node::with_busybox("networks-needed");
+    let text = std::fs::read_to_string("/etc/resolv.conf").expect("resolv.conf");
+    let servers = text.lines().filter_map(|l| l.strip_prefix("nameserver ")?.trim().parse().ok());
+    let server = servers.filter(|a: &std::net::Ipv4Addr| !a.is_loopback()).collect::<Vec<_>>();
+    let Some([a, b, c, _]) = server.first().map(|a| a.octets()) else { return node.finish() };
+    // An admin, too.
+    let said = node.fails(1, &["network", "create", "--subnet", &format!("{a}.{b}.{c}.0/24"), "x"]);
+    assert!(said.contains("the host's name server") || said.contains("the host's route"), "{said}");
+    assert_eq!(node.ok(&["network", "ls", "-q", "-f", "type=custom"]), "");
+    node.finish();
+}
+
+#[test]
 fn forced_does_not_mean_unheard() {
     let node = Node::with_busybox("networks-force");
     node.detached(&["--name", "ca", "--network", "bridge"], IDLE);

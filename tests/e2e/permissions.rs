@@ -54,6 +54,14 @@ fn without_a_permission_an_operator_is_told_which_one_is_missing() {
     let macvlan = ["network", "create", "--driver", "macvlan", "-o", "parent=lo", "--subnet", "10.99.1.0/24", "m"];
     let output = node.ctl_as(&node.pki.identity("operator"), &macvlan);
     assert!(output.stderr.contains("policy.operator.macvlan"), "{output:?}");
+    let public = ["network", "create", "--subnet", "203.0.113.0/24", "m"];
+    let output = node.ctl_as(&node.pki.identity("operator"), &public);
+    assert!(output.stderr.contains("the subnet 203.0.113.0/24") && output.stderr.contains("policy.operator.subnets"));
+    let named = ["network", "create", "--opt", "com.docker.network.bridge.name=wg0", "m"];
+    let output = node.ctl_as(&node.pki.identity("operator"), &named);
+    assert!(output.stderr.contains("policy.operator.bridge_names"), "{output:?}");
+    assert_eq!(node.ctl_as(&node.pki.identity("operator"), &["network", "create", "m"]).code, 0);
+    node.ok(&["network", "rm", "m"]);
     // The record says who used what, and who was not let.
     let log = std::fs::read_to_string(node.data().join("audit.log")).expect("audit.log");
     for (verdict, role) in [("denied", "operator"), ("allowed", "admin")] {

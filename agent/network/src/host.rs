@@ -5,8 +5,10 @@ use crate::error::{NetworkError, Prefix, Prefix6};
 use crate::link::{Link, MacvlanEnd, Route};
 use crate::namespace::host_setting;
 use crate::networks::{Networks, lock};
+use berth_sys::store::read_at_most;
 use std::collections::HashSet;
 use std::fs;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 /// The host's routes at one moment, for those who look for a free subnet.
@@ -15,9 +17,18 @@ pub struct HostRoutes {
     four: Vec<Route>,
     six: Vec<(Prefix6, u32)>,
     links: Vec<Link>,
+    hops: Vec<IpAddr>,
+    servers: Vec<IpAddr>,
 }
 
 impl HostRoutes {
+    /// Whom the host itself asks for names, or sends everything through, among these addresses; in words. With a bridge of that subnet it would reach
+    /// a container in their place, or nobody, wherever they really are.
+    pub fn needed(&self, holds: impl Fn(IpAddr) -> bool) -> Option<String> {
+        let server = self.servers.iter().find(|a| holds(**a)).map(|a| format!("the host's name server {a}"));
+        server.or_else(|| self.hops.iter().find(|a| holds(**a)).map(|a| format!("the host's default gateway {a}")))
+    }
+
     /// The route that some of the subnet's addresses have already, in words. The way to everywhere else is none, nor are the halves and quarters
     /// that VPNs use in its place.
     pub fn collision(&self, subnet: Prefix) -> Option<String> {
@@ -55,19 +66,41 @@ impl Networks {
         Ok(ports.filter(|l| !owned(&l.name)).map(|l| l.name.clone()).collect())
     }
 
-    /// Deletes a bridge that somebody else has made, unless it has ports. None of that name is fine.
-    pub fn delete_idle_bridge(&self, name: &str) -> Result<(), NetworkError> {
+    /// Whether the host has an interface of this name now.
+    pub fn has_link(&self, name: &str) -> Result<bool, NetworkError> {
+        Ok(lock(&self.inner.links).find(name)?.is_some())
+    }
+
+    /// Writes onto a bridge that plugins have made for this agent that they did. One that bears somebody's words keeps them.
+    pub fn mark_bridge(&self, name: &str) -> Result<(), NetworkError> {
         let mut links = lock(&self.inner.links);
-        let all = links.list()?;
-        match all.iter().find(|l| l.name == name && l.bridge) {
-            Some(bridge) if !all.iter().any(|l| l.master == Some(bridge.index)) => links.delete(bridge.index, name),
+        match links.find(name)? {
+            Some(link) if link.bridge && link.alias.is_none() => {
+                links.set_alias(link.index, name, &self.inner.config.mark())
+            }
             _ => Ok(()),
         }
     }
 
+    /// Deletes a bridge that bears this agent's mark, unless it has ports or something sits on it. None of that name is fine.
+    pub fn delete_marked_bridge(&self, name: &str) -> Result<(), NetworkError> {
+        let mut links = lock(&self.inner.links);
+        let all = links.list()?;
+        let mark = self.inner.config.mark();
+        let Some(bridge) = all.iter().find(|l| l.name == name && l.bridge) else { return Ok(()) };
+        let used = all.iter().any(|l| l.master == Some(bridge.index) || l.below == Some(bridge.index));
+        if used || bridge.alias.as_ref() != Some(&mark) { Ok(()) } else { links.delete(bridge.index, name) }
+    }
+
     pub fn host_routes(&self) -> Result<HostRoutes, NetworkError> {
         let mut links = lock(&self.inner.links);
-        Ok(HostRoutes { four: links.routes()?, six: links.routes6()?, links: links.list()? })
+        Ok(HostRoutes {
+            four: links.routes()?,
+            six: links.routes6()?,
+            links: links.list()?,
+            hops: links.default_hops()?,
+            servers: name_servers(),
+        })
     }
 
     /// Why this kernel cannot keep containers from sending with each other's addresses, in its own words; `None`: it can.
@@ -86,6 +119,22 @@ impl Networks {
             MacvlanEnd { parent: found.index, mode: 4, namespace: namespace.fd.as_fd(), name: "probe", mac, mtu: None };
         links.make_macvlan(&end).map_err(|failure| refused(failure.into_io()))
     }
+}
+
+/// Whom the host asks for names: itself (resolv.conf(5)), and by systemd-resolved.
+fn name_servers() -> Vec<IpAddr> {
+    let files = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+    let texts = files.iter().filter_map(|file| read_at_most(file, 64 << 10).ok());
+    texts.flat_map(|text| servers_in(&String::from_utf8_lossy(&text))).collect()
+}
+
+fn servers_in(text: &str) -> Vec<IpAddr> {
+    let address = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let word = words.next().filter(|first| *first == "nameserver").and_then(|_| words.next())?;
+        word.split('%').next()?.parse().ok()
+    };
+    text.lines().filter_map(address).collect()
 }
 
 /// Containers from which on the host is given room for all of their neighbours.
@@ -139,4 +188,23 @@ pub(crate) fn bridge_with_ipv6(bridge: &str, forward: bool) -> Result<(), Networ
          that the host goes on listening to its routers"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_the_host_needs() {
+        let text = "# nameserver 9.9.9.9\nsearch a\n nameserver\t192.0.2.53 \nnameserver fe80::1%eth0\nnameserver x\n";
+        let servers = servers_in(text);
+        assert_eq!(servers, ["192.0.2.53".parse::<IpAddr>().unwrap(), "fe80::1".parse().unwrap()]);
+        let hops = vec!["198.51.100.1".parse().unwrap()];
+        let routes = HostRoutes { four: Vec::new(), six: Vec::new(), links: Vec::new(), hops, servers };
+        let needed = |prefix: Prefix| routes.needed(|ip| matches!(ip, IpAddr::V4(ip) if prefix.contains(ip)));
+        let net = |a: [u8; 4], len| Prefix { address: a.into(), len };
+        assert!(needed(net([192, 0, 2, 0], 24)).is_some_and(|why| why.contains("name server 192.0.2.53")));
+        assert!(needed(net([198, 51, 100, 0], 30)).is_some_and(|why| why.contains("gateway 198.51.100.1")));
+        assert_eq!(needed(net([192, 0, 2, 0], 27)), None);
+    }
 }

@@ -3,7 +3,7 @@
 use crate::error::{NetworkError, Prefix, Prefix6};
 use crate::netlink::{ACK, CREATE, DUMP, EXCL, Failure, Messages, REPLACE, Reply, Socket, attributes, find};
 use berth_sys::net::NetlinkFamily;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 const RTM_NEWLINK: u16 = 16;
@@ -20,7 +20,9 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
@@ -42,7 +44,9 @@ const IFA_F_NODAD: u32 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -77,6 +81,10 @@ pub struct Link {
     pub up: bool,
     /// `None`: not one of six bytes.
     pub mac: Option<[u8; 6]>,
+    /// Index of the link of the same namespace that it sits on, as a VLAN does.
+    pub below: Option<u32>,
+    /// What somebody wrote onto it (`ip link set ... alias`).
+    pub alias: Option<String>,
 }
 
 /// A route of the host to a network.
@@ -358,6 +366,13 @@ impl Links {
         self.send(m, || format!("putting {} into the bridge", link.name)).map(drop)
     }
 
+    /// Writes something onto a link that the kernel keeps for as long as the link is there, 255 bytes at most.
+    pub fn set_alias(&mut self, index: u32, name: &str, alias: &str) -> Result<(), NetworkError> {
+        let mut m = Messages::new();
+        m.begin(RTM_NEWLINK, ACK, &link_header(index, 0, 0)).text(IFLA_IFALIAS, alias);
+        self.send(m, || format!("setting the alias of {name}")).map(drop)
+    }
+
     /// Gone already is fine. Takes tens of milliseconds: the kernel waits until nobody uses the link.
     pub fn delete(&mut self, index: u32, name: &str) -> Result<(), NetworkError> {
         let mut m = Messages::new();
@@ -386,6 +401,17 @@ impl Links {
         let mut m = Messages::new();
         m.begin(RTM_GETLINK, DUMP, &link_header(0, 0, 0));
         Ok(self.send(m, || "listing links".into())?.iter().filter_map(parse_link).collect())
+    }
+
+    /// Next hops of the ways to everywhere, or to half or a quarter of it, of both families and whatever table.
+    pub fn default_hops(&mut self) -> Result<Vec<IpAddr>, NetworkError> {
+        let mut hops = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            let mut m = Messages::new();
+            m.begin(RTM_GETROUTE, DUMP, &[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            self.send(m, || "listing routes".into())?.iter().for_each(|reply| add_hops(reply, &mut hops));
+        }
+        Ok(hops)
     }
 
     /// The main table's IPv6 routes to networks; link-local ones and single hosts are left out.
@@ -461,6 +487,9 @@ fn parse_link(reply: &Reply) -> Option<Link> {
         bridge: kind.starts_with(b"bridge\0") || kind == b"bridge",
         up: number(&header[8..])? & IFF_UP != 0,
         mac: find(rest, IFLA_ADDRESS).and_then(|mac| mac.try_into().ok()),
+        below: find(rest, IFLA_LINK).and_then(number).filter(|_| find(rest, IFLA_LINK_NETNSID).is_none()),
+        alias: find(rest, IFLA_IFALIAS)
+            .map(|a| String::from_utf8_lossy(a.strip_suffix(&[0]).unwrap_or(a)).into_owned()),
     })
 }
 
@@ -477,6 +506,33 @@ fn parse_route(reply: &Reply) -> Option<Route> {
     }
     (reply.kind == RTM_NEWROUTE && header[0] == AF_INET && table == u32::from(RT_TABLE_MAIN)).then_some(())?;
     Some(Route { destination: Prefix { address: destination, len: header[1] }, interface })
+}
+
+/// `rtnexthop` of linux/rtnetlink.h has a length, flags and the interface before its own attributes.
+const NEXT_HOP_HEADER: usize = 8;
+
+fn add_hops(reply: &Reply, hops: &mut Vec<IpAddr>) {
+    let Some((header, rest)) = reply.body.split_at_checked(12) else { return };
+    if reply.kind != RTM_NEWROUTE || header[1] >= 8 {
+        return;
+    }
+    hops.extend(gateway(rest));
+    let mut several = find(rest, RTA_MULTIPATH).unwrap_or_default();
+    while let Some(len) = several.first_chunk().map(|l| usize::from(u16::from_ne_bytes(*l))) {
+        let Some(hop) = several.get(NEXT_HOP_HEADER..len) else { return };
+        hops.extend(gateway(hop));
+        several = several.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+}
+
+fn gateway(attributes: &[u8]) -> Option<IpAddr> {
+    let direct = find(attributes, RTA_GATEWAY);
+    // Of another family than the route's: behind the number of its own.
+    let address = direct.or_else(|| find(attributes, RTA_VIA)?.get(2..))?;
+    match address.len() {
+        4 => address.first_chunk::<4>().map(|b| IpAddr::from(*b)),
+        _ => address.first_chunk::<16>().map(|b| IpAddr::from(*b)),
+    }
 }
 
 fn parse_route6(reply: &Reply) -> Option<(Prefix6, u32)> {

@@ -34,6 +34,11 @@ impl NetworkConfig {
         if bridge.strip_suffix('0') == Some(table) { table.clone() } else { format!("{table}-{bridge}") }
     }
 
+    /// What stands on bridges that plugins have made for this agent, as their alias.
+    pub(crate) fn mark(&self) -> String {
+        format!("made by CNI plugins for the agent of {}", self.bridge)
+    }
+
     pub(crate) fn check(&self) -> Result<Prefix, NetworkError> {
         let prefix = Prefix { address: self.gateway, len: self.prefix_len };
         let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');

@@ -205,6 +205,11 @@ impl Ports {
         });
     }
 
+    /// Whatever a container has.
+    pub fn give_back_all(&mut self, id: &ContainerId) {
+        self.keep(|_, taken| taken.by != *id);
+    }
+
     fn keep(&mut self, mut stays: impl FnMut(Protocol, &Taken) -> bool) {
         self.single.retain(|(protocol, _), taken| {
             taken.retain(|t| stays(*protocol, t));

@@ -34,6 +34,11 @@ impl Networks {
         ports.iter().for_each(|port| state.ports.give_back_one(id, port));
     }
 
+    /// Gives back whatever ports a container has.
+    pub fn give_back_all_ports(&self, id: &ContainerId) {
+        self.inner.lock_state().ports.give_back_all(id);
+    }
+
     /// Makes an attachment's published ports what `now` says: new ones, which were taken before, lead to the container, and those that `before`
     /// had beyond are closed and given back, with the connections through them.
     pub fn publish(

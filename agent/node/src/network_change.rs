@@ -13,7 +13,7 @@ use berth_model::network::{NetworkDriver, NetworkId, NetworkRecord, PREDEFINED, 
 use berth_model::{ContainerSpec, Timestamp};
 use berth_network::{Prefix, Prefix6};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 impl Node {
@@ -214,7 +214,10 @@ fn plan(inner: &Inner, id: NetworkId, random: [u8; 32], request: NetworkRequest)
     if macvlan {
         inner.networks.probe_macvlan(&bridge)?;
     }
-    let with_host = |p: Prefix| (!macvlan).then(|| routes.collision(p)).flatten();
+    // A macvlan's subnet is that of the wire, and no route of the host's.
+    let needed = |p: Prefix| routes.needed(|ip| matches!(ip, IpAddr::V4(ip) if p.contains(ip)));
+    let needed6 = |p: Prefix6| routes.needed(|ip| matches!(ip, IpAddr::V6(ip) if p.contains(ip)));
+    let with_host = |p: Prefix| (!macvlan).then(|| routes.collision(p).or_else(|| needed(p))).flatten();
     let with_network = |p: Prefix| {
         let v4 = |o: &&Arc<NetworkRecord>| {
             o.ipv4.is_some_and(|s| Prefix { address: s.subnet, len: s.prefix_len }.overlaps(p))
@@ -238,7 +241,7 @@ fn plan(inner: &Inner, id: NetworkId, random: [u8; 32], request: NetworkRequest)
                 o.ipv6.is_some_and(|s| Prefix6 { address: s.subnet, len: s.prefix_len }.overlaps(prefix))
             };
             let network = others.iter().find(v6).map(|o| format!("network {}", o.name));
-            let host = || (!macvlan).then(|| routes.collision6(prefix)).flatten();
+            let host = || (!macvlan).then(|| routes.collision6(prefix).or_else(|| needed6(prefix))).flatten();
             if let Some(with) = network.or_else(host) {
                 return Err(NodeError::SubnetInUse { subnet: prefix.to_string(), with });
             }
@@ -350,17 +353,19 @@ async fn take_apart(inner: &Arc<Inner>, record: &Arc<NetworkRecord>) -> Result<(
     Ok(())
 }
 
-/// What plugins leave of a network that nobody is on: CNI has no word for its end. Another one's bridge may have the same name, and is let alone.
+/// What plugins leave of a network that nobody is on: CNI has no word for its end. A bridge that was there before them is let alone, and one that
+/// another network has, too.
 fn remove_of_plugins(inner: &Inner, record: &NetworkRecord) {
     let list = |r: &NetworkRecord| r.conflist.as_deref().and_then(|text| Conflist::parse(text).ok());
     let Some(own) = list(record) else { return };
     let others = inner.nets.all().into_iter().filter(|o| o.id != record.id);
-    let taken: Vec<String> = others.filter_map(|o| list(&o)).flat_map(|l| l.bridges()).collect();
+    let of = |o: &NetworkRecord| list(o).map_or_else(|| vec![o.bridge.clone()], |l| l.bridges());
+    let taken: Vec<String> = others.flat_map(|o| of(&o)).collect();
     if let Err(error) = inner.cni.collect(record.conflist.as_deref().unwrap_or_default(), &record.name) {
         tracing::warn!(network = record.name, %error, "having CNI plugins give back what nobody has");
     }
     for bridge in own.bridges().into_iter().filter(|b| !taken.contains(b)) {
-        if let Err(error) = inner.networks.delete_idle_bridge(&bridge) {
+        if let Err(error) = inner.networks.delete_marked_bridge(&bridge) {
             tracing::warn!(network = record.name, bridge, %error, "deleting what CNI plugins have left");
         }
     }

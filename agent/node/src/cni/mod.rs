@@ -152,6 +152,12 @@ pub(crate) fn join(
     if let Some(why) = check_ports(inner, &want.network, &want.ports) {
         return Err(NodeError::Invalid(vec![("config.ports".to_owned(), why)]));
     }
+    // What an earlier start could not take back has its ports still, and they are asked for now.
+    inner.cni.delete(&record.id, interface)?;
+    if !want.ports.is_empty() {
+        // They lead to one network only: to this one from now on.
+        inner.networks.give_back_all_ports(&record.id);
+    }
     let last = want.last.as_ref().map_or(&[][..], |l| &l.ports);
     let ports = inner.networks.take_ports_again(&record.id, &want.ports, last)?;
     let addresses = [want.ipv4.map(IpAddr::V4), want.ipv6.map(IpAddr::V6)];
@@ -163,7 +169,17 @@ pub(crate) fn join(
         addresses: addresses.into_iter().flatten().collect(),
         mac: want.mac.clone(),
     };
-    match inner.cni.add(&record.id, netns, &wish) {
+    // Who asks in vain takes it for another's, which stays.
+    let is_new = |bridge: &String| matches!(inner.networks.has_link(bridge), Ok(false));
+    let new: Vec<String> = list.bridges().into_iter().filter(is_new).collect();
+    let added = inner.cni.add(&record.id, netns, &wish);
+    // A failed ADD leaves its bridge, too.
+    for bridge in new {
+        if let Err(error) = inner.networks.mark_bridge(&bridge) {
+            tracing::warn!(network = want.network, bridge, %error, "the bridge of CNI plugins will stay when the network goes");
+        }
+    }
+    match added {
         Ok(added) => Ok(attachment(want, interface, ports, added.read)),
         Err(error) => {
             inner.networks.give_back_ports(&record.id, &ports);
