@@ -115,6 +115,20 @@ fn a_permitted_folder_is_not_left_by_links() {
     assert_eq!(sh(&["-v", &format!("{s}/near:/n")], "cat /n/mine").stdout, "mine");
     assert_eq!(sh(&["-v", &format!("{s}/near/new/deep:/n")], "touch /n/x").code, 0);
     assert!(shared.join("own/new/deep/x").exists());
+    // What is mounted below it comes along, with its owners as the container sees them.
+    let (other, below) = (shared.join("other"), shared.join("own/new"));
+    std::fs::create_dir(&other).expect("other");
+    let mount = |arguments: &[&std::path::Path], program: &str| {
+        assert!(std::process::Command::new(program).args(arguments).status().expect(program).success());
+    };
+    mount(&["--bind".as_ref(), &other, &below], "mount");
+    let touched = sh(&["-v", &format!("{s}/own:/o:idmap")], "touch /o/x /o/new/x");
+    mount(&[&below], "umount");
+    assert_eq!(touched.code, 0, "{touched:?}");
+    for file in [other.join("x"), shared.join("own/x")] {
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&file).expect("made"));
+        assert_eq!(owner, 0, "{}", file.display());
+    }
     for link in ["out", "up", "out/new"] {
         let output = sh(&["-v", &format!("{s}/{link}:/x")], "cat /x/hostname /x/passwd");
         assert!(output.code == 125 && output.stderr.contains("held inside"), "{link}: {output:?}");

@@ -2,6 +2,7 @@
 
 use crate::config::ConsoleSize;
 use crate::error::Error;
+use crate::rootfs;
 use crate::tree;
 use berth_sys::process::{self, Ended, Poll};
 use berth_sys::{mount, oci, pty, socket, term};
@@ -22,6 +23,8 @@ pub fn make(
     }
     if console {
         let target = tree::target(root, "/dev/console", false)?;
+        // /dev may be the image's, and this a link to where a mount would hide the kernel's files (CVE-2025-52881).
+        rootfs::guard_proc("/dev/console", target.as_fd(), false)?;
         let copy = oci::clone_mount(terminal.as_fd(), false)?;
         mount::move_mount_to_fd(copy.as_fd(), target.as_fd())?;
     }

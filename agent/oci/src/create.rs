@@ -6,12 +6,11 @@ use crate::config::{self, Config};
 use crate::error::{Error, plain};
 use crate::hooks;
 use crate::init::{self, Streams};
-use crate::plan::{self, NEWCGROUP, NEWPID, NEWTIME, NEWUSER, Plan};
+use crate::plan::{self, NEWCGROUP, NEWTIME, NEWUSER, Plan};
 use crate::state::{Home, OCI_VERSION, Record, Status, json, write_whole};
 use crate::trees::{self, map_text};
 use berth_sys::process::{self, Cloned};
 use berth_sys::{fs as sys_fs, oci, socket};
-use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -50,11 +49,15 @@ pub fn create(context: &Context, id: &str, request: &Request) -> Result<Created,
     let mut plan = plan::plan(&config, &bundle, id, &mut warnings)?;
     let act = format!("root.path: finding {}", plan.rootfs.display());
     plan.rootfs = fs::canonicalize(&plan.rootfs).map_err(Error::io(act))?;
-    let (console, ours) = console(&plan.process, request)?;
+    // Before anything is opened that stays open, which could get the number of a descriptor that the caller has not given.
     let preserve = preserved(request.preserve_fds, &mut plan.process.env)?;
+    let (console, ours) = console(&plan.process, request)?;
     let lock = home.make()?;
     let mut draft = Draft { home: &home, group: None, child: None, plan: &plan, record: None };
-    let made = home.put("config.json", &fs::read(&file).map_err(Error::io("reading config.json"))?).and_then(|()| {
+    let kept = Group::find(&plan.cgroup)
+        .and_then(|group| group.expect_unused())
+        .and_then(|()| home.put("config.json", &fs::read(&file).map_err(Error::io("reading config.json"))?));
+    let made = kept.and_then(|()| {
         let record = Record {
             oci_version: OCI_VERSION.into(),
             id: id.into(),
@@ -63,11 +66,11 @@ pub fn create(context: &Context, id: &str, request: &Request) -> Result<Created,
             created: jiff::Timestamp::now().to_string(),
             annotations: config.annotations.clone(),
             cgroup: plan.cgroup.clone(),
+            no_new_keyring: request.no_new_keyring,
             ..Record::default()
         };
-        let keyring = CString::new(format!("_ses.{id}")).unwrap_or_default();
-        let streams =
-            |report| Streams { report, console, preserve, keyring: (!request.no_new_keyring).then_some(keyring) };
+        let keyring = record.keyring();
+        let streams = |report| Streams { report, console, preserve, keyring };
         make(context, &config, &mut draft, record, !request.no_pivot, streams, &mut warnings)
     });
     let finished = made.and_then(|(record, pidfd)| {
@@ -189,15 +192,15 @@ fn make(
     let group = Group::find(&plan.cgroup)?;
     draft.group = Some(group.clone());
     group.create()?;
+    if group.is_frozen() {
+        let message = format!("/{}: the cgroup is frozen, by one above it", group.path.display());
+        return Err(Error::field("linux.cgroupsPath", message));
+    }
     group.apply(&config.linux.resources, false, warnings)?;
     let listener = draft.home.listen()?;
     let trees = trees::open(plan, &group)?;
     let (ours, theirs) = socket::seqpacket_pair().map_err(Error::io("making the socket to the new process"))?;
     let user_namespace = plan.join.iter().find(|(kind, _)| *kind == NEWUSER).map(|(_, path)| open(path)).transpose()?;
-    if user_namespace.is_some() && plan.new & NEWPID != 0 {
-        let message = "cannot be new in a user namespace that is joined: berth-runtime does not support that";
-        return Err(Error::field("linux.namespaces[pid]", message));
-    }
     // With a user namespace to join, the child makes the others in that.
     let flags = if user_namespace.is_some() { 0 } else { plan.new & !(NEWCGROUP | NEWTIME) };
     let joined = Joined::enter(plan)?;
@@ -205,23 +208,22 @@ fn make(
     let cloned = process::clone3(flags, None).map_err(Error::io("making the container's namespaces (clone3)"))?;
     let Cloned::Parent(pid, pidfd) = cloned else {
         drop(ours);
-        let mut state = state;
-        // As it sees itself.
-        state["pid"] = std::process::id().into();
         let streams = streams(theirs);
         init::run(init::Container { plan, trees, streams, listener, user_namespace, pivot, state })
     };
-    let kept = pidfd.try_clone().map_err(Error::io("duplicating a descriptor"))?;
     draft.child = Some((pid, pidfd));
     // The child alone has them, so that they close with it.
     drop((theirs, listener, trees, streams));
     joined.leave()?;
-    record.pid = pid;
-    record.start_time = process::start_time(pid).map_err(Error::io("looking at the new process"))?;
-    draft.home.save(&record)?;
+    note(draft, &mut record)?;
     map(plan, pid)?;
     group.add(pid)?;
     go_on(&ours)?;
+    if plan.is_born_twice() {
+        draft.child = Some(successor(&ours, pid)?);
+        note(draft, &mut record)?;
+        go_on(&ours)?;
+    }
     expect(&ours, init::MOUNTED)?;
     draft.record = Some(record.clone());
     let state = json(&record, Status::Creating);
@@ -229,9 +231,30 @@ fn make(
     hooks::run("createRuntime", &plan.hooks.create_runtime, &state, Some(&record.bundle))?;
     go_on(&ours)?;
     expect(&ours, init::READY)?;
-    limit(&plan.process, pid)?;
-    context.log.debug(&format!("container {} is made, process {pid}", record.id));
-    Ok((record, kept))
+    limit(&plan.process, record.pid)?;
+    context.log.debug(&format!("container {} is made, process {}", record.id, record.pid));
+    let kept = draft.child.as_ref().map(|(_, pidfd)| pidfd.try_clone());
+    let kept = kept.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::NotFound)));
+    Ok((record, kept.map_err(Error::io("duplicating a descriptor"))?))
+}
+
+/// Writes down who the first process is.
+fn note(draft: &Draft<'_>, record: &mut Record) -> Result<(), Error> {
+    record.pid = draft.child.as_ref().map_or(0, |(pid, _)| *pid);
+    record.start_time = process::start_time(record.pid).map_err(Error::io("looking at the new process"))?;
+    draft.home.save(record)
+}
+
+/// Who goes on in the place of the first child, which ends; a child of this process's, too.
+fn successor(from: &OwnedFd, first: u32) -> Result<(u32, OwnedFd), Error> {
+    let message = receive(from)?;
+    let pid = match message.strip_prefix(init::BORN).map(<[u8; 4]>::try_from) {
+        Some(Ok(bytes)) => u32::from_le_bytes(bytes),
+        _ => return Err(said(&message)),
+    };
+    let pidfd = process::pidfd_open(pid).map_err(Error::io("opening the new process"))?;
+    process::reap(Some(first), true).map_err(Error::io("waiting for the process that joined the user namespace"))?;
+    Ok((pid, pidfd))
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Error> {
@@ -319,11 +342,22 @@ pub fn go_on(to: &OwnedFd) -> Result<(), Error> {
 
 /// Waits for a message of the new process.
 pub fn expect(from: &OwnedFd, wanted: &[u8]) -> Result<(), Error> {
+    let message = receive(from)?;
+    if message == wanted { Ok(()) } else { Err(said(&message)) }
+}
+
+fn receive(from: &OwnedFd) -> Result<Vec<u8>, Error> {
     let mut buffer = vec![0; init::MESSAGE];
     match socket::receive(from.as_fd(), &mut buffer, &mut Vec::new(), true) {
-        Ok(n) if &buffer[..n] == wanted => Ok(()),
-        Ok(n) if n > 0 && buffer[0] == b'E' => Err(Error::Child(String::from_utf8_lossy(&buffer[1..n]).into_owned())),
-        Ok(_) => Err(Error::Child("the new process ended before it was ready".into())),
+        Ok(n) => Ok(buffer[..n].to_vec()),
         Err(e) => Err(Error::Child(format!("waiting for the new process: {}", plain(&e)))),
+    }
+}
+
+/// What a message says that is not the one that was waited for.
+fn said(message: &[u8]) -> Error {
+    match message {
+        [b'E', words @ ..] => Error::Child(String::from_utf8_lossy(words).into_owned()),
+        _ => Error::Child("the new process ended before it was ready".into()),
     }
 }

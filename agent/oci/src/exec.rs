@@ -52,6 +52,8 @@ pub fn exec(context: &Context, id: &str, request: &Request) -> Result<Started, E
     let given = given(&config, request)?;
     let mut warnings = Vec::new();
     let mut plan = plan::process(&given, config.linux.seccomp.as_ref(), &mut warnings)?;
+    // Before anything is opened that stays open.
+    let preserve = preserved(request.preserve_fds, &mut plan.env)?;
     let (console, ours) = match (&request.console_socket, plan.terminal) {
         (Some(path), true) => (Some(connect_console(path)?), None),
         (Some(_), false) => return Err(Error::field("--console-socket", "there is no terminal to send")),
@@ -64,8 +66,7 @@ pub fn exec(context: &Context, id: &str, request: &Request) -> Result<Started, E
         }
         (None, false) => (None, None),
     };
-    let preserve = preserved(request.preserve_fds, &mut plan.env)?;
-    let streams = |report| Streams { report, console, preserve, keyring: None };
+    let streams = |report| Streams { report, console, preserve, keyring: record.keyring() };
     let (pid, pidfd) = make(&record, &plan, streams)?;
     for warning in &warnings {
         context.log.warning(warning);

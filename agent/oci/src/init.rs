@@ -4,16 +4,18 @@ use crate::config::Hooks;
 use crate::console;
 use crate::error::plain;
 use crate::hooks;
-use crate::plan::{NEWCGROUP, NEWUSER, Plan, ProcessPlan};
+use crate::plan::{NEWCGROUP, NEWTIME, NEWUSER, Plan, ProcessPlan};
 use crate::rootfs::{self, Failure};
+use crate::state::Status;
 use crate::tree;
 use crate::trees::Trees;
-use berth_sys::fs::{self, Kind, Open};
-use berth_sys::process::{self, Poll};
+use berth_sys::fs::{self, Kind, Open, Resolve};
+use berth_sys::process::{self, Cloned, Poll};
 use berth_sys::{cap, oci, socket};
 use serde_json::Value;
 use std::ffi::{CStr, CString};
-use std::io::{self, IoSlice};
+use std::fs::File;
+use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::exit;
 
@@ -23,6 +25,8 @@ const SIGKILL: i32 = 9;
 pub const GO: &[u8] = b"g";
 pub const MOUNTED: &[u8] = b"m";
 pub const READY: &[u8] = b"r";
+/// With the pid of who goes on in the sender's place, four bytes.
+pub const BORN: &[u8] = b"b";
 pub const START: &[u8] = b"start";
 pub const STARTED: &[u8] = b"ok";
 /// Bytes of a message.
@@ -54,9 +58,9 @@ pub struct Container<'a> {
 /// The first process of a container. Never returns.
 pub fn run(mut container: Container<'_>) -> ! {
     let failure = match build(&mut container) {
-        Ok(command) => {
+        Ok(program) => {
             let Container { plan, streams, listener, state, .. } = container;
-            wait_and_become(plan, streams, listener, &state, &command)
+            wait_and_become(plan, streams, listener, &state, &program)
         }
         Err(failure) => failure,
     };
@@ -92,15 +96,29 @@ fn act<T>(words: impl Into<String>, result: io::Result<T>) -> Result<T, Failure>
     result.map_err(|e| (words.into(), e))
 }
 
-/// Until all is ready for the command, which is returned as a path.
-fn build(container: &mut Container<'_>) -> Result<CString, Failure> {
+/// What is executed.
+struct Program {
+    path: CString,
+    /// HOME, when the environment does not say it.
+    home: Option<String>,
+}
+
+/// Until all is ready for the program.
+fn build(container: &mut Container<'_>) -> Result<Program, Failure> {
     let plan = container.plan;
     let report = container.streams.report.as_fd();
     begin()?;
     if let Some(namespace) = &container.user_namespace {
-        act("joining the user namespace", process::setns(namespace.as_fd(), NEWUSER))?;
-        act("making namespaces", process::unshare(plan.new & !NEWCGROUP))?;
+        let new = plan.new & !(NEWCGROUP | NEWTIME);
+        if plan.is_born_twice() {
+            be_born_in(namespace.as_fd(), new, report)?;
+        } else {
+            act("joining the user namespace", process::setns(namespace.as_fd(), NEWUSER))?;
+            act("making namespaces", process::unshare(new))?;
+        }
     }
+    // As it sees itself.
+    container.state["pid"] = std::process::id().into();
     wait_for_parent(report)?;
     if plan.has_user_namespace() {
         act("becoming root of the user namespace", process::set_user(0, 0, &[]))?;
@@ -132,9 +150,40 @@ fn build(container: &mut Container<'_>) -> Result<CString, Failure> {
     if let Some(domain) = plan.personality {
         act("setting linux.personality", oci::set_personality(domain))?;
     }
-    let command = look_up(&plan.process)?;
+    let program = Program { path: look_up(&plan.process)?, home: home(&plan.process, root) };
     act("freeing its life from the parent", process::set_parent_death_signal(0))?;
-    Ok(command)
+    Ok(program)
+}
+
+/// As runc: the home of the user by the container's passwd(5), which is what programs take for `~`.
+fn home(plan: &ProcessPlan, root: BorrowedFd<'_>) -> Option<String> {
+    if plan.env.iter().any(|e| e.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
+        return None;
+    }
+    const MAX: u64 = 1 << 20;
+    let mut text = Vec::new();
+    let resolve = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
+    // It may be anything: without waiting for a fifo's writer, and without taking a device's bytes.
+    if let Ok(file) = fs::openat2(root, "etc/passwd", Open::RDONLY | Open::NONBLOCK, 0, resolve)
+        && fs::fstat(file.as_fd()).is_ok_and(|s| s.kind == Kind::Regular)
+        && File::from(file).take(MAX).read_to_end(&mut text).is_err()
+    {
+        text.clear();
+    }
+    Some(berth_runtime::home(plan.uid, &text)).filter(|home| !home.contains('\0'))
+}
+
+/// Joins the user namespace, and returns in a child of the runtime's whose other namespaces belong to it: a namespace is its maker's, and
+/// one for processes is entered by birth alone. This process is in the container's group by then, tells the runtime its successor, and ends.
+fn be_born_in(user: BorrowedFd<'_>, namespaces: u64, report: BorrowedFd<'_>) -> Result<(), Failure> {
+    const PARENT: u64 = 0x8000;
+    wait_for_parent(report)?;
+    act("joining the user namespace", process::setns(user, NEWUSER))?;
+    match act("making the container's namespaces (clone3)", process::clone3(namespaces | PARENT, None))? {
+        // What a birth does not hand on.
+        Cloned::Child => begin(),
+        Cloned::Parent(pid, _) => exit(send(report, &[BORN, &pid.to_le_bytes()[..]].concat()).is_err().into()),
+    }
 }
 
 /// A session of its own, closed to others until the execve.
@@ -211,7 +260,7 @@ fn look_up(plan: &ProcessPlan) -> Result<CString, Failure> {
 }
 
 /// Waits for `start`, and becomes the program. Returns when the parent cannot be told that all is ready.
-fn wait_and_become(plan: &Plan, streams: Streams, listener: OwnedFd, state: &Value, command: &CStr) -> ! {
+fn wait_and_become(plan: &Plan, streams: Streams, listener: OwnedFd, state: &Value, program: &Program) -> ! {
     // Folders of the host are open here, and the command comes from a caller or an image: their owners never run again.
     let closed = oci::close_all_from(3 + streams.preserve, &[streams.report.as_fd(), listener.as_fd()]);
     let ready = act("closing descriptors", closed)
@@ -222,15 +271,19 @@ fn wait_and_become(plan: &Plan, streams: Streams, listener: OwnedFd, state: &Val
     let Streams { report, preserve, .. } = streams;
     drop(report);
     let Ok(caller) = wait_for_start(listener.as_fd()) else { exit(1) };
-    let failure = match start_hooks(&plan.hooks, state).and_then(|()| restrict(&plan.process, preserve)) {
-        Ok(()) => exec(&plan.process, command),
+    // The hooks' programs are the container's files: they get no more rights than its process.
+    let ready = restrict(&plan.process).and_then(|()| start_hooks(&plan.hooks, state)).and_then(|()| hand_on(preserve));
+    let failure = match ready {
+        Ok(()) => exec(&plan.process, program),
         Err(failure) => failure,
     };
     give_up(caller.as_fd(), &words(&failure))
 }
 
 fn start_hooks(hooks: &Hooks, state: &Value) -> Result<(), Failure> {
-    let done = hooks::run("startContainer", &hooks.start_container, state, None);
+    let mut state = state.clone();
+    state["status"] = Status::Created.name().into();
+    let done = hooks::run("startContainer", &hooks.start_container, &state, None);
     done.map_err(|e| (String::new(), io::Error::other(e.to_string())))
 }
 
@@ -252,16 +305,20 @@ fn wait_for_start(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
 }
 
-/// The last steps: what may be done from here on, and as whom.
-fn restrict(plan: &ProcessPlan, preserve: u32) -> Result<(), Failure> {
-    for (file, content) in &plan.labels {
-        act(format!("writing /proc/self/attr/{file}"), std::fs::write(format!("/proc/self/attr/{file}"), content))?;
-    }
+/// The last step: what the program is to find as it was left. Hooks get no descriptors.
+fn hand_on(preserve: u32) -> Result<(), Failure> {
     for fd in 3..3 + preserve {
         let kept = oci::take_inherited(fd as i32).and_then(oci::keep_through_exec);
         act(format!("handing on descriptor {fd}"), kept)?;
     }
-    act("resetting signals", process::reset_signals())?;
+    act("resetting signals", process::reset_signals())
+}
+
+/// What may be done from here on, and as whom.
+fn restrict(plan: &ProcessPlan) -> Result<(), Failure> {
+    for (file, content) in &plan.labels {
+        act(format!("writing /proc/self/attr/{file}"), rootfs::label(file, content))?;
+    }
     let load = || match &plan.seccomp {
         Some(seccomp) => act("loading linux.seccomp", berth_sys::seccomp::load_with(&seccomp.program, seccomp.flags)),
         None => Ok(()),
@@ -284,22 +341,28 @@ fn restrict(plan: &ProcessPlan, preserve: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-fn exec(plan: &ProcessPlan, command: &CStr) -> Failure {
+fn exec(plan: &ProcessPlan, program: &Program) -> Failure {
     let strings = |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
-    let (Ok(args), Ok(env)) = (strings(&plan.args), strings(&plan.env)) else {
+    let mut env = plan.env.clone();
+    if let Some(home) = &program.home {
+        // An empty one counts as none.
+        env.retain(|e| e != "HOME=");
+        env.push(format!("HOME={home}"));
+    }
+    let (Ok(args), Ok(env)) = (strings(&plan.args), strings(&env)) else {
         return ("process.args".into(), io::Error::from_raw_os_error(EINVAL));
     };
     let args: Vec<&CStr> = args.iter().map(|s| &**s).collect();
     let env: Vec<&CStr> = env.iter().map(|s| &**s).collect();
-    let error = process::execve(command, &args, &env);
-    (format!("exec {}", command.to_string_lossy()), error)
+    let error = process::execve(&program.path, &args, &env);
+    (format!("exec {}", program.path.to_string_lossy()), error)
 }
 
 /// One more process in a container whose namespaces are behind a pidfd; `kinds`: those to join here. Never returns.
 pub fn run_exec(plan: &ProcessPlan, streams: Streams, process_one: &OwnedFd, kinds: u64) -> ! {
     let failure = match enter(plan, &streams, process_one, kinds) {
-        Ok(command) => match limited(&streams).and_then(|()| restrict(plan, streams.preserve)) {
-            Ok(()) => exec(plan, &command),
+        Ok(program) => match limited(&streams).and_then(|()| restrict(plan)).and_then(|()| hand_on(streams.preserve)) {
+            Ok(()) => exec(plan, &program),
             Err(failure) => failure,
         },
         Err(failure) => failure,
@@ -314,7 +377,7 @@ fn limited(streams: &Streams) -> Result<(), Failure> {
     wait_for_parent(streams.report.as_fd())
 }
 
-fn enter(plan: &ProcessPlan, streams: &Streams, process_one: &OwnedFd, kinds: u64) -> Result<CString, Failure> {
+fn enter(plan: &ProcessPlan, streams: &Streams, process_one: &OwnedFd, kinds: u64) -> Result<Program, Failure> {
     begin()?;
     wait_for_parent(streams.report.as_fd())?;
     act("joining the container's namespaces", process::setns(process_one.as_fd(), kinds))?;
@@ -324,9 +387,9 @@ fn enter(plan: &ProcessPlan, streams: &Streams, process_one: &OwnedFd, kinds: u6
     }
     let root = act("opening the root", fs::open("/", Open::PATH | Open::DIRECTORY, 0))?;
     prepare(plan, root.as_fd(), streams, false)?;
-    let command = look_up(plan)?;
+    let program = Program { path: look_up(plan)?, home: home(plan, root.as_fd()) };
     act("freeing its life from the parent", process::set_parent_death_signal(0))?;
-    Ok(command)
+    Ok(program)
 }
 
 /// Terminals of devpts (Documentation/admin-guide/devices.txt).

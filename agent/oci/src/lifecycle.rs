@@ -21,9 +21,8 @@ pub fn start(context: &Context, id: &str) -> Result<(), Error> {
         Status::Created => {}
         Status::Stopped => return Err(Error::State("cannot start a container that has stopped".into())),
         Status::Creating => return Err(Error::State("cannot start a container that is not made yet".into())),
-        Status::Running | Status::Paused => {
-            return Err(Error::State("cannot start an already running container".into()));
-        }
+        Status::Running => return Err(Error::State("cannot start an already running container".into())),
+        Status::Paused => return Err(Error::State("cannot start a paused container: resume it first".into())),
     }
     let config: Config = config::read(&home.path.join("config.json"))?;
     let Some(connection) = home.connect()? else {

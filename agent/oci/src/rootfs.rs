@@ -88,7 +88,7 @@ fn attach(root: BorrowedFd<'_>, path: &str, tree: BorrowedFd<'_>) -> io::Result<
 }
 
 /// `whole`: what is mounted is procfs itself.
-fn guard_proc(path: &str, at: BorrowedFd<'_>, whole: bool) -> io::Result<()> {
+pub fn guard_proc(path: &str, at: BorrowedFd<'_>, whole: bool) -> io::Result<()> {
     let allowed = COVERED.iter().any(|p| same(p, path)) || whole && same(path, "/proc");
     let inside = same(path, "/proc") || path.split('/').find(|p| !p.is_empty()) == Some("proc") || oci::is_procfs(at)?;
     if inside && !allowed {
@@ -195,7 +195,9 @@ fn cgroups(root: BorrowedFd<'_>, planned: &MountPlan, trees: Vec<(String, OwnedF
 fn make_device(root: BorrowedFd<'_>, device: &DevicePlan, bound: Option<BorrowedFd<'_>>) -> io::Result<()> {
     if let Some(tree) = bound {
         // A user namespace makes no devices: the host's are bound.
-        return mount::move_mount_to_fd(tree, tree::target(root, &device.path, false)?.as_fd());
+        let at = tree::target(root, &device.path, false)?;
+        guard_proc(&device.path, at.as_fd(), false)?;
+        return mount::move_mount_to_fd(tree, at.as_fd());
     }
     let (folder, name) = tree::parent(root, &device.path)?;
     let kind = match device.kind {
@@ -250,6 +252,7 @@ pub fn enter(plan: &Plan, root: BorrowedFd<'_>, pivot: bool) -> Result<(), Failu
     }
     act("going to /", std::env::set_current_dir("/"))?;
     let (kind, recursive) = act("reading linux.rootfsPropagation", propagation(plan.root_propagation))?;
+    // A slave it is already, and made private where it was opened: what hangs below it may be a slave by request.
     if matches!(kind, Propagation::Shared | Propagation::Unbindable) {
         act("setting linux.rootfsPropagation", mount::set_propagation(Path::new("/"), kind, recursive))?;
     }
@@ -305,14 +308,47 @@ pub fn read_only(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), Failure> 
 
 /// Writes a value to a file below /proc/sys, which must be the kernel's own (CVE-2019-16884).
 pub fn sysctl(root: BorrowedFd<'_>, path: &str, value: &str) -> io::Result<()> {
-    let path = format!("/proc/sys/{path}");
-    let resolve = fs::Resolve::IN_ROOT | fs::Resolve::NO_SYMLINKS;
-    let file = fs::openat2(root, path, fs::Open::WRONLY, 0, resolve)?;
-    if !oci::is_procfs(file.as_fd())? {
+    write_proc(root, &format!("sys/{path}"), value)
+}
+
+/// Writes the label of this process's next execve to a file below /proc/self/attr, behind the entry into the root: a file of the image's
+/// would take it, and the program would run without (CVE-2019-16884's other half).
+pub fn label(file: &str, content: &str) -> io::Result<()> {
+    let root = fs::open("/", fs::Open::PATH | fs::Open::DIRECTORY, 0)?;
+    write_proc(root.as_fd(), &format!("self/attr/{file}"), content)
+}
+
+/// Writes a file of the container's /proc, which must be the kernel's, with nothing mounted over it.
+fn write_proc(root: BorrowedFd<'_>, path: &str, value: &str) -> io::Result<()> {
+    let proc = tree::no_link(root, "/proc")?;
+    if !oci::is_procfs(proc.as_fd())? {
         return Err(io::Error::other("/proc of the container is not procfs"));
     }
+    let resolve = fs::Resolve::BENEATH | fs::Resolve::NO_XDEV | fs::Resolve::NO_MAGICLINKS;
+    let file = fs::openat2(proc.as_fd(), path, fs::Open::WRONLY, 0, resolve)?;
     process::write(file.as_fd(), value.as_bytes()).map(drop)
 }
 
 const EINVAL: i32 = 22;
 const ENOTDIR: i32 = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_written_to_the_kernel_alone() {
+        let at = std::env::temp_dir().join(format!("berth-oci-label-{}", std::process::id()));
+        std::fs::create_dir_all(at.join("proc/self/attr")).unwrap();
+        std::fs::write(at.join("proc/self/attr/exec"), "").unwrap();
+        let root = OwnedFd::from(std::fs::File::open(&at).unwrap());
+        let refused = write_proc(root.as_fd(), "self/attr/exec", "x").unwrap_err();
+        assert!(refused.to_string().contains("is not procfs"), "{refused}");
+        assert_eq!(std::fs::read_to_string(at.join("proc/self/attr/exec")).unwrap(), "");
+        std::fs::remove_dir_all(at).unwrap();
+        // The way to the real one: what is there is written, and what is not is not made.
+        let host = OwnedFd::from(std::fs::File::open("/").unwrap());
+        write_proc(host.as_fd(), "self/oom_score_adj", "0").unwrap();
+        assert!(label("nosuch", "x").is_err());
+    }
+}

@@ -8,6 +8,7 @@ use crate::error::Error;
 use berth_sys::{process, socket};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -32,6 +33,15 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// Below the hierarchies' roots.
     pub cgroup: PathBuf,
+    /// `--no-new-keyring`: its processes keep their caller's session keyring.
+    pub no_new_keyring: bool,
+}
+
+impl Record {
+    /// The name of the session keyring that all processes of the container join, as runc calls it.
+    pub fn keyring(&self) -> Option<CString> {
+        if self.no_new_keyring { None } else { CString::new(format!("_ses.{}", self.id)).ok() }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -169,6 +179,19 @@ impl Home {
         }
     }
 
+    /// Does anybody listen for `start`? Never waits: who listens may be in a hook, with a queue that is full of such looks.
+    fn is_listened(&self) -> Result<bool, Error> {
+        let (_folder, short) = self.short()?;
+        match socket::connect_at_once(&short) {
+            Ok(_) => Ok(true),
+            Err(e) => match e.kind() {
+                io::ErrorKind::WouldBlock => Ok(true),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(false),
+                _ => Err(Error::io(format!("connecting to {}", self.socket().display()))(e)),
+            },
+        }
+    }
+
     fn short(&self) -> Result<(File, PathBuf), Error> {
         let folder = File::open(&self.path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => self.missing(),
@@ -216,12 +239,12 @@ pub fn status(home: &Home, record: &Record) -> Result<Status, Error> {
     if !is_alive(record) {
         return Ok(Status::Stopped);
     }
-    if home.connect()?.is_some() {
-        return Ok(Status::Created);
-    }
-    // Between the last look and this one it may have ended.
+    // First, because the kernel answers for a frozen listener, too. Between the last look and this one it may have ended.
     if crate::cgroup::Group::find(&record.cgroup)?.is_frozen() && is_alive(record) {
         return Ok(Status::Paused);
+    }
+    if home.is_listened()? {
+        return Ok(Status::Created);
     }
     Ok(Status::Running)
 }

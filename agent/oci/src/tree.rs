@@ -74,8 +74,9 @@ fn make(root: BorrowedFd<'_>, path: &str, folder: bool) -> io::Result<Made> {
                     let flags = Open::WRONLY | Open::CREATE | Open::EXCL | Open::NOFOLLOW;
                     fs::openat(dir.as_fd(), name, flags, 0o644)?;
                 } else {
+                    // The umask is 0. No chmod by name behind it: a container that has this volume, too, could have put a link to a file of
+                    // the host's in its place, which is followed from the host's root.
                     fs::mkdirat(dir.as_fd(), name, 0o755)?;
-                    fs::chmodat(dir.as_fd(), name, 0o755)?;
                 }
                 fs::openat(dir.as_fd(), name, Open::PATH | Open::NOFOLLOW, 0)?
             }
@@ -126,6 +127,43 @@ mod tests {
         ] {
             assert_eq!(beside(folder, link), leads, "{folder} -> {link}");
         }
+    }
+
+    /// A neighbour that has the volume, too, waits for the folder and puts a link to a file of the host's in its place.
+    #[test]
+    fn a_link_that_takes_a_new_folder_s_place_is_not_followed() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let at = std::env::temp_dir().join(format!("berth-oci-race-{}", std::process::id()));
+        let root = at.join("root");
+        std::fs::create_dir_all(&root).unwrap();
+        let secret = at.join("secret");
+        std::fs::write(&secret, "").unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let (link, place) = (root.join("link"), root.join("cache"));
+        symlink(&secret, &link).unwrap();
+        let fd = OwnedFd::from(std::fs::File::open(&root).unwrap());
+        let (over, mut swapped) = (AtomicBool::new(false), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let _ = fs::exchange(&link, &place);
+                }
+            });
+            for _ in 0..2000 {
+                let _ = target(fd.as_fd(), "/cache", true);
+                // Both are there, in either order.
+                let folder = if place.is_symlink() { &link } else { &place };
+                swapped += u32::from(folder == &link);
+                // The other thread may exchange them between the look and the act.
+                while std::fs::remove_dir(&link).is_err() && std::fs::remove_dir(&place).is_err() {}
+                let _ = std::fs::rename(&place, &link);
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert!(swapped > 0, "the neighbour was never fast enough");
+        assert_eq!(std::fs::metadata(&secret).unwrap().mode() & 0o7777, 0o600);
+        std::fs::remove_dir_all(at).unwrap();
     }
 
     #[test]

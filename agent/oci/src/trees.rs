@@ -12,8 +12,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// MS_SHARED of mount(2).
+// MS_SHARED and MS_PRIVATE of mount(2).
 const SHARED: u32 = 0x10_0000;
+const PRIVATE: u32 = 0x4_0000;
 
 pub struct Trees {
     pub root: OwnedFd,
@@ -24,18 +25,27 @@ pub struct Trees {
 }
 
 pub fn open(plan: &Plan, group: &Group) -> Result<Trees, Error> {
-    let shared = plan.root_propagation & SHARED != 0;
+    let default = if plan.root_propagation & SHARED != 0 {
+        None
+    } else if plan.root_propagation & PRIVATE != 0 {
+        Some(Propagation::Private)
+    } else {
+        Some(Propagation::Slave)
+    };
     let act = || format!("opening the root {}", plan.rootfs.display());
     let root = mount::open_tree(None, &plan.rootfs, true, true).map_err(Error::io(act()))?;
     // A slave until it is entered: what is mounted in it is the container's alone.
     set(&root, Propagation::Slave, true).map_err(Error::io(act()))?;
+    if default == Some(Propagation::Private) {
+        set(&root, Propagation::Private, true).map_err(Error::io(act()))?;
+    }
     let mut mounts = Vec::with_capacity(plan.mounts.len());
     for planned in &plan.mounts {
         let words = || format!("opening what is mounted on {}", planned.target);
         mounts.push(match &planned.kind {
             MountKind::Fs { .. } => None,
             MountKind::Bind { source, recursive } => {
-                let tree = bind(planned, source, *recursive, shared)
+                let tree = bind(planned, source, *recursive, default)
                     .map_err(Error::io(format!("opening the mount source {}", source.display())))?;
                 Some(vec![(String::new(), tree)])
             }
@@ -51,11 +61,14 @@ fn set(tree: &OwnedFd, propagation: Propagation, recursive: bool) -> io::Result<
     mount::mount_setattr(tree.as_fd(), change)
 }
 
-fn bind(planned: &MountPlan, source: &Path, recursive: bool, shared: bool) -> io::Result<OwnedFd> {
+/// `default`: the propagation of a mount that asks for none; the host's own without.
+fn bind(planned: &MountPlan, source: &Path, recursive: bool, default: Option<Propagation>) -> io::Result<OwnedFd> {
     // A link at its end is followed, as by mount(8).
     let tree = mount::open_tree(None, &fs::canonicalize(source)?, true, recursive)?;
-    if !shared {
-        set(&tree, Propagation::Slave, true)?;
+    if let Some(default) = default {
+        // What is private cannot become a slave any more.
+        let first = if planned.propagation.is_empty() { default } else { Propagation::Slave };
+        set(&tree, first, true)?;
     }
     attributes(planned, &tree)?;
     for bits in &planned.propagation {

@@ -32,6 +32,7 @@ pub use plan::{DEFAULT_CAPABILITIES, Plan};
 pub use process::ProcessInfo;
 pub use session::{NewSession, Resumed, forget, resume, sweep};
 pub use shim::{Exec, Shim};
+pub use user::home;
 
 use berth_model::image::ImageConfig;
 use berth_model::network::NetworkAttachment;

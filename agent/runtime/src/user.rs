@@ -83,6 +83,15 @@ pub(crate) fn resolve(
     Ok(found)
 }
 
+/// The home of a user by the image's passwd file; `/` when that does not say.
+pub fn home(uid: u32, passwd: &[u8]) -> String {
+    let entry = lines(Some(passwd)).find(|f| f.len() >= 4 && number(&f[2]) == Some(uid));
+    entry
+        .and_then(|mut f| (f.len() > 5).then(|| f.swap_remove(5)))
+        .filter(|h| !h.is_empty())
+        .unwrap_or_else(|| "/".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +121,12 @@ mod tests {
             [0, 7, 50]
         );
         assert_eq!(resolve("user", "5", &[], None, None).unwrap(), user(5, 0, &[0], "/"));
+    }
+
+    #[test]
+    fn homes() {
+        assert_eq!((home(33, PASSWD), home(0, PASSWD)), ("/srv".into(), "/root".into()));
+        assert_eq!((home(1000, PASSWD), home(0, b""), home(1, PASSWD)), ("/".into(), "/".into(), "/".into()));
     }
 
     #[test]

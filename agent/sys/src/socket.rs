@@ -28,9 +28,10 @@ pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
-fn seqpacket() -> io::Result<OwnedFd> {
+/// `more`: flags beside close-on-exec.
+fn seqpacket(more: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: takes numbers only.
-    owned(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0) })
+    owned(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | more, 0) })
 }
 
 /// `ENAMETOOLONG` above 107 bytes, the length of sun_path (unix(7)).
@@ -51,7 +52,7 @@ fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
 /// A listening socket at a path that must not be there yet; accepting never sleeps.
 pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     let (address, len) = address(path)?;
-    let socket = seqpacket()?;
+    let socket = seqpacket(0)?;
     // SAFETY: the address lives through the call and len is its length.
     if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) } < 0 {
         return Err(io::Error::last_os_error());
@@ -65,8 +66,17 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
 
 /// Connects to a listening socket. `NotFound`, `ConnectionRefused`: nobody listens there.
 pub fn connect(path: &Path) -> io::Result<OwnedFd> {
+    connect_with(path, 0)
+}
+
+/// As [`connect`], and neither this nor what is done with the socket waits. `WouldBlock`: somebody listens, with a queue that is full.
+pub fn connect_at_once(path: &Path) -> io::Result<OwnedFd> {
+    connect_with(path, libc::SOCK_NONBLOCK)
+}
+
+fn connect_with(path: &Path, flags: libc::c_int) -> io::Result<OwnedFd> {
     let (address, len) = address(path)?;
-    let socket = seqpacket()?;
+    let socket = seqpacket(flags)?;
     // SAFETY: the address lives through the call and len is its length.
     if unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) } < 0 {
         return Err(io::Error::last_os_error());

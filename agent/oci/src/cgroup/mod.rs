@@ -9,7 +9,6 @@ use crate::config::Resources;
 use crate::error::Error;
 use berth_runtime::Hierarchy;
 use berth_sys::process;
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -59,6 +58,22 @@ impl Group {
         if self.v2 { v2::create(self) } else { v1::create(self) }
     }
 
+    /// A group that has processes is somebody's, who would get this container's limits and die with it; in one that is frozen nothing starts.
+    pub fn expect_unused(&self) -> Result<(), Error> {
+        let bad =
+            |message: String| Err(Error::field("linux.cgroupsPath", format!("/{}: {message}", self.path.display())));
+        // Processes outside of the caller's pid namespace are 0 here, and count.
+        let populated = self.v2 && self.events().lines().any(|l| l == "populated 1");
+        if populated || !self.lines().is_empty() {
+            return bad(format!("the cgroup is not empty: {} process(es) found", self.processes().len().max(1)));
+        }
+        if self.is_frozen() { bad("the cgroup is frozen".into()) } else { Ok(()) }
+    }
+
+    fn events(&self) -> String {
+        fs::read_to_string(self.folders()[0].join("cgroup.events")).unwrap_or_default()
+    }
+
     pub fn apply(&self, resources: &Resources, update: bool, warnings: &mut Vec<String>) -> Result<(), Error> {
         if self.v2 {
             v2::apply(self, resources, update, warnings)
@@ -77,14 +92,23 @@ impl Group {
 
     /// Processes of the group and of those below it, in the caller's pid namespace.
     pub fn processes(&self) -> Vec<u32> {
-        let mut pids = BTreeSet::new();
+        let mut pids = self.lines();
+        pids.retain(|p| *p != 0);
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// What cgroup.procs says in all folders: 0 is a process of another pid namespace.
+    fn lines(&self) -> Vec<u32> {
+        let mut pids = Vec::new();
         let mut folders = self.folders();
         while let Some(folder) = folders.pop() {
             let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-            pids.extend(text.lines().filter_map(|l| l.parse::<u32>().ok()).filter(|p| *p != 0));
+            pids.extend(text.lines().filter_map(|l| l.parse::<u32>().ok()));
             folders.extend(subfolders(&folder));
         }
-        pids.into_iter().collect()
+        pids
     }
 
     /// Sends a signal to every process; what is born meanwhile gets SIGKILL, too, because the group is asked again.
@@ -145,8 +169,7 @@ impl Group {
 
     pub fn is_frozen(&self) -> bool {
         if self.v2 {
-            let text = fs::read_to_string(self.folders()[0].join("cgroup.events")).unwrap_or_default();
-            return text.lines().any(|l| l == "frozen 1");
+            return self.events().lines().any(|l| l == "frozen 1");
         }
         let file = self.with("freezer").map(|f| f.join("freezer.state"));
         file.is_some_and(|f| fs::read_to_string(f).is_ok_and(|t| t.trim() == "FROZEN"))

@@ -74,6 +74,11 @@ impl Plan {
         self.new & NEWUSER != 0 || self.join.iter().any(|(kind, _)| *kind == NEWUSER)
     }
 
+    /// A new pid namespace in a user namespace that is joined: it is its child's who joins that, so the first process is born behind it.
+    pub fn is_born_twice(&self) -> bool {
+        self.new & NEWPID != 0 && self.join.iter().any(|(kind, _)| *kind == NEWUSER)
+    }
+
     /// Made or joined.
     pub fn own(&self, kind: u64) -> bool {
         self.new & kind != 0 || self.join.iter().any(|(k, _)| *k == kind)
