@@ -197,6 +197,9 @@ fn make(
         return Err(Error::field("linux.cgroupsPath", message));
     }
     group.apply(&config.linux.resources, false, warnings)?;
+    if let Some(uid) = plan.cgroup_owner {
+        group.delegate(uid)?;
+    }
     let listener = draft.home.listen()?;
     let trees = trees::open(plan, &group)?;
     let (ours, theirs) = socket::seqpacket_pair().map_err(Error::io("making the socket to the new process"))?;

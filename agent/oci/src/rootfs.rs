@@ -76,9 +76,20 @@ fn mount_one(root: BorrowedFd<'_>, planned: &MountPlan, tree: Option<Vec<(String
             }
         }
         (MountKind::Cgroup, Some(tree)) => act(words("cgroup"), cgroups(root, planned, tree))?,
+        (MountKind::Remount { bind }, _) => act(words("other options"), remount(root, planned, *bind))?,
         (_, None) => return act(words("nothing"), Err(io::Error::from(io::ErrorKind::InvalidInput))),
     }
     Ok(())
+}
+
+/// A link in its place would lead to another mount than the one that the bundle has made.
+fn remount(root: BorrowedFd<'_>, planned: &MountPlan, bind: bool) -> io::Result<()> {
+    const REMOUNT: u32 = 32;
+    const BIND: u32 = 4096;
+    let at = tree::no_link(root, &planned.target)?;
+    let path = format!("/proc/self/fd/{}", at.as_raw_fd());
+    let flags = planned.flags | REMOUNT | if bind { BIND } else { 0 };
+    mount::mount(OsStr::new(""), Path::new(&path), "", MountFlags::from_bits(flags), &planned.data)
 }
 
 fn attach(root: BorrowedFd<'_>, path: &str, tree: BorrowedFd<'_>) -> io::Result<()> {
@@ -208,7 +219,14 @@ fn make_device(root: BorrowedFd<'_>, device: &DevicePlan, bound: Option<Borrowed
     let made = fs::mknodat(folder.as_fd(), name, kind, device.mode, device.major, device.minor);
     match made {
         // A bind mount or the image has it.
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let found = fs::lstatat(folder.as_fd(), name)?;
+            let numbers = kind == Kind::Fifo || (found.rdev_major, found.rdev_minor) == (device.major, device.minor);
+            if device.asked && !(found.kind == kind && numbers) {
+                return Err(io::Error::other("a file that is not this device is there already"));
+            }
+            return Ok(());
+        }
         other => other?,
     }
     fs::fchownat(folder.as_fd(), name, device.uid, device.gid)

@@ -43,7 +43,7 @@ pub fn open(plan: &Plan, group: &Group) -> Result<Trees, Error> {
     for planned in &plan.mounts {
         let words = || format!("opening what is mounted on {}", planned.target);
         mounts.push(match &planned.kind {
-            MountKind::Fs { .. } => None,
+            MountKind::Fs { .. } | MountKind::Remount { .. } => None,
             MountKind::Bind { source, recursive } => {
                 let tree = bind(planned, source, *recursive, default)
                     .map_err(Error::io(format!("opening the mount source {}", source.display())))?;

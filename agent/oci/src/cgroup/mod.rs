@@ -82,6 +82,26 @@ impl Group {
         }
     }
 
+    /// Lets a user of the host make groups below this one (cgroups(7), "Delegation"): the limits of this one stay the host's.
+    pub fn delegate(&self, uid: u32) -> Result<(), Error> {
+        const FILES: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
+        if !self.v2 {
+            return Ok(());
+        }
+        let folder = self.folders().swap_remove(0);
+        let files = fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_else(|_| FILES.into());
+        let names = files.lines().filter(|name| !name.is_empty() && !name.contains('/'));
+        for path in std::iter::once(folder.clone()).chain(names.map(|name| folder.join(name))) {
+            match std::os::unix::fs::chown(&path, Some(uid), None) {
+                // Not every group has every file.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other
+                    .map_err(Error::io(format!("delegating the cgroup: changing the owner of {}", path.display())))?,
+            }
+        }
+        Ok(())
+    }
+
     pub fn add(&self, pid: u32) -> Result<(), Error> {
         for folder in self.folders() {
             let path = folder.join("cgroup.procs");

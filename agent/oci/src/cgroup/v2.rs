@@ -76,6 +76,15 @@ fn memory(folder: &Path, m: &Memory, warnings: &mut Vec<String>) -> Result<(), E
         let names = "kernel, kernelTCP, swappiness, disableOOMKiller";
         warnings.push(format!("linux.resources.memory: {names} are not there on cgroup v2; they are not applied"));
     }
+    if m.check_before_update == Some(true)
+        && let Some(limit) = m.limit.filter(|l| *l > 0)
+    {
+        let used = fs::read_to_string(folder.join("memory.current")).unwrap_or_default();
+        if used.trim().parse::<i64>().is_ok_and(|used| used > limit) {
+            let message = format!("{limit} is below the {} bytes in use", used.trim());
+            return Err(Error::field("linux.resources.memory.limit", message));
+        }
+    }
     if let Some(swap) = m.swap.filter(|s| *s != 0) {
         let value = match (swap, m.limit) {
             (s, _) if s < 0 => "max".into(),

@@ -67,6 +67,8 @@ pub struct Plan {
     pub hooks: Hooks,
     /// Below the roots of the hierarchies, without a slash in front.
     pub cgroup: PathBuf,
+    /// User of the host that the group is delegated to, on cgroup v2.
+    pub cgroup_owner: Option<u32>,
 }
 
 impl Plan {
@@ -87,6 +89,8 @@ impl Plan {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DevicePlan {
+    /// By linux.devices: what else is at its path is an error. A default one leaves what the bundle or the image has put there.
+    pub asked: bool,
     pub path: String,
     /// `c`, `b` or `p`.
     pub kind: char,
@@ -110,6 +114,9 @@ pub const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
 /// What was asked for and cannot be had in full goes to `warnings`.
 pub fn plan(config: &Config, bundle: &Path, id: &str, warnings: &mut Vec<String>) -> Result<Plan, Error> {
     version(&config.oci_version)?;
+    if config.annotations.contains_key("") {
+        return Err(Error::field("annotations", "has an empty key"));
+    }
     let linux = &config.linux;
     unsupported(linux)?;
     let root = config.root.as_ref().ok_or_else(|| Error::field("root", "is missing"))?;
@@ -140,7 +147,9 @@ pub fn plan(config: &Config, bundle: &Path, id: &str, warnings: &mut Vec<String>
         process: process(given, linux.seccomp.as_ref(), warnings)?,
         hooks: config.hooks.clone(),
         cgroup: cgroup(linux.cgroups_path.as_deref(), id)?,
+        cgroup_owner: None,
     };
+    plan.cgroup_owner = cgroup_owner(&plan);
     plan.fill_dev = !plan.mounts.iter().any(|m| same(&m.target, "/dev") && matches!(m.kind, MountKind::Bind { .. }));
     plan.devices = devices(&linux.devices)?;
     owned(&plan)?;
@@ -258,6 +267,7 @@ fn devices(given: &[Device]) -> Result<Vec<DevicePlan>, Error> {
     let mut all: Vec<DevicePlan> = DEFAULT_DEVICES
         .iter()
         .map(|(path, major, minor)| DevicePlan {
+            asked: false,
             path: (*path).into(),
             kind: 'c',
             major: *major,
@@ -282,6 +292,7 @@ fn devices(given: &[Device]) -> Result<Vec<DevicePlan>, Error> {
             u32::try_from(n).map_err(|_| Error::field(field(name), format!("{n} is no device number")))
         };
         let planned = DevicePlan {
+            asked: true,
             path: device.path.clone(),
             kind,
             major: number("major", device.major)?,
@@ -325,6 +336,26 @@ fn cgroup(path: Option<&str>, id: &str) -> Result<PathBuf, Error> {
     // A relative path is below a place of the runtime's choice.
     Ok(if path.starts_with('/') { inner.into() } else { Path::new("berth-runtime").join(inner) })
 }
+
+/// config-linux.md, "Cgroup ownership": whoever gets a cgroup namespace of its own with a tree that can be written is to make groups there.
+fn cgroup_owner(plan: &Plan) -> Option<u32> {
+    let tree = |m: &&MountPlan| m.kind == MountKind::Cgroup && same(&m.target, "/sys/fs/cgroup");
+    // The last one covers the others.
+    let writable = plan.mounts.iter().rfind(tree).is_some_and(|m| (m.set | m.set_all) & RDONLY == 0);
+    if plan.new & NEWCGROUP == 0 || !writable {
+        return None;
+    }
+    let uid = plan.process.uid;
+    if plan.new & NEWUSER == 0 {
+        // The ids of a namespace that is joined are not said.
+        return (!plan.has_user_namespace()).then_some(uid);
+    }
+    let inside = |m: &&IdMapping| uid.checked_sub(m.container_id).is_some_and(|n| n < m.size);
+    plan.uid_map.iter().find(inside).map(|m| m.host_id + (uid - m.container_id))
+}
+
+/// MOUNT_ATTR_RDONLY of mount_setattr(2).
+const RDONLY: u64 = 1;
 
 fn hooks(hooks: &Hooks) -> Result<(), Error> {
     let all = [

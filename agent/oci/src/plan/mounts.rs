@@ -28,6 +28,10 @@ pub enum MountKind {
     },
     /// The container's own control groups.
     Cgroup,
+    /// Other options for what an earlier one has mounted there; `bind`: for this mount alone, not for its file system.
+    Remount {
+        bind: bool,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -119,19 +123,26 @@ const RECURSIVE: [(&str, bool, u64); 17] = [
 /// Options that are known, for `features`.
 pub fn option_names() -> Vec<&'static str> {
     let others = ["bind", "rbind", "defaults", "tmpcopyup", "idmap", "ridmap"];
-    let mut names: Vec<_> = FLAGS
-        .iter()
-        .map(|f| f.0)
-        .chain(RECURSIVE.iter().map(|f| f.0))
-        .chain(others)
-        .filter(|n| *n != "remount")
-        .collect();
+    let mut names: Vec<_> = FLAGS.iter().map(|f| f.0).chain(RECURSIVE.iter().map(|f| f.0)).chain(others).collect();
     names.sort_unstable();
     names
 }
 
 pub fn mounts(config: &Config, bundle: &Path) -> Result<Vec<MountPlan>, Error> {
-    config.mounts.iter().enumerate().map(|(i, m)| mount(&format!("mounts[{i}]"), m, bundle)).collect()
+    let mut all: Vec<MountPlan> = Vec::new();
+    for (i, given) in config.mounts.iter().enumerate() {
+        let planned = mount(&format!("mounts[{i}]"), given, bundle)?;
+        if let MountKind::Remount { bind } = planned.kind {
+            // Only what this bundle has mounted, and never the host's file systems behind binds.
+            let own = |kind: &MountKind| bind || matches!(kind, MountKind::Fs { .. });
+            if !all.iter().rfind(|m| same(&m.target, &planned.target)).is_some_and(|m| own(&m.kind)) {
+                let message = "\"remount\" needs an earlier mount of the bundle's with this destination, and \"bind\" unless that is a file system of its own";
+                return Err(Error::field(format!("mounts[{i}].options"), message));
+            }
+        }
+        all.push(planned);
+    }
+    Ok(all)
 }
 
 fn mount(field: &str, given: &Mount, bundle: &Path) -> Result<MountPlan, Error> {
@@ -158,7 +169,7 @@ fn mount(field: &str, given: &Mount, bundle: &Path) -> Result<MountPlan, Error> 
         map: None,
     };
     let mut data: Vec<&str> = Vec::new();
-    let (mut bind, mut mapped) = (None, None);
+    let (mut bind, mut mapped, mut remount) = (None, None, false);
     for option in &given.options {
         match option.as_str() {
             "bind" => bind = Some(false),
@@ -167,7 +178,7 @@ fn mount(field: &str, given: &Mount, bundle: &Path) -> Result<MountPlan, Error> 
             "tmpcopyup" => plan.copy_up = true,
             "idmap" => mapped = Some(false),
             "ridmap" => mapped = Some(true),
-            "remount" => return bad("options", "\"remount\" is not supported".into()),
+            "remount" => remount = true,
             name => {
                 if !flag(&mut plan, name) {
                     data.push(name);
@@ -177,6 +188,7 @@ fn mount(field: &str, given: &Mount, bundle: &Path) -> Result<MountPlan, Error> 
     }
     plan.data = data.join(",");
     plan.kind = match (bind, given.kind.as_str()) {
+        _ if remount => MountKind::Remount { bind: bind.is_some() },
         (Some(recursive), _) => bound(given, bundle, recursive),
         (None, "bind") => bound(given, bundle, false),
         (None, "cgroup" | "cgroup2") => MountKind::Cgroup,

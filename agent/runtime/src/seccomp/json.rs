@@ -144,6 +144,9 @@ fn action(field: &str, name: &str, errno: Option<u32>) -> Result<Action, Seccomp
         Some(n) => n as u16,
         None => 1, // EPERM
     };
+    if errno.is_some() && !["SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"].contains(&name) {
+        return Err(wrong(field, format!("{name} has no errnoRet")));
+    }
     Ok(match name {
         "SCMP_ACT_ALLOW" => Action::Allow,
         "SCMP_ACT_ERRNO" => Action::Errno(data),
