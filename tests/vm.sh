@@ -123,7 +123,7 @@ timeout "$seconds" qemu-system-x86_64 -accel $accel -machine q35 -cpu $model -sm
   -chardev socket,id=c0,path="$work/root" -device vhost-user-fs-pci,chardev=c0,tag=root \
   -chardev socket,id=c1,path="$work/share" -device vhost-user-fs-pci,chardev=c1,tag=share \
   -serial "file:$work/console" -serial stdio -kernel "$(ls "$root"/boot/vmlinuz-* | tail -1)" -initrd "$initrd" \
-  -append "console=ttyS0 quiet panic=-1 mitigations=off cgroup_no_v1=all" </dev/null 2>"$work/qemu" | tr -d '\r' || true
+  -append "console=ttyS0 quiet panic=-1 mitigations=off cgroup_no_v1=all" </dev/null 2>"$work/qemu" | stdbuf -o0 tr -d '\r' || true
 if [ ! -e "$share/status" ]; then
   { echo "vm.sh: the VM ended (or was ended after $seconds s) without a status; its console:"; tail -20 "$work/console"; cat "$work/qemu" "$work/root.log"; } >&2
   exit 124

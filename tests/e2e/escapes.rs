@@ -91,7 +91,10 @@ fn the_shim_is_not_overwritten() {
     let node = Node::with_busybox("escape-2019-5736");
     let attack = attack();
     let setup = "cp /bin/busybox /tmp/busybox; printf '#!/proc/self/exe\\n' >/tmp/trap; chmod 755 /tmp/trap";
-    let got = beside(&node, &with(&attack, &["--name", "writer"]), &format!("{setup}; /escape overwrite 5"), || {
+    // An emulated machine needs longer for what happens meanwhile.
+    let seconds = crate::harness::size("BERTH_TEST_ATTACK_SECS", 5);
+    let script = format!("{setup}; /escape overwrite {seconds}");
+    let got = beside(&node, &with(&attack, &["--name", "writer"]), &script, || {
         for _ in 0..30 {
             // The trap runs the program that executes it.
             let _ = node.ctl(&["exec", "writer", "/tmp/trap"]);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{RUNTIME, ok, text};
+use common::{ok, runtime, text};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -20,9 +20,10 @@ impl Podman {
         let at = PathBuf::from(format!("/var/tmp/berth-podman-{}-{name}", std::process::id()));
         std::fs::create_dir_all(at.join("rootfs/bin")).unwrap();
         let podman = Podman { at };
+        let program = runtime();
         std::fs::write(
             podman.at.join("containers.conf"),
-            format!("[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n[engine]\nruntime_supports_json = [\"berth-runtime\"]\n[engine.runtimes]\nberth-runtime = [{RUNTIME:?}]\n"),
+            format!("[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n[engine]\nruntime_supports_json = [\"berth-runtime\"]\n[engine.runtimes]\nberth-runtime = [{program:?}]\n"),
         )
         .unwrap();
         podman.image();

@@ -372,7 +372,7 @@ fn the_process_beside_its_rights() {
     // With a score of its own, and a descriptor that is none of the container's.
     let shell = format!(
         "echo 321 > /proc/self/oom_score_adj; exec 5</etc/passwd; exec {} --root {} run {}",
-        common::RUNTIME,
+        common::runtime(),
         bench.state_folder().display(),
         bench.id()
     );

@@ -40,7 +40,7 @@ fn hooks_inside_have_the_rights_of_the_program() {
     let (log, id) = (bench.at.join("out"), bench.id());
     let shell = format!(
         "exec 3>/dev/null; exec {} --root {} run --preserve-fds 1 {id}",
-        common::RUNTIME,
+        common::runtime(),
         bench.state_folder().display()
     );
     let out =
@@ -316,7 +316,7 @@ fn private_propagation_has_no_master() {
         let script = format!(
             "mount --bind {0} {0} && mount --make-shared {0} && cd {0} && exec {1} --root {2} run {3}",
             bundle.display(),
-            common::RUNTIME,
+            common::runtime(),
             bench.state_folder().display(),
             bench.id()
         );

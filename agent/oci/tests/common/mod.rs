@@ -7,7 +7,16 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-pub const RUNTIME: &str = env!("CARGO_BIN_EXE_berth-runtime");
+/// The program under test: cargo's, or that of the folder BERTH_TEST_BINARIES (an installed package, say).
+pub fn runtime() -> String {
+    let given = std::env::var("BERTH_TEST_BINARIES").map(|folder| format!("{folder}/berth-runtime"));
+    given.unwrap_or_else(|_| env!("CARGO_BIN_EXE_berth-runtime").to_owned())
+}
+
+/// Where bundles are: a disk, because owners of a root that is an overlay cannot be mapped everywhere.
+fn folder() -> PathBuf {
+    std::env::var_os("BERTH_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp"), |dir| PathBuf::from(dir).join("run"))
+}
 
 /// A folder with a bundle and a state folder; everything is gone with it.
 pub struct Bench {
@@ -19,7 +28,7 @@ impl Bench {
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("oci{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let at = PathBuf::from("/var/tmp").join(&name);
+        let at = folder().join(&name);
         let bin = at.join("bundle/rootfs/bin");
         std::fs::create_dir_all(&bin).unwrap();
         std::fs::copy("/bin/busybox", bin.join("busybox")).expect("a static busybox (Debian: busybox-static)");
@@ -62,7 +71,7 @@ impl Bench {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(RUNTIME);
+        let mut command = Command::new(runtime());
         command.arg("--root").arg(self.state_folder()).args(args).current_dir(self.bundle());
         command.stdin(Stdio::null());
         command
