@@ -193,7 +193,9 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     add(chosen, namespace("user"));
     add(spec.seccomp != Seccomp::Default, Need::Unconfined);
     add(spec.log.own_address, Need::LogCollector(spec.log.syslog.address.to_string()));
-    add(!spec.resources.unified.is_empty(), Need::CgroupFiles);
+    // With the host's root in it the limits would be the container's own to lift.
+    let limits = spec.writable_cgroups && spec.userns == UsernsMode::Host;
+    add(limits || !spec.resources.unified.is_empty(), Need::CgroupFiles);
     if let Some(score) = spec.oom_score_adj {
         add(score < 0, Need::OomScore(score));
     }

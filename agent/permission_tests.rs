@@ -58,6 +58,12 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
             "host_namespaces = ['user']",
             "host_namespaces = ['pid']",
         ),
+        (
+            ContainerSpec { userns: UsernsMode::Host, writable_cgroups: true, ..d() },
+            "cgroup",
+            "host_namespaces = ['user']\ncgroup_files = true",
+            "host_namespaces = ['user']",
+        ),
         (ContainerSpec { host_uts: true, ..d() }, "uts", "host_namespaces = ['uts']", "host_namespaces = ['pid']"),
         (
             ContainerSpec { network: NetworkMode::Host, ..d() },

@@ -16,6 +16,7 @@ const CONFIG: &[(&str, &str)] = &[
     ("ulimits", "--ulimit"),
     ("sysctls", "--sysctl"),
     ("no_new_privileges", "--security-opt no-new-privileges"),
+    ("writable_cgroups", "--security-opt writable-cgroups"),
     ("seccomp", "--security-opt seccomp"),
     ("devices", "--device"),
     ("cdi_devices", "--device"),

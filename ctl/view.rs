@@ -387,6 +387,7 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
         "CapAdd": c.cap_add,
         "CapDrop": c.cap_drop,
         "NoNewPrivileges": c.no_new_privileges,
+        "WritableCgroups": c.writable_cgroups,
         "Seccomp": if c.seccomp.starts_with('{') { "custom" } else { &c.seccomp },
         "GroupAdd": c.groups,
         "Dns": c.dns,

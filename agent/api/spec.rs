@@ -161,6 +161,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
         labels: config.labels.into_iter().collect(),
         annotations: config.annotations.into_iter().collect(),
         no_new_privileges: config.no_new_privileges,
+        writable_cgroups: config.writable_cgroups,
         privileged: config.privileged,
         init: config.init,
         publish_all: config.publish_all,
@@ -450,6 +451,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
         cap_add: spec.cap_add.clone(),
         cap_drop: spec.cap_drop.clone(),
         no_new_privileges: spec.no_new_privileges,
+        writable_cgroups: spec.writable_cgroups,
         privileged: spec.privileged,
         init: spec.init,
         seccomp: match &spec.seccomp {

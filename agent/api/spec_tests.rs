@@ -64,6 +64,7 @@ fn full() -> v1::ContainerConfig {
         cap_add: vec!["NET_ADMIN".into()],
         cap_drop: vec!["ALL".into()],
         no_new_privileges: true,
+        writable_cgroups: true,
         privileged: true,
         init: true,
         seccomp: "unconfined".into(),

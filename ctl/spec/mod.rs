@@ -191,7 +191,7 @@ pub struct Create {
     /// Capability to drop, or ALL
     #[arg(long, value_name = "NAME", help_heading = "Security")]
     pub cap_drop: Vec<String>,
-    /// no-new-privileges, seccomp=unconfined or seccomp=PROFILE.json
+    /// no-new-privileges, writable-cgroups, seccomp=unconfined or seccomp=PROFILE.json
     #[arg(long, value_name = "OPTION", help_heading = "Security")]
     pub security_opt: Vec<String>,
     /// All capabilities and devices, no seccomp
@@ -248,7 +248,7 @@ impl Create {
             labels.extend(pairs::labels(&file.display().to_string(), &lines)?);
         }
         labels.extend(pairs::labels("--label", &self.label)?);
-        let (no_new_privileges, seccomp) = self.security()?;
+        let Security { no_new_privileges, writable_cgroups, seccomp } = self.security()?;
         let chosen = self.network.chosen()?;
         Ok(v1::ContainerConfig {
             image: image.clone(),
@@ -281,6 +281,7 @@ impl Create {
             cap_add: self.cap_add.clone(),
             cap_drop: self.cap_drop.clone(),
             no_new_privileges,
+            writable_cgroups,
             privileged: self.privileged,
             init: self.init,
             seccomp,
@@ -336,25 +337,34 @@ impl Create {
         })
     }
 
-    /// no_new_privileges and the seccomp profile.
-    fn security(&self) -> Result<(bool, String)> {
-        let mut no_new_privileges = false;
-        let mut seccomp = String::new();
+    fn security(&self) -> Result<Security> {
+        let mut security = Security::default();
         for option in &self.security_opt {
             let (key, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
             match (key, value) {
-                ("no-new-privileges", "" | "true") => no_new_privileges = true,
-                ("no-new-privileges", "false") => no_new_privileges = false,
-                ("seccomp", "unconfined") => seccomp = "unconfined".into(),
-                ("seccomp", path) if !path.is_empty() => seccomp = profile(Path::new(path))?,
+                ("no-new-privileges", "" | "true") => security.no_new_privileges = true,
+                ("no-new-privileges", "false") => security.no_new_privileges = false,
+                ("writable-cgroups", "" | "true") => security.writable_cgroups = true,
+                ("writable-cgroups", "false") => security.writable_cgroups = false,
+                ("seccomp", "unconfined") => security.seccomp = "unconfined".into(),
+                ("seccomp", path) if !path.is_empty() => security.seccomp = profile(Path::new(path))?,
                 _ => {
-                    return Err(Error::usage(format!("--security-opt {option:?} is not supported"))
-                        .hint("there are no-new-privileges, seccomp=unconfined and seccomp=PROFILE.json"));
+                    return Err(Error::usage(format!("--security-opt {option:?} is not supported")).hint(
+                        "there are no-new-privileges, writable-cgroups, seccomp=unconfined and seccomp=PROFILE.json",
+                    ));
                 }
             }
         }
-        Ok((no_new_privileges, seccomp))
+        Ok(security)
     }
+}
+
+/// What `--security-opt` says.
+#[derive(Default)]
+struct Security {
+    no_new_privileges: bool,
+    writable_cgroups: bool,
+    seccomp: String,
 }
 
 fn profile(path: &Path) -> Result<String> {

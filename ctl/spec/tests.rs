@@ -69,6 +69,8 @@ fn every_flag_arrives() {
         "no-new-privileges",
         "--security-opt",
         "seccomp=unconfined",
+        "--security-opt",
+        "writable-cgroups=true",
         "--init",
         "--restart",
         "on-failure:3",

@@ -89,6 +89,9 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     if c.no_new_privileges {
         security.push("no-new-privileges".to_owned());
     }
+    if c.writable_cgroups {
+        security.push("writable-cgroups=true".to_owned());
+    }
     if !c.seccomp.is_empty() {
         security.push(format!("seccomp={}", c.seccomp));
     }

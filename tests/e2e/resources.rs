@@ -186,3 +186,43 @@ fn files_of_the_group_need_v2_and_say_so() {
     }
     node.finish();
 }
+
+/// A service manager or a runtime inside has groups of its own, with limits of its own, below limits that stay the agent's.
+#[test]
+fn a_container_may_part_its_group_when_that_is_asked() {
+    let mut node = Node::with_busybox("resources-parted");
+    let busybox = image("busybox");
+    let option = ["--security-opt", "writable-cgroups=true"];
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        let said = node.fails(125, &["run", "--rm", option[0], option[1], "--network", "none", &busybox, "true"]);
+        assert!(said.contains("writable_cgroups") && said.contains("cgroup v2"), "{said}");
+        return node.finish();
+    }
+    let script = "cd /sys/fs/cgroup; mkdir init work; echo 1 > init/cgroup.procs; echo +pids > cgroup.subtree_control; \
+        echo 3 > work/pids.max; cat work/pids.max; for f in pids.max memory.max cgroup.max.depth cgroup.freeze; do \
+        echo 1 2>/dev/null > $f && echo wrote $f; done; while :; do sleep 0.2; done";
+    let id = node.detached(&[&option[..], &["--pids-limit", "40", "--memory", "64m"]].concat(), script);
+    crate::harness::until("the group is parted", || node.ok(&["logs", &id]) == "3");
+    assert_eq!(limit(&node, &id, &["pids.max"]).as_deref(), Some("40"));
+    let group = node.inspect(&id)["CgroupPaths"][0].as_str().expect("a group").to_owned();
+    let owner =
+        |file: &str| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("{group}{file}")).expect("a file"));
+    assert!(owner("") >= 65536 && owner("/cgroup.procs") == owner("") && owner("/work/pids.max") == owner(""));
+    assert_eq!((owner("/pids.max"), owner("/memory.max"), owner("/cgroup.max.descendants")), (0, 0, 0));
+    // The group itself takes no process any more: a new one goes beside the first.
+    assert_eq!(node.ok(&["exec", &id, "cat", "/proc/self/cgroup"]), "0::/init");
+    let bomb = "echo 0 > /sys/fs/cgroup/work/cgroup.procs; (for i in 1 2 3 4 5 6; do sleep 1 & done; wait) 2>&1 | grep -c fork";
+    assert_ne!(node.ctl(&["exec", &id, "sh", "-c", bomb]).stdout.trim(), "0", "its own limit holds");
+    assert!(node.ok(&["top", &id]).contains("sleep"), "processes of groups below are its");
+    node.ok(&["pause", &id]);
+    assert_eq!(node.inspect(&id)["State"]["Status"], "paused");
+    node.ok(&["unpause", &id]);
+    node.kill_agent();
+    node.spawn();
+    assert_eq!(node.ok(&["exec", &id, "cat", "/proc/self/cgroup"]), "0::/init");
+    node.ok(&["restart", "-t", "0", &id]);
+    node.ok(&["rm", "-f", &id]);
+    // Without asking: as ever.
+    assert!(node.sh(&[], "mkdir /sys/fs/cgroup/x 2>&1 || true").contains("Read-only"));
+    node.finish();
+}

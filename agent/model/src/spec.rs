@@ -52,6 +52,9 @@ pub struct ContainerSpec {
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub no_new_privileges: bool,
+    /// Its group of cgroup v2 is its user namespace's root's to part.
+    #[serde(default)]
+    pub writable_cgroups: bool,
     pub privileged: bool,
     /// An init of ours is process 1, reaps orphans and forwards signals.
     pub init: bool,

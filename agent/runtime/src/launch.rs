@@ -271,6 +271,9 @@ pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
     let (id, paths, cgroups) = (prepared.id.clone(), prepared.paths.clone(), prepared.cgroups.clone());
     let result = (|| {
         let warnings = entry.warnings.clone();
+        if let Some((uid, gid)) = plan.delegate {
+            cgroups.delegate(&id, uid, gid)?;
+        }
         let (wire, places, attachment) =
             message(plan, entry, run, listener, rootfs, trees, (netns, userns), &paths, attach)?;
         Ok((launched.start(&id, wire, places.0)?, attachment, warnings))
@@ -443,7 +446,7 @@ fn exec_plan(
     let mut wire = plan::exec(request.container, spec, &effective, &user, env, host, program, request.ids)?;
     let mut places = Places::default();
     places.add(open_process(request.process.0, request.process.1)?);
-    let (mut steps, cgroup) = join(cgroups.enter(request.id, request.probe)?, &mut places);
+    let (mut steps, cgroup) = join(cgroups.enter(request.id, request.process.0, request.probe)?, &mut places);
     steps.append(&mut wire.steps);
     wire.steps = steps;
     wire.fds.cgroup = cgroup;

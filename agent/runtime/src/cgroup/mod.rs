@@ -47,8 +47,13 @@ pub(crate) trait Cgroups: Send + Sync {
     fn mode(&self) -> &'static str;
     /// Makes the groups with their limits.
     fn create(&self, id: &ContainerId, limits: &Limits) -> Result<Entry, RuntimeError>;
-    /// Opens the way into groups that are there (exec); with `probe` into the group of health checks, where there is one.
-    fn enter(&self, id: &ContainerId, probe: bool) -> Result<Entry, RuntimeError>;
+    /// Opens the way into groups that are there (exec); with `probe` into the group of health checks, where there is one. `process`: the
+    /// container's first one, beside which a process goes where the container has parted its group.
+    fn enter(&self, id: &ContainerId, process: u32, probe: bool) -> Result<Entry, RuntimeError>;
+    /// Lets a user and group of the host make groups below the container's. Nothing on v1.
+    fn delegate(&self, _id: &ContainerId, _uid: u32, _gid: u32) -> Result<(), RuntimeError> {
+        Ok(())
+    }
     /// The folder of the group of health checks, there or not.
     fn probe(&self, id: &ContainerId) -> Option<PathBuf>;
     /// Folders of the container that are there.

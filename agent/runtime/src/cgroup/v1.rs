@@ -205,7 +205,7 @@ impl Cgroups for V1 {
         Ok(entry)
     }
 
-    fn enter(&self, id: &ContainerId, probe: bool) -> Result<Entry, RuntimeError> {
+    fn enter(&self, id: &ContainerId, _process: u32, probe: bool) -> Result<Entry, RuntimeError> {
         let mut paths = self.paths(id);
         if let Some(group) = self.probe(id).filter(|_| probe)
             && let Some(path) = paths.iter_mut().find(|p| group.parent() == Some(p))

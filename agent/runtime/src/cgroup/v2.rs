@@ -71,6 +71,12 @@ impl V2 {
     }
 }
 
+/// Below a container's group: the one that a process of it is in, by /proc/PID/cgroup.
+fn leaf<'a>(cgroup: &'a str, id: &str) -> &'a str {
+    let own = cgroup.lines().find_map(|l| l.strip_prefix("0::/")).unwrap_or_default();
+    own.split_once(id).map_or("", |(_, below)| below.trim_start_matches('/'))
+}
+
 /// The group whose leaf `agent` this process is in, by /proc/PID/cgroup; else the root. Relative to it.
 fn delegated(cgroup: &str) -> &str {
     let own = cgroup.lines().find_map(|l| l.strip_prefix("0::/"));
@@ -173,8 +179,14 @@ impl Cgroups for V2 {
         Ok(Entry { procs: Vec::new(), folder: Some(folder), warnings })
     }
 
-    fn enter(&self, id: &ContainerId, probe: bool) -> Result<Entry, RuntimeError> {
+    fn enter(&self, id: &ContainerId, process: u32, probe: bool) -> Result<Entry, RuntimeError> {
         let mut group = self.parent.join(id.as_str());
+        // A group that hands controllers down takes no process ("no internal processes").
+        let parted = fs::read_to_string(group.join("cgroup.subtree_control")).is_ok_and(|t| !t.trim().is_empty());
+        if parted && !probe {
+            let text = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
+            group.push(leaf(&text, id.as_str()));
+        }
         if probe {
             // A leaf without controllers: it may have processes beside its parent's ("no internal processes" counts groups that hand
             // controllers down), and the parent's limits hold for it.
@@ -183,6 +195,26 @@ impl Cgroups for V2 {
         }
         let folder = open(group, false)?;
         Ok(Entry { procs: Vec::new(), folder: Some(folder), warnings: Vec::new() })
+    }
+
+    /// cgroups(7), "Delegation". How many groups it may make is bounded, because each is memory of the kernel's; a service manager makes
+    /// some hundreds, four deep.
+    fn delegate(&self, id: &ContainerId, uid: u32, gid: u32) -> Result<(), RuntimeError> {
+        const FILES: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
+        let group = self.parent.join(id.as_str());
+        put(group.join("cgroup.max.descendants"), "1024")?;
+        put(group.join("cgroup.max.depth"), "16")?;
+        let files = fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_else(|_| FILES.into());
+        let names = files.lines().filter(|name| !name.is_empty() && !name.contains('/'));
+        for path in std::iter::once(group.clone()).chain(names.map(|name| group.join(name))) {
+            match std::os::unix::fs::chown(&path, Some(uid), Some(gid)) {
+                // Not every group has every file of this kernel.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(RuntimeError::Cgroup { act: "delegating", path, source }),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
     }
 
     fn probe(&self, id: &ContainerId) -> Option<PathBuf> {
@@ -334,6 +366,15 @@ mod tests {
         assert_eq!(delegated("0::/system.slice/berthd.service/agent\n"), "system.slice/berthd.service");
         for other in ["0::/\n", "0::/agent\n", "0::/system.slice/berthd.service\n", "1:name=x:/a/agent\n", ""] {
             assert_eq!(delegated(other), "", "{other}");
+        }
+    }
+
+    #[test]
+    fn beside_the_first_process() {
+        assert_eq!(leaf("0::/berth/abc/init.scope\n", "abc"), "init.scope");
+        assert_eq!(leaf("0::/system.slice/berthd.service/berth/abc/a/b\n", "abc"), "a/b");
+        for none in ["0::/berth/abc\n", "0::/\n", ""] {
+            assert_eq!(leaf(none, "abc"), "", "{none}");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::host::{Host, HostDevice};
 use crate::{Effective, PlanInput, RuntimeError, user};
 use berth_model::network::NetworkMode;
 use berth_model::spec::{ContainerSpec, ExecSpec};
-use berth_model::userns::IdRange;
+use berth_model::userns::{IdRange, UsernsMode};
 use berth_model::wire::{self, Step};
 use berth_sys::{cap, process};
 use std::borrow::Cow;
@@ -56,6 +56,8 @@ pub struct Plan {
     pub(crate) files: Vec<(PathBuf, String)>,
     /// Folders of the host that `-v` makes when they are missing.
     pub(crate) folders: Vec<PathBuf>,
+    /// The user of the host, and its group, that the container's group is delegated to.
+    pub(crate) delegate: Option<(u32, u32)>,
 }
 
 pub(crate) fn bytes(text: impl Into<String>) -> wire::plan::Bytes<'static> {
@@ -96,6 +98,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     if input.ids.is_some() && userns::too_many(&around.devices) {
         return Err(RuntimeError::spec("devices", "at most 60 outside of /dev in a user namespace"));
     }
+    let delegate = delegate(spec, host, input.ids)?;
     effective.env = command::env(spec, input.image, &hostname, &user.home);
     let mut warnings = Vec::new();
     let namespaces = namespaces(spec);
@@ -172,6 +175,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
         },
         files,
         folders,
+        delegate,
         effective,
     })
 }
@@ -351,6 +355,18 @@ fn sysctls(spec: &ContainerSpec) -> Vec<Step<'static>> {
     let path = |key: &str| bytes(format!("/proc/sys/{}", key.replace('.', "/")));
     let write = |(key, value): (&String, &String)| Step::WriteFile { path: path(key), value: bytes(value.as_str()) };
     spec.sysctls.iter().map(write).collect()
+}
+
+/// Who may part the container's group: root of its own user namespace, who is nobody to the limits of the group itself.
+fn delegate(spec: &ContainerSpec, host: &Host, ids: Option<IdRange>) -> Result<Option<(u32, u32)>, RuntimeError> {
+    let refused = |why: &str| Err(RuntimeError::spec("writable_cgroups", why));
+    match ids {
+        _ if !spec.writable_cgroups => Ok(None),
+        _ if !host.cgroup_v2 => refused("needs a host with cgroup v2 alone: groups of v1 cannot be given away safely"),
+        Some(ids) => Ok(Some((ids.host_uid(0).unwrap_or(ids.base), ids.host_gid(0).unwrap_or(ids.base)))),
+        None if spec.privileged || spec.userns == UsernsMode::Host => Ok(None),
+        None => refused("needs a user namespace of the container's own: ask for one with --userns=auto"),
+    }
 }
 
 /// What the container's cgroups are made with.

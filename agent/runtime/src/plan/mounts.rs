@@ -232,6 +232,7 @@ pub(super) fn hosts_proc(slot: u8) -> Step<'static> {
 pub(super) fn cgroups(spec: &ContainerSpec, host: &Host) -> Vec<Step<'static>> {
     let (common, read_only, mut steps) = (NOSUID | NODEV | NOEXEC, read_only_flag(spec), Vec::new());
     if host.cgroup_v2 {
+        let read_only = if spec.writable_cgroups { 0 } else { read_only };
         steps.push(mount("cgroup2", "/sys/fs/cgroup", common | read_only, ""));
     } else if !host.cgroup_mounts.is_empty() {
         steps.push(mount("tmpfs", "/sys/fs/cgroup", common, "mode=755,size=64k"));
