@@ -8,7 +8,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 /// A file system that shows a namespace which is another user namespace's: a network's sysfs, the host's processes.
 pub fn kernel_tree(fs_type: &str, read_only: bool) -> io::Result<OwnedFd> {
@@ -60,7 +59,6 @@ pub fn device_tree(
         }
     }
     let Some(first) = nodes.first().filter(|_| pick) else { return Ok(tmpfs) };
-    // A mount of one node of a detached mount: Linux 6.15.
     let node = tree::there(root, &first.path)?;
-    mount::open_tree(Some(node.as_fd()), Path::new(""), true, false)
+    mount::copy_tree(root, node.as_fd(), false)
 }

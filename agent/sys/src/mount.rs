@@ -182,6 +182,30 @@ pub fn open_tree(dir: Option<BorrowedFd<'_>>, path: &Path, clone: bool, recursiv
     Ok(rustix::mount::open_tree(dir.unwrap_or(rustix::fs::CWD), path, flags)?)
 }
 
+/// A detached copy of what `at` is open on in the mount `root`, which may be detached itself.
+///
+/// Before Linux 6.15 only what hangs somewhere is copied (`EINVAL`): there a thread of its own hangs `root` into a mount namespace of its
+/// own, and both go with that thread. The copy stays.
+pub fn copy_tree(root: BorrowedFd<'_>, at: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
+    match open_tree(Some(at), Path::new(""), true, recursive) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+        other => return other,
+    }
+    std::thread::scope(|scope| {
+        let copy = scope.spawn(|| copy_hung(root, at, recursive));
+        copy.join().unwrap_or_else(|_| Err(io::Error::other("the thread that copies a mount has ended")))
+    })
+}
+
+/// On a thread that ends behind it: its mount namespace is another one from here on.
+fn copy_hung(root: BorrowedFd<'_>, at: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
+    crate::process::unshare(libc::CLONE_NEWNS as u64)?;
+    // Nothing of it is to be seen in the namespace that it is a copy of.
+    set_propagation(Path::new("/"), Propagation::Private, true)?;
+    move_mount(root, Path::new("/"))?;
+    open_tree(Some(at), Path::new(""), true, recursive)
+}
+
 /// Hangs the mount `from` at `path`; a symlink at the end of `path` is not followed.
 pub fn move_mount(from: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     move_mount_at(from, None, path)
@@ -297,6 +321,30 @@ pub fn is_mount_root(fd: BorrowedFd<'_>) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As root: both ways to a copy of a part of a mount that hangs nowhere.
+    #[test]
+    fn a_part_of_a_detached_mount_is_copied() {
+        for old in [false, true] {
+            let Ok(context) = FsContext::open("tmpfs") else { return };
+            context.create().unwrap();
+            let root = context.mount(MountAttr::NOSUID).unwrap();
+            crate::fs::mkdirat(root.as_fd(), "a", 0o700).unwrap();
+            crate::fs::mkdirat(root.as_fd(), "a/b", 0o700).unwrap();
+            let a = crate::fs::openat(root.as_fd(), "a", crate::fs::Open::PATH, 0).unwrap();
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let copy = if old {
+                let (root, a) = (root.as_fd(), a.as_fd());
+                std::thread::scope(|scope| scope.spawn(|| copy_hung(root, a, false)).join().unwrap()).unwrap()
+            } else {
+                copy_tree(root.as_fd(), a.as_fd(), false).unwrap()
+            };
+            drop(root);
+            assert!(crate::fs::openat(copy.as_fd(), "b", crate::fs::Open::PATH, 0).is_ok());
+            assert!(is_mount_root(copy.as_fd()).unwrap());
+            assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts, "nothing hangs here");
+        }
+    }
 
     #[test]
     fn a_detached_tmpfs_changes_its_attributes() {

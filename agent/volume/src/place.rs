@@ -127,7 +127,7 @@ pub fn tree_of(
         }
     };
     let act = || "making the mount of the volume".to_owned();
-    let tree = mount::open_tree(Some(at), Path::new(""), true, recursive).act(act)?;
+    let tree = mount::copy_tree(root, at, recursive).act(act)?;
     let private = AttrChange { propagation: Some(Propagation::Private), recursive: true, ..AttrChange::default() };
     mount::mount_setattr(tree.as_fd(), private).act(act)?;
     if read_only {
