@@ -110,7 +110,7 @@ def timed(command, check=True):
 class Agent:
     """A release berthd with certificates, on loopback, with an empty store."""
 
-    def __init__(self, name):
+    def __init__(self, name, network=''):
         self.dir, self.run = f'{WORK}/{name}', f'/run/berth-bench-{name}'
         for folder in [self.dir, self.run]:
             shutil.rmtree(folder, ignore_errors=True)
@@ -132,6 +132,7 @@ key = "{pki}/agents/agent.key"
 [network]
 bridge = "berthbench"
 subnet = "10.212.0.1/20"
+{network}
 [containers]
 cgroup_parent = "berth-bench"
 [log]
@@ -564,6 +565,82 @@ def crowd(options, crun, peers):
         agent.end()
 
 
+class Machine:
+    """A network namespace that is joined to this host as another machine is: by a link with a subnet of its own."""
+
+    HOST, OTHER = '198.18.212.1', '198.18.212.2'
+
+    def __init__(self):
+        subprocess.call(['ip', 'link', 'delete', 'berthbench-m'], stderr=subprocess.DEVNULL)
+        self.holder = subprocess.Popen(['unshare', '--net', 'sh', '-c', 'echo ready; exec sleep 100000'], stdout=subprocess.PIPE)
+        self.holder.stdout.readline()
+        self.pid = self.holder.pid
+        run(['ip', 'link', 'add', 'berthbench-m', 'type', 'veth', 'peer', 'name', 'eth0', 'netns', str(self.pid)])
+        run(['ip', 'address', 'add', self.HOST + '/30', 'dev', 'berthbench-m'])
+        run(['ip', 'link', 'set', 'berthbench-m', 'up'])
+        for arguments in [['address', 'add', self.OTHER + '/30', 'dev', 'eth0'], ['link', 'set', 'eth0', 'up']]:
+            run(['nsenter', '-t', str(self.pid), '-n', 'ip', *arguments])
+
+    def end(self):
+        self.holder.kill()
+        self.holder.wait()
+        subprocess.call(['ip', 'link', 'delete', 'berthbench-m'], stderr=subprocess.DEVNULL)
+
+
+def gbits(pid, address, port, seconds):
+    """What a client in the network namespace of a process sends to a server, as the server counts it."""
+    said = run(['nsenter', '-t', str(pid), '-n', 'iperf3', '-c', address, '-p', str(port), '-t', str(seconds), '-J']).stdout
+    return json.loads(said)['end']['sum_received']['bits_per_second'] / 1e9
+
+
+def throughput(options, crun, peers):
+    """TCP from container to container on the default bridge, and from another machine to a published port. iperf3 is this machine's own, in the
+    containers' network namespaces, so that only the networks differ."""
+    agent, machine, servers = Agent('throughput', 'publish_allow = ["any"]'), Machine(), []
+    engines = {'berth': lambda *a: [CTL, *a]}
+    if 'docker' in peers.names:
+        engines['docker'] = lambda *a: peers.call('docker', *a)
+    else:
+        say('  docker is not there: measured alone')
+    names, inside, ports = ['berth-bench-server', 'berth-bench-client'], {}, {e: 21990 + n for n, e in enumerate(engines)}
+    try:
+        for engine, call in engines.items():
+            pids, address = [], None
+            for name in names:
+                run(call('rm', '-f', name), check=False)
+                publish = ['-p', f'0.0.0.0:{ports[engine]}:5201'] if name == names[0] else []
+                run(call('run', '-d', '--name', name, *publish, BUSYBOX, 'sleep', '100000'))
+                shown = json.loads(run(call('inspect', *(['-o', 'docker'] if engine == 'berth' else []), name)).stdout)[0]
+                pids.append(shown['State']['Pid'])
+                address = address or shown['NetworkSettings']['Networks']['bridge']['IPAddress']
+            servers.append(subprocess.Popen(['nsenter', '-t', str(pids[0]), '-n', 'iperf3', '-s', '-p', '5201'], stdin=subprocess.DEVNULL,
+                                            stdout=subprocess.DEVNULL))
+            inside[engine] = (pids[1], address)
+        time.sleep(0.5)
+        values = {}
+        for turn in range(options.throughput_turns + 1):
+            for engine, (client, address) in inside.items():
+                for way, taken in [('container to container', gbits(client, address, 5201, options.throughput_seconds)),
+                                   ('machine to port', gbits(machine.pid, Machine.HOST, ports[engine], options.throughput_seconds))]:
+                    # The first turn warms up.
+                    if turn:
+                        values.setdefault((way, engine), []).append(taken)
+        for (way, engine), list_of in sorted(values.items()):
+            record('throughput', f'{engine} {way}', list_of, 'Gbit/s')
+        for way in sorted({way for way, _ in values}):
+            if (way, 'docker') in values:
+                times = ratio('throughput', f'berth / docker {way}', values[way, 'berth'], values[way, 'docker'])
+                target(f'throughput, {way}: of docker', times, 0.95, at_most=False)
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+        machine.end()
+        if 'docker' in engines:
+            run(engines['docker']('rm', '-f', *names), check=False)
+        agent.end()
+
+
 def lists(options, crun, peers):
     agent = Agent('list')
     try:
@@ -672,12 +749,12 @@ def pull(options, crun, peers):
 
 
 SECTIONS = {'start': start, 'exec': execs, 'rate': rate, 'memory': memory, 'pull': pull, 'list': lists, 'agent': resting,
-            'stats': stats, 'crowd': crowd}
+            'stats': stats, 'crowd': crowd, 'throughput': throughput}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--sections', default=','.join(s for s in SECTIONS if s != 'crowd'))
+    parser.add_argument('--sections', default=','.join(s for s in SECTIONS if s not in ['crowd', 'throughput']))
     parser.add_argument('--runs', type=int, default=20)
     parser.add_argument('--pulls', type=int, default=5)
     parser.add_argument('--rate-count', type=int, default=60)
@@ -686,6 +763,8 @@ def main():
     parser.add_argument('--stats-count', type=int, default=int(os.environ.get('N', 100)), help='containers; also N in the environment')
     parser.add_argument('--stats-seconds', type=float, default=20, help='length of each of its measurements')
     parser.add_argument('--crowd-count', type=int, default=int(os.environ.get('CROWD', 1000)), help='hundreds of containers on one bridge; also CROWD')
+    parser.add_argument('--throughput-turns', type=int, default=int(os.environ.get('TURNS', 10)), help='of each way and engine; also TURNS')
+    parser.add_argument('--throughput-seconds', type=int, default=2, help='of each measurement')
     parser.add_argument('--big', action='store_true', help='pull the 1 GB images, too')
     parser.add_argument('--peers', metavar='SCRIPT')
     parser.add_argument('--json', default=SOURCE + '/tests/bench/results/latest.json')

@@ -1,6 +1,6 @@
 #!/bin/bash
-# run.sh : builds what the bench measures and runs it. Environment: SECTIONS=start,exec,rate,memory,pull,list,agent,stats,crowd (default: all but crowd),
-# RUNS (measurements of each kind, default 20), N (containers of stats, default 100), CROWD (containers of crowd, default 1000), BIG=1 (the 1 GB image, too), BENCH_PEERS=SCRIPT (see bench.py --help).
+# run.sh : builds what the bench measures and runs it. Environment: SECTIONS=start,exec,rate,memory,pull,list,agent,stats,crowd,throughput (default: all but the last two),
+# RUNS (measurements of each kind, default 20), N (containers of stats, default 100), CROWD (containers of crowd, default 1000), TURNS (of throughput, which needs iperf3; default 10), BIG=1 (the 1 GB image, too), BENCH_PEERS=SCRIPT (see bench.py --help).
 set -eu
 cd "$(dirname "$0")/../.."
 . tests/fixtures/env.sh
