@@ -237,3 +237,36 @@ fn what_cannot_be_in_the_configuration_is_said() {
         ]
     );
 }
+
+#[test]
+fn parts_of_subnets_are_found_bit_by_bit() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    // xorshift64: the same sequence in every run.
+    let mut next = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let mut parts = 0;
+    for _ in 0..50_000 {
+        // Few bits differ, so that about half of them are parts.
+        let (of, length) = (next(1 << 32) as u32, next(33));
+        let inner = of ^ (next(1 << 32) as u32).checked_shr(next(33) as u32).unwrap_or(0);
+        let inner_length = next(33);
+        let text = |bits: u32, length| format!("{}/{length}", std::net::Ipv4Addr::from_bits(bits));
+        let same = (0..length).all(|bit| (inner ^ of) & (1 << (31 - bit)) == 0);
+        let (inner, outer) = (text(inner, inner_length), text(of, length));
+        assert_eq!(is_part(&inner, &outer), same && inner_length >= length, "{inner} {outer}");
+        assert!(is_part(&outer, &outer) && is_part(&outer, "0.0.0.0/0") && !is_part(&outer, "::/0"));
+        parts += usize::from(same && inner_length >= length);
+    }
+    assert!(parts > 5000, "{parts}");
+    let words = ["10.0.0.0", "/", "8", "33", "129", "fd00::", "-", "", "x", " ", "."];
+    for _ in 0..20_000 {
+        let text: String = (0..next(5)).map(|_| words[next(words.len() as u64) as usize]).collect();
+        let known = text.split_once('/').and_then(|(a, l)| Some((a.parse::<IpAddr>().ok()?, l.parse::<u8>().ok()?)));
+        let good = known.is_some_and(|(a, l)| l <= if a.is_ipv4() { 32 } else { 128 });
+        assert_eq!(subnet(&text).is_some(), good, "{text}");
+    }
+}

@@ -421,3 +421,70 @@ fn member(m: &NetworkMember) -> v1::NetworkMember {
         ..m.attachment.as_ref().map_or_else(wished, of_attachment)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn subnets_that_are_taken_have_room_for_their_gateway_and_a_container() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        // xorshift64: the same sequence in every run.
+        let mut next = |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        let mut taken = 0;
+        for _ in 0..50_000 {
+            let (len, six) = (next(36) as u8, next(2) == 0);
+            let base = u128::from(next(1 << 16)) << 64;
+            let mut address = |spread: u32, len: u8| match six {
+                true => {
+                    let bits = (0xfd00 << 112) | base | u128::from(next(1 << spread));
+                    format!("{}/{}", Ipv6Addr::from_bits(bits), len.saturating_add(92))
+                }
+                false => {
+                    let bits = (10 << 24) | (((base >> 64) as u32) << 8) | next(1 << spread) as u32;
+                    format!("{}/{len}", Ipv4Addr::from_bits(bits))
+                }
+            };
+            let subnet = if len % 2 == 0 { address(1, len) } else { address(6, len) };
+            let gateway = address(4, 0).split('/').next().unwrap_or_default().to_owned();
+            let gateway = if len % 3 == 0 { String::new() } else { gateway };
+            let ip_range = if len % 5 == 0 { String::new() } else { address(5, len.saturating_add(3)) };
+            let asked = v1::NetworkSubnet { subnet, gateway, ip_range };
+            let (mut f, mut wanted) = (Fields::default(), NetworkRequest::default());
+            decode_subnet(&mut f, "subnets[0]", &asked, &mut wanted);
+            if !f.errors().is_empty() {
+                continue;
+            }
+            taken += 1;
+            if let Some(v4) = wanted.ipv4 {
+                let prefix = Prefix { address: v4.subnet, len: v4.prefix_len };
+                assert!(
+                    prefix.contains(v4.gateway) && ![prefix.network(), prefix.broadcast()].contains(&v4.gateway),
+                    "{asked:?}"
+                );
+                assert!(
+                    v4.range.is_none_or(|(a, l)| prefix.contains(a) && (v4.prefix_len..=32).contains(&l)),
+                    "{asked:?}"
+                );
+                assert!(v4.range.is_none_or(|(a, l)| l < 32 || a != v4.gateway), "{asked:?}");
+                assert!(asked.subnet == v4.to_string(), "{asked:?} {v4}");
+            } else {
+                let v6 = wanted.ipv6.expect("one of both");
+                let prefix = Prefix6 { address: v6.subnet, len: v6.prefix_len };
+                assert!(prefix.contains(v6.gateway) && v6.gateway != prefix.network(), "{asked:?}");
+                assert!(
+                    v6.range.is_none_or(|(a, l)| prefix.contains(a) && (v6.prefix_len..=128).contains(&l)),
+                    "{asked:?}"
+                );
+                assert!(asked.subnet == v6.to_string(), "{asked:?} {v6}");
+            }
+        }
+        assert!(taken > 500, "{taken}");
+    }
+}

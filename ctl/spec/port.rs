@@ -82,3 +82,66 @@ pub fn publish(text: &str) -> Result<Vec<v1::PortMapping>> {
         })
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// xorshift64: the same sequence in every run.
+    fn random(state: &mut u64, below: u64) -> u64 {
+        for (left, by) in [(true, 13), (false, 7), (true, 17)] {
+            *state ^= if left { *state << by } else { *state >> by };
+        }
+        *state % below
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_asked_for() {
+        let mut seed = 0x9e37_79b9_7f4a_7c15;
+        let mut next = |below: u64| random(&mut seed, below);
+        for _ in 0..20_000 {
+            let count = 1 + if next(4) == 0 { next(200) } else { next(3) } as u32;
+            let most = u64::from(65_536 - count);
+            let (host, container) = (1 + next(most) as u32, 1 + next(most) as u32);
+            let (ip, shown) =
+                [("", ""), ("192.0.2.1", "192.0.2.1:"), ("2001:db8::1", "[2001:db8::1]:")][next(3) as usize];
+            let (word, protocol) =
+                [("", v1::Protocol::Tcp), ("/UDP", v1::Protocol::Udp), ("/sctp", v1::Protocol::Sctp)][next(3) as usize];
+            let range = |first: u32| match count {
+                1 => first.to_string(),
+                _ => format!("{first}-{}", first + count - 1),
+            };
+            let chosen = next(4) == 0;
+            let host_text = if chosen { String::new() } else { range(host) };
+            let colon = if chosen && shown.is_empty() { "" } else { ":" };
+            let text = format!("{shown}{host_text}{colon}{}{word}", range(container));
+            let mappings = publish(&text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
+            let ports: Vec<(u32, u32)> = mappings
+                .iter()
+                .flat_map(|m| {
+                    (0..m.count.max(1)).map(move |n| (if chosen { 0 } else { m.host_port + n }, m.container_port + n))
+                })
+                .collect();
+            let wanted: Vec<_> = (0..count).map(|n| (if chosen { 0 } else { host + n }, container + n)).collect();
+            assert_eq!(ports, wanted, "{text}");
+            assert!(mappings.iter().all(|m| m.host_ip == ip && m.protocol == i32::from(protocol)), "{text}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_written_is_answered() {
+        let mut seed = 0x2545_f491_4f6c_dd1d;
+        let mut next = |below: u64| random(&mut seed, below);
+        let parts =
+            ["0", "1", "80", "65535", "65536", "-", ":", "[", "]", "/", "tcp", "x", "::1", "127.0.0.1", " ", "+", "é"];
+        for _ in 0..50_000 {
+            let text: String = (0..next(9)).map(|_| parts[next(parts.len() as u64) as usize]).collect();
+            for mapping in publish(&text).into_iter().flatten() {
+                let last = |first: u32| first + mapping.count.max(1) - 1;
+                assert!(mapping.container_port > 0 && last(mapping.container_port) <= 65_535, "{text}");
+                assert!(last(mapping.host_port) <= 65_535, "{text}");
+                assert!(mapping.host_ip.is_empty() || mapping.host_ip.parse::<IpAddr>().is_ok(), "{text}");
+            }
+        }
+    }
+}

@@ -285,4 +285,57 @@ mod tests {
             assert_eq!(parse(&[("size", bad)]), Err(vec!["size".into()]), "{bad}");
         }
     }
+
+    /// xorshift64: the same sequence in every run.
+    fn random(state: &mut u64, below: u64) -> u64 {
+        for (left, by) in [(true, 13), (false, 7), (true, 17)] {
+            *state ^= if left { *state << by } else { *state >> by };
+        }
+        *state % below
+    }
+
+    #[test]
+    fn sizes_are_what_is_written() {
+        let mut seed = 0x9e37_79b9_7f4a_7c15;
+        let mut next = |below: u64| random(&mut seed, below);
+        for _ in 0..20_000 {
+            let (digits, n) = (1 + next(19), next(u64::MAX));
+            let n = n % 10_u64.pow(digits as u32);
+            let (unit, factor) =
+                [("", 1), ("k", 1 << 10), ("M", 1 << 20), ("gb", 1 << 30), ("T", 1u64 << 40)][next(5) as usize];
+            let text = format!("{n}{unit}");
+            assert_eq!(bytes(&text), n.checked_mul(factor), "{text}");
+            let fits = n.checked_mul(factor).filter(|b| (LEAST_BYTES..=MOST_BYTES).contains(b));
+            assert_eq!(parse(&[("size", &text)]).ok(), fits.map(|bytes| Backing::Disk { bytes }), "{text}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_asked_for_is_answered_within_bounds() {
+        let mut seed = 0x2545_f491_4f6c_dd1d;
+        let mut next = |below: u64| random(&mut seed, below);
+        let parts = [
+            "tmpfs", "none", "bind", "rbind", "nfs", "/", "..", "/srv", ",", "=", "ro", "addr", "size", "8m", "1",
+            "\n", "é", ":", " ",
+        ];
+        for _ in 0..50_000 {
+            let mut options = BTreeMap::new();
+            for _ in 0..next(4) {
+                let key = ["type", "device", "o", "size", "other"][next(5) as usize];
+                let value: String = (0..next(7)).map(|_| parts[next(parts.len() as u64) as usize]).collect();
+                options.insert(key.to_owned(), value);
+            }
+            let control = options.values().any(|v| v.chars().any(char::is_control));
+            match Backing::parse(&options) {
+                Err(wrong) => assert!(!wrong.is_empty(), "{options:?}"),
+                Ok(_) if control || options.contains_key("other") => panic!("{options:?}"),
+                Ok(Backing::Folder) => assert!(options.values().all(String::is_empty), "{options:?}"),
+                Ok(Backing::Disk { bytes }) => assert!((LEAST_BYTES..=MOST_BYTES).contains(&bytes), "{options:?}"),
+                Ok(Backing::Bind { path, .. }) => {
+                    assert!(path.starts_with('/') && !path.split('/').any(|p| p == ".."), "{options:?}");
+                }
+                Ok(Backing::Mount(f)) => assert!(f.fs_type != "none" && !f.device.is_empty(), "{options:?}"),
+            }
+        }
+    }
 }
