@@ -113,7 +113,9 @@ impl Networks {
         }
         let joined = visit(netns, || enter(&attachment)).and_then(|()| net.settle(inner, &attachment));
         if let Err(error) = joined {
-            self.disconnect_link(netns, &attachment);
+            if let Err(error) = self.disconnect_link(netns, &attachment) {
+                tracing::debug!(%error, interface = attachment.interface, "deleting a container's interface");
+            }
             self.undo(id, std::slice::from_ref(&attachment));
             return Err(error);
         }
@@ -128,7 +130,12 @@ impl Networks {
         netns: BorrowedFd<'_>,
         attachment: &NetworkAttachment,
     ) -> Result<(), NetworkError> {
-        self.disconnect_link(netns, attachment);
+        match self.disconnect_link(netns, attachment) {
+            // Its address is on the wire for as long as it is there.
+            Err(error) if attachment.host_interface.is_empty() => return Err(error),
+            Err(error) => tracing::debug!(%error, interface = attachment.interface, "deleting a container's interface"),
+            Ok(()) => {}
+        }
         self.detach(id, std::slice::from_ref(attachment))
     }
 
@@ -162,18 +169,15 @@ impl Networks {
         self.lead_ports(id, now, network, more)
     }
 
-    /// Deletes the container's end, and with it the host's. What cannot be deleted from there the sweep deletes from here.
-    fn disconnect_link(&self, netns: BorrowedFd<'_>, attachment: &NetworkAttachment) {
-        let deleted = visit(netns, || {
+    /// Deletes the container's end, and with it the host's. What cannot be deleted from there the sweep deletes from here, a macvlan excepted.
+    fn disconnect_link(&self, netns: BorrowedFd<'_>, attachment: &NetworkAttachment) -> Result<(), NetworkError> {
+        visit(netns, || {
             let mut links = Links::open()?;
             match links.find(&attachment.interface)? {
                 Some(link) => links.delete(link.index, &attachment.interface),
                 None => Ok(()),
             }
-        });
-        if let Err(error) = deleted {
-            tracing::debug!(%error, interface = attachment.interface, "deleting a container's interface");
-        }
+        })
     }
 }
 

@@ -6,9 +6,11 @@
 use crate::container::Container;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
-use crate::{NodeError, cni, fail, volumes};
-use berth_model::network::Attachments;
+use crate::{NodeError, cni, fail, nets, volumes};
+use berth_model::ContainerId;
+use berth_model::network::{Attachments, NetworkMode};
 use berth_rootfs::RootMount;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
@@ -95,12 +97,31 @@ async fn reap(inner: &Arc<Inner>, mut job: Job) {
     }
 }
 
+/// A macvlan has no end here whose removal takes it along. Where others run on in its namespace, it is deleted there before its address is another
+/// container's.
+fn leave_shared(inner: &Inner, id: &ContainerId, networks: &Attachments) -> Result<(), NodeError> {
+    let mut macvlans = networks.iter().filter(|a| a.host_interface.is_empty() && !a.is_cni()).peekable();
+    if macvlans.peek().is_none() {
+        return Ok(());
+    }
+    let shares = |mode: &NetworkMode| matches!(mode, NetworkMode::Container(other) if *other == id.as_str());
+    let others = inner.containers.all().into_iter().filter(|c| shares(&c.record().spec.network));
+    let Some(namespace) = others.filter_map(|c| nets::namespace_of(inner, c.id.as_str()).ok()).next() else {
+        return Ok(());
+    };
+    for macvlan in macvlans {
+        inner.networks.disconnect(id, namespace.as_fd(), macvlan)?;
+    }
+    Ok(())
+}
+
 /// Every step finds what is there: run again, it goes on where it failed.
 fn take_apart(inner: &Inner, job: &mut Job) -> Result<(), NodeError> {
     let id = &job.container.id;
     drop(job.root.take());
     fail::point("remove.after_umount")?;
     if !job.networks.is_empty() {
+        leave_shared(inner, id, &job.networks)?;
         cni::detach(inner, id, &job.networks)?;
         job.networks.clear();
     }
