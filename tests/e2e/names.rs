@@ -196,6 +196,33 @@ fn other_servers_are_asked_for_the_rest() {
 }
 
 #[test]
+fn whoever_is_connected_later_finds_names_too() {
+    let node = Node::start("names-later");
+    node.ok(&["network", "create", "front"]);
+    idle(&node, "db", &["--network", "front"]);
+    idle(&node, "web", &[]);
+    let file = |name: &str| node.ok(&["exec", "web", "cat", name]);
+    let before = (file("/etc/resolv.conf"), file("/etc/hosts"));
+    assert!(!before.0.contains("ndots:0"), "{}", before.0);
+    node.ok(&["exec", "web", "sh", "-c", "echo 192.0.2.5 own >> /etc/hosts"]);
+    node.ok(&["network", "connect", "front", "web"]);
+    assert!(finds(&node, "web", "db", &ip(&node, "db", "front", false)));
+    assert!(finds(&node, "db", "web", &ip(&node, "web", "front", false)));
+    let hosts = file("/etc/hosts");
+    assert!(hosts.contains(&ip(&node, "web", "front", false)) && hosts.ends_with("192.0.2.5 own"), "{hosts}");
+    // Off it, everything is as it was, and what it wrote itself is there.
+    node.ok(&["network", "disconnect", "front", "web"]);
+    assert_eq!((file("/etc/resolv.conf"), file("/etc/hosts")), (before.0, format!("{}\n192.0.2.5 own", before.1)));
+    // A resolv.conf of its own is its own.
+    node.ok(&["exec", "web", "sh", "-c", "echo nameserver 192.0.2.6 > /etc/resolv.conf"]);
+    node.ok(&["network", "connect", "front", "web"]);
+    assert_eq!(file("/etc/resolv.conf"), "nameserver 192.0.2.6");
+    node.ok(&["rm", "-f", "db", "web"]);
+    node.ok(&["network", "rm", "front"]);
+    node.finish();
+}
+
+#[test]
 fn the_default_bridge_has_no_names() {
     let node = Node::start("names-default");
     idle(&node, "one", &[]);

@@ -10,7 +10,7 @@ use crate::network_change::event;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::Requester;
-use crate::{Node, NodeError, cni, fail};
+use crate::{Node, NodeError, cni, fail, resolver};
 use berth_model::network::{
     Attachments, EndpointSpec, NetworkAttachment, NetworkDriver, NetworkMode, NetworkRecord, PortMapping,
 };
@@ -201,14 +201,31 @@ pub(crate) async fn settle(inner: &Arc<Inner>, gate: &mut Gate) -> Result<(), No
             let netns = namespace_of(&inner_, record_.id.as_str())?;
             let mut now = record_.networks.clone();
             let outcome = make_true(&inner_, &record_, &wished, main.as_deref(), &netns, &mut now, ports);
+            rewrite_files(&inner_, &record_, &now);
             Ok((now, outcome))
         })
         .await?;
     // What is there is written down also when not all of it could be done.
     let record = gate.change(|r| r.networks = networks);
-    inner.store.write(vec![Write::PutContainer(record)], Durability::Durable).await?;
+    inner.store.write(vec![Write::PutContainer(record.clone())], Durability::Durable).await?;
+    // Before the answer: whoever asks for a name behind it is answered.
+    let inner_ = inner.clone();
+    let joined = move || {
+        resolver::join(&inner_, &record);
+        Ok(())
+    };
+    inner.blocking(joined).await?;
     outcome?;
     fail::point("network.connect.after_settled")
+}
+
+/// The container's resolv.conf names the servers of its networks, its hosts file its own addresses. It runs on with what it has when that fails.
+fn rewrite_files(inner: &Inner, record: &ContainerRecord, now: &Attachments) {
+    let (dir, gateway) = (inner.container_dir(&record.id), inner.networks.gateway().into());
+    let changed = inner.runtime.networks_changed((&record.id, &record.spec), &dir, &record.networks, now, gateway);
+    if let Err(error) = changed {
+        tracing::warn!(container = %record.id, %error, "writing its hosts and resolv.conf for other networks");
+    }
 }
 
 /// The published ports are where the default route is; a container on no network, and one whose network is the plugins' matter, has none to lead.

@@ -2,8 +2,13 @@
 
 use berth_model::network::{DEFAULT_NETWORK, NetworkAttachment};
 use berth_model::spec::{ContainerSpec, HostTarget};
+use berth_sys::store::read_at_most;
 use std::fmt::Write;
+use std::fs::OpenOptions;
+use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// hosts(5) with Docker's first lines, and the container's own addresses behind all others.
 pub(crate) fn hosts(spec: &ContainerSpec, hostname: &str, networks: &[NetworkAttachment], gateway: IpAddr) -> String {
@@ -114,9 +119,44 @@ pub(crate) fn resolv_conf(
     text
 }
 
+/// A container that makes its file longer keeps it as it is.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Replaces the first lines of a file that a container has mounted, in place: another file under its name would not be what it sees. A file that
+/// begins otherwise, or is not there, is left alone.
+pub(crate) fn replace_front(path: &Path, old: &str, new: &str) -> io::Result<()> {
+    let text = match read_at_most(path, MAX_BYTES) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    let Some(rest) = text.strip_prefix(old.as_bytes()).filter(|_| text.len() < MAX_BYTES) else { return Ok(()) };
+    let file = OpenOptions::new().write(true).open(path)?;
+    let text = [new.as_bytes(), rest].concat();
+    file.write_all_at(&text, 0)?;
+    file.set_len(text.len() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_container_has_written_stays() {
+        let path = std::env::temp_dir().join(format!("berth-files-{}", std::process::id()));
+        let replaced = |before: &str, old: &str, new: &str| {
+            std::fs::write(&path, before).unwrap();
+            replace_front(&path, old, new).unwrap();
+            std::fs::read_to_string(&path).unwrap()
+        };
+        assert_eq!(replaced("a\nb\n", "a\nb\n", "c\n"), "c\n");
+        assert_eq!(replaced("a\nown\n", "a\n", "longer\n"), "longer\nown\n");
+        assert_eq!(replaced("own\na\n", "a\n", "c\n"), "own\na\n");
+        let long = format!("a\n{}", "x".repeat(MAX_BYTES));
+        assert_eq!(replaced(&long, "a\n", "c\n"), long);
+        std::fs::remove_file(&path).unwrap();
+        replace_front(&path, "a", "b").unwrap();
+        assert!(!path.exists());
+    }
     use berth_model::network::{Attachment6, Attachments};
     use berth_model::spec::ExtraHost;
 

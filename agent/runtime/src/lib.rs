@@ -238,6 +238,27 @@ impl Runtime {
         plan::effective(spec, image)
     }
 
+    /// Makes /etc/hosts and /etc/resolv.conf of a container that runs say the networks that it is on `now`. What the container has put behind the
+    /// agent's own lines stays; a file in which it has changed these is left as it is. `state_dir`: as in [`PlanInput`].
+    pub fn networks_changed(
+        &self,
+        (id, spec): (&ContainerId, &ContainerSpec),
+        state_dir: &Path,
+        before: &[NetworkAttachment],
+        now: &[NetworkAttachment],
+        host_gateway: IpAddr,
+    ) -> std::io::Result<()> {
+        let host_resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let texts =
+            |networks| plan::network_files((id, spec), &self.inner.host, networks, host_gateway, &host_resolv_conf);
+        for ((name, old), (_, new)) in texts(before).into_iter().zip(texts(now)) {
+            if old != new {
+                files::replace_front(&state_dir.join(name), &old, &new)?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn plan(&self, input: &PlanInput<'_>) -> Result<Plan, RuntimeError> {
         let around = plan::Surroundings {
             host: &self.inner.host,

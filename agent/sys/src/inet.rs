@@ -158,6 +158,15 @@ pub fn stream(v4: bool) -> io::Result<OwnedFd> {
     socket(SocketAddr::new(any, 0), Kind::Tcp)
 }
 
+/// Whether a process of this host can open an SCTP socket (EPROTONOSUPPORT where not). The kernel loads its module for the question, where there is one.
+pub fn has_sctp() -> bool {
+    // SAFETY: takes numbers only; the descriptor is nobody else's yet.
+    let socket =
+        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_SCTP) });
+    // SAFETY: as above.
+    socket.map(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) })).is_ok()
+}
+
 /// What went wrong on a socket since it was asked last (SO_ERROR).
 pub fn failure(socket: BorrowedFd<'_>) -> Option<io::Error> {
     let mut errno: libc::c_int = 0;

@@ -11,12 +11,14 @@ pub(crate) use command::effective;
 use crate::cgroup::{DeviceRule, Limits, default_rules};
 use crate::host::{Host, HostDevice};
 use crate::{Effective, PlanInput, RuntimeError, user};
-use berth_model::network::NetworkMode;
+use berth_model::ContainerId;
+use berth_model::network::{NetworkAttachment, NetworkMode, Protocol};
 use berth_model::spec::{ContainerSpec, ExecSpec};
 use berth_model::userns::{IdRange, UsernsMode};
 use berth_model::wire::{self, Step};
 use berth_sys::{cap, process};
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 // Flags of clone(2).
@@ -85,13 +87,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     if let Some((field, message)) = check(spec).into_iter().next() {
         return Err(RuntimeError::Spec { field, message });
     }
-    let hostname = match spec.hostname.as_ref().filter(|h| !h.is_empty()) {
-        _ if spec.host_uts => host.hostname.clone(),
-        Some(asked) => asked.clone(),
-        // Who shares the host's addresses is called as the host is, as Docker has it.
-        None if spec.network == NetworkMode::Host => host.hostname.clone(),
-        None => input.id.short().to_owned(),
-    };
+    let hostname = hostname(spec, host, input.id);
     let mut effective = effective(spec, input.image)?;
     let user = user::resolve("user", &effective.user, &spec.groups, input.passwd, input.group)?;
     input.ids.map_or(Ok(()), |ids| userns::has(ids, &user))?;
@@ -154,6 +150,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     steps.extend(rlimits(spec, host, &mut warnings));
     steps.push(Step::Umask { mask: 0o22 });
     let capabilities = capabilities(spec, host, &mut warnings);
+    sctp(spec, berth_sys::inet::has_sctp, &mut warnings);
     let seccomp = around.seccomp.as_ref().map(|p| Cow::Owned(p.to_vec()));
     steps.extend(credentials(&user, capabilities, seccomp, spec.no_new_privileges));
     let folders = mounts::folders_to_make(spec);
@@ -180,13 +177,48 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     })
 }
 
+fn hostname(spec: &ContainerSpec, host: &Host, id: &ContainerId) -> String {
+    match spec.hostname.as_ref().filter(|h| !h.is_empty()) {
+        _ if spec.host_uts => host.hostname.clone(),
+        Some(asked) => asked.clone(),
+        // Who shares the host's addresses is called as the host is, as Docker has it.
+        None if spec.network == NetworkMode::Host => host.hostname.clone(),
+        None => id.short().to_owned(),
+    }
+}
+
+/// Name and text of those of the container's files that its networks are in.
+pub(crate) fn network_files(
+    (id, spec): (&ContainerId, &ContainerSpec),
+    host: &Host,
+    networks: &[NetworkAttachment],
+    host_gateway: IpAddr,
+    host_resolv_conf: &str,
+) -> [(&'static str, String); 2] {
+    mounts::network_files(spec, &hostname(spec, host, id), networks, host_gateway, host_resolv_conf)
+}
+
 /// What of `spec` this host cannot give in full; every plan of it says the same.
 pub(crate) fn warnings(spec: &ContainerSpec, host: &Host) -> Vec<String> {
     let mut warnings = Vec::new();
     drop(oom_score_adj(spec, host, &mut warnings));
     drop(rlimits(spec, host, &mut warnings));
     capabilities(spec, host, &mut warnings);
+    sctp(spec, berth_sys::inet::has_sctp, &mut warnings);
     warnings
+}
+
+/// Its packets are led to the container, where nobody can listen when the kernel has no such sockets. Asked only by who publishes such a port: the
+/// question loads the kernel's module.
+fn sctp(spec: &ContainerSpec, has_sctp: impl Fn() -> bool, warnings: &mut Vec<String>) {
+    let ports = spec.ports.iter().filter(|p| p.protocol == Protocol::Sctp);
+    let ports: Vec<String> = ports.map(|p| format!("{}/sctp", p.container_port)).collect();
+    if !ports.is_empty() && !has_sctp() {
+        warnings.push(format!(
+            "this kernel has no SCTP sockets, so nothing in the container can listen on {}: load the module sctp",
+            ports.join(", ")
+        ));
+    }
 }
 
 /// Place of the root's mount among the descriptors; the shim keeps the first one to its end.

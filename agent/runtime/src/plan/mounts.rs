@@ -4,10 +4,11 @@ use super::{GivenDevice, bytes};
 use crate::host::Host;
 use crate::{PlanInput, RuntimeError, files};
 use berth_model::ContainerSpec;
-use berth_model::network::NetworkMode;
+use berth_model::network::{NetworkAttachment, NetworkMode};
 use berth_model::spec::{Mount, MountKind, Owners, Propagation};
 use berth_model::wire::Step;
 use berth_model::wire::plan::Bytes;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 // Flags of mount(2).
@@ -57,14 +58,26 @@ fn is_below(path: &str, folder: &str) -> bool {
 
 /// /etc/hosts and its like: file on the host, content.
 pub(super) fn files(input: &PlanInput<'_>, hostname: &str, host_resolv_conf: &str) -> Vec<(PathBuf, String)> {
-    let own_network = input.spec.network != NetworkMode::Host;
-    let main = input.networks.iter().find(|n| n.default_route).or(input.networks.first());
-    let gateway = main.map_or(input.host_gateway, |n| n.gateway.into());
     let at = |name: &str| input.state_dir.join(name);
-    vec![
-        (at("hosts"), files::hosts(input.spec, hostname, input.networks, gateway)),
-        (at("hostname"), format!("{hostname}\n")),
-        (at("resolv.conf"), files::resolv_conf(input.spec, host_resolv_conf, own_network, input.networks)),
+    let [hosts, resolv_conf] =
+        network_files(input.spec, hostname, input.networks, input.host_gateway, host_resolv_conf);
+    vec![(at(hosts.0), hosts.1), (at("hostname"), format!("{hostname}\n")), (at(resolv_conf.0), resolv_conf.1)]
+}
+
+/// Those of them that the container's networks are in.
+pub(super) fn network_files(
+    spec: &ContainerSpec,
+    hostname: &str,
+    networks: &[NetworkAttachment],
+    host_gateway: IpAddr,
+    host_resolv_conf: &str,
+) -> [(&'static str, String); 2] {
+    let own_network = spec.network != NetworkMode::Host;
+    let main = networks.iter().find(|n| n.default_route).or(networks.first());
+    let gateway = main.map_or(host_gateway, |n| n.gateway.into());
+    [
+        ("hosts", files::hosts(spec, hostname, networks, gateway)),
+        ("resolv.conf", files::resolv_conf(spec, host_resolv_conf, own_network, networks)),
     ]
 }
 
