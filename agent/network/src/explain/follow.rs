@@ -6,10 +6,15 @@
 
 use super::ruleset::{Base, Chain, INET, IPV4, IPV6, Rule, Ruleset, Set, Step, TableName, Verdict};
 use super::show;
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 /// Chains that lead into each other.
 const DEPTH: u32 = 16;
+/// Rules that one hook asks: chains that jump to each other again and again are a way without end, and the kernel allows that.
+const RULES: u32 = 1 << 16;
+/// Doubts that are remembered.
+const FOUND: usize = 4096;
 
 pub const PREROUTING: u32 = 0;
 pub const INPUT: u32 = 1;
@@ -98,19 +103,22 @@ pub struct Follower<'a> {
     pub found: Vec<Found>,
     copied: bool,
     hook: u32,
+    /// Rules that may still be asked.
+    left: u32,
 }
 
 type Registers = [Option<u8>; 64];
 
 impl<'a> Follower<'a> {
     pub fn new(ruleset: &'a Ruleset) -> Self {
-        Follower { ruleset, found: Vec::new(), copied: false, hook: PREROUTING }
+        Follower { ruleset, found: Vec::new(), copied: false, hook: PREROUTING, left: RULES }
     }
 
     /// Asks all base chains of a hook, in their order, until one ends it.
     pub fn hook(&mut self, hook: u32, packet: &mut Packet) -> Fate {
         self.hook = hook;
         self.copied = false;
+        self.left = RULES;
         let family = if packet.to.is_ipv4() { IPV4 } else { IPV6 };
         let asked =
             |c: &&Chain| c.base.as_ref().is_some_and(|b| b.hook == hook) && [INET, family].contains(&c.table.family);
@@ -163,6 +171,14 @@ impl<'a> Follower<'a> {
             return Flow::Falls;
         }
         for rule in &chain.rules {
+            if self.left <= 1 {
+                if std::mem::take(&mut self.left) == 1 {
+                    let doubt = Some(format!("more than {RULES} rules"));
+                    self.found.push(Found { place: self.place(chain, Some(rule)), effect: Effect::Drops, doubt });
+                }
+                return Flow::Falls;
+            }
+            self.left -= 1;
             match self.rule(chain, rule, packet, depth) {
                 Some(Flow::Falls) => return Flow::Falls,
                 Some(flow) => return flow,
@@ -293,13 +309,18 @@ impl<'a> Follower<'a> {
 
     /// A rule that may hold: remembered with the worst that it could do.
     fn doubtful(&mut self, chain: &Chain, rule: &Rule, step: &Step, doubt: Option<&str>) {
+        if self.found.len() >= FOUND {
+            return;
+        }
         let effect = match step {
             Step::Reject => Some(Effect::Rejects),
             Step::Dnat { .. } | Step::Redirect { .. } => Some(Effect::Redirects),
             Step::Verdict(Verdict::Accept) => Some(Effect::Accepts),
             Step::Verdict(Verdict::Drop) => Some(Effect::Drops),
             Step::Verdict(Verdict::Queue) => Some(Effect::Queues),
-            Step::Verdict(Verdict::Jump(name) | Verdict::Goto(name)) => self.worst(&chain.table, name, 0),
+            Step::Verdict(Verdict::Jump(name) | Verdict::Goto(name)) => {
+                self.worst(&chain.table, name, &mut HashSet::new())
+            }
             _ => None,
         };
         if let Some(effect) = effect {
@@ -309,15 +330,15 @@ impl<'a> Follower<'a> {
     }
 
     /// What a chain could do at worst.
-    fn worst(&self, table: &TableName, name: &str, depth: u32) -> Option<Effect> {
-        let chain = self.ruleset.chain(table, name).filter(|_| depth < DEPTH)?;
+    fn worst<'n>(&'n self, table: &TableName, name: &'n str, seen: &mut HashSet<&'n str>) -> Option<Effect> {
+        let chain = self.ruleset.chain(table, name).filter(|_| seen.insert(name))?;
         let effects = chain.rules.iter().flat_map(|r| &r.steps).filter_map(|step| match step {
             Step::Reject => Some(Effect::Rejects),
             Step::Dnat { .. } | Step::Redirect { .. } => Some(Effect::Redirects),
             Step::Lookup { verdicts: true, .. } | Step::Verdict(Verdict::Drop) => Some(Effect::Drops),
             Step::Verdict(Verdict::Accept) => Some(Effect::Accepts),
             Step::Verdict(Verdict::Queue) => Some(Effect::Queues),
-            Step::Verdict(Verdict::Jump(name) | Verdict::Goto(name)) => self.worst(table, name, depth + 1),
+            Step::Verdict(Verdict::Jump(name) | Verdict::Goto(name)) => self.worst(table, name, seen),
             _ => None,
         });
         let harm = |effect: &Effect| match effect {

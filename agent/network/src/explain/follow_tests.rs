@@ -210,3 +210,22 @@ fn interfaces_and_translation() {
     let (_, found) = follow(chains, vec![], &mut packet);
     assert_eq!((packet.to.to_string().as_str(), packet.port, found.len()), ("10.0.0.2", 80, 1));
 }
+
+#[test]
+fn a_way_without_end_is_a_doubt() {
+    // Ten jumps to the next chain in each of sixteen: 10^16 rules for a packet that nobody stops.
+    let jumps = |steps: Vec<Step>| {
+        let name = |n: usize| format!("c{n}");
+        let chain_of = |n: usize| {
+            let base = if n == 0 { base(INPUT, 0, "filter", false) } else { None };
+            chain(&name(n), base, vec![with(steps.clone(), Verdict::Jump(name(n + 1))); 10])
+        };
+        let last = chain("c16", None, vec![with(tcp_dport(9), Verdict::Drop)]);
+        follow((0..16).map(chain_of).chain([last]).collect(), vec![], &mut packet())
+    };
+    let (fate, found) = jumps(vec![]);
+    assert_eq!((fate, found.len(), found[0].effect), (Fate::Goes, 1, Effect::Drops));
+    assert!(found[0].doubt.as_ref().is_some_and(|d| d.contains("rules")), "{found:?}");
+    let (_, found) = jumps(vec![Step::Unknown("limit".into())]);
+    assert_eq!((found.len(), found[0].effect), (10, Effect::Drops));
+}
