@@ -84,7 +84,7 @@ pub fn own_architecture() -> &'static str {
 
 /// Parts of a version in the order of semver.org, 11: numbers, then a pre-release that comes before none. `None`: it is no version.
 pub fn version_order(version: &str) -> Option<([u64; 3], bool, String)> {
-    let text = version.split('+').next().unwrap_or_default();
+    let (text, build) = version.split_once('+').unwrap_or((version, ""));
     let (numbers, pre) = match text.split_once('-') {
         Some((_, "")) => return None,
         Some((numbers, pre)) => (numbers, pre),
@@ -93,7 +93,9 @@ pub fn version_order(version: &str) -> Option<([u64; 3], bool, String)> {
     let mut parts = numbers.split('.');
     let mut next = || parts.next()?.parse::<u64>().ok();
     let three = [next()?, next()?, next()?];
-    let good = parts.next().is_none() && pre.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-');
+    // What is behind the plus sign orders nothing, and is a line of what is signed.
+    let word = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-');
+    let good = parts.next().is_none() && word(pre) && word(build);
     good.then(|| (three, pre.is_empty(), pre.to_owned()))
 }
 
@@ -107,7 +109,7 @@ mod tests {
         let keys: Vec<_> = order.iter().map(|v| version_order(v).unwrap()).collect();
         assert!(keys.is_sorted() && keys.windows(2).all(|w| w[0] != w[1]), "{keys:?}");
         assert_eq!(version_order("1.2.3+build"), version_order("1.2.3"));
-        for bad in ["", "1", "1.2", "1.2.x", "1.2.3.4", "1.2.3-", "1.2.3-a b", "v1.2.3"] {
+        for bad in ["", "1", "1.2", "1.2.x", "1.2.3.4", "1.2.3-", "1.2.3-a b", "1.2.3+a\nsize 1", "v1.2.3"] {
             assert_eq!(version_order(bad), None, "{bad}");
         }
     }
