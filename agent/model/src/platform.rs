@@ -92,12 +92,14 @@ impl FromStr for Platform {
         if !(2..=3).contains(&parts.len()) || !parts.iter().all(|p| good(p)) {
             return Err(bad());
         }
-        Ok(Platform {
+        let platform = Platform {
             os: parts[0].to_owned(),
             architecture: parts[1].to_owned(),
             variant: parts.get(2).map(|v| (*v).to_owned()),
         }
-        .normalized())
+        .normalized();
+        // Another spelling may be longer.
+        if platform.variant.as_deref().is_some_and(|v| !good(v)) { Err(bad()) } else { Ok(platform) }
     }
 }
 
