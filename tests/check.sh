@@ -83,7 +83,7 @@ e2e() {
 }
 
 fuzz() {
-  tests/fuzz.sh "${FUZZ_SECONDS:-10}"
+  tests/fuzz.sh "${FUZZ_SECONDS:-5}"
 }
 
 summary=

@@ -12,6 +12,9 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
     assert_eq!(reference.familiar().parse::<Reference>().as_ref(), Ok(&reference));
     // What goes into URLs and paths.
     for part in [reference.registry(), reference.repository()] {
-        assert!(!part.is_empty() && !part.contains("..") && !part.contains([' ', '?', '#', '%', '\\', '\0', '\n']), "{part:?}");
+        assert!(
+            !part.is_empty() && !part.contains("..") && !part.contains([' ', '?', '#', '%', '\\', '\0', '\n']),
+            "{part:?}"
+        );
     }
 });

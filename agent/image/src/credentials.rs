@@ -1,6 +1,5 @@
 //! Credentials: a request's own, else those of Docker's config.json.
 
-use crate::Auth;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde::Deserialize;
@@ -12,6 +11,22 @@ use std::path::Path;
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// The name under which `docker login` keeps Docker Hub's credentials.
 const HUB_KEY: &str = "index.docker.io";
+
+/// Credentials for one registry: a token for the registry, else a refresh token, else a name and a password. All empty: none.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Auth {
+    pub username: String,
+    pub password: String,
+    pub identity_token: String,
+    pub registry_token: String,
+}
+
+/// Shows no secret.
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Auth(..)")
+    }
+}
 
 /// How to prove who asks. `Debug` hides all of it.
 #[derive(Clone, PartialEq, Eq)]

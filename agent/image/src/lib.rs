@@ -30,7 +30,7 @@ mod tls;
 
 pub use change::{Change, Health};
 pub use child::Child;
-pub use credentials::{Docker, docker_config};
+pub use credentials::{Auth, Docker, docker_config};
 pub use error::{ImageError, SinkError};
 pub use hash::Hasher;
 pub use store::Pins;
@@ -38,7 +38,6 @@ pub use store::Pins;
 use berth_model::image::ImageRecord;
 use berth_model::{Digest, Platform, Reference};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -83,22 +82,6 @@ pub struct ImagesConfig {
     pub docker_config: Option<PathBuf>,
     /// Layers fetched side by side over all pulls; 0: the default.
     pub parallel_layers: usize,
-}
-
-/// Credentials for one registry: a token for the registry, else a refresh token, else a name and a password. All empty: none.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Auth {
-    pub username: String,
-    pub password: String,
-    pub identity_token: String,
-    pub registry_token: String,
-}
-
-/// Shows no secret.
-impl fmt::Debug for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Auth(..)")
-    }
 }
 
 #[derive(Clone, Debug)]

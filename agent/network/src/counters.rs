@@ -64,7 +64,7 @@ pub fn counters_inside(pid: u32, interface: &str) -> Option<Counters> {
     parse_dev(&std::fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?, interface)
 }
 
-fn parse_dev(table: &str, interface: &str) -> Option<Counters> {
+pub(crate) fn parse_dev(table: &str, interface: &str) -> Option<Counters> {
     let (_, figures) = table.lines().filter_map(|line| line.split_once(':')).find(|(n, _)| n.trim() == interface)?;
     let figures: Vec<u64> = figures.split_ascii_whitespace().map_while(|n| n.parse().ok()).collect();
     let [
@@ -136,7 +136,7 @@ impl LinkCounters {
     }
 }
 
-fn parse(body: &[u8]) -> Option<(u32, Counters)> {
+pub(crate) fn parse(body: &[u8]) -> Option<(u32, Counters)> {
     let index = u32::from_ne_bytes(*body.get(4..)?.first_chunk()?);
     let stats = find(body.get(HEADER..)?, IFLA_STATS_LINK_64)?;
     let number = |n: usize| stats.get(n * 8..).and_then(|b| b.first_chunk()).map(|b| u64::from_ne_bytes(*b));

@@ -25,6 +25,8 @@ mod detour;
 mod ends;
 mod error;
 mod explain;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod guard;
 mod host;
 mod inside;

@@ -551,6 +551,17 @@ fn parse_route6(reply: &Reply) -> Option<(Prefix6, u32)> {
     (main && network).then_some((Prefix6 { address, len: header[1] }, interface))
 }
 
+/// Reads a reply as each kind.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(reply: &Reply) {
+    if let Some(link) = parse_link(reply)
+        && let Some(mac) = link.mac
+    {
+        assert!(parse_mac(&mac_text(mac)).is_none_or(|read| read == mac));
+    }
+    let _ = (parse_route(reply), parse_route6(reply));
+}
+
 /// A locally administered address made from an IPv4 address: neighbours' caches stay right when the address is used again.
 pub fn mac_of(kind: u8, address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();

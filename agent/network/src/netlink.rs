@@ -102,6 +102,12 @@ impl Messages {
         }
     }
 
+    #[cfg(fuzzing)]
+    pub(crate) fn last_kind(&self) -> u16 {
+        let bytes = self.starts.last().and_then(|start| self.bytes.get(start + 4..)?.first_chunk());
+        bytes.map_or(0, |b| u16::from_ne_bytes(*b))
+    }
+
     fn end(&mut self) {
         if let Some(&start) = self.starts.last() {
             let length = (self.bytes.len() - start) as u32;
@@ -266,7 +272,7 @@ impl Socket {
     }
 }
 
-struct Header {
+pub(crate) struct Header {
     kind: u16,
     flags: u16,
     sequence: u32,
@@ -274,8 +280,15 @@ struct Header {
     author: u32,
 }
 
+#[cfg(fuzzing)]
+impl Header {
+    pub(crate) fn kind(&self) -> u16 {
+        self.kind
+    }
+}
+
 /// The first message of a datagram: header, body, and what follows. `None` at the end, or where the lengths make no sense.
-fn split_message(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
+pub(crate) fn split_message(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     let body = bytes.get(HEADER..length)?;
     let header = Header {

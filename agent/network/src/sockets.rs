@@ -31,7 +31,7 @@ pub fn listed(table: &str, listeners: bool) -> Vec<Bound> {
     table.lines().skip(1).filter_map(|line| parse(line, listeners)).collect()
 }
 
-fn parse(line: &str, listeners: bool) -> Option<Bound> {
+pub(crate) fn parse(line: &str, listeners: bool) -> Option<Bound> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     if listeners && *fields.get(3)? != LISTEN {
         return None;

@@ -132,7 +132,8 @@ impl Networks {
         };
         let mut socket =
             Socket::open(NetlinkFamily::Netfilter).map_err(|e| error("opening an nfnetlink socket")(Failure::Io(e)))?;
-        let ruleset = Ruleset::read(&mut socket).map_err(error("reading the host's nftables rules"))?;
+        let ruleset = Ruleset::read(&mut |m, look| socket.converse(m, false, look))
+            .map_err(error("reading the host's nftables rules"))?;
         let mut follower = Follower::new(&ruleset);
         let holder = sockets::bound(question.protocol)
             .into_iter()
@@ -285,6 +286,30 @@ impl Networks {
         let loopback = name.as_deref() == Some("lo");
         Ok(Way { local: route.body.get(7) == Some(&LOCAL), interface: Interface { name, index, loopback }, source })
     }
+}
+
+/// Reads a ruleset out of replies (`kind` modulo 256 says which question each one answers), and follows a packet of each family through all
+/// of its hooks.
+#[cfg(fuzzing)]
+pub(crate) fn follow_any(replies: &[(u16, &[u8])]) {
+    let ruleset = Ruleset::read(&mut |question, look| {
+        let asked = question.last_kind() & 0xff;
+        replies.iter().filter(|(kind, _)| kind & 0xff == asked).for_each(|(kind, body)| look(*kind, body));
+        Ok(())
+    })
+    .expect("nothing was refused");
+    let mut follower = Follower::new(&ruleset);
+    for (from, to) in [(OUTSIDE4, Ipv4Addr::LOCALHOST.into()), (OUTSIDE6, Ipv6Addr::LOCALHOST.into())] {
+        for hook in [PREROUTING, INPUT, FORWARD, OUTPUT] {
+            let lo = Interface { name: Some("lo".into()), index: Some(1), loopback: true };
+            let (protocol, mark) = (Protocol::Tcp.number(), 0);
+            let (input, output) = (lo.clone(), lo);
+            let (to_this_host, redirected) = (true, false);
+            let mut packet = Packet { from, to, protocol, port: 80, input, output, mark, to_this_host, redirected };
+            let _ = follower.hook(hook, &mut packet);
+        }
+    }
+    follower.found.iter().for_each(|found| assert!(found.place.hook <= OUTPUT));
 }
 
 /// At this hook there is no such interface.

@@ -3,7 +3,7 @@
 //! Read-only, and only as far as a packet's way depends on it. What is not known here stays in place under its name: whoever follows a packet
 //! must know that there is something.
 
-use crate::netlink::{DUMP, Failure, Messages, Socket, attributes, find};
+use crate::netlink::{DUMP, Failure, Messages, attributes, find};
 use std::collections::HashMap;
 
 const SUBSYSTEM: u16 = 10 << 8;
@@ -189,6 +189,9 @@ pub struct Element {
     pub conditional: bool,
 }
 
+/// Sends messages and hands on the kind and the body of each reply.
+pub type Ask<'a> = dyn FnMut(&mut Messages, &mut dyn FnMut(u16, &[u8])) -> Result<(), Failure> + 'a;
+
 #[derive(Debug, Default)]
 pub struct Ruleset {
     pub chains: Vec<Chain>,
@@ -196,21 +199,21 @@ pub struct Ruleset {
 }
 
 impl Ruleset {
-    /// What is in the kernel now, in the namespace of the socket.
-    pub fn read(socket: &mut Socket) -> Result<Ruleset, Failure> {
+    /// What the kernel has now that `ask` asks.
+    pub fn read(ask: &mut Ask<'_>) -> Result<Ruleset, Failure> {
         let mut dormant = Vec::new();
-        dump(socket, GET_TABLE, |family, body| {
+        dump(ask, GET_TABLE, |family, body| {
             if number(body, 2).unwrap_or_default() & DORMANT != 0 {
                 dormant.extend(text(body, 1).map(|name| TableName { family, name }));
             }
         })?;
         let mut chains: Vec<Chain> = Vec::new();
-        dump(socket, GET_CHAIN, |family, body| chains.extend(chain(family, body)))?;
+        dump(ask, GET_CHAIN, |family, body| chains.extend(chain(family, body)))?;
         chains.retain(|c| !dormant.contains(&c.table));
         let places: HashMap<_, _> =
             chains.iter().enumerate().map(|(n, c)| ((c.table.clone(), c.name.clone()), n)).collect();
         let mut ruleset = Ruleset { chains, sets: HashMap::new() };
-        dump(socket, GET_RULE, |family, body| {
+        dump(ask, GET_RULE, |family, body| {
             let (Some(table), Some(name)) = (text(body, 1), text(body, 2)) else { return };
             if let Some(n) = places.get(&(TableName { family, name: table }, name))
                 && let Some(chain) = ruleset.chains.get_mut(*n)
@@ -218,13 +221,13 @@ impl Ruleset {
                 chain.rules.push(rule(body));
             }
         })?;
-        ruleset.read_sets(socket)?;
+        ruleset.read_sets(ask)?;
         Ok(ruleset)
     }
 
-    fn read_sets(&mut self, socket: &mut Socket) -> Result<(), Failure> {
+    fn read_sets(&mut self, ask: &mut Ask<'_>) -> Result<(), Failure> {
         let mut sets = HashMap::new();
-        dump(socket, GET_SET, |family, body| {
+        dump(ask, GET_SET, |family, body| {
             if let (Some(table), Some(name)) = (text(body, 1), text(body, 2)) {
                 sets.insert((TableName { family, name: table }, name), set(body));
             }
@@ -237,7 +240,7 @@ impl Ruleset {
         };
         sets.retain(|key, _| asked(key));
         for ((table, name), set) in &mut sets {
-            read_elements(socket, table, name, set)?;
+            read_elements(ask, table, name, set)?;
         }
         self.sets = sets;
         Ok(())
@@ -258,23 +261,23 @@ impl Ruleset {
 }
 
 /// Calls `each` with the family and the attributes of every object.
-fn dump(socket: &mut Socket, kind: u16, mut each: impl FnMut(u8, &[u8])) -> Result<(), Failure> {
+fn dump(ask: &mut Ask<'_>, kind: u16, mut each: impl FnMut(u8, &[u8])) -> Result<(), Failure> {
     let mut m = Messages::new();
     m.begin(SUBSYSTEM | kind, DUMP, &[0, 0, 0, 0]);
-    socket.converse(&mut m, false, |_, body| {
+    ask(&mut m, &mut |_, body| {
         if let (Some(family), Some(attributes)) = (body.first(), body.get(4..)) {
             each(*family, attributes);
         }
     })
 }
 
-fn read_elements(socket: &mut Socket, table: &TableName, name: &str, set: &mut Set) -> Result<(), Failure> {
+fn read_elements(ask: &mut Ask<'_>, table: &TableName, name: &str, set: &mut Set) -> Result<(), Failure> {
     const ENOENT: i32 = 2;
     let mut m = Messages::new();
     m.begin(SUBSYSTEM | GET_ELEMENT, DUMP, &[table.family, 0, 0, 0]).text(1, &table.name).text(2, name);
     let mut found = Some(Vec::new());
     let mut otherwise = None;
-    let dumped = socket.converse(&mut m, false, |_, body| {
+    let dumped = ask(&mut m, &mut |_, body| {
         let list = body.get(4..).and_then(|body| find(body, 3)).unwrap_or(&[]);
         for (_, one) in attributes(list) {
             let (flags, one) = (number(one, 3).unwrap_or_default(), element(one));
@@ -459,12 +462,13 @@ fn is_counter(expression: Option<&[u8]>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::Socket;
     use berth_sys::net::NetlinkFamily;
 
     #[test]
     fn the_hosts_ruleset_is_read_whole() {
         let mut socket = Socket::open(NetlinkFamily::Netfilter).unwrap();
-        let ruleset = Ruleset::read(&mut socket).unwrap();
+        let ruleset = Ruleset::read(&mut |m, look| socket.converse(m, false, look)).unwrap();
         for chain in &ruleset.chains {
             assert!(!chain.name.is_empty() && !chain.table.name.is_empty());
         }

@@ -7,13 +7,15 @@
 mod bpf;
 mod default;
 mod json;
-#[cfg(test)]
-mod machine;
+#[cfg(any(test, fuzzing))]
+pub mod machine;
 mod tables;
 
 pub use bpf::{Insn, Program};
 pub use json::parse;
 pub use tables::Arch;
+#[cfg(fuzzing)]
+pub use tables::Table;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
