@@ -1,5 +1,6 @@
 //! What a container may not do.
 
+use crate::harness::pki::set_mode;
 use crate::harness::{Node, image};
 
 fn status(node: &Node, options: &[&str], field: &str) -> String {
@@ -154,5 +155,34 @@ fn ulimits_sysctls_and_oom_score() {
     let output =
         node.ctl(&["run", "--rm", "--network", "host", "--sysctl", "net.ipv4.ip_forward=1", &image("busybox"), "true"]);
     assert_eq!(output.code, 125, "a sysctl of the host's namespace: {output:?}");
+    node.finish();
+}
+
+#[test]
+fn what_the_agent_ignores_is_not_ignored_in_containers() {
+    let mut node = Node::with_busybox("sandbox-signals");
+    let agent = node.program().display().to_string();
+    let wrapper = node.scratch().join("nohup");
+    // HUP, INT, QUIT, PIPE, USR1, USR2 and TSTP: a shell hands on what it ignores.
+    let script = format!("#!/bin/bash\ntrap '' HUP INT QUIT PIPE USR1 USR2 TSTP 40\nexec {agent} \"$@\"\n");
+    std::fs::write(&wrapper, script).expect("wrapper");
+    set_mode(&wrapper, 0o755);
+    node.set_program(&wrapper);
+    node.restart();
+    let of = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let ignored = |status: &str| {
+        let line = status.lines().find(|l| l.starts_with("SigIgn:")).expect("SigIgn").to_owned();
+        u64::from_str_radix(line.trim_start_matches("SigIgn:").trim(), 16).expect("a mask")
+    };
+    // QUIT and signal 40, which the agent does not handle itself.
+    assert_eq!(ignored(&of(&node.pid().to_string())) & (1 << 2 | 1 << 39), 1 << 2 | 1 << 39);
+    let busybox = image("busybox");
+    node.detached(&["--name", "box"], "while :; do sleep 1; done");
+    let look = ["grep", "-E", "Sig(Ign|Blk)", "/proc/self/status"];
+    let none = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000";
+    for arguments in [vec!["run", "--rm", &busybox], vec!["run", "--rm", "--init", &busybox], vec!["exec", "box"]] {
+        assert_eq!(node.ok(&[&arguments[..], &look].concat()), none, "{arguments:?}");
+    }
+    node.ok(&["rm", "-f", "box"]);
     node.finish();
 }

@@ -38,6 +38,8 @@ fn give_up(report: &OwnedFd, message: &[u8]) -> ! {
 
 fn prepare(plan: &Plan<'_>, fds: &[OwnedFd], report: &OwnedFd, streams: Streams) -> Result<(), Vec<u8>> {
     let named = |act: &'static str| move |e: io::Error| failure(act, &e);
+    // What the agent was started with is none of the container's. Now, because the container's seccomp profile may forbid it later.
+    process::reset_signals().map_err(named("resetting signals"))?;
     // The shim's memory and descriptors are in this process: keep the container's other processes out of them (exec).
     process::set_undumpable().map_err(named("hiding the new process"))?;
     let onto = |fd: &OwnedFd, to| process::dup_onto(fd.as_fd(), to).map_err(named("setting the standard streams"));
@@ -61,7 +63,6 @@ fn prepare(plan: &Plan<'_>, fds: &[OwnedFd], report: &OwnedFd, streams: Streams)
         exit(1);
     }
     process::cloexec_from(3).map_err(named("marking descriptors close-on-exec"))?;
-    process::reset_signals().map_err(named("resetting signals"))?;
     Ok(())
 }
 
@@ -112,7 +113,7 @@ fn run_init(plan: &Plan<'_>) -> Vec<u8> {
         Ok(None) => {
             let ready = process::lead_foreground_group()
                 .and_then(|()| process::set_parent_death_signal(SIGKILL))
-                .and_then(|()| process::reset_signals());
+                .and_then(|()| process::unblock_signals());
             return match ready {
                 Ok(()) => exec(plan),
                 Err(e) => failure("preparing the init's child", &e),

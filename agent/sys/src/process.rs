@@ -419,10 +419,16 @@ pub fn execve(path: &CStr, args: &[&CStr], env: &[&CStr]) -> io::Error {
     io::Error::last_os_error()
 }
 
-/// Sets every signal that a Rust program or its parent may have ignored back to its default, and blocks none: execve keeps both.
+/// Sets every signal back to its default, and blocks none: execve keeps what is ignored and what is blocked, whoever began with it (a shell's
+/// `nohup`, a service manager's IgnoreSIGPIPE=).
 pub fn reset_signals() -> io::Result<()> {
-    // SAFETY: default dispositions run no code of ours.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    // The kernel's `struct sigaction` on 64-bit processors: handler, flags, restorer, mask.
+    let default = [0u64; 4];
+    // Also those that a C library keeps for itself (32, 33), which sigaction(3) refuses.
+    for signal in (1..=64).filter(|s| ![libc::SIGKILL, libc::SIGSTOP].contains(s)) {
+        // SAFETY: the structure lives through the call, and default dispositions run no code of ours. The set has the kernel's 8 bytes.
+        check(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, 0usize, 8usize) })?;
+    }
     unblock_signals()
 }
 
