@@ -2,6 +2,7 @@
 //!
 //! The fail points are compiled in with `--features failpoints` only.
 
+use crate::harness::disk::tool;
 use crate::harness::{Node, image, until};
 
 #[cfg(feature = "failpoints")]
@@ -250,6 +251,43 @@ fn a_full_disk_in_mid_create_is_said_and_survived() {
     node.restart();
     assert_eq!(node.sh(&[], "echo fine"), "fine");
     assert_eq!(node.ok(&["ps", "-a", "-q"]).lines().count(), 1);
+    node.finish();
+}
+
+#[test]
+fn the_container_that_has_filled_the_disk_can_be_removed() {
+    let mut node = Node::builder("full-rm").small_ext4(48).start();
+    node.ok(&["pull", "-q", &image("busybox")]);
+    let reserve = |node: &Node| {
+        let files = std::fs::read_dir(node.data()).expect("data").flatten().map(|e| e.path());
+        files.filter(|p| p.to_string_lossy().ends_with(".reserve")).collect::<Vec<_>>()
+    };
+    until("the agent keeps room", || reserve(&node).len() == 1);
+    let fills = "while :; do cat /dev/zero >>/x; cat /dev/zero >>/y; sleep 0.1; done 2>/dev/null";
+    let full = |node: &Node| {
+        until("the disk is full", || {
+            let free = tool("df", &["--output=avail", "-k", node.data().to_str().expect("utf-8")]);
+            free.lines().last().is_some_and(|n| n.trim() == "0")
+        });
+    };
+    for round in ["first", "second"] {
+        node.detached(&["--name", "hog"], fills);
+        full(&node);
+        node.ok(&["rm", "-f", "hog"]);
+        assert_eq!(node.sh(&[], "echo fine"), "fine", "{round}");
+        until("the agent keeps room again", || {
+            node.sh(&[], "true");
+            reserve(&node).len() == 1
+        });
+    }
+    assert!(node.agent_log().contains("given up"), "the disk was never as full as that: {}", node.agent_log());
+    // An agent that finds the disk full gets rid of it, too.
+    node.detached(&["--name", "hog"], fills);
+    full(&node);
+    node.kill_agent();
+    node.spawn();
+    node.ok(&["rm", "-f", "hog"]);
+    assert_eq!(node.sh(&[], "echo fine"), "fine");
     node.finish();
 }
 

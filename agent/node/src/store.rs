@@ -8,9 +8,11 @@
 //! on the disk. Commits keep their order: what is durable makes all before it durable.
 
 mod repair;
+mod reserve;
 
 pub use repair::Repaired;
 pub(crate) use repair::{There, repair};
+use reserve::{Reserve, gives_room};
 
 use crate::counts::StoreTimes;
 use berth_model::event::Event;
@@ -254,6 +256,7 @@ impl Store {
             times: times.clone(),
             event_keep: event_keep.max(1) as u64,
             untrimmed: 0,
+            reserve: Reserve::new(path),
             path: path.to_owned(),
             copied: None,
         };
@@ -488,6 +491,7 @@ struct Writer {
     times: Arc<StoreTimes>,
     event_keep: u64,
     untrimmed: u32,
+    reserve: Reserve,
     path: PathBuf,
     /// When the last copy was made.
     copied: Option<Instant>,
@@ -495,6 +499,7 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        self.reserve.keep();
         while let Some(first) = queue.blocking_recv() {
             let mut batch = Vec::new();
             let mut close = None;
@@ -582,8 +587,17 @@ impl Writer {
         }
     }
 
+    /// Where it fails although it will give room, the reserve is given up for it.
     fn transaction(&mut self, batch: &[Request]) -> Result<(), StoreError> {
-        self.write_all(batch).map_err(|e| self.explained(e))
+        let mut outcome = self.write_all(batch);
+        if outcome.is_err() && batch.iter().flat_map(|r| &r.writes).any(gives_room) && self.reserve.give_up() {
+            tracing::warn!("the disk is full: the room that was kept for this is given up");
+            outcome = self.write_all(batch);
+        }
+        if outcome.is_ok() {
+            self.reserve.keep();
+        }
+        outcome.map_err(|e| self.explained(e))
     }
 
     /// SQLite says "disk I/O error" for much: what the file system says is nearer to the cause.

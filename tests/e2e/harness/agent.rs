@@ -30,6 +30,7 @@ pub struct Builder {
     containers: String,
     limits: String,
     tmpfs_mib: Option<u32>,
+    ext4_mib: Option<u32>,
     pki: Option<PathBuf>,
     own_program: bool,
     publish_address: String,
@@ -89,6 +90,12 @@ impl Builder {
         self
     }
 
+    /// As `small_disk`, with an ext4 in a file.
+    pub fn small_ext4(mut self, mib: u32) -> Self {
+        self.ext4_mib = Some(mib);
+        self
+    }
+
     /// Certificates of its own: a folder that `Pki::make` filled.
     pub fn pki(mut self, dir: &Path) -> Self {
         self.pki = Some(dir.to_owned());
@@ -114,6 +121,16 @@ impl Builder {
                 .arg(dir.join("data"))
                 .status();
             assert!(status.expect("mount").success(), "mounting a tmpfs");
+        }
+        if let Some(mib) = self.ext4_mib {
+            let file = dir.join("disk");
+            File::create(&file).and_then(|f| f.set_len(u64::from(mib) << 20)).expect("disk");
+            for command in [
+                Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&file),
+                Command::new("mount").args(["-o", "loop"]).arg(&file).arg(dir.join("data")),
+            ] {
+                assert!(command.status().expect("a tool of the host").success(), "{command:?}");
+            }
         }
         let pki = self.pki.map_or_else(Pki::shared, |dir| Pki { dir });
         let agent = pki.identity("agent");
@@ -213,6 +230,7 @@ impl Node {
             containers: String::new(),
             limits: String::new(),
             tmpfs_mib: None,
+            ext4_mib: None,
             pki: None,
             own_program: false,
             publish_address: "0.0.0.0".into(),
