@@ -509,6 +509,49 @@ def stats(options, crun, peers):
         agent.end()
 
 
+# Name, options and script of what takes all that it can get of one thing, each within limits of its own.
+ATTACKS = [
+    ('nothing', [], 'sleep 1000'),
+    ('memory', ['--memory', '64m', '--memory-swap', '64m'], 'while :; do tail /dev/zero >/dev/null 2>&1; done'),
+    ('forks', ['--pids-limit', '64'], 'f() { f | f & }; while :; do f; done 2>/dev/null'),
+    ('disk', ['-v', 'small:/v'], 'while :; do cat /dev/zero >/v/x; rm /v/x; done 2>/dev/null'),
+    ('inodes', ['--tmpfs', '/t:size=8m'], 'n=0; while :; do n=$((n+1)); : >/t/$n; done 2>/dev/null'),
+    ('descriptors', ['--ulimit', 'nofile=1024'],
+     'n=3; while :; do eval "exec $n</dev/null" || n=3; n=$((n+1)); done 2>/dev/null'),
+    ('log', ['--log-opt', 'max-size=64k', '--log-opt', 'max-file=2'], 'while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done'),
+    ("kernel's log", [], 'while :; do echo flood >/dev/kmsg; dmesg; done 2>/dev/null'),
+    ('processor', [], 'while :; do :; done & while :; do :; done & while :; do :; done'),
+    ('processor, half of one', ['--cpus', '0.5'], 'while :; do :; done & while :; do :; done'),
+]
+
+
+def neighbours(options, crun, peers):
+    """An idle container beside one that attacks: how late it wakes up, how fast it answers the host, and what an exec in it takes."""
+    agent = Agent('neighbours')
+    probe, seconds = STATE + '/latency', str(options.neighbour_seconds)
+    try:
+        run([CTL, 'pull', '-q', BUSYBOX])
+        run([CTL, 'volume', 'create', '--opt', 'size=16m', 'small'])
+        run([CTL, 'run', '-d', '--name', 'idle', '-v', f'{probe}:/latency:ro', BUSYBOX, '/latency', 'serve', '7777'])
+        inspected = json.loads(run([CTL, 'inspect', 'idle']).stdout)
+        networks = (inspected[0] if isinstance(inspected, list) else inspected)['NetworkSettings']
+        address = networks.get('IPAddress') or next(iter(networks['Networks'].values()))['IPAddress']
+        say(f"  {'microseconds beside':<26}{'wake-up p50':>12}{'p99':>9}{'max':>9}{'request p50':>13}{'p99':>9}{'max':>9}{'lost':>6}{'exec ms':>9}")
+        for name, more, script in ATTACKS:
+            run([CTL, 'run', '-d', '--name', 'attacker', '--network', 'none', *more, BUSYBOX, 'sh', '-c', script])
+            time.sleep(0.5)
+            woken = run([CTL, 'exec', 'idle', '/latency', 'wake', seconds]).stdout.split()
+            asked = run([probe, 'ask', address, '7777', seconds]).stdout.split()
+            execs = statistics.median(timed([CTL, 'exec', 'idle', '/bin/true']) for _ in range(5))
+            run([CTL, 'rm', '-f', 'attacker'])
+            say(f'  {name:<26}{woken[0]:>12}{woken[1]:>9}{woken[2]:>9}{asked[0]:>13}{asked[1]:>9}{asked[2]:>9}{asked[3]:>6}{execs:>9.1f}')
+            results.setdefault('neighbours', {})[name] = {
+                'unit': 'us', 'wake': [float(n) for n in woken[:3]], 'request': [float(n) for n in asked[:3]], 'lost': int(asked[3]), 'exec_ms': execs}
+            target(f'requests to a neighbour of: {name}, lost', int(asked[3]), 0)
+    finally:
+        agent.end()
+
+
 def crowd(options, crun, peers):
     """Many containers on one bridge, with a published port each: does the last start cost what the first did, and do all ports answer?"""
     agent = Agent('crowd')
@@ -749,12 +792,12 @@ def pull(options, crun, peers):
 
 
 SECTIONS = {'start': start, 'exec': execs, 'rate': rate, 'memory': memory, 'pull': pull, 'list': lists, 'agent': resting,
-            'stats': stats, 'crowd': crowd, 'throughput': throughput}
+            'stats': stats, 'crowd': crowd, 'throughput': throughput, 'neighbours': neighbours}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--sections', default=','.join(s for s in SECTIONS if s not in ['crowd', 'throughput']))
+    parser.add_argument('--sections', default=','.join(s for s in SECTIONS if s not in ['crowd', 'throughput', 'neighbours']))
     parser.add_argument('--runs', type=int, default=20)
     parser.add_argument('--pulls', type=int, default=5)
     parser.add_argument('--rate-count', type=int, default=60)
@@ -765,6 +808,7 @@ def main():
     parser.add_argument('--crowd-count', type=int, default=int(os.environ.get('CROWD', 1000)), help='hundreds of containers on one bridge; also CROWD')
     parser.add_argument('--throughput-turns', type=int, default=int(os.environ.get('TURNS', 10)), help='of each way and engine; also TURNS')
     parser.add_argument('--throughput-seconds', type=int, default=2, help='of each measurement')
+    parser.add_argument('--neighbour-seconds', type=float, default=5, help='length of each of its measurements')
     parser.add_argument('--big', action='store_true', help='pull the 1 GB images, too')
     parser.add_argument('--peers', metavar='SCRIPT')
     parser.add_argument('--json', default=SOURCE + '/tests/bench/results/latest.json')

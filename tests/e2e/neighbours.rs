@@ -26,6 +26,11 @@ const ATTACKS: &[(&str, &[&str], &str)] = &[
         "n=3; while :; do eval \"exec $n</dev/null\" || n=3; n=$((n+1)); done 2>/dev/null",
     ),
     ("inodes", &["--tmpfs", "/t:size=8m"], "n=0; while :; do n=$((n+1)); : >/t/$n; done 2>/dev/null"),
+    ("disk", &["-v", "small:/v"], "while :; do cat /dev/zero >/v/x; rm /v/x; done 2>/dev/null"),
+    ("inodes of a disk", &["-v", "small:/v"], "n=0; while :; do n=$((n+1)); : >/v/$n || n=0; done 2>/dev/null"),
+    ("folders in folders", &[], "while :; do mkdir d && cd d || sleep 1; done 2>/dev/null"),
+    ("one line without end", &[], "tr '\\0' a </dev/zero"),
+    ("pipes", &["--ulimit", "nofile=512"], "while :; do sleep 1000 | sleep 1000 & done 2>/dev/null"),
     ("kernel's log", &[], "while :; do echo flood >/dev/kmsg; dmesg; done 2>/dev/null"),
     ("processor", &["--cpus", "0.5"], "while :; do :; done & while :; do :; done"),
 ];
@@ -42,6 +47,7 @@ fn an_idle_neighbour_is_not_harmed() {
     let node = Node::with_busybox("neighbours");
     let agent = node.pid();
     let busybox = image("busybox");
+    node.ok(&["volume", "create", "--opt", "size=16m", "small"]);
     node.detached(&["--name", "idle"], "while :; do sleep 1; done");
     let rest = latency(&node);
     for (what, options, script) in ATTACKS {
@@ -79,5 +85,6 @@ fn an_idle_neighbour_is_not_harmed() {
     let idle = node.inspect("idle");
     assert_eq!((idle["State"]["Running"].as_bool(), idle["RestartCount"].as_u64()), (Some(true), Some(0)), "{idle}");
     node.ok(&["rm", "-f", "idle"]);
+    node.ok(&["volume", "rm", "small"]);
     node.finish();
 }
