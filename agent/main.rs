@@ -74,6 +74,42 @@ fn main() -> ExitCode {
     }
 }
 
+/// Capabilities that nothing in the agent needs. Programs that it starts have them again: a privileged container must be able to get them.
+const NOT_NEEDED: [&str; 19] = [
+    "NET_BROADCAST",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_PACCT",
+    "SYS_BOOT",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "CHECKPOINT_RESTORE",
+];
+
+/// What whoever takes over the agent by a bug of a parser cannot do at once. Not a seccomp filter: all that runs below the agent would have it
+/// too, a filter of single threads is none against who writes in their memory, and there is no call that no container may have.
+fn give_up_rights() {
+    let bits = NOT_NEEDED.iter().filter_map(|name| berth_sys::cap::bit(name)).fold(0, |all, bit| all | bit);
+    if let Err(error) = berth_sys::cap::give_up(bits) {
+        tracing::warn!(%error, "giving up capabilities that are not needed");
+    }
+    // Before Linux 6.6 it cannot be had without the containers' having it.
+    if let Err(error) = berth_sys::memory::refuse_new_code() {
+        tracing::debug!(%error, "refusing memory that is writable and executable");
+    }
+}
+
 fn start(args: &Args) -> anyhow::Result<()> {
     let config = config::Config::load(args.config.as_deref())?;
     let log = log::start(&config).map_err(anyhow::Error::msg)?;
@@ -95,6 +131,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
         Some(Command::Repair) => return run::repair(&config),
         None | Some(Command::Uninstall { .. }) => {}
     }
+    give_up_rights();
     let place = upgrade::Place::of_this_process(args.config.as_deref(), &config.data_root)?;
     // Work is waiting for the kernel or for others; more threads cost memory and bring nothing.
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));

@@ -186,3 +186,26 @@ fn what_the_agent_ignores_is_not_ignored_in_containers() {
     node.ok(&["rm", "-f", "box"]);
     node.finish();
 }
+
+#[test]
+fn the_agent_has_less_than_it_may_give() {
+    let node = Node::with_busybox("sandbox-agent");
+    let mask = |status: &str, field: &str| {
+        let line = status.lines().find(|l| l.starts_with(field)).unwrap_or_else(|| panic!("{field}: {status}"));
+        u64::from_str_radix(line.split_whitespace().nth(1).expect("a mask"), 16).expect("hexadecimal")
+    };
+    let bits = |names: &[&str]| names.iter().fold(0, |all, name| all | berth_sys::cap::bit(name).expect("known"));
+    let gone = bits(&["SYS_MODULE", "SYS_BOOT", "SYS_TIME", "SYS_RAWIO", "MAC_ADMIN", "SYSLOG"]);
+    // Every thread of it.
+    for task in std::fs::read_dir(format!("/proc/{}/task", node.pid())).expect("tasks").flatten() {
+        let Ok(status) = std::fs::read_to_string(task.path().join("status")) else { continue };
+        assert_eq!((mask(&status, "CapPrm") & gone, mask(&status, "CapEff") & gone), (0, 0), "{status}");
+        assert_eq!(mask(&status, "CapEff") & bits(&["SYS_ADMIN"]), bits(&["SYS_ADMIN"]), "the test sees nothing");
+    }
+    let own = std::fs::read_to_string("/proc/self/status").expect("status");
+    let busybox = image("busybox");
+    let options = ["run", "--rm", "--privileged", "--userns", "host", &busybox, "cat", "/proc/self/status"];
+    let inside = node.ok(&options);
+    assert_eq!(mask(&inside, "CapEff"), mask(&own, "CapBnd"), "a privileged container has all that the host has");
+    node.finish();
+}

@@ -127,6 +127,18 @@ pub fn set(permitted: u64) -> io::Result<()> {
     Sets([word(permitted), word(permitted >> 32)]).restore()
 }
 
+/// Takes capabilities from this thread and the threads that it makes, for ever. Not from programs that are executed: root's get all of the bounding
+/// set again (capabilities(7), "Capabilities and execution of programs by root").
+pub fn give_up(bits: u64) -> io::Result<()> {
+    let Sets(mut words) = Sets::of_thread()?;
+    for (word, gone) in words.iter_mut().zip([bits as u32, (bits >> 32) as u32]) {
+        word.effective &= !gone;
+        word.permitted &= !gone;
+        word.inheritable &= !gone;
+    }
+    Sets(words).restore()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

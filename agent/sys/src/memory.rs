@@ -1,5 +1,7 @@
 //! What the process gives back of its memory when it has nothing to do.
 
+use std::io;
+
 /// Gives free heap back to the kernel (malloc_trim(3)); true: there was some. Other C libraries than glibc do so by themselves.
 pub fn give_back() -> bool {
     // SAFETY: malloc_trim(3) takes no pointer, is thread-safe and returns only pages that hold no allocation.
@@ -23,8 +25,27 @@ pub fn one_heap() {
     let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
+/// PR_SET_MDWE and its bits (linux/prctl.h).
+const SET_MDWE: libc::c_int = 65;
+const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
+const NO_INHERIT: libc::c_ulong = 2;
+
+/// From now on no memory of this process becomes executable that is or was writable (PR_SET_MDWE, Linux 6.6 for `NO_INHERIT`): not in its children,
+/// whose programs may want that. `EINVAL` on older kernels.
+pub fn refuse_new_code() -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    match unsafe {
+        libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN | NO_INHERIT, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong)
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::io;
+
     #[test]
     #[cfg(target_env = "gnu")]
     fn freed_memory_is_given_back() {
@@ -34,5 +55,25 @@ mod tests {
         drop(small);
         assert!(super::give_back());
         assert_eq!(last.len(), 64);
+    }
+
+    #[test]
+    fn no_new_code_and_only_here() {
+        let both = || {
+            let prot = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+            // SAFETY: a new mapping, of which nothing is used.
+            let at =
+                unsafe { libc::mmap(std::ptr::null_mut(), 4096, prot, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+            if at == libc::MAP_FAILED { Err(io::Error::last_os_error().raw_os_error()) } else { Ok(()) }
+        };
+        assert!(both().is_ok());
+        if super::refuse_new_code().is_err() {
+            // A kernel before 6.6.
+            return;
+        }
+        assert_eq!(both(), Err(Some(libc::EACCES)));
+        let child =
+            std::process::Command::new("python3").args(["-c", "import mmap; mmap.mmap(-1, 4096, prot=7)"]).status();
+        assert!(child.unwrap().success(), "it is inherited");
     }
 }
