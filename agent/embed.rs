@@ -21,6 +21,9 @@ pub fn embed(package: &str, sources: &[&str]) {
     let mut cargo = Command::new(var("CARGO"));
     cargo.current_dir(&workspace).args(["build", "--package", package, "--bin", package]);
     cargo.args(["--profile", "shim", "--target", &target]).arg("--target-dir").arg(&target_dir);
+    if env::var_os("CARGO_FEATURE_WEAKEN").is_some() {
+        cargo.arg("--features").arg(format!("{package}/weaken"));
+    }
     // The outer cargo has fetched everything by now.
     cargo.arg("--offline");
     for (name, _) in env::vars_os() {

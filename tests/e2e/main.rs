@@ -74,3 +74,5 @@ mod visible;
 mod volume_faults;
 mod volume_options;
 mod volumes;
+#[cfg(feature = "failpoints")]
+mod weakened;

@@ -7,6 +7,9 @@
 //! This crate knows no images, no networks and no store: it gets a root as a mount's descriptor and a network namespace as another.
 #![forbid(unsafe_code)]
 
+#[cfg(all(feature = "weaken", not(debug_assertions)))]
+compile_error!("walls that can be taken down are for tests, not for a release");
+
 mod attach;
 mod cgroup;
 mod counters;

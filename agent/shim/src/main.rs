@@ -18,6 +18,7 @@ mod ring;
 mod start;
 mod step;
 mod tree;
+mod wall;
 
 use berth_model::wire::{MAX_FDS, MAX_INLINE_PLAN, MAX_PLAN, Plan, Request};
 use berth_sys::{process, socket};
@@ -41,6 +42,8 @@ fn run() -> io::Result<()> {
     process::set_name(c"berth-shim")?;
     // The agent starts it with all of them blocked.
     process::unblock_signals()?;
+    // Read now: the agent may be gone, and /proc another one, when it is asked.
+    let _ = wall::is_down("");
     // A new descriptor, because 0 becomes the workload's in its process.
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     let mut fds = Vec::with_capacity(MAX_FDS);

@@ -4,7 +4,7 @@
 //! themselves; targets named by the user are resolved by openat2(2) on top of that.
 #![expect(clippy::disallowed_methods, reason = "one thread, whose working folder is nobody else's")]
 
-use crate::{outside, tree};
+use crate::{outside, tree, wall};
 use berth_model::wire::Step;
 use berth_model::wire::plan::Bytes;
 use berth_sys::fs::{self, Kind, Open};
@@ -173,6 +173,7 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         Step::Hostname { name } => process::set_hostname(name),
         Step::Domainname { name } => process::set_domainname(name),
         Step::Rlimit { resource, soft, hard } => process::set_rlimit(*resource, *soft, *hard),
+        Step::Workdir { path: p, .. } if wall::is_down("descriptors") => std::env::set_current_dir(path(p)),
         Step::Workdir { path: p, create } => {
             // Never chdir(2): /proc/self/fd/N, or a link of the image to it, is one of the host's folders that are open here (CVE-2024-21626).
             let root = fs::open("/", Open::PATH | Open::DIRECTORY, 0)?;
@@ -327,7 +328,7 @@ fn mount_here(fs_type: &[u8], source: &[u8], target: &[u8], flags: u64, data: &[
 
 fn own_folder(target: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(target) {
-        Ok(found) if found.is_dir() => Ok(()),
+        Ok(found) if found.is_dir() || wall::is_down("links") => Ok(()),
         Ok(_) => Err(io::Error::from_raw_os_error(ENOTDIR)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => std::fs::create_dir(target),
         Err(e) => Err(e),

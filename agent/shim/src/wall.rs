@@ -1,0 +1,18 @@
+//! Walls that a test may take down, to see that the attack behind each of them works. With the feature `weaken` only, which no release has.
+
+/// Names are in `BERTH_WEAKEN` of the agent's environment, with commas between them; the shim itself has no environment.
+#[cfg(feature = "weaken")]
+pub fn is_down(name: &str) -> bool {
+    use std::sync::OnceLock;
+    static ENVIRONMENT: OnceLock<Vec<u8>> = OnceLock::new();
+    let all = ENVIRONMENT.get_or_init(|| {
+        std::fs::read(format!("/proc/{}/environ", std::os::unix::process::parent_id())).unwrap_or_default()
+    });
+    let mut lists = all.split(|b| *b == 0).filter_map(|variable| variable.strip_prefix(b"BERTH_WEAKEN="));
+    lists.any(|list| list.split(|b| *b == b',').any(|down| down == name.as_bytes()))
+}
+
+#[cfg(not(feature = "weaken"))]
+pub const fn is_down(_name: &str) -> bool {
+    false
+}
