@@ -6,6 +6,7 @@
 mod harness;
 
 mod addressing;
+mod advisories;
 mod attach;
 mod boot;
 #[cfg(feature = "failpoints")]
