@@ -4,9 +4,11 @@
 //! key and the line. `deploy/berthd.toml` shows every key with its default.
 
 mod network;
+mod runtimes;
 mod userns;
 
 pub use network::Network;
+pub use runtimes::Runtimes;
 pub use userns::Userns;
 
 use crate::permission::Policy;
@@ -75,6 +77,7 @@ pub struct Config {
     pub upgrade: Upgrade,
     pub policy: Policy,
     pub userns: Userns,
+    pub runtimes: Runtimes,
 }
 
 impl Default for Config {
@@ -100,6 +103,7 @@ impl Default for Config {
             upgrade: Upgrade::default(),
             policy: Policy::default(),
             userns: Userns::default(),
+            runtimes: Runtimes::default(),
         }
     }
 }
@@ -563,6 +567,9 @@ impl Config {
         if let Err((key, why)) = self.userns.decode() {
             check(false, key, &why);
         }
+        for (key, why) in self.runtimes.wrong() {
+            check(false, &key, &why);
+        }
         check(self.audit.file_bytes >= 64 << 10, "audit.file_bytes", "must be at least 65536");
         check((1..=1000).contains(&self.audit.files), "audit.files", "must be 1 to 1000");
         let open = self.metrics.listen.is_some_and(|a| !a.ip().is_loopback()) && !self.metrics.tls;
@@ -669,6 +676,9 @@ impl Config {
             runtime: RuntimeConfig {
                 cgroup_parent: self.containers.cgroup_parent.clone(),
                 default_pids: Some(self.containers.default_pids).filter(|n| *n > 0),
+                run_root: self.run_root.clone(),
+                runtimes: self.runtimes.decode(),
+                default_runtime: self.runtimes.default_name(),
             },
             event_history: self.event_history,
             // Checked when the file was parsed.

@@ -69,6 +69,8 @@ fn the_example_is_the_default_with_every_key() {
         ("listen: Some(127.0.0.1:9464)", "listen: None"),
         (r#"cni_conf_dir: Some("/etc/cni/net.d")"#, "cni_conf_dir: None"),
         (r#"public_key: Some("/etc/berth/pki/release.pub")"#, "public_key: None"),
+        (r#"default: Some("berth")"#, "default: None"),
+        (r#"others: {"crun": Entry { path: "/usr/bin/crun", args: [] }}"#, "others: {}"),
     ] {
         assert!(config.contains(set), "{set} in {config}");
         config = config.replace(set, unset);
@@ -127,5 +129,27 @@ fn figures_are_not_for_the_network_without_certificates() {
     for bad in ["listen = \"0.0.0.0:9464\"", "listen = \"[::]:1\"", "listen = \"10.0.0.1:9464\"\ntls = false"] {
         let error = metrics(bad).unwrap_err();
         assert!(error.contains("metrics.listen") && error.contains("metrics.tls"), "{error}");
+    }
+}
+
+#[test]
+fn runtimes_have_names_and_absolute_paths() {
+    let config =
+        parse("[runtimes]\ndefault = \"crun\"\n[runtimes.crun]\npath = \"/usr/bin/crun\"\nargs = [\"--debug\"]")
+            .unwrap();
+    let runtime = config.node().runtime;
+    assert_eq!(runtime.default_runtime, "crun");
+    assert_eq!(runtime.runtimes["crun"].args, ["--debug"]);
+    assert_eq!(parse("[runtimes]\ndefault = \"berth\"").unwrap().node().runtime.default_runtime, "");
+    for (text, key) in [
+        ("[runtimes.crun]\npath = \"crun\"", "runtimes.crun.path must be an absolute path"),
+        ("[runtimes.berth]\npath = \"/usr/bin/crun\"", "runtimes.berth is berth's own"),
+        ("[runtimes.\"A/b\"]\npath = \"/usr/bin/crun\"", "runtimes.A/b must be"),
+        ("[runtimes]\ndefault = \"crun\"", "runtimes.default"),
+        ("[runtimes.crun]\npaht = \"/usr/bin/crun\"", "paht"),
+        ("[runtimes.crun]", "path"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(key), "{text}: {error}");
     }
 }

@@ -516,6 +516,10 @@ fn from_runtime(error: &RuntimeError, message: String) -> Draft {
             let metadata = [("step", (*act).into()), ("errno", errno(source))];
             Draft::with(Code::FailedPrecondition, "START_FAILED", message, metadata)
         }
+        E::OtherRuntime { runtime, code, .. } => {
+            let metadata = [("runtime", runtime.clone()), ("runtime_exit_code", code.to_string())];
+            Draft::with(Code::FailedPrecondition, "RUNTIME_FAILED", message, metadata)
+        }
         E::ShimGone => Draft::new(Code::Unavailable, "SHIM_GONE", message),
         E::Protocol(_) => hidden(message, "SHIM_PROTOCOL"),
         E::CutOff => Draft::new(Code::ResourceExhausted, "READER_TOO_SLOW", message),

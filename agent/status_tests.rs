@@ -78,6 +78,11 @@ fn every_kind_of_error_has_its_code_and_reason() {
             "COMMAND_NOT_EXECUTABLE",
         ),
         (RuntimeError::NotRunning.into(), Code::FailedPrecondition, "CONTAINER_NOT_RUNNING"),
+        (
+            RuntimeError::OtherRuntime { runtime: name(), message: "no such container".into(), code: 1 }.into(),
+            Code::FailedPrecondition,
+            "RUNTIME_FAILED",
+        ),
     ];
     for (error, code, want) in cases {
         let shown = format!("{error:?}");

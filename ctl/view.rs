@@ -408,6 +408,7 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
         "IpcMode": host(c.host_ipc),
         "UTSMode": host(c.host_uts),
         "UsernsMode": c.userns,
+        "Runtime": c.runtime,
         "LogConfig": {
             "Type": log.driver, "Config": strings(&log.options), "MaxSize": log.max_file_bytes, "MaxFile": log.max_files,
         },
@@ -560,6 +561,9 @@ pub fn info(r: &v1::InfoResponse) -> Value {
         "MemTotal": r.memory_bytes,
         "CgroupMode": r.cgroup_mode,
         "LayerStore": r.layer_store,
+        "Runtimes": r.runtimes.iter().map(|r| json!({
+            "Name": r.name, "Path": r.path, "Version": r.version, "Default": r.is_default,
+        })).collect::<Vec<_>>(),
         "DataRoot": r.data_root,
         "DiskFree": r.disk_free_bytes,
         "DiskTotal": r.disk_total_bytes,

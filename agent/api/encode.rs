@@ -5,7 +5,7 @@ use berth_model::image::{ImageConfig, ImageRecord};
 use berth_model::log::LogDriver;
 use berth_model::supervision::ExitCause;
 use berth_model::userns::Userns;
-use berth_model::{ContainerRecord, ExitStatus, Phase, Platform, Timestamp};
+use berth_model::{ContainerRecord, ContainerSpec, ExitStatus, Phase, Platform, Timestamp};
 use berth_node::{ContainerDetail, ContainerView, ImageView, LogState, PullOutcome};
 
 pub fn time(time: Timestamp) -> prost_types::Timestamp {
@@ -87,7 +87,7 @@ pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerRespons
     let path = |p: &std::path::Path| p.to_string_lossy().into_owned();
     v1::InspectContainerResponse {
         summary: Some(container(&detail.view)),
-        config: Some(super::spec::encode(&record.spec)),
+        config: Some(config(&record.spec)),
         error: record.error.clone().unwrap_or_default(),
         start_count: record.starts,
         network: record.networks.main().map(super::endpoints::container_network),
@@ -112,6 +112,15 @@ pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerRespons
         userns: Some(userns(&record.userns)),
         health: detail.health.as_ref().map(super::supervise::health_state),
     }
+}
+
+/// As it was asked for, with the runtime's name also where that is our own.
+fn config(spec: &ContainerSpec) -> v1::ContainerConfig {
+    let mut config = super::spec::encode(spec);
+    if config.runtime.is_empty() {
+        config.runtime = berth_runtime::OWN_RUNTIME.to_owned();
+    }
+    config
 }
 
 fn userns(userns: &Userns) -> v1::UserNamespace {

@@ -61,6 +61,7 @@ impl node_server::Node for About {
             disk_free_bytes: info.disk_free_bytes,
             disk_total_bytes: info.disk_total_bytes,
             agent_pid: std::process::id(),
+            runtimes: info.runtimes.into_iter().map(runtime).collect(),
         }))
     }
 
@@ -166,4 +167,9 @@ impl node_server::Node for About {
             v1::CollectGarbageResponse { kind: Some(item.split(Kind::Item, Kind::Total)) }
         })))
     }
+}
+
+fn runtime(runtime: berth_node::RuntimeView) -> v1::RuntimeInfo {
+    let berth_node::RuntimeView { name, path, version, is_default } = runtime;
+    v1::RuntimeInfo { name, path, version, is_default }
 }

@@ -101,6 +101,7 @@ fn full() -> v1::ContainerConfig {
         host_pid: true,
         host_ipc: true,
         userns: "keep:1000:50".into(),
+        runtime: "crun".into(),
         host_uts: false,
         stop_signal: "SIGQUIT".into(),
         stop_timeout_seconds: Some(0),

@@ -140,6 +140,14 @@ fn info_text(r: &v1::InfoResponse) -> String {
     line("Memory", human_bytes(r.memory_bytes));
     line("Cgroups", r.cgroup_mode.clone());
     line("Layer store", r.layer_store.clone());
+    let runtime = |r: &v1::RuntimeInfo| {
+        let more: Vec<&str> = [r.version.as_str(), if r.is_default { "default" } else { "" }]
+            .into_iter()
+            .filter(|t| !t.is_empty())
+            .collect();
+        if more.is_empty() { r.name.clone() } else { format!("{} ({})", r.name, more.join(", ")) }
+    };
+    line("Runtimes", r.runtimes.iter().map(runtime).collect::<Vec<_>>().join(", "));
     line("Data", r.data_root.clone());
     line("Disk", format!("{} free of {}", human_bytes(r.disk_free_bytes), human_bytes(r.disk_total_bytes)));
     line("Caller", format!("{} ({})", r.caller, r.caller_role));

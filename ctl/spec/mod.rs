@@ -212,6 +212,9 @@ pub struct Create {
     /// User namespace: auto, auto:size=N, host, keep:UID[:GID] or range:BASE[:SIZE]
     #[arg(long, value_name = "MODE", help_heading = "Security")]
     pub userns: Option<String>,
+    /// OCI runtime: one of the agent's configuration, or berth, its own
+    #[arg(long, value_name = "NAME", help_heading = "Security")]
+    pub runtime: Option<String>,
 
     /// Image, then the command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"], add = ArgValueCompleter::new(complete::images))]
@@ -302,6 +305,7 @@ impl Create {
             host_ipc: host_only("--ipc", self.ipc.as_deref())?,
             host_uts: host_only("--uts", self.uts.as_deref())?,
             userns: self.userns.clone().unwrap_or_default(),
+            runtime: self.runtime.clone().unwrap_or_default(),
             stop_signal: self.stop_signal.clone().unwrap_or_default(),
             stop_timeout_seconds: self.stop_timeout,
             auto_remove: self.rm,

@@ -42,6 +42,8 @@ fn every_flag_arrives() {
         "hh",
         "--domainname",
         "dd",
+        "--runtime",
+        "crun",
         "--read-only",
         "--add-host",
         "a:1.2.3.4",

@@ -139,6 +139,7 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     value["Binds"] = list(&binds);
     value["Tmpfs"] = tmpfs.into();
     value["LogConfig"] = json!({"Type": "local", "Config": options});
+    value["Runtime"] = if c.runtime.is_empty() { "berth".into() } else { c.runtime.as_str().into() };
     if value["ShmSize"] == 0 {
         value["ShmSize"] = (64 << 20).into();
     }
@@ -146,7 +147,7 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
         value,
         json!({
             "ContainerIDFile": "", "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "VolumeDriver": "", "VolumesFrom": Value::Null,
-            "CgroupnsMode": "private", "Cgroup": "", "CgroupParent": "", "Links": Value::Null, "UsernsMode": "", "Runtime": "berth",
+            "CgroupnsMode": "private", "Cgroup": "", "CgroupParent": "", "Links": Value::Null, "UsernsMode": "",
             "Isolation": "", "OomKillDisable": Value::Null, "CpuQuota": 0, "CpuPeriod": 0,
         }),
     );

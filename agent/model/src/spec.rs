@@ -88,6 +88,8 @@ pub struct ContainerSpec {
     pub health_on_failure: HealthAction,
     /// What it starts after.
     pub after: Vec<After>,
+    /// Another OCI runtime of the agent's configuration. In a request empty: as the agent says. In a record empty: the agent's own.
+    pub runtime: String,
 }
 
 /// What becomes of the owners of a bind mount's files in a container with a user namespace of its own.

@@ -9,10 +9,11 @@ use std::borrow::Cow;
 
 mod codec;
 pub mod plan;
+mod step;
 
 pub use codec::WireError;
 use codec::{Reader, Writer};
-pub use plan::{Fds, LogPlan, Plan, Step};
+pub use plan::{Fds, Foreign, LogPlan, Plan, Step};
 
 /// Changes whenever a message changes its form: an agent never talks to a shim of another version than its own by mistake. Shims that
 /// outlive an upgrade keep theirs, so messages behind the plan may only grow at their end.
@@ -149,6 +150,8 @@ pub enum FailKind {
     CommandNotExecutable,
     /// The container's first process is gone (exec).
     NotRunning,
+    /// A command of another runtime: `step` is what it said, `errno` its exit code.
+    Runtime,
 }
 
 /// The workload has ended.
@@ -304,6 +307,7 @@ impl<'a> Response<'a> {
                     FailKind::CommandNotFound => 1,
                     FailKind::CommandNotExecutable => 2,
                     FailKind::NotRunning => 3,
+                    FailKind::Runtime => 4,
                 });
                 w.i32(f.errno);
             }
@@ -354,6 +358,7 @@ impl<'a> Response<'a> {
                     1 => FailKind::CommandNotFound,
                     2 => FailKind::CommandNotExecutable,
                     3 => FailKind::NotRunning,
+                    4 => FailKind::Runtime,
                     other => return Err(WireError::Value(other)),
                 },
                 errno: r.i32()?,

@@ -18,6 +18,7 @@ pub(crate) async fn create(
     who: &Requester,
     mut request: CreateRequest,
 ) -> Result<Created, NodeError> {
+    request.spec.runtime = inner.runtime.named(&request.spec.runtime);
     let mut wrong = inner.runtime.check(&request.spec);
     wrong.extend(nets::resolve(inner, &mut request.spec)?);
     if let Some(Err(e)) = request.spec.name.as_deref().map(check_name) {

@@ -5,6 +5,7 @@
 
 use crate::node::Inner;
 use berth_model::ContainerId;
+use berth_runtime::OtherFound;
 use berth_sys::store;
 use std::collections::BTreeSet;
 use std::fs;
@@ -67,6 +68,7 @@ pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
     findings.extend(unanswered(inner));
     findings.extend(crate::cni::findings(inner));
     findings.push(user_namespaces(inner));
+    findings.extend(inner.runtime.others().into_iter().map(other_runtime));
     findings
 }
 
@@ -97,6 +99,19 @@ fn unanswered(inner: &Inner) -> Vec<Finding> {
         )
     };
     failed.map(finding).collect()
+}
+
+fn other_runtime(found: OtherFound) -> Finding {
+    let OtherFound { name, path, version } = found;
+    match version {
+        Ok(version) => Finding::good("runtime", format!("{name}: {version} ({path})")),
+        Err(why) => Finding::new(
+            "runtime",
+            Verdict::Bad,
+            format!("containers of the runtime {name} do not start: {path}: {why}"),
+            "install it, or take it out of [runtimes] of the configuration",
+        ),
+    }
 }
 
 fn user_namespaces(inner: &Inner) -> Finding {

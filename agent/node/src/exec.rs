@@ -113,6 +113,7 @@ pub(crate) async fn exec(
                         passwd: passwd.as_deref(),
                         group: group.as_deref(),
                         session: new,
+                        run_dir: &inner__.paths(&container__.id).run,
                         ids: record_.userns.range,
                     })?;
                     Ok(exec)

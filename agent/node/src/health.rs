@@ -232,6 +232,7 @@ async fn run(
                 group: group.as_deref(),
                 probe: true,
                 session: None,
+                run_dir: &inner_.paths(&container_.id).run,
                 ids: record.userns.range,
             })?;
             if late.load(Ordering::SeqCst) {

@@ -1,8 +1,9 @@
 //! What the host is and what runs on it.
 
 use crate::node::Inner;
-use crate::view::NodeInfo;
+use crate::view::{NodeInfo, RuntimeView};
 use berth_model::{Phase, Platform};
+use berth_runtime::{OWN_RUNTIME, OtherFound};
 use berth_sys::store;
 
 pub(crate) fn info(inner: &Inner) -> NodeInfo {
@@ -23,6 +24,11 @@ pub(crate) fn info(inner: &Inner) -> NodeInfo {
         warnings.push(format!(
             "container {id} runs, and the repaired database does not know it: end its processes by hand"
         ));
+    }
+    for other in &inner.other_runtimes {
+        if let Err(why) = &other.version {
+            warnings.push(format!("the runtime {} ({}) does not answer: {why}", other.name, other.path));
+        }
     }
     for (layer, problem) in inner.layers.store.damaged() {
         warnings.push(format!("layer {layer} is damaged ({problem}): a pull of its image brings it back"));
@@ -55,7 +61,20 @@ pub(crate) fn info(inner: &Inner) -> NodeInfo {
         boot_id: inner.boot_id.clone(),
         disk_free_bytes: disk.free_bytes,
         disk_total_bytes: disk.total_bytes,
+        runtimes: runtimes(inner),
     }
+}
+
+fn runtimes(inner: &Inner) -> Vec<RuntimeView> {
+    let default = inner.runtime.named("");
+    let own = RuntimeView { name: OWN_RUNTIME.to_owned(), is_default: default.is_empty(), ..RuntimeView::default() };
+    let other = |found: &OtherFound| RuntimeView {
+        is_default: found.name == default,
+        name: found.name.clone(),
+        path: found.path.clone(),
+        version: found.version.clone().unwrap_or_default(),
+    };
+    [own].into_iter().chain(inner.other_runtimes.iter().map(other)).collect()
 }
 
 /// What was probed, by name: layers as files, layers given to overlayfs by descriptor, and what the runtime uses.

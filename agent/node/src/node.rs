@@ -72,6 +72,8 @@ pub(crate) struct Inner {
     /// Tasks that wait for something that may never come; they end with `stop`.
     pub watchers: TaskTracker,
     pub stop: CancellationToken,
+    /// As they were when the node was opened.
+    pub other_runtimes: Vec<berth_runtime::OtherFound>,
     /// Containers that run and that a repaired database does not know.
     pub spared: Mutex<Vec<ContainerId>>,
     /// Held as long as anything of this node lives: two agents over the same folders would take each other's containers for orphans.

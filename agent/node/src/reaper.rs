@@ -126,6 +126,11 @@ fn take_apart(inner: &Inner, job: &mut Job) -> Result<(), NodeError> {
         job.networks.clear();
     }
     fail::point("remove.after_network")?;
+    let record = job.container.record();
+    if let Err(e) = inner.runtime.forget(id, &record.spec.runtime, &inner.paths(id).run) {
+        // What it has is in its folder and in the groups, which go all the same.
+        tracing::warn!(container = %id, error = %e, "having a runtime forget a container");
+    }
     inner.runtime.remove_cgroups(id)?;
     volumes::let_go(inner, &job.container)?;
     fail::point("remove.after_cgroup")?;

@@ -27,7 +27,7 @@ use berth_model::supervision::ExitCause;
 use berth_model::{ContainerId, ContainerRecord, Digest, ExitStatus, Phase, Timestamp};
 use berth_network::Networks;
 use berth_rootfs::LayerStore;
-use berth_runtime::{ContainerPaths, Runtime, Shim};
+use berth_runtime::{ContainerPaths, OtherFound, Runtime, Shim};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::Path;
@@ -127,6 +127,7 @@ struct Parts {
     volumes: volumes::Opened,
     boot_id: String,
     no_userns: Option<String>,
+    other_runtimes: Vec<OtherFound>,
 }
 
 pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
@@ -134,7 +135,19 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     let config_ = config.clone();
     let parts = tokio::task::spawn_blocking(move || parts(&config_)).await;
     let Ok(parts) = parts else { return Err(NodeError::Stopping) };
-    let Parts { lock, store, mut loaded, layers, registry, networks, runtime, volumes, boot_id, no_userns } = parts?;
+    let Parts {
+        lock,
+        store,
+        mut loaded,
+        layers,
+        registry,
+        networks,
+        runtime,
+        volumes,
+        boot_id,
+        no_userns,
+        other_runtimes,
+    } = parts?;
     let opened = begun.elapsed();
     let records = std::mem::take(&mut loaded.containers);
     let nets = Nets::new(&config, std::mem::take(&mut loaded.networks));
@@ -182,6 +195,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         watchers: TaskTracker::new(),
         stop: CancellationToken::new(),
         spared: Mutex::default(),
+        other_runtimes,
         _lock: lock,
     });
     inner.watchers.spawn(reaper::run(inner.clone(), jobs));
@@ -238,10 +252,35 @@ fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
             Ok(runtime) => runtime?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
+        let other_runtimes = other_runtimes(&runtime);
         let volumes = volumes::open(&config.data_root.join("volumes"), std::mem::take(&mut loaded.volumes))?;
         let boot_id = boot_id.clone();
-        Ok(Parts { lock, store, loaded, layers, registry, networks, runtime, volumes, boot_id, no_userns })
+        Ok(Parts {
+            lock,
+            store,
+            loaded,
+            layers,
+            registry,
+            networks,
+            runtime,
+            volumes,
+            boot_id,
+            no_userns,
+            other_runtimes,
+        })
     })
+}
+
+/// What the configured runtimes are, for the log and for who asks later.
+fn other_runtimes(runtime: &Runtime) -> Vec<OtherFound> {
+    let others = runtime.others();
+    for other in &others {
+        match &other.version {
+            Ok(version) => tracing::info!(runtime = other.name, path = other.path, version, "another runtime"),
+            Err(why) => tracing::warn!(runtime = other.name, path = other.path, why, "a runtime that does not answer"),
+        }
+    }
+    others
 }
 
 /// Makes a new database of a damaged one (blocking); `None`: it is whole. See [`crate::Repaired`].

@@ -305,6 +305,7 @@ fn spawn(
         host_gateway: inner.networks.gateway().into(),
         // Not below /run: the container may write its /etc/hosts as long as it likes, and /run is the host's memory.
         state_dir: &inner.container_dir(&container.id),
+        run_dir: &inner.paths(&container.id).run,
         log: logs::place::plan(container, record),
         ids: record.userns.range,
         unmapped: &mounted.unmapped,

@@ -468,6 +468,19 @@ pub struct NodeInfo {
     pub boot_id: String,
     pub disk_free_bytes: u64,
     pub disk_total_bytes: u64,
+    /// Our own first.
+    pub runtimes: Vec<RuntimeView>,
+}
+
+/// An OCI runtime that containers may be of.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RuntimeView {
+    pub name: String,
+    /// Empty: our own.
+    pub path: String,
+    /// Empty: it said none.
+    pub version: String,
+    pub is_default: bool,
 }
 
 /// A volume with its users, for lists.

@@ -42,7 +42,11 @@ impl Bed {
                 table: format!("berthnode{tag}"),
                 publish: Default::default(),
             },
-            runtime: RuntimeConfig { cgroup_parent: format!("berth-node-{tag}"), default_pids: None },
+            runtime: RuntimeConfig {
+                cgroup_parent: format!("berth-node-{tag}"),
+                default_pids: None,
+                ..RuntimeConfig::default()
+            },
             event_history: 1000,
             gc: Default::default(),
             logs: LogsConfig::default(),

@@ -41,6 +41,7 @@ fn start(
             networks: &[],
             host_gateway: [127, 0, 0, 1].into(),
             state_dir: &dir,
+            run_dir: &dir,
             log: Some(berth_model::wire::LogPlan {
                 max_file_bytes: 10 << 20,
                 max_files: 5,
@@ -80,8 +81,12 @@ async fn main() {
     let args: Vec<String> = std::env::args().collect();
     let (root, work) = (Path::new(&args[1]), Path::new(&args[2]));
     let runs: u32 = args.get(3).map_or(100, |r| r.parse().expect("a number"));
-    let runtime =
-        Runtime::new(RuntimeConfig { cgroup_parent: "berth-measure".into(), default_pids: None }).expect("runtime");
+    let runtime = Runtime::new(RuntimeConfig {
+        cgroup_parent: "berth-measure".into(),
+        default_pids: None,
+        ..RuntimeConfig::default()
+    })
+    .expect("runtime");
     let (mut starts, mut ends, mut removals) = (Vec::new(), Vec::new(), Vec::new());
     for n in 0..runs {
         let begin = Instant::now();
@@ -119,6 +124,7 @@ async fn main() {
             passwd: None,
             group: None,
             session: None,
+            run_dir: Path::new("/"),
             ids: None,
         };
         let run = runtime.exec(request).expect("exec");

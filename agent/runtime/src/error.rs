@@ -27,6 +27,9 @@ pub enum RuntimeError {
     /// Some process did not come to where it can stand still; all go on.
     #[error("the processes of the container did not freeze within {waited_ms} ms; they go on")]
     Freeze { waited_ms: u128 },
+    /// A command of another OCI runtime failed: its own words.
+    #[error("runtime {runtime}: {message}")]
+    OtherRuntime { runtime: String, message: String, code: i32 },
     #[error("the shim is gone")]
     ShimGone,
     /// The shim takes no answer or gives none that can be read.

@@ -2,6 +2,7 @@
 
 use crate::attach::Attachment;
 use crate::cgroup::{self, Cgroups};
+use crate::foreign;
 use crate::host::Host;
 use crate::plan::{self, NEWCGROUP, NEWNET};
 use crate::session::{self, NewSession};
@@ -15,7 +16,7 @@ use berth_sys::{fs, memfd, process, socket};
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -101,12 +102,20 @@ impl Drop for Launcher {
 
 impl Launched {
     /// Sends the plan and waits for the workload's execve.
-    fn start(
+    fn start(&mut self, id: &ContainerId, plan: wire::Plan<'_>, fds: Vec<OwnedFd>) -> Result<Started, RuntimeError> {
+        match self.exchange(id, plan, fds)? {
+            Some(started) => Ok(started),
+            None => Err(RuntimeError::ShimGone),
+        }
+    }
+
+    /// Sends the plan and waits for what came of it. None: it makes no process, and is done.
+    fn exchange(
         &mut self,
         id: &ContainerId,
         mut plan: wire::Plan<'_>,
         mut fds: Vec<OwnedFd>,
-    ) -> Result<Started, RuntimeError> {
+    ) -> Result<Option<Started>, RuntimeError> {
         if self.nameless {
             plan.id = id.as_str().as_bytes().to_vec().into();
         }
@@ -143,7 +152,8 @@ impl Launched {
             return Err(RuntimeError::ShimGone);
         }
         match Response::decode(&buffer[..n])? {
-            Response::Started(started) => Ok(started),
+            Response::Started(started) => Ok(Some(started)),
+            Response::Exited(_) => Ok(None),
             Response::Failed(failed) => Err(failure(&failed)),
             _ => Err(RuntimeError::ShimGone),
         }
@@ -171,18 +181,23 @@ fn failure(failed: &wire::Failed<'_>) -> RuntimeError {
         FailKind::CommandNotFound => RuntimeError::CommandNotFound(command(&step)),
         FailKind::CommandNotExecutable => RuntimeError::CommandNotExecutable { command: command(&step), source },
         FailKind::NotRunning => RuntimeError::NotRunning,
+        FailKind::Runtime => RuntimeError::OtherRuntime { runtime: String::new(), message: step, code: failed.errno },
     }
 }
 
 /// Puts descriptors in their places.
 #[derive(Default)]
-struct Places(Vec<OwnedFd>);
+pub(crate) struct Places(Vec<OwnedFd>);
 
 impl Places {
-    fn add(&mut self, fd: OwnedFd) -> u8 {
+    pub fn add(&mut self, fd: OwnedFd) -> u8 {
         self.0.push(fd);
         // Below wire::MAX_FDS: a handful of folders and one per hierarchy.
         (self.0.len() - 1) as u8
+    }
+
+    pub fn get(&self, place: u8) -> Option<BorrowedFd<'_>> {
+        self.0.get(usize::from(place)).map(AsFd::as_fd)
     }
 }
 
@@ -268,6 +283,8 @@ pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
         return Err(RuntimeError::ShimGone);
     };
     let files: Vec<_> = plan.files.iter().map(|(p, _)| p.clone()).collect();
+    let other = plan.bundle.as_ref().map(|b| (b.name.clone(), b.places.bundle.clone()));
+    let command = plan.effective.args.first().cloned().unwrap_or_default();
     let (id, paths, cgroups) = (prepared.id.clone(), prepared.paths.clone(), prepared.cgroups.clone());
     let result = (|| {
         let warnings = entry.warnings.clone();
@@ -275,8 +292,12 @@ pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
             cgroups.delegate(&id, uid, gid)?;
         }
         let (wire, places, attachment) =
-            message(plan, entry, run, listener, rootfs, trees, (netns, userns), &paths, attach)?;
-        Ok((launched.start(&id, wire, places.0)?, attachment, warnings))
+            message(&id, plan, entry, run, listener, rootfs, trees, (netns, userns), &paths, attach)?;
+        let started = launched.start(&id, wire, places.0).map_err(|e| match &other {
+            Some((runtime, folder)) => foreign::explain(e, runtime, folder, &command),
+            None => e,
+        })?;
+        Ok((started, attachment, warnings))
     })();
     match result {
         Ok((started, attachment, warnings)) => {
@@ -296,6 +317,7 @@ pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
 /// Makes the plan's files and folders, and what the shim is told, with its descriptors.
 #[expect(clippy::too_many_arguments, reason = "each is one descriptor or decision of the start")]
 fn message(
+    id: &ContainerId,
     plan: plan::Plan,
     entry: cgroup::Entry,
     run: OwnedFd,
@@ -307,7 +329,6 @@ fn message(
     attach: Option<AttachOptions>,
 ) -> Result<(wire::Plan<'static>, Places, Option<Attachment>), RuntimeError> {
     let mut places = Places::default();
-    let mut wire = plan.wire;
     for (path, text) in &plan.files {
         // For every user of the container, whatever the agent's umask is.
         std::fs::write(path, text)
@@ -324,7 +345,42 @@ fn message(
         }
     }
     places.add(rootfs);
-    let (mut joins, cgroup) = join(entry, &mut places);
+    let (wire, cgroup) = match plan.bundle {
+        None => own_steps(plan.wire, entry, trees, (netns, userns), &mut places)?,
+        Some(bundle) => {
+            // It gets into its group by the group's path.
+            drop(entry);
+            let trees: Vec<u8> = trees.into_iter().map(|tree| places.add(tree)).collect();
+            (foreign::prepare(id, bundle, plan.wire, &trees, (netns, userns), &mut places)?, None)
+        }
+    };
+    let mut wire = wire;
+    wire.fds = Fds {
+        log: Some(places.add(folder(&paths.log)?)),
+        run: Some(places.add(run)),
+        listener: Some(places.add(listener)),
+        attach: None,
+        cgroup,
+    };
+    let mut attached = None;
+    if let Some(options) = attach {
+        wire.size = options.size;
+        let (ours, theirs) = attachment(options.stdin, options.session.as_ref())?;
+        wire.fds.attach = Some(places.add(theirs));
+        attached = Some(ours);
+    }
+    Ok((wire, places, attached))
+}
+
+/// What our own runtime's first process joins, and where it is born.
+fn own_steps(
+    mut wire: wire::Plan<'static>,
+    entry: cgroup::Entry,
+    trees: Vec<OwnedFd>,
+    (netns, userns): (Option<OwnedFd>, Option<OwnedFd>),
+    places: &mut Places,
+) -> Result<(wire::Plan<'static>, Option<u8>), RuntimeError> {
+    let (mut joins, cgroup) = join(entry, places);
     let mut steps = Vec::new();
     if cgroup.is_none() {
         // v1: the namespace's root is where the process is when it is made.
@@ -356,21 +412,7 @@ fn message(
     }
     steps.append(&mut wire.steps);
     wire.steps = steps;
-    wire.fds = Fds {
-        log: Some(places.add(folder(&paths.log)?)),
-        run: Some(places.add(run)),
-        listener: Some(places.add(listener)),
-        attach: None,
-        cgroup,
-    };
-    let mut attached = None;
-    if let Some(options) = attach {
-        wire.size = options.size;
-        let (ours, theirs) = attachment(options.stdin, options.session.as_ref())?;
-        wire.fds.attach = Some(places.add(theirs));
-        attached = Some(ours);
-    }
-    Ok((wire, places, attached))
+    Ok((wire, cgroup))
 }
 
 /// Both ends of an attachment; what it wants is already said on it.
@@ -397,24 +439,20 @@ fn listen(run: &OwnedFd) -> Result<OwnedFd, RuntimeError> {
     listener.map_err(RuntimeError::io("listening for attachments"))
 }
 
+/// Starts one more process, with what `plan` says of it.
 pub(crate) fn exec(
     launcher: &Launcher,
     cgroups: &Arc<dyn Cgroups>,
-    host: &Host,
-    seccomp: Option<Arc<[u8]>>,
-    request: &ExecRequest<'_>,
+    id: &ContainerId,
+    plan: impl FnOnce() -> Result<ExecPlan, RuntimeError>,
 ) -> Result<Exec, RuntimeError> {
-    if request.spec.command.is_empty() {
-        return Err(RuntimeError::spec("command", "no command is given"));
-    }
     // First: the new process starts up while the rest is made.
-    let mut launched = launcher.launch(request.id)?;
-    let started = exec_plan(cgroups, host, seccomp, request)
-        .and_then(|(wire, places, attached)| Ok((launched.start(request.id, wire, places.0)?, attached)));
+    let mut launched = launcher.launch(id)?;
+    let started = plan().and_then(|(wire, places, attached)| Ok((launched.start(id, wire, places.0)?, attached)));
     match started {
         Ok((started, attachment)) => {
             let Launched { child, control, .. } = launched;
-            let watched = Watched { id: request.id.clone(), cgroups: cgroups.clone(), run: None, child: Some(child) };
+            let watched = Watched { id: id.clone(), cgroups: cgroups.clone(), run: None, child: Some(child) };
             Ok(Exec { pid: started.pid, attachment, shim: Shim::new(control, started, watched)? })
         }
         Err(e) => {
@@ -424,23 +462,23 @@ pub(crate) fn exec(
     }
 }
 
-/// What the shim of an exec is told, with its descriptors, and our end of its streams.
-fn exec_plan(
+/// Has a shim do what `wire` says, which makes no process that stays.
+pub(crate) fn do_once(launcher: &Launcher, id: &ContainerId, wire: wire::Plan<'_>) -> Result<(), RuntimeError> {
+    let mut launched = launcher.launch(id)?;
+    let done = launched.exchange(id, wire, Vec::new());
+    launched.abandon();
+    done.map(drop)
+}
+
+/// What the shim of an exec in a container of ours is told.
+pub(crate) fn exec_plan(
     cgroups: &Arc<dyn Cgroups>,
     host: &Host,
     seccomp: Option<Arc<[u8]>>,
     request: &ExecRequest<'_>,
-) -> Result<(wire::Plan<'static>, Places, Option<Attachment>), RuntimeError> {
+) -> Result<ExecPlan, RuntimeError> {
     let spec = request.spec;
-    let mut effective = plan::effective(request.container, request.image)?;
-    let hostname = request.container.hostname.clone().unwrap_or_else(|| request.id.short().to_owned());
-    effective.env.insert(1, format!("HOSTNAME={hostname}"));
-    // A user of its own brings its own groups; the container's extra ones stay with the container's user.
-    let (wanted, extra) = match &spec.user {
-        Some(user) => (user.as_str(), &[][..]),
-        None => (effective.user.as_str(), &request.container.groups[..]),
-    };
-    let user = user::resolve("user", wanted, extra, request.passwd, request.group)?;
+    let (effective, user) = user::of_exec(request)?;
     let env = plan::exec_env(&effective, spec, &user.home);
     let program = seccomp.map(|p| Cow::Owned(p.to_vec()));
     let mut wire = plan::exec(request.container, spec, &effective, &user, env, host, program, request.ids)?;
@@ -450,9 +488,20 @@ fn exec_plan(
     steps.append(&mut wire.steps);
     wire.steps = steps;
     wire.fds.cgroup = cgroup;
+    attached(wire, places, request)
+}
+
+/// A plan, its descriptors, and our end of its streams.
+pub(crate) type ExecPlan = (wire::Plan<'static>, Places, Option<Attachment>);
+
+pub(crate) fn attached(
+    mut wire: wire::Plan<'static>,
+    mut places: Places,
+    request: &ExecRequest<'_>,
+) -> Result<ExecPlan, RuntimeError> {
     let mut attached = None;
-    if !spec.detach || request.session.is_some() {
-        let (ours, theirs) = attachment(spec.stdin, request.session.as_ref())?;
+    if !request.spec.detach || request.session.is_some() {
+        let (ours, theirs) = attachment(request.spec.stdin, request.session.as_ref())?;
         wire.fds.attach = Some(places.add(theirs));
         attached = Some(ours);
     }

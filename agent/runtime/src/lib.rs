@@ -15,8 +15,10 @@ mod cgroup;
 mod counters;
 mod error;
 mod files;
+mod foreign;
 mod host;
 mod launch;
+mod others;
 mod plan;
 mod process;
 pub mod seccomp;
@@ -30,6 +32,7 @@ pub use attach::{AttachInput, Attachment, Output};
 pub use cgroup::{Hierarchy, cpu_weight, io_weight, mounted};
 pub use counters::{Block, CounterFiles, Counters, Cpu, Memory, Pressure};
 pub use error::RuntimeError;
+pub use foreign::OtherFound;
 pub use launch::Prepared;
 pub use plan::{DEFAULT_CAPABILITIES, Plan};
 pub use process::ProcessInfo;
@@ -44,6 +47,7 @@ use berth_model::userns::IdRange;
 use berth_model::{ContainerId, ContainerSpec, ExitStatus};
 use cgroup::Cgroups;
 use host::Host;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -51,12 +55,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RuntimeConfig {
     /// Parent of all container cgroups: `berth` (relative to the hierarchy roots).
     pub cgroup_parent: String,
     /// Default limit of processes per container; None: no limit.
     pub default_pids: Option<i64>,
+    /// /run/berth: covered for what other runtimes see.
+    pub run_root: PathBuf,
+    /// Other OCI runtimes, by name.
+    pub runtimes: BTreeMap<String, OtherRuntime>,
+    /// Which one containers get that ask for none. Empty: our own.
+    pub default_runtime: String,
+}
+
+/// What our own runtime is called where it is named.
+pub const OWN_RUNTIME: &str = "berth";
+
+/// An OCI runtime of the host: a program with runc's commands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OtherRuntime {
+    /// Absolute.
+    pub path: PathBuf,
+    /// Before everything that berth says.
+    pub args: Vec<String>,
 }
 
 /// What a plan is made from, beside the host's abilities.
@@ -73,6 +95,8 @@ pub struct PlanInput<'a> {
     pub host_gateway: IpAddr,
     /// Folder for hosts, hostname, resolv.conf (made by spawn), on the host.
     pub state_dir: &'a Path,
+    /// /run/berth/containers/ID, where another runtime has its bundle.
+    pub run_dir: &'a Path,
     /// How the output is stored. None: it is not.
     pub log: Option<berth_model::wire::LogPlan<'static>>,
     /// Its ids in a user namespace of its own. None: the host's.
@@ -143,6 +167,8 @@ pub struct ExecRequest<'a> {
     pub group: Option<&'a [u8]>,
     /// Its streams are to outlive the agent.
     pub session: Option<NewSession>,
+    /// As of [`PlanInput`].
+    pub run_dir: &'a Path,
     /// As of [`PlanInput`].
     pub ids: Option<IdRange>,
 }
@@ -218,6 +244,7 @@ impl Runtime {
     /// Checks a spec without making anything: field name and message of everything that is wrong.
     pub fn check(&self, spec: &ContainerSpec) -> Vec<(String, String)> {
         let mut wrong = plan::check(spec);
+        wrong.extend(self.check_runtime(spec));
         let mode = self.inner.cgroups.mode();
         let r = &spec.resources;
         for (field, asked) in [("unified", !r.unified.is_empty()), ("oom_group", r.oom_group)] {
@@ -263,11 +290,15 @@ impl Runtime {
     }
 
     pub fn plan(&self, input: &PlanInput<'_>) -> Result<Plan, RuntimeError> {
+        let devices = given_devices(input.spec)?;
+        let other = self.other(&input.spec.runtime)?.map(|runtime| self.for_other(runtime, input, &devices));
+        let other = other.transpose()?;
         let around = plan::Surroundings {
             host: &self.inner.host,
-            devices: given_devices(input.spec)?,
+            devices,
             resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-            seccomp: self.seccomp(input.spec)?,
+            seccomp: if other.is_none() { self.seccomp(input.spec)? } else { None },
+            other,
         };
         plan::plan(input, &around)
     }
@@ -281,6 +312,22 @@ impl Runtime {
         if let Some(known) = programs.iter().find(|p| p.capabilities == capabilities && p.profile == spec.seccomp) {
             return Ok(Some(known.bytes.clone()));
         }
+        let (profile, target) = self.profile(spec, capabilities)?;
+        let compiled = seccomp::compile(&profile, &target);
+        let bytes: Arc<[u8]> = compiled.map_err(|e| RuntimeError::spec("seccomp", e.to_string()))?.to_bytes().into();
+        if programs.len() >= MAX_PROGRAMS {
+            programs.remove(0);
+        }
+        programs.push(Program { profile: spec.seccomp.clone(), capabilities, bytes: bytes.clone() });
+        Ok(Some(bytes))
+    }
+
+    /// The profile that is asked for, and what it is for.
+    fn profile(
+        &self,
+        spec: &ContainerSpec,
+        capabilities: u64,
+    ) -> Result<(seccomp::Profile, seccomp::Target), RuntimeError> {
         let wrong = |e: seccomp::SeccompError| RuntimeError::spec("seccomp", e.to_string());
         let profile = match &spec.seccomp {
             Seccomp::Profile(text) => seccomp::parse(text).map_err(wrong)?,
@@ -292,12 +339,7 @@ impl Runtime {
             caps: names.filter(|(i, _)| capabilities >> i & 1 == 1).map(|(_, n)| format!("CAP_{n}")).collect(),
             kernel: self.inner.host.kernel,
         };
-        let bytes: Arc<[u8]> = seccomp::compile(&profile, &target).map_err(wrong)?.to_bytes().into();
-        if programs.len() >= MAX_PROGRAMS {
-            programs.remove(0);
-        }
-        programs.push(Program { profile: spec.seccomp.clone(), capabilities, bytes: bytes.clone() });
-        Ok(Some(bytes))
+        Ok((profile, target))
     }
 
     /// Everything of a start that needs neither the root nor the plan: the shim, its folder and socket, and the cgroups with their limits.
@@ -340,8 +382,18 @@ impl Runtime {
 
     /// Runs one more process in a running container. Blocking until its execve; called where a tokio runtime is current.
     pub fn exec(&self, request: ExecRequest<'_>) -> Result<Exec, RuntimeError> {
-        let seccomp = if request.spec.privileged { None } else { self.seccomp(request.container)? };
-        let exec = launch::exec(&self.inner.launcher, &self.inner.cgroups, &self.inner.host, seccomp, &request);
+        if request.spec.command.is_empty() {
+            return Err(RuntimeError::spec("command", "no command is given"));
+        }
+        let Inner { launcher, cgroups, host, .. } = &*self.inner;
+        let exec = match self.other(&request.container.runtime)? {
+            Some(other) => foreign::exec(other, &self.places(request.run_dir), (launcher, cgroups, host), &request),
+            None => {
+                let seccomp = if request.spec.privileged { None } else { self.seccomp(request.container)? };
+                let plan = || launch::exec_plan(cgroups, host, seccomp, &request);
+                launch::exec(launcher, cgroups, request.id, plan)
+            }
+        };
         self.refill();
         exec
     }

@@ -5,7 +5,7 @@
 
 use crate::start::{BORN, Streams, failure, failure_of};
 use crate::{command, step, wall};
-use berth_model::wire::{Plan, Step};
+use berth_model::wire::{FailKind, Plan, Step};
 use berth_sys::process::{self, BlockedSignals, Cloned, Ended, Poll};
 use berth_sys::socket;
 use std::io::{self, IoSlice};
@@ -52,7 +52,8 @@ fn prepare(plan: &Plan<'_>, fds: &[OwnedFd], report: &OwnedFd, streams: Streams)
         onto(err, 2)?;
     }
     let mut context = step::Context::new(fds, report.as_fd(), plan.userns);
-    if let Some(userns) = plan.userns {
+    // Another runtime joins it by itself.
+    if let Some(userns) = plan.userns.filter(|_| plan.runtime.is_none()) {
         run_steps(&plan.outside, &mut context)?;
         let userns = fds.get(usize::from(userns)).ok_or_else(|| failure("finding the user namespace", &no_such()))?;
         be_born_in(plan.namespaces, userns, report)?;
@@ -72,7 +73,7 @@ fn prepare(plan: &Plan<'_>, fds: &[OwnedFd], report: &OwnedFd, streams: Streams)
 fn run_steps(steps: &[Step<'_>], context: &mut step::Context<'_>) -> Result<(), Vec<u8>> {
     for step in steps {
         if let Err(error) = step::run(step, context) {
-            return Err(failure_of(&step::describe(step), berth_model::wire::FailKind::Step, &error));
+            return Err(failure_of(&step::describe(step), FailKind::Step, &error));
         }
     }
     Ok(())
@@ -102,7 +103,11 @@ const PARENT: u64 = 0x8000;
 const NEWUSER: u64 = 0x1000_0000;
 
 fn exec(plan: &Plan<'_>) -> Vec<u8> {
-    let (act, kind, error) = command::exec(&plan.args, &plan.env);
+    let (act, mut kind, error) = command::exec(&plan.args, &plan.env);
+    if plan.runtime.is_some() {
+        // Not the workload's command.
+        kind = FailKind::Step;
+    }
     failure_of(&act, kind, &error)
 }
 

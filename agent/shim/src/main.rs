@@ -4,12 +4,14 @@
 //! The agent may go away and come back at any time; the shim goes on. It does not decide anything (that is the plan's), does not touch
 //! cgroup limits, networks or stores, and has no other input than the agent's messages and the workload's output.
 //!
-//! `start` makes the process (`init` is what the new process does, one `step` after the other, until its execve; `outside` what it still does as the host's), `relay` is the loop,
+//! `start` makes the process (`init` is what the new process does, one `step` after the other, until its execve; `outside` what it still does as the host's;
+//! `foreign` has another OCI runtime make it), `relay` is the loop,
 //! `client` who reads and feeds, `ring` what readers have yet to take, `log` the stored output.
 #![forbid(unsafe_code)]
 
 mod client;
 mod command;
+mod foreign;
 mod init;
 mod log;
 mod outside;

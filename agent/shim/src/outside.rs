@@ -3,11 +3,12 @@
 use crate::tree;
 use berth_model::wire::plan::{Bytes, Node};
 use berth_sys::fs::{self, Kind, Open};
-use berth_sys::mount::{self, FsContext, MountAttr};
+use berth_sys::mount::{self, FsContext, MountAttr, MountFlags, Propagation};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// A file system that shows a namespace which is another user namespace's: a network's sysfs, the host's processes.
 pub fn kernel_tree(fs_type: &str, read_only: bool) -> io::Result<OwnedFd> {
@@ -18,6 +19,16 @@ pub fn kernel_tree(fs_type: &str, read_only: bool) -> io::Result<OwnedFd> {
         attributes |= MountAttr::RDONLY;
     }
     context.mount(attributes)
+}
+
+/// The host's mounts as another runtime is to see them. What the host mounts from now on comes through, and nothing goes back.
+pub fn host_view(folder: &Path, without: &[Bytes<'_>]) -> io::Result<()> {
+    mount::set_propagation(Path::new("/"), Propagation::Slave, true)?;
+    for path in without {
+        mount::umount(Path::new(OsStr::from_bytes(path)), true)?;
+    }
+    // The container's root has to pass through it, whoever that is on the host.
+    mount::mount(OsStr::new("tmpfs"), folder, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, "mode=711")
 }
 
 /// Nobody makes devices in a user namespace, and a tmpfs that was mounted there opens none.

@@ -145,7 +145,7 @@ impl Relay {
                 output(Stream::Stderr, wire::TAG_STDERR, container.stderr, &STDERR),
             ],
             terminal: container.terminal,
-            exec: plan.join_pid.is_some(),
+            exec: plan.fds.run.is_none(),
             stdin: container.stdin,
             stdin_once: plan.stdin_once,
             input: Vec::new(),

@@ -1,7 +1,7 @@
 //! The shim's side of making the first process.
 
-use crate::init;
-use berth_model::wire::{FailKind, Failed, Plan, Response, Started};
+use crate::{foreign, init};
+use berth_model::wire::{Exited, FailKind, Failed, Plan, Response, Started};
 use berth_sys::process::{self, Cloned};
 use berth_sys::{fs, pty, socket};
 use std::io::{self, IoSlice};
@@ -29,7 +29,13 @@ pub struct Streams {
 /// Makes the process and tells the agent how that went. `None`: a step failed, the agent knows, and nothing is left.
 pub fn start(plan: &Plan<'_>, fds: &[OwnedFd], control: &OwnedFd) -> io::Result<Option<Container>> {
     match try_start(plan, fds) {
-        Ok(container) => {
+        // A command that makes no process.
+        Ok(None) => {
+            let done = Response::Exited(Exited { code: 0, signal: 0, time: 0 });
+            send(control.as_fd(), &done)?;
+            Ok(None)
+        }
+        Ok(Some(container)) => {
             // An agent that died meanwhile is no reason to kill what runs: the next one finds it.
             let _ = send(control.as_fd(), &Response::Started(container.started));
             Ok(Some(container))
@@ -55,16 +61,55 @@ pub fn failure_of(act: &[u8], kind: FailKind, error: &io::Error) -> Vec<u8> {
     Response::Failed(Failed { step: act.into(), kind, errno }).encode()
 }
 
-fn try_start(plan: &Plan<'_>, fds: &[OwnedFd]) -> Result<Container, Vec<u8>> {
-    let named = |act: &'static str| move |e: io::Error| failure(act, &e);
+pub fn named(act: &'static str) -> impl FnOnce(io::Error) -> Vec<u8> {
+    move |e| failure(act, &e)
+}
+
+pub fn started(pid: u32) -> Started {
+    Started {
+        pid,
+        start_time: process::start_time(pid).unwrap_or(0),
+        shim_pid: std::process::id(),
+        shim_start_time: process::start_time(std::process::id()).unwrap_or(0),
+    }
+}
+
+/// Our end and the workload's of its standard input; a terminal is not there yet.
+pub fn input(plan: &Plan<'_>) -> Result<(Option<OwnedFd>, OwnedFd), Vec<u8>> {
+    if plan.tty || !plan.stdin {
+        return Ok((None, fs::open("/dev/null", fs::Open::RDONLY, 0).map_err(named("opening /dev/null"))?));
+    }
+    let (read, write) = process::pipe().map_err(named("making the pipe for standard input"))?;
+    process::set_nonblocking(write.as_fd()).map_err(named("preparing the pipe for standard input"))?;
+    Ok((Some(write), read))
+}
+
+impl Container {
+    pub fn take_terminal(&mut self, master: OwnedFd, size: Option<(u16, u16)>) -> Result<(), Vec<u8>> {
+        if let Some((rows, columns)) = size {
+            let _ = pty::resize(master.as_fd(), rows, columns);
+        }
+        process::set_nonblocking(master.as_fd()).map_err(named("preparing the terminal"))?;
+        self.stdin = Some(master.try_clone().map_err(named("duplicating the terminal"))?);
+        self.stdout = Some(master);
+        Ok(())
+    }
+
+    pub fn take_pipes(&mut self, out: OwnedFd, err: OwnedFd) -> Result<(), Vec<u8>> {
+        for fd in [&out, &err] {
+            process::set_nonblocking(fd.as_fd()).map_err(named("preparing the output pipes"))?;
+        }
+        (self.stdout, self.stderr) = (Some(out), Some(err));
+        Ok(())
+    }
+}
+
+fn try_start(plan: &Plan<'_>, fds: &[OwnedFd]) -> Result<Option<Container>, Vec<u8>> {
+    if let Some(runtime) = &plan.runtime {
+        return foreign::start(plan, runtime, fds);
+    }
     let (ours, theirs) = socket::seqpacket_pair().map_err(named("making the socket to the new process"))?;
-    let (stdin, stdin_theirs) = if plan.tty || !plan.stdin {
-        (None, fs::open("/dev/null", fs::Open::RDONLY, 0).map_err(named("opening /dev/null"))?)
-    } else {
-        let (read, write) = process::pipe().map_err(named("making the pipe for standard input"))?;
-        process::set_nonblocking(write.as_fd()).map_err(named("preparing the pipe for standard input"))?;
-        (Some(write), read)
-    };
+    let (stdin, stdin_theirs) = input(plan)?;
     let (outputs, outputs_theirs) = if plan.tty {
         (None, None)
     } else {
@@ -107,29 +152,15 @@ fn try_start(plan: &Plan<'_>, fds: &[OwnedFd]) -> Result<Container, Vec<u8>> {
                     return Err(message);
                 }
             };
-            let started = Started {
-                pid,
-                start_time: process::start_time(pid).unwrap_or(0),
-                shim_pid: std::process::id(),
-                shim_start_time: process::start_time(std::process::id()).unwrap_or(0),
-            };
             let mut container =
-                Container { pid, pidfd, started, stdin, stdout: None, stderr: None, terminal: plan.tty };
+                Container { pid, pidfd, started: started(pid), stdin, stdout: None, stderr: None, terminal: plan.tty };
             if let Some(master) = terminal {
-                if let Some((rows, columns)) = plan.size {
-                    let _ = pty::resize(master.as_fd(), rows, columns);
-                }
-                process::set_nonblocking(master.as_fd()).map_err(named("preparing the terminal"))?;
-                container.stdin = Some(master.try_clone().map_err(named("duplicating the terminal"))?);
-                container.stdout = Some(master);
+                container.take_terminal(master, plan.size)?;
             }
             if let Some((out, err)) = outputs {
-                for fd in [&out, &err] {
-                    process::set_nonblocking(fd.as_fd()).map_err(named("preparing the output pipes"))?;
-                }
-                (container.stdout, container.stderr) = (Some(out), Some(err));
+                container.take_pipes(out, err)?;
             }
-            Ok(container)
+            Ok(Some(container))
         }
     }
 }
@@ -146,7 +177,10 @@ pub const BORN: u8 = b'p';
 
 /// The new process sends its terminal, or a failure; its execve closes the socket. What it sends is passed on as it is. `born`: another one
 /// has taken its place.
-fn wait_for_execve(ours: &OwnedFd, mut born: impl FnMut(u32) -> io::Result<()>) -> Result<Option<OwnedFd>, Vec<u8>> {
+pub fn wait_for_execve(
+    ours: &OwnedFd,
+    mut born: impl FnMut(u32) -> io::Result<()>,
+) -> Result<Option<OwnedFd>, Vec<u8>> {
     let (mut buffer, mut passed) = (vec![0; 8 << 10], Vec::new());
     loop {
         match socket::receive(ours.as_fd(), &mut buffer, &mut passed, true) {

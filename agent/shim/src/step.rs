@@ -28,7 +28,7 @@ struct Tree {
 pub struct Context<'a> {
     fds: &'a [OwnedFd],
     report: BorrowedFd<'a>,
-    root: Option<BorrowedFd<'a>>,
+    root: Option<OwnedFd>,
     trees: Vec<Tree>,
     userns: Option<BorrowedFd<'a>>,
 }
@@ -54,8 +54,8 @@ impl<'a> Context<'a> {
         Ok(self.trees.swap_remove(at))
     }
 
-    fn root(&self) -> io::Result<BorrowedFd<'a>> {
-        self.root.ok_or_else(invalid)
+    fn root(&self) -> io::Result<BorrowedFd<'_>> {
+        self.root.as_ref().map(AsFd::as_fd).ok_or_else(invalid)
     }
 }
 
@@ -113,7 +113,7 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         Step::EnterRoot { fd } => {
             let root = context.fd(*fd)?;
             enter_root(root)?;
-            context.root = Some(root);
+            context.root = Some(root.try_clone_to_owned()?);
             Ok(())
         }
         Step::OwnProc { slot } => own_proc(context.tree(*slot)?.fd),
@@ -202,6 +202,17 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         Step::DeviceTree { slot, data, uid, gid, nodes, pick } => {
             context.keep(*slot, outside::device_tree(data, (*uid, *gid), nodes, *pick)?)
         }
+        Step::HostView { folder, without } => {
+            outside::host_view(path(folder), without)?;
+            context.root = Some(fs::open("/", Open::PATH | Open::DIRECTORY, 0)?);
+            Ok(())
+        }
+        Step::PinNamespace { fd, target } => {
+            let namespace = bind_of(context.fd(*fd)?)?;
+            let target = tree::target(context.root()?, target, false)?;
+            mount::move_mount_to_fd(namespace.as_fd(), target.as_fd())
+        }
+        Step::HostFolder { path: p } => std::env::set_current_dir(path(p)),
     }
 }
 
@@ -246,6 +257,9 @@ pub fn describe(step: &Step<'_>) -> Vec<u8> {
         }
         Step::KernelTree { fs_type, .. } => two("making a mount of ", fs_type),
         Step::DeviceTree { .. } => two("making the devices", b""),
+        Step::HostView { folder, .. } => two("covering ", folder),
+        Step::PinNamespace { target, .. } => two("binding a namespace to ", target),
+        Step::HostFolder { path } => two("changing to the folder ", path),
     }
 }
 

@@ -376,6 +376,12 @@ pub fn fremovexattr(fd: BorrowedFd<'_>, key: &CStr) -> io::Result<()> {
     Ok(rustix::fs::fremovexattr(fd, key)?)
 }
 
+/// How the mount is that a descriptor (an O_PATH one, too) is on: the first four MS_* bits of mount(2), read-only, nosuid, nodev and noexec, which
+/// statvfs(3) tells by the same numbers.
+pub fn mount_flags(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(rustix::fs::fstatvfs(fd)?.f_flag.bits() & 15)
+}
+
 pub fn fsync(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::fsync(fd)?)
 }

@@ -208,6 +208,11 @@ pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, signal as u64).map(drop)
 }
 
+/// Whether orphans below this process become its children (PR_SET_CHILD_SUBREAPER(2const)): those that are orphaned from now on.
+pub fn set_child_subreaper(on: bool) -> io::Result<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, on.into()).map(drop)
+}
+
 /// Keeps processes of equal rights out of /proc/PID/{fd,exe,mem,…} of this one until its next execve (PR_SET_DUMPABLE(2const)).
 pub fn set_undumpable() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0).map(drop)

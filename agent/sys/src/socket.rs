@@ -34,6 +34,11 @@ fn seqpacket(more: libc::c_int) -> io::Result<OwnedFd> {
     owned(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | more, 0) })
 }
 
+fn stream() -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers only.
+    owned(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })
+}
+
 /// `ENAMETOOLONG` above 107 bytes, the length of sun_path (unix(7)).
 fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
     let bytes = path.as_os_str().as_bytes();
@@ -51,8 +56,16 @@ fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
 
 /// A listening socket at a path that must not be there yet; accepting never sleeps.
 pub fn listen(path: &Path) -> io::Result<OwnedFd> {
+    listen_on(seqpacket(0)?, path)
+}
+
+/// As [`listen`], for connections without bounds of messages (SOCK_STREAM), such as OCI's console sockets.
+pub fn listen_for_streams(path: &Path) -> io::Result<OwnedFd> {
+    listen_on(stream()?, path)
+}
+
+fn listen_on(socket: OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     let (address, len) = address(path)?;
-    let socket = seqpacket(0)?;
     // SAFETY: the address lives through the call and len is its length.
     if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) } < 0 {
         return Err(io::Error::last_os_error());

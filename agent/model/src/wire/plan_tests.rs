@@ -24,6 +24,12 @@ fn sample() -> Plan<'static> {
         args: vec![bytes("/bin/sh"), bytes("")],
         env: vec![bytes("A=b")],
         userns: Some(8),
+        runtime: Some(Foreign {
+            pid_file: Some(bytes("/run/b/pid")),
+            console: Some(7),
+            group: None,
+            start: Some(Box::new(Plan { args: vec![bytes("start")], ..Plan::default() })),
+        }),
         outside: vec![
             Step::OwnStreams { uid: 300_000, gid: 300_001 },
             Step::RaiseLimit { resource: 7, hard: 9 },
@@ -46,6 +52,9 @@ fn sample() -> Plan<'static> {
             },
         ],
         steps: vec![
+            Step::HostView { folder: bytes("/run/b"), without: vec![bytes("/sys/x")] },
+            Step::PinNamespace { fd: 4, target: bytes("/run/b/net") },
+            Step::HostFolder { path: bytes("/run/b") },
             Step::JoinCgroup { fd: 3 },
             Step::EnterNamespace { fd: 4, kinds: 5 },
             Step::Unshare { flags: 6 },
@@ -127,7 +136,15 @@ fn changed_bytes_never_panic() {
 #[test]
 fn counts_that_lie_allocate_nothing() {
     let mut bytes = Plan::default().encode();
-    let at = bytes.len() - 4;
-    bytes[at..].copy_from_slice(&u32::MAX.to_le_bytes());
+    // Behind the number of steps is that there is no other runtime.
+    let at = bytes.len() - 5;
+    bytes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     assert_eq!(Plan::decode(&bytes), Err(WireError::Count(u32::MAX)));
+}
+
+#[test]
+fn a_second_command_has_no_further_one() {
+    let third = Plan { runtime: Some(Foreign::default()), ..Plan::default() };
+    let runtime = Some(Foreign { start: Some(Box::new(third)), ..Foreign::default() });
+    assert_eq!(Plan::decode(&Plan { runtime, ..Plan::default() }.encode()), Err(WireError::Value(1)));
 }

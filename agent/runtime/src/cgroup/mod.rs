@@ -81,6 +81,12 @@ pub(crate) trait Cgroups: Send + Sync {
     fn features(&self) -> Vec<(&'static str, bool)>;
     /// What this host cannot do.
     fn warnings(&self) -> Vec<String>;
+    /// The container's group from the root of the hierarchies, as `linux.cgroupsPath` of the runtime-spec.
+    fn path_in_hierarchies(&self, id: &ContainerId) -> String;
+    /// Hierarchies in which containers have no group: other runtimes are not to see them.
+    fn unused(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
     /// Mounts that show a container its own groups: hierarchies and their folders below /sys/fs/cgroup.
     fn mounts(&self) -> Vec<(String, String)>;
 }
@@ -93,7 +99,8 @@ pub(crate) fn detect(parent: &str) -> Result<Arc<dyn Cgroups>, RuntimeError> {
     let mounts = hierarchy::mounted().map_err(RuntimeError::io("reading /proc/self/mountinfo"))?;
     let (v2, v1): (Vec<_>, Vec<_>) = mounts.into_iter().partition(|h| h.v2);
     if v1.iter().any(|h| !h.controllers.is_empty()) {
-        return Ok(Arc::new(v1::V1::new(v1, parent, !v2.is_empty())));
+        let unused = v2.into_iter().map(|h| h.point).collect();
+        return Ok(Arc::new(v1::V1::new(v1, parent, unused)));
     }
     let Some(unified) = v2.first() else {
         return Err(RuntimeError::Io {
@@ -124,6 +131,13 @@ pub(crate) fn kill_all(cgroups: &dyn Cgroups, id: &ContainerId, timeout: Duratio
 
 /// Folder of the health checks' processes below a container's own: no limits of its own, only to find them.
 const PROBE: &str = "probe";
+
+/// The way into the group of health checks for a process that is there already; made when it is missing.
+pub(crate) fn probe_procs(cgroups: &dyn Cgroups, id: &ContainerId) -> Result<Option<OwnedFd>, RuntimeError> {
+    let Some(group) = cgroups.probe(id) else { return Ok(None) };
+    make(&group)?;
+    open(group.join("cgroup.procs"), true).map(Some)
+}
 
 /// Kills what is in the group of the container's health checks, and waits until it is empty.
 pub(crate) fn kill_probe(cgroups: &dyn Cgroups, id: &ContainerId, timeout: Duration) -> Result<(), RuntimeError> {

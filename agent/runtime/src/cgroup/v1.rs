@@ -20,12 +20,13 @@ const JOIN: &str = "tasks";
 pub(crate) struct V1 {
     hierarchies: Vec<Hierarchy>,
     parent: String,
-    hybrid: bool,
+    /// Mounts of v2 beside, which is not used.
+    unused: Vec<PathBuf>,
 }
 
 impl V1 {
-    pub fn new(hierarchies: Vec<Hierarchy>, parent: &str, hybrid: bool) -> Self {
-        V1 { hierarchies, parent: parent.trim_matches('/').to_owned(), hybrid }
+    pub fn new(hierarchies: Vec<Hierarchy>, parent: &str, unused: Vec<PathBuf>) -> Self {
+        V1 { hierarchies, parent: parent.trim_matches('/').to_owned(), unused }
     }
 
     fn hierarchy(&self, controller: &str) -> Option<&Hierarchy> {
@@ -111,9 +112,6 @@ impl V1 {
     }
 }
 
-/// Controllers that containers have groups of: for limits, for what they use, for pauses.
-const PARENTS: [&str; 9] = ["memory", "pids", "devices", "cpu", "cpuacct", "cpuset", "freezer", "blkio", "hugetlb"];
-
 /// Where the freezer of v1 says and is told what it does (freezer-subsystem.rst): FROZEN, FREEZING or THAWED.
 const FREEZER_STATE: &str = "freezer.state";
 
@@ -133,7 +131,7 @@ fn inherit_cpuset(group: &Path) -> Result<(), RuntimeError> {
 
 impl Cgroups for V1 {
     fn mode(&self) -> &'static str {
-        if self.hybrid { "hybrid" } else { "v1" }
+        if self.unused.is_empty() { "v1" } else { "hybrid" }
     }
 
     fn create(&self, id: &ContainerId, limits: &Limits) -> Result<Entry, RuntimeError> {
@@ -227,7 +225,8 @@ impl Cgroups for V1 {
     }
 
     fn parents(&self) -> Vec<PathBuf> {
-        let mut parents: Vec<PathBuf> = PARENTS.iter().filter_map(|c| self.parent_in(c)).collect();
+        // All: other runtimes make groups in each of them.
+        let mut parents: Vec<PathBuf> = self.hierarchies.iter().map(|h| h.point.join(&self.parent)).collect();
         parents.sort();
         parents.dedup();
         parents
@@ -367,6 +366,14 @@ impl Cgroups for V1 {
             warnings.push("no swap accounting: limits of memory with swap cannot be applied".into());
         }
         warnings
+    }
+
+    fn path_in_hierarchies(&self, id: &ContainerId) -> String {
+        format!("/{}/{id}", self.parent)
+    }
+
+    fn unused(&self) -> Vec<PathBuf> {
+        self.unused.clone()
     }
 
     fn mounts(&self) -> Vec<(String, String)> {

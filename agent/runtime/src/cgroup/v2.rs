@@ -24,6 +24,8 @@ const OPTIONAL: [&str; 2] = ["io", "hugetlb"];
 pub(crate) struct V2 {
     /// Folder of all containers' groups.
     parent: PathBuf,
+    /// Where the tree is mounted.
+    point: PathBuf,
     controllers: Vec<String>,
 }
 
@@ -44,7 +46,11 @@ impl V2 {
             enable(&folder);
         }
         let text = fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap_or_default();
-        Ok(V2 { parent: folder, controllers: text.split_whitespace().map(str::to_owned).collect() })
+        Ok(V2 {
+            parent: folder,
+            point: point.to_owned(),
+            controllers: text.split_whitespace().map(str::to_owned).collect(),
+        })
     }
 
     fn has(&self, controller: &str) -> bool {
@@ -350,6 +356,11 @@ impl Cgroups for V2 {
 
     fn warnings(&self) -> Vec<String> {
         WANTED.iter().filter(|c| !self.has(c)).map(|c| format!("no {c} cgroup: its limits cannot be applied")).collect()
+    }
+
+    fn path_in_hierarchies(&self, id: &ContainerId) -> String {
+        let parent = self.parent.strip_prefix(&self.point).unwrap_or(&self.parent);
+        format!("/{}/{id}", parent.display())
     }
 
     fn mounts(&self) -> Vec<(String, String)> {

@@ -3,10 +3,13 @@
 mod check;
 mod command;
 mod mounts;
+pub(crate) mod oci;
 mod userns;
 
 pub(crate) use check::check;
 pub(crate) use command::effective;
+pub(crate) use mounts::flag_words;
+pub(crate) use userns::has as has_ids;
 
 use crate::cgroup::{DeviceRule, Limits, default_rules};
 use crate::host::{Host, HostDevice};
@@ -60,6 +63,8 @@ pub struct Plan {
     pub(crate) folders: Vec<PathBuf>,
     /// The user of the host, and its group, that the container's group is delegated to.
     pub(crate) delegate: Option<(u32, u32)>,
+    /// The container is another runtime's; the wire's steps are none then.
+    pub(crate) bundle: Option<oci::Bundle>,
 }
 
 pub(crate) fn bytes(text: impl Into<String>) -> wire::plan::Bytes<'static> {
@@ -80,6 +85,8 @@ pub(crate) struct Surroundings<'a> {
     pub resolv_conf: String,
     /// The seccomp program for these capabilities; None: unconfined.
     pub seccomp: Option<std::sync::Arc<[u8]>>,
+    /// Another runtime is to make it.
+    pub other: Option<oci::Other>,
 }
 
 pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<Plan, RuntimeError> {
@@ -99,10 +106,40 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     let mut warnings = Vec::new();
     let namespaces = namespaces(spec);
     let files = mounts::files(input, &hostname, &around.resolv_conf);
-    let mut steps = vec![Step::Umask { mask: 0 }];
+    let score = oom_score_adj(spec, host, &mut warnings);
+    let rlimits = rlimits(spec, host, &mut warnings);
+    let capabilities = capabilities(spec, host, &mut warnings);
+    sctp(spec, berth_sys::inet::has_sctp, &mut warnings);
+    let mut wire = wire::Plan {
+        namespaces,
+        tty: spec.tty,
+        stdin: spec.open_stdin,
+        stdin_once: spec.stdin_once,
+        log: input.log.clone(),
+        ..wire::Plan::default()
+    };
+    let folders = mounts::folders_to_make(spec);
     // The host's files are opened while it is still there.
     let (open, attach) = mounts::user_mounts(input, &files, host)?;
-    steps.extend(oom_score_adj(spec, host, &mut warnings));
+    if let Some(other) = &around.other {
+        let (hostname, effective_, user, rlimits) = (&*hostname, &effective, &user, &rlimits[..]);
+        let devices = &around.devices;
+        let decided = oci::Decided {
+            hostname,
+            effective: effective_,
+            user,
+            namespaces,
+            capabilities,
+            rlimits,
+            open,
+            attach,
+            devices,
+        };
+        let bundle = Some(oci::bundle(input, host, other, decided));
+        return Ok(Plan { effective, warnings, wire, files, folders, delegate: None, bundle });
+    }
+    let mut steps = vec![Step::Umask { mask: 0 }];
+    steps.extend(score);
     steps.extend(open);
     let mut outside = Vec::new();
     if let Some(ids) = input.ids {
@@ -147,34 +184,15 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     if spec.read_only_root {
         steps.push(Step::ReadOnlyRoot);
     }
-    steps.extend(rlimits(spec, host, &mut warnings));
+    steps.extend(rlimits);
     steps.push(Step::Umask { mask: 0o22 });
-    let capabilities = capabilities(spec, host, &mut warnings);
-    sctp(spec, berth_sys::inet::has_sctp, &mut warnings);
     let seccomp = around.seccomp.as_ref().map(|p| Cow::Owned(p.to_vec()));
     steps.extend(credentials(&user, capabilities, seccomp, spec.no_new_privileges));
-    let folders = mounts::folders_to_make(spec);
-    Ok(Plan {
-        warnings,
-        wire: wire::Plan {
-            namespaces,
-            tty: spec.tty,
-            stdin: spec.open_stdin,
-            stdin_once: spec.stdin_once,
-            size: None,
-            log: input.log.clone(),
-            init: spec.init,
-            args: effective.args.iter().cloned().map(bytes).collect(),
-            env: effective.env.iter().cloned().map(bytes).collect(),
-            outside,
-            steps,
-            ..wire::Plan::default()
-        },
-        files,
-        folders,
-        delegate,
-        effective,
-    })
+    wire.init = spec.init;
+    wire.args = effective.args.iter().cloned().map(bytes).collect();
+    wire.env = effective.env.iter().cloned().map(bytes).collect();
+    (wire.outside, wire.steps) = (outside, steps);
+    Ok(Plan { warnings, wire, files, folders, delegate, effective, bundle: None })
 }
 
 fn hostname(spec: &ContainerSpec, host: &Host, id: &ContainerId) -> String {
@@ -344,7 +362,7 @@ pub(crate) fn capabilities(spec: &ContainerSpec, host: &Host, warnings: &mut Vec
     wanted & host.capabilities
 }
 
-fn rlimits(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) -> Vec<Step<'static>> {
+pub(crate) fn rlimits(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) -> Vec<Step<'static>> {
     let mut steps = Vec::new();
     for limit in &spec.ulimits {
         let Some((_, resource)) = process::RESOURCES.iter().find(|(n, _)| *n == limit.name) else { continue };
@@ -408,7 +426,7 @@ pub(crate) fn limits(spec: &ContainerSpec, given: &[GivenDevice], default_pids: 
     Limits { resources, devices: device_rules(spec, given) }
 }
 
-fn device_rules(spec: &ContainerSpec, given: &[GivenDevice]) -> Option<Vec<DeviceRule>> {
+pub(crate) fn device_rules(spec: &ContainerSpec, given: &[GivenDevice]) -> Option<Vec<DeviceRule>> {
     if spec.privileged {
         return None;
     }

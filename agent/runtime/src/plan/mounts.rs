@@ -25,6 +25,26 @@ const PRIVATE: u32 = 0x4_0000;
 const SLAVE: u32 = 0x8_0000;
 const SHARED: u32 = 0x10_0000;
 
+const PROPAGATION: [(Propagation, u32); 6] = [
+    (Propagation::Private, PRIVATE),
+    (Propagation::Rprivate, PRIVATE | REC),
+    (Propagation::Slave, SLAVE),
+    (Propagation::Rslave, SLAVE | REC),
+    (Propagation::Shared, SHARED),
+    (Propagation::Rshared, SHARED | REC),
+];
+
+/// Of the bits of a step.
+pub(super) fn propagation_of(bits: u32) -> Propagation {
+    PROPAGATION.iter().find(|(_, b)| *b == bits).map_or(Propagation::Rprivate, |(p, _)| *p)
+}
+
+/// As mount(8) and OCI write them.
+pub(crate) fn flag_words(flags: u64) -> Vec<&'static str> {
+    let words = [(RDONLY, "ro"), (NOSUID, "nosuid"), (NODEV, "nodev"), (NOEXEC, "noexec")];
+    words.into_iter().filter(|(bit, _)| flags & bit != 0).map(|(_, word)| word).collect()
+}
+
 /// Places of trees from here on are not for the user's mounts.
 pub(super) const FIRST_OWN_SLOT: u8 = 191;
 
@@ -93,7 +113,7 @@ fn same(a: &str, b: &str) -> bool {
     parts(a) == parts(b)
 }
 
-fn mounted(spec: &ContainerSpec, target: &str) -> bool {
+pub(super) fn mounted(spec: &ContainerSpec, target: &str) -> bool {
     spec.mounts.iter().any(|m| same(&m.target, target))
 }
 
@@ -147,14 +167,7 @@ pub(super) fn user_mounts(
             kind if is_given(kind) => inside.push(Step::AttachGiven { fd, target }),
             MountKind::Volume(_) | MountKind::Image(_) => {}
             MountKind::Bind { source, propagation, recursive, writable_below, idmap, nosuid_nodev, .. } => {
-                let propagation = match propagation {
-                    Propagation::Private => PRIVATE,
-                    Propagation::Rprivate => PRIVATE | REC,
-                    Propagation::Slave => SLAVE,
-                    Propagation::Rslave => SLAVE | REC,
-                    Propagation::Shared => SHARED,
-                    Propagation::Rshared => SHARED | REC,
-                };
+                let propagation = PROPAGATION.iter().find(|(p, _)| p == propagation).map_or(PRIVATE | REC, |(_, b)| *b);
                 let mapped = match spec.owners(*idmap) {
                     Owners::Host => false,
                     Owners::Mapped => true,
@@ -199,7 +212,7 @@ pub(crate) fn is_given(kind: &MountKind) -> bool {
 }
 
 /// Where the IPC namespace's memory and queues are seen; the host's own with `--ipc host`, unless the user puts something else there.
-fn shared_ipc(spec: &ContainerSpec, host: &Host) -> Vec<&'static str> {
+pub(super) fn shared_ipc(spec: &ContainerSpec, host: &Host) -> Vec<&'static str> {
     let wanted = |folder: &&str| spec.host_ipc && !mounted(spec, folder);
     host.ipc_folders.iter().copied().filter(wanted).collect()
 }

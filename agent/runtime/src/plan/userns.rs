@@ -11,16 +11,16 @@ use berth_model::wire::plan::Node;
 use berth_sys::process;
 
 /// Places of trees.
-const SYS: u8 = 255;
-const PROC: u8 = 254;
-const DEV: u8 = 253;
+pub(super) const SYS: u8 = 255;
+pub(super) const PROC: u8 = 254;
+pub(super) const DEV: u8 = 253;
 pub(super) const MQUEUE: u8 = 252;
 /// Devices outside of /dev: from here on.
 const DEVICES: u8 = mounts::FIRST_OWN_SLOT;
 const MAX_DEVICES: usize = (MQUEUE - DEVICES) as usize;
 
 /// Whether a user and its groups are among the container's ids.
-pub(super) fn has(ids: IdRange, user: &User) -> Result<(), RuntimeError> {
+pub(crate) fn has(ids: IdRange, user: &User) -> Result<(), RuntimeError> {
     let missing = |what: &str, id: u32| {
         let size = ids.size;
         let message = format!(
@@ -37,7 +37,7 @@ pub(super) fn has(ids: IdRange, user: &User) -> Result<(), RuntimeError> {
     }
 }
 
-fn root(ids: IdRange) -> (u32, u32) {
+pub(super) fn root(ids: IdRange) -> (u32, u32) {
     (ids.host_uid(0).unwrap_or(ids.base), ids.host_gid(0).unwrap_or(ids.base))
 }
 

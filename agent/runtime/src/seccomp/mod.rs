@@ -9,10 +9,12 @@ mod default;
 mod json;
 #[cfg(any(test, fuzzing))]
 pub mod machine;
+mod oci;
 mod tables;
 
 pub use bpf::{Insn, Program};
 pub use json::parse;
+pub use oci::to_oci;
 pub use tables::Arch;
 #[cfg(fuzzing)]
 pub use tables::Table;

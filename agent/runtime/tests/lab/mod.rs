@@ -49,7 +49,11 @@ impl Lab {
         std::fs::write(dir.join("root/etc/passwd"), PASSWD).unwrap();
         std::fs::write(dir.join("root/etc/group"), GROUP).unwrap();
         std::fs::write(dir.join("root/etc/plain"), "no program\n").unwrap();
-        let config = RuntimeConfig { cgroup_parent: "berth-runtime-test".into(), default_pids: Some(1000) };
+        let config = RuntimeConfig {
+            cgroup_parent: "berth-runtime-test".into(),
+            default_pids: Some(1000),
+            ..RuntimeConfig::default()
+        };
         Lab { runtime: Runtime::new(config).unwrap(), id, dir, image: ImageConfig::default() }
     }
 
@@ -73,6 +77,7 @@ impl Lab {
             networks: &[],
             host_gateway: "172.18.0.1".parse().unwrap(),
             state_dir: &state,
+            run_dir: &state,
             log: Some(LogPlan {
                 max_file_bytes: spec.log.max_file_bytes,
                 max_files: spec.log.max_files,
@@ -109,6 +114,7 @@ impl Lab {
             passwd: Some(PASSWD.as_bytes()),
             group: Some(GROUP.as_bytes()),
             session: None,
+            run_dir: Path::new("/"),
             ids: None,
         })
     }
