@@ -57,6 +57,7 @@ mod resume;
 mod reuse;
 mod roles;
 mod run;
+mod runtimes;
 mod sandbox;
 mod smoke;
 #[cfg(feature = "failpoints")]
