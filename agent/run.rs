@@ -16,7 +16,7 @@ use std::fs::{File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -213,6 +213,9 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a killed agent leaves behind has let go of its lock within this.
+const LOCK: Duration = Duration::from_secs(2);
+
 /// One agent per data_root: the lock goes with the process, however it ends.
 pub fn lock(data_root: &Path) -> anyhow::Result<File> {
     std::fs::DirBuilder::new()
@@ -229,12 +232,17 @@ pub fn lock(data_root: &Path) -> anyhow::Result<File> {
         .append(true)
         .open(&path)
         .with_context(|| format!("opening the lock {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            bail!("another berthd is running on {}: it holds {}", data_root.display(), path.display())
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A process that an agent has made and that shares its descriptors dies a moment after one that was killed.
+            Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK => std::thread::sleep(Duration::from_millis(5)),
+            Err(TryLockError::WouldBlock) => {
+                bail!("another berthd is running on {}: it holds {}", data_root.display(), path.display())
+            }
+            Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("locking {}", path.display())),
         }
-        Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("locking {}", path.display())),
     }
 }
 

@@ -160,6 +160,8 @@ pub(crate) fn prepare(
     }
     write(&places.bundle.join("config.json"), config.to_string().as_bytes())?;
     let wants_network = wire.namespaces & NEWNET != 0;
+    let joined_by_path =
+        config["linux"]["namespaces"].as_array().is_some_and(|l| l.iter().any(|n| n["type"] == "network"));
     let mut steps = bundle.open;
     steps.extend(view(places));
     steps.push(Step::AttachGiven { fd: plan::ROOT, target: path(&places.root()) });
@@ -176,6 +178,13 @@ pub(crate) fn prepare(
         // A mount of sysfs shows the network of who makes it.
         steps.insert(0, Step::EnterNamespace { fd, kinds: NEWNET as u32 });
         steps.push(Step::PinNamespace { fd, target: path(&places.namespace("net")) });
+        if joined_by_path {
+            // runc takes the network that it is in for the host's, and sets no sysctls there.
+            let hosts =
+                std::fs::File::open("/proc/self/ns/net").map_err(RuntimeError::io("opening the host's network"))?;
+            let fd = descriptors.add(hosts.into());
+            steps.push(Step::EnterNamespace { fd, kinds: NEWNET as u32 });
+        }
     }
     if let Some(userns) = userns {
         let fd = descriptors.add(userns);
