@@ -34,7 +34,7 @@ fn a_life_from_create_to_delete() {
     assert_eq!(bench.status(), "running");
     fails(bench.runtime(&["start", &bench.id()]), "already running");
     fails(bench.runtime(&["delete", &bench.id()]), "not stopped");
-    assert_eq!(bench.output(), "started\n");
+    bench.says("started\n");
 
     ok(bench.runtime(&["kill", &bench.id(), "KILL"]));
     bench.wait_for("stopped");

@@ -96,6 +96,15 @@ impl Bench {
         std::fs::read_to_string(self.at.join("out")).unwrap()
     }
 
+    /// Waits until it has said this, and nothing else.
+    pub fn says(&self, text: &str) {
+        let began = Instant::now();
+        while self.output() != text {
+            assert!(began.elapsed() < Duration::from_secs(10), "never {text:?}: {:?}", self.output());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub fn run(&self) -> Output {
         self.runtime(&["run", &self.id()])
     }
