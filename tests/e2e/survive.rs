@@ -141,6 +141,8 @@ fn a_shim_stands_ready_for_the_next_container() {
     let loops = "while :; do sleep 1; done";
     node.detached(&["--name", "first"], loops);
     let ready = eventually("a shim stands ready", || spare(&node));
+    // Its process is there a moment before the agent has it at hand.
+    std::thread::sleep(std::time::Duration::from_millis(300));
     let id = node.inspect(&node.detached(&["--name", "second"], loops))["Id"].as_str().expect("id").to_owned();
     let shim = node.inspect("second")["State"]["ShimPid"].as_u64().expect("shim");
     assert_eq!(shim, u64::from(ready), "the one that stood ready took it");
