@@ -7,7 +7,7 @@ use crate::host::Host;
 use crate::plan::{self, NEWCGROUP, NEWNET};
 use crate::session::{self, NewSession};
 use crate::shim::{Exec, Shim, Watched, open_process, socket_path};
-use crate::{AttachOptions, ContainerPaths, ExecRequest, RuntimeError, SpawnRequest, Spawned, user};
+use crate::{AttachOptions, ContainerPaths, ExecRequest, RuntimeError, SpawnRequest, Spawned};
 use berth_model::ContainerId;
 use berth_model::wire::{self, FailKind, Fds, MAX_FDS, MAX_INLINE_PLAN, MAX_PLAN, Request, Response, Started, Step};
 use berth_sys::fs::Open;
@@ -478,7 +478,7 @@ pub(crate) fn exec_plan(
     request: &ExecRequest<'_>,
 ) -> Result<ExecPlan, RuntimeError> {
     let spec = request.spec;
-    let (effective, user) = user::of_exec(request)?;
+    let (effective, user) = plan::of_exec(request)?;
     let env = plan::exec_env(&effective, spec, &user.home);
     let program = seccomp.map(|p| Cow::Owned(p.to_vec()));
     let mut wire = plan::exec(request.container, spec, &effective, &user, env, host, program, request.ids)?;

@@ -1,6 +1,6 @@
 //! `user[:group]` by the files of the image (passwd(5), group(5)).
 
-use crate::{Effective, ExecRequest, RuntimeError, plan};
+use crate::RuntimeError;
 
 /// What a process runs as.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -90,20 +90,6 @@ pub fn home(uid: u32, passwd: &[u8]) -> String {
         .and_then(|mut f| (f.len() > 5).then(|| f.swap_remove(5)))
         .filter(|h| !h.is_empty())
         .unwrap_or_else(|| "/".into())
-}
-
-/// The container's command, environment and folder, and who an exec in it runs as.
-pub(crate) fn of_exec(request: &ExecRequest<'_>) -> Result<(Effective, User), RuntimeError> {
-    let mut effective = plan::effective(request.container, request.image)?;
-    let hostname = request.container.hostname.clone().unwrap_or_else(|| request.id.short().to_owned());
-    effective.env.insert(1, format!("HOSTNAME={hostname}"));
-    // A user of its own brings its own groups; the container's extra ones stay with the container's user.
-    let (wanted, extra) = match &request.spec.user {
-        Some(user) => (user.as_str(), &[][..]),
-        None => (effective.user.as_str(), &request.container.groups[..]),
-    };
-    let user = resolve("user", wanted, extra, request.passwd, request.group)?;
-    Ok((effective, user))
 }
 
 #[cfg(test)]

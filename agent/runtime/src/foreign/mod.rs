@@ -15,7 +15,7 @@ use crate::cgroup::{self, Cgroups};
 use crate::host::Host;
 use crate::launch::{self, Launcher, Places as Descriptors};
 use crate::plan::{self, NEWNET, NEWNS, bytes, oci};
-use crate::{Exec, ExecRequest, OtherRuntime, RuntimeError, user};
+use crate::{Exec, ExecRequest, OtherRuntime, RuntimeError};
 use berth_model::ContainerId;
 use berth_model::wire::plan::Bytes;
 use berth_model::wire::{Foreign, Plan, Step};
@@ -250,7 +250,7 @@ fn exec_plan(
             format!("not with the runtime {}: it gives an exec no more than its container", request.container.runtime);
         return Err(RuntimeError::spec("privileged", message));
     }
-    let (effective, user) = user::of_exec(request)?;
+    let (effective, user) = plan::of_exec(request)?;
     let env = plan::exec_env(&effective, spec, &user.home);
     request.ids.map_or(Ok(()), |ids| plan::has_ids(ids, &user))?;
     let mut ignored = Vec::new();

@@ -1,6 +1,6 @@
 //! What runs: command, environment, folder, user, stop signal.
 
-use crate::{Effective, RuntimeError, signal};
+use crate::{Effective, ExecRequest, RuntimeError, signal, user};
 use berth_model::ContainerSpec;
 use berth_model::image::ImageConfig;
 use berth_model::spec::ExecSpec;
@@ -71,6 +71,20 @@ pub(super) fn env(spec: &ContainerSpec, image: &ImageConfig, hostname: &str, hom
 pub(super) fn exec_env(container: &Effective, spec: &ExecSpec, home: &str) -> Vec<String> {
     let terminal: &[String] = if spec.tty { &["TERM=xterm".to_owned()] } else { &[] };
     with_home(merged(&[terminal, &container.env, &spec.env]), home)
+}
+
+/// The container's command, environment and folder, and who an exec in it runs as.
+pub(crate) fn of_exec(request: &ExecRequest<'_>) -> Result<(Effective, user::User), RuntimeError> {
+    let mut effective = effective(request.container, request.image)?;
+    let hostname = request.container.hostname.clone().unwrap_or_else(|| request.id.short().to_owned());
+    effective.env.insert(1, format!("HOSTNAME={hostname}"));
+    // A user of its own brings its own groups; the container's extra ones stay with the container's user.
+    let (wanted, extra) = match &request.spec.user {
+        Some(user) => (user.as_str(), &[][..]),
+        None => (effective.user.as_str(), &request.container.groups[..]),
+    };
+    let user = user::resolve("user", wanted, extra, request.passwd, request.group)?;
+    Ok((effective, user))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ pub(crate) mod oci;
 mod userns;
 
 pub(crate) use check::check;
-pub(crate) use command::effective;
+pub(crate) use command::{effective, of_exec};
 pub(crate) use mounts::flag_words;
 pub(crate) use userns::has as has_ids;
 
