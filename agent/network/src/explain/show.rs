@@ -34,6 +34,11 @@ pub fn meta_len(key: u32) -> usize {
     META.iter().find(|(k, ..)| *k == key).map_or(16, |(.., len)| *len)
 }
 
+/// nft(8) counts places in packets in bits.
+fn in_bits(bytes: u32) -> u64 {
+    u64::from(bytes) * 8
+}
+
 fn subject(step: &Step) -> Option<String> {
     Some(match step {
         Step::Meta { key, .. } => {
@@ -46,15 +51,15 @@ fn subject(step: &Step) -> Option<String> {
             (6, 1) => "ip6 nexthdr".into(),
             (8, 16) => "ip6 saddr".into(),
             (24, 16) => "ip6 daddr".into(),
-            _ => format!("@nh,{},{}", offset * 8, len * 8),
+            _ => format!("@nh,{},{}", in_bits(*offset), in_bits(*len)),
         },
         Step::Payload { base: 2, offset, len, .. } => match (offset, len) {
             (0, 2) => "th sport".into(),
             (2, 2) => "th dport".into(),
-            _ => format!("@th,{},{}", offset * 8, len * 8),
+            _ => format!("@th,{},{}", in_bits(*offset), in_bits(*len)),
         },
         Step::Payload { base, offset, len, .. } => {
-            format!("@{},{},{}", if *base == 0 { "ll" } else { "ih" }, offset * 8, len * 8)
+            format!("@{},{},{}", if *base == 0 { "ll" } else { "ih" }, in_bits(*offset), in_bits(*len))
         }
         Step::Ct { key, .. } => match key {
             0 => "ct state".into(),
