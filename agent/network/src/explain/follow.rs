@@ -4,7 +4,7 @@
 //! Three-valued: a match that needs something that is not known is neither true nor false. A rule with such a match is passed over and
 //! remembered as a doubt, where it could have changed anything.
 
-use super::ruleset::{Base, Chain, INET, IPV4, IPV6, Rule, Ruleset, Set, Step, TableName, Verdict};
+use super::ruleset::{Base, Chain, INET, IPV4, IPV6, REGISTERS, Rule, Ruleset, Set, Step, TableName, Verdict};
 use super::show;
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -107,7 +107,7 @@ pub struct Follower<'a> {
     left: u32,
 }
 
-type Registers = [Option<u8>; 64];
+type Registers = [Option<u8>; REGISTERS as usize];
 
 impl<'a> Follower<'a> {
     pub fn new(ruleset: &'a Ruleset) -> Self {
@@ -190,7 +190,7 @@ impl<'a> Follower<'a> {
 
     /// None: the next rule is asked. Falls: the chain is left.
     fn rule(&mut self, chain: &Chain, rule: &Rule, packet: &mut Packet, depth: u32) -> Option<Flow> {
-        let mut registers: Registers = [None; 64];
+        let mut registers: Registers = [None; REGISTERS as usize];
         let mut doubt: Option<String> = None;
         for step in &rule.steps {
             let verdict = match step {

@@ -17,6 +17,10 @@ const DORMANT: u32 = 1;
 /// Elements of one set; a larger one is not evaluated.
 const ELEMENTS: usize = 1 << 17;
 
+/// Bytes that a rule's registers hold (NFT_REG32_15 of linux/netfilter/nf_tables.h): no load is longer.
+pub(super) const REGISTERS: u32 = 64;
+/// The largest packet of IP: no rule looks behind it.
+const PACKET: u32 = u16::MAX as u32;
 const SET_INTERVAL: u32 = 0x4;
 const SET_CONCATENATION: u32 = 0x80;
 const ELEMENT_END: u32 = 1;
@@ -397,7 +401,12 @@ fn known(name: &str, data: &[u8]) -> Option<Step> {
             _ => return None,
         },
         "payload" => match at(1) {
-            Some(to) => Step::Payload { base: number(data, 2)?, offset: number(data, 3)?, len: number(data, 4)?, to },
+            Some(to) => Step::Payload {
+                base: number(data, 2)?,
+                offset: number(data, 3).filter(|offset| *offset <= PACKET)?,
+                len: number(data, 4).filter(|len| *len <= REGISTERS)?,
+                to,
+            },
             // It writes into the packet: berth's own does, and mangles of others.
             None => Step::Passive("payload set".into()),
         },
@@ -478,6 +487,18 @@ mod tests {
     fn what_is_cut_is_not_known() {
         for name in ["meta", "payload", "cmp", "bitwise", "range", "lookup", "immediate", "nat", "fib", "nonsense"] {
             assert!(!matches!(step(name, &[]), Step::Verdict(_) | Step::Compare { .. }), "{name}");
+        }
+        // A load that no kernel makes, as a hostile answer could have it: four bytes for the attribute's head, big-endian numbers.
+        let payload = |offset: u32, len: u32| {
+            let fields = [(1_u16, 1), (2, 1), (3, offset), (4, len)];
+            let data = fields
+                .iter()
+                .flat_map(|(kind, n)| [&8_u16.to_ne_bytes(), &kind.to_ne_bytes(), &n.to_be_bytes()[..]].concat());
+            step("payload", &data.collect::<Vec<_>>())
+        };
+        assert_eq!(payload(2, 64), Step::Payload { base: 1, offset: 2, len: 64, to: 0 });
+        for (offset, len) in [(2, 65), (2, 0x3000_0002), (0x1_0000, 2), (u32::MAX, u32::MAX)] {
+            assert!(matches!(payload(offset, len), Step::Unknown(_)), "{offset} {len}");
         }
         assert_eq!(step("limit", &[1, 2, 3]), Step::Unknown("limit".into()));
         assert_eq!(comment(&[1, 2, 9, 9, 0, 4, b'w', b'e', b'b', 0]), Some("web".into()));
