@@ -82,8 +82,9 @@ e2e() {
   return $result
 }
 
+# Always the same inputs: a check says whether this change broke something. New inputs are what `make fuzz` looks for.
 fuzz() {
-  tests/fuzz.sh "${FUZZ_SECONDS:-5}"
+  FUZZ_SEED=${FUZZ_SEED:-1} tests/fuzz.sh "${FUZZ_SECONDS:-5}"
 }
 
 summary=

@@ -1,6 +1,7 @@
 #!/bin/bash
 # fuzz.sh SECONDS [TARGET...] : builds the fuzz targets with the stable toolchain and runs each for so long.
 # What cargo-fuzz does with nightly, without it: coverage by LLVM's sancov pass, no address sanitizer (all targets are safe Rust).
+# FUZZ_SEED=N: the same inputs in each run, as far as the targets allow; without it, others each time.
 # Corpora grow in fuzz/corpus/TARGET; an input that crashes is in fuzz/artifacts/TARGET.
 set -eu
 cd "$(dirname "$0")/.."
@@ -20,7 +21,7 @@ for target in $targets; do
   log=fuzz/artifacts/$target/log
   # shellcheck disable=SC2086
   if "fuzz/target/$triple/release/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -artifact_prefix="fuzz/artifacts/$target/" \
-    -print_final_stats=1 "fuzz/corpus/$target" $seeds >"$log" 2>&1; then
+    -seed="${FUZZ_SEED:-0}" -print_final_stats=1 "fuzz/corpus/$target" $seeds >"$log" 2>&1; then
     echo "fuzz $target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") runs in $seconds s, $(sed -n 's/.*cov: \([0-9]*\).*/\1/p' "$log" | tail -1) edges"
   else
     echo "fuzz $target: FAILED" >&2; tail -15 "$log" >&2; failed=1
