@@ -3,10 +3,10 @@
 use crate::error::{NetworkError, Prefix, Prefix6};
 use crate::link::{Addressing, EADDRINUSE, Links};
 use crate::networks::{Networks, Want};
+use crate::setting;
 use berth_model::ContainerId;
 use berth_model::network::{NetworkAttachment, PortMapping};
 use berth_sys::net;
-use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::thread;
@@ -63,11 +63,9 @@ fn addressing(attachment: &NetworkAttachment) -> Addressing<'_> {
 /// Addresses come from the agent alone: no router is listened to, and nobody is asked whether one is free.
 fn switch_ipv6_on(interface: &str) -> Result<(), NetworkError> {
     // The link-local address is the MAC's (addr_gen_mode): the bridge takes no other one from it.
-    for (key, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("addr_gen_mode", "0"), ("disable_ipv6", "0")] {
-        let path = format!("/proc/sys/net/ipv6/conf/{interface}/{key}");
-        fs::write(&path, value).map_err(|source| NetworkError::Sysctl { key: path, value, source })?;
-    }
-    Ok(())
+    let keys = [("accept_ra", "0"), ("accept_dad", "0"), ("addr_gen_mode", "0"), ("disable_ipv6", "0")];
+    let paths = keys.map(|(key, value)| (format!("ipv6/conf/{interface}/{key}"), value));
+    setting::write(&paths.each_ref().map(|(path, value)| (path.as_str(), *value)), false)
 }
 
 /// Does something within a network namespace, on a thread of its own that ends with it.

@@ -40,6 +40,7 @@ mod nft;
 mod ports;
 mod publish;
 mod rules;
+mod setting;
 mod sockets;
 mod state;
 mod sweep;

@@ -5,6 +5,7 @@
 
 use crate::error::NetworkError;
 use crate::link::Links;
+use crate::setting;
 use berth_sys::net;
 use berth_sys::userns::UserNamespace;
 use std::fs;
@@ -25,9 +26,9 @@ const AFTER_A_START: Duration = Duration::from_millis(30);
 /// What Docker sets for every container: there is nobody else in the namespace to protect low ports or ICMP sockets from.
 /// IPv6 stays off on eth0 until networks give IPv6 addresses; lo keeps ::1.
 const SYSCTLS: [(&str, &str); 3] = [
-    ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
-    ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
-    ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),
+    ("ipv4/ip_unprivileged_port_start", "0"),
+    ("ipv4/ping_group_range", "0 2147483647"),
+    ("ipv6/conf/default/disable_ipv6", "1"),
 ];
 
 /// A namespace with lo up, and a way to its links that needs no visit.
@@ -169,15 +170,7 @@ fn make(shared: &Shared) -> Result<Namespace, NetworkError> {
     };
     let mut links = Links::open()?;
     links.loopback_up()?;
-    for (path, value) in SYSCTLS {
-        // A path under /proc/sys/net shows the namespace of the thread that opens it.
-        match fs::write(path, value) {
-            Err(source) if source.kind() != ErrorKind::NotFound => {
-                return Err(NetworkError::Sysctl { key: path.into(), value, source });
-            }
-            _ => {}
-        }
-    }
+    setting::write(&SYSCTLS, true)?;
     net::enter_network(shared.host.as_fd()).map_err(error("going back to the host's network namespace"))?;
     Ok(Namespace { fd, links, users })
 }
