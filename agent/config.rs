@@ -3,10 +3,12 @@
 //! A file that is wrong anywhere is refused whole: unknown keys, wrong types and impossible values name the file, the
 //! key and the line. `deploy/berthd.toml` shows every key with its default.
 
+mod isolation;
 mod network;
 mod runtimes;
 mod userns;
 
+pub use isolation::Isolation;
 pub use network::Network;
 pub use runtimes::Runtimes;
 pub use userns::Userns;
@@ -77,6 +79,7 @@ pub struct Config {
     pub upgrade: Upgrade,
     pub policy: Policy,
     pub userns: Userns,
+    pub isolation: Isolation,
     pub runtimes: Runtimes,
 }
 
@@ -103,6 +106,7 @@ impl Default for Config {
             upgrade: Upgrade::default(),
             policy: Policy::default(),
             userns: Userns::default(),
+            isolation: Isolation::default(),
             runtimes: Runtimes::default(),
         }
     }
@@ -679,6 +683,7 @@ impl Config {
                 run_root: self.run_root.clone(),
                 runtimes: self.runtimes.decode(),
                 default_runtime: self.runtimes.default_name(),
+                landlock: self.isolation.landlock,
             },
             event_history: self.event_history,
             // Checked when the file was parsed.

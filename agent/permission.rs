@@ -38,6 +38,8 @@ pub struct Grants {
     pub capabilities: Vec<String>,
     /// Another seccomp profile than the default one.
     pub unconfined: bool,
+    /// Containers without Landlock where the agent's default is with it.
+    pub landlock: bool,
     /// Volumes with the local driver's type, device and o.
     pub volume_options: bool,
     /// Collectors that the agent sends a container's log to.
@@ -73,6 +75,8 @@ pub enum Need {
     Capability(String),
     /// A profile of one's own may allow everything, so it counts as none.
     Unconfined,
+    /// To be without what the agent's default is.
+    Landlock,
     VolumeOptions,
     /// Its address: the agent connects there as root of the host, and the container chooses what it sends.
     LogCollector(String),
@@ -99,6 +103,7 @@ impl Need {
             Need::Device(_) => "devices",
             Need::Capability(_) => "capabilities",
             Need::Unconfined => "unconfined",
+            Need::Landlock => "landlock",
             Need::VolumeOptions => "volume_options",
             Need::LogCollector(_) => "log_collectors",
             Need::Macvlan => "macvlan",
@@ -138,6 +143,7 @@ impl Need {
             ("devices", false) => Need::Device(text()),
             ("capabilities", false) => Need::Capability(text()),
             ("unconfined", true) => Need::Unconfined,
+            ("landlock", true) => Need::Landlock,
             ("volume_options", true) => Need::VolumeOptions,
             ("log_collectors", false) => Need::LogCollector(text()),
             ("macvlan", true) => Need::Macvlan,
@@ -162,6 +168,7 @@ impl fmt::Display for Need {
             Need::Device(path) => write!(f, "the host's device {path}"),
             Need::Capability(name) => write!(f, "the capability {name}"),
             Need::Unconfined => f.write_str("a seccomp profile other than the default"),
+            Need::Landlock => f.write_str("a container without Landlock"),
             Need::VolumeOptions => f.write_str("a volume with options that reach the host"),
             Need::LogCollector(address) => write!(f, "a log collector of its own, {address}"),
             Need::Macvlan => f.write_str("driver macvlan"),
@@ -192,6 +199,8 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     let chosen = matches!(spec.userns, UsernsMode::Host | UsernsMode::Keep { .. } | UsernsMode::Range { .. });
     add(chosen, namespace("user"));
     add(spec.seccomp != Seccomp::Default, Need::Unconfined);
+    // The record of a container that never was to have it says nothing.
+    add(spec.landlock == Some(false), Need::Landlock);
     add(spec.log.own_address, Need::LogCollector(spec.log.syslog.address.to_string()));
     // With the host's root in it the limits would be the container's own to lift.
     let limits = spec.writable_cgroups && spec.userns == UsernsMode::Host;
@@ -382,6 +391,7 @@ impl Grants {
             Need::Device(path) => self.devices.iter().any(|folder| is_below(path, folder)),
             Need::Capability(name) => self.capabilities.iter().any(|c| c.strip_prefix("CAP_").unwrap_or(c) == name),
             Need::Unconfined => self.unconfined,
+            Need::Landlock => self.landlock,
             Need::VolumeOptions => self.volume_options,
             Need::LogCollector(_) => self.log_collectors,
             Need::Macvlan => self.macvlan,

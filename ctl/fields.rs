@@ -18,6 +18,7 @@ const CONFIG: &[(&str, &str)] = &[
     ("no_new_privileges", "--security-opt no-new-privileges"),
     ("writable_cgroups", "--security-opt writable-cgroups"),
     ("seccomp", "--security-opt seccomp"),
+    ("landlock", "--security-opt landlock"),
     ("devices", "--device"),
     ("cdi_devices", "--device"),
     ("ports", "--publish"),

@@ -62,6 +62,8 @@ impl node_server::Node for About {
             disk_total_bytes: info.disk_total_bytes,
             agent_pid: std::process::id(),
             runtimes: info.runtimes.into_iter().map(runtime).collect(),
+            landlock_abi: info.landlock.0.unwrap_or_default(),
+            landlock_by_default: info.landlock.1,
         }))
     }
 

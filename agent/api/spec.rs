@@ -133,6 +133,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
         cap_add: capabilities(f, "cap_add", &config.cap_add),
         cap_drop: capabilities(f, "cap_drop", &config.cap_drop),
         seccomp: seccomp(f, config.seccomp),
+        landlock: config.landlock,
         resources: limits::resources(f, config.resources.unwrap_or_default()),
         devices: devices(f, config.devices),
         cdi_devices: cdi_devices(f, config.cdi_devices),
@@ -460,6 +461,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
             Seccomp::Unconfined => "unconfined".into(),
             Seccomp::Profile(profile) => profile.clone(),
         },
+        landlock: spec.landlock,
         resources: Some(limits::encode(&spec.resources)),
         devices: spec
             .devices

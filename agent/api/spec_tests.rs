@@ -68,6 +68,7 @@ fn full() -> v1::ContainerConfig {
         privileged: true,
         init: true,
         seccomp: "unconfined".into(),
+        landlock: Some(true),
         resources: Some(v1::Resources {
             memory_bytes: 64 << 20,
             memory_swap_bytes: -1,

@@ -15,6 +15,7 @@ fn main() {
             "agent/sys/src/lib.rs",
             "agent/sys/src/cap.rs",
             "agent/sys/src/fs.rs",
+            "agent/sys/src/landlock.rs",
             "agent/sys/src/memfd.rs",
             "agent/sys/src/mount.rs",
             "agent/sys/src/process.rs",

@@ -148,6 +148,12 @@ fn info_text(r: &v1::InfoResponse) -> String {
         if more.is_empty() { r.name.clone() } else { format!("{} ({})", r.name, more.join(", ")) }
     };
     line("Runtimes", r.runtimes.iter().map(runtime).collect::<Vec<_>>().join(", "));
+    let landlock = match (r.landlock_abi, r.landlock_by_default) {
+        (0, _) => "none".to_owned(),
+        (abi, true) => format!("ABI {abi}, around every container by default"),
+        (abi, false) => format!("ABI {abi}, where asked for"),
+    };
+    line("Landlock", landlock);
     line("Data", r.data_root.clone());
     line("Disk", format!("{} free of {}", human_bytes(r.disk_free_bytes), human_bytes(r.disk_total_bytes)));
     line("Caller", format!("{} ({})", r.caller, r.caller_role));

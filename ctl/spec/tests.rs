@@ -73,6 +73,8 @@ fn every_flag_arrives() {
         "seccomp=unconfined",
         "--security-opt",
         "writable-cgroups=true",
+        "--security-opt",
+        "landlock=on",
         "--init",
         "--restart",
         "on-failure:3",
@@ -214,6 +216,7 @@ fn refusals_name_flag_and_value() {
     for (args, words) in [
         (["--pid", "container:x"], "--pid \"container:x\""),
         (["--security-opt", "apparmor=x"], "--security-opt \"apparmor=x\""),
+        (["--security-opt", "landlock=true"], "--security-opt \"landlock=true\""),
         (["--cpus", "0"], "--cpus \"0\""),
         (["--cpus", "1.2.3"], "--cpus \"1.2.3\""),
         (["--ulimit", "nofile=5:1"], "--ulimit \"nofile=5:1\""),

@@ -95,6 +95,9 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     if !c.seccomp.is_empty() {
         security.push(format!("seccomp={}", c.seccomp));
     }
+    if let Some(landlock) = c.landlock {
+        security.push(format!("landlock={}", if landlock { "on" } else { "off" }));
+    }
     let list = |items: &[String]| if items.is_empty() { Value::Null } else { items.into() };
     let mut bindings: Map<String, Value> = Map::new();
     for p in &c.ports {
@@ -128,7 +131,7 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     if log.max_files > 0 {
         options.insert("max-file".into(), log.max_files.to_string().into());
     }
-    take_out(value, &["NoNewPrivileges", "Seccomp"]);
+    take_out(value, &["NoNewPrivileges", "Seccomp", "Landlock"]);
     value["SecurityOpt"] = list(&security);
     value["CapAdd"] = list(&c.cap_add);
     value["CapDrop"] = list(&c.cap_drop);

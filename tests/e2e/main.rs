@@ -33,6 +33,7 @@ mod health;
 mod hostile;
 mod hosts;
 mod images;
+mod landlock;
 mod layers;
 mod lifecycle;
 mod log_collectors;

@@ -11,19 +11,39 @@ fn without(name: &str, walls: &str) -> Node {
     node
 }
 
+/// Of descriptors that stayed open: which led to a mark on the host by `..`, and which to some folder at all.
+fn led_out(node: &Node, more: &[&str]) -> (Vec<u32>, Vec<u32>) {
+    std::fs::write(node.scratch().join("mark"), "the host's").expect("mark");
+    let way = format!("../../../../../../../../../../../../..{}/mark", node.scratch().display());
+    let share = format!("{}:/share", node.scratch().display());
+    let (mut found, mut entered) = (Vec::new(), Vec::new());
+    for fd in 3..32 {
+        let folder = format!("/proc/self/fd/{fd}");
+        let options = [&["--userns", "host", "-v", &share, "-w", &folder], more].concat();
+        let output = node.sh_output(&options, &format!("echo in; cat {way}"));
+        entered.extend(output.stdout.contains("in").then_some(fd));
+        found.extend(output.stdout.contains("the host's").then_some(fd));
+    }
+    (found, entered)
+}
+
 /// CVE-2024-21626
 #[test]
 fn descriptors_that_stay_open_lead_out() {
     let node = without("weak-descriptors", "descriptors");
-    std::fs::write(node.scratch().join("mark"), "the host's").expect("mark");
-    let way = format!("../../../../../../../../../../../../..{}/mark", node.scratch().display());
-    let share = format!("{}:/share", node.scratch().display());
-    let found = (3..32).any(|fd| {
-        let folder = format!("/proc/self/fd/{fd}");
-        let options = ["--userns", "host", "-v", &share, "-w", &folder];
-        node.sh_output(&options, &format!("cat {way}")).stdout.contains("the host's")
-    });
-    assert!(found, "no descriptor led out");
+    let (found, _) = led_out(&node, &[]);
+    assert!(!found.is_empty(), "no descriptor led out");
+    node.finish();
+}
+
+/// The same with the wall behind it: such a folder is entered, and nothing in it is opened.
+#[test]
+fn landlock_stands_behind_descriptors_that_stay_open() {
+    let node = without("weak-landlock", "descriptors");
+    let (control, _) = led_out(&node, &[]);
+    let (found, entered) = led_out(&node, &["--security-opt", "landlock=on"]);
+    assert!(!control.is_empty() && control.iter().all(|fd| entered.contains(fd)), "{control:?} {entered:?}");
+    assert!(found.is_empty(), "{found:?}");
     node.finish();
 }
 

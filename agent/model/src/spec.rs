@@ -59,6 +59,9 @@ pub struct ContainerSpec {
     /// An init of ours is process 1, reaps orphans and forwards signals.
     pub init: bool,
     pub seccomp: Seccomp,
+    /// A Landlock domain around each of its processes. `Some(false)`: none, against the agent's default. `None`: in a request as the agent says, in
+    /// a record none.
+    pub landlock: Option<bool>,
     pub resources: Resources,
     pub devices: Vec<Device>,
     /// Whole names of CDI devices: `vendor.com/class=name`. What they stand for is looked up at each start.

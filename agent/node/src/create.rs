@@ -13,12 +13,20 @@ use std::path::Path;
 use std::sync::Arc;
 use tracing::Instrument;
 
+impl crate::Node {
+    /// What a request's word about Landlock means here: before it is asked what the spec needs.
+    pub fn landlock(&self, spec: &ContainerSpec) -> Option<bool> {
+        self.inner().runtime.landlock(spec)
+    }
+}
+
 pub(crate) async fn create(
     inner: &Arc<Inner>,
     who: &Requester,
     mut request: CreateRequest,
 ) -> Result<Created, NodeError> {
     request.spec.runtime = inner.runtime.named(&request.spec.runtime);
+    request.spec.landlock = inner.runtime.landlock(&request.spec);
     let mut wrong = inner.runtime.check(&request.spec);
     wrong.extend(nets::resolve(inner, &mut request.spec)?);
     if let Some(Err(e)) = request.spec.name.as_deref().map(check_name) {

@@ -68,6 +68,7 @@ pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
     findings.extend(unanswered(inner));
     findings.extend(crate::cni::findings(inner));
     findings.push(user_namespaces(inner));
+    findings.push(landlock(inner));
     findings.extend(inner.runtime.others().into_iter().map(other_runtime));
     findings
 }
@@ -136,6 +137,21 @@ fn user_namespaces(inner: &Inner) -> Finding {
             "users",
             format!("root in a container is nobody on the host; {given} of {all} ranges of ids are given"),
         ),
+    }
+}
+
+fn landlock(inner: &Inner) -> Finding {
+    match inner.runtime.landlock_abi() {
+        (None | Some(1), _) => Finding::new(
+            "landlock",
+            Verdict::Warning,
+            "this kernel has no Landlock that containers can have (--security-opt landlock=on)",
+            "Linux 5.19 or newer with CONFIG_SECURITY_LANDLOCK, and landlock in lsm= of its command line",
+        ),
+        (Some(abi), true) => {
+            Finding::good("landlock", format!("ABI {abi}: around containers that do not say otherwise"))
+        }
+        (Some(abi), false) => Finding::good("landlock", format!("ABI {abi}: around containers that ask for it")),
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn info(inner: &Inner) -> NodeInfo {
         disk_free_bytes: disk.free_bytes,
         disk_total_bytes: disk.total_bytes,
         runtimes: runtimes(inner),
+        landlock: inner.runtime.landlock_abi(),
     }
 }
 

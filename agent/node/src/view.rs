@@ -470,6 +470,8 @@ pub struct NodeInfo {
     pub disk_total_bytes: u64,
     /// Our own first.
     pub runtimes: Vec<RuntimeView>,
+    /// The kernel's version of Landlock, if it has one, and whether containers that say nothing of it are in such a domain.
+    pub landlock: (Option<u32>, bool),
 }
 
 /// An OCI runtime that containers may be of.

@@ -1,7 +1,7 @@
 //! What this host can do, read once: the half of a plan that is not the caller's wish.
 
 use crate::cgroup::Cgroups;
-use berth_sys::{cap, process};
+use berth_sys::{cap, landlock, process};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -24,6 +24,8 @@ pub(crate) struct Host {
     pub thermal: Vec<String>,
     /// Linux version, for profiles that ask.
     pub kernel: (u32, u32),
+    /// Version of Landlock. None: the kernel has none, or was started without it.
+    pub landlock: Option<u32>,
 }
 
 impl Host {
@@ -42,6 +44,19 @@ impl Host {
             hostname: read("/proc/sys/kernel/hostname"),
             thermal: thermal(Path::new("/sys/devices/system/cpu")),
             kernel: (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)),
+            landlock: landlock::abi(),
+        }
+    }
+
+    /// Or why it is not used.
+    pub fn landlock_abi(&self) -> Result<u32, &'static str> {
+        match self.landlock {
+            None => {
+                Err("this kernel has no Landlock: CONFIG_SECURITY_LANDLOCK, and landlock in lsm= of its command line")
+            }
+            // With the first version no file is moved or linked to another folder, anywhere.
+            Some(1) => Err("needs Landlock ABI 2 (Linux 5.19); this kernel has 1"),
+            Some(abi) => Ok(abi),
         }
     }
 

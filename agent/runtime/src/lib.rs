@@ -27,6 +27,7 @@ mod shim;
 pub mod signal;
 pub mod sysctl;
 mod user;
+mod walls;
 
 pub use attach::{AttachInput, Attachment, Output};
 pub use cgroup::{Hierarchy, cpu_weight, io_weight, mounted};
@@ -67,6 +68,8 @@ pub struct RuntimeConfig {
     pub runtimes: BTreeMap<String, OtherRuntime>,
     /// Which one containers get that ask for none. Empty: our own.
     pub default_runtime: String,
+    /// Containers that say nothing of it have a Landlock domain.
+    pub landlock: bool,
 }
 
 /// What our own runtime is called where it is named.
@@ -219,6 +222,7 @@ impl Runtime {
             }),
         };
         runtime.seccomp(&ContainerSpec::default())?;
+        runtime.require_landlock()?;
         Ok(runtime)
     }
 
@@ -245,6 +249,7 @@ impl Runtime {
     pub fn check(&self, spec: &ContainerSpec) -> Vec<(String, String)> {
         let mut wrong = plan::check(spec);
         wrong.extend(self.check_runtime(spec));
+        wrong.extend(self.check_landlock(spec));
         let mode = self.inner.cgroups.mode();
         let r = &spec.resources;
         for (field, asked) in [("unified", !r.unified.is_empty()), ("oom_group", r.oom_group)] {

@@ -9,7 +9,7 @@ use berth_model::wire::Step;
 use berth_model::wire::plan::Bytes;
 use berth_sys::fs::{self, Kind, Open};
 use berth_sys::mount::{self, AttrChange, MountAttr, MountFlags, Propagation};
-use berth_sys::{cap, process, pty, seccomp, socket, userns};
+use berth_sys::{cap, landlock, process, pty, seccomp, socket, userns};
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -213,6 +213,12 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
             mount::move_mount_to_fd(namespace.as_fd(), target.as_fd())
         }
         Step::HostFolder { path: p } => std::env::set_current_dir(path(p)),
+        Step::Landlock { rights, scopes } => {
+            let root = fs::open("/", Open::PATH | Open::DIRECTORY, 0)?;
+            // /dev/stdin may lead to the host's /dev/null.
+            let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+            landlock::restrict(*rights, *scopes, root.as_fd(), &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
+        }
     }
 }
 
@@ -260,6 +266,7 @@ pub fn describe(step: &Step<'_>) -> Vec<u8> {
         Step::HostView { folder, .. } => two("covering ", folder),
         Step::PinNamespace { target, .. } => two("binding a namespace to ", target),
         Step::HostFolder { path } => two("changing to the folder ", path),
+        Step::Landlock { .. } => two("entering the Landlock domain", b""),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod fs;
 pub mod inet;
 pub mod inotify;
 pub mod keyring;
+pub mod landlock;
 pub mod loop_device;
 pub mod memfd;
 pub mod memory;

@@ -165,7 +165,7 @@ impl Builder {
              [tls]\nca = \"{d}/pki/ca.pem\"\ncert = \"{d}/pki/agent.pem\"\nkey = \"{d}/pki/agent.key\"\n{crl}\
              [network]\nbridge = \"{bridge}\"\nsubnet = \"{gateway}/24\"\npublish_address = \"{publish}\"\n\
              [containers]\ncgroup_parent = \"{parent}\"\n{containers}\
-             [images]\n{images}[limits]\n{limits}{userns}{runtimes}[log]\nlevel = \"{level}\"\n{tables}",
+             [images]\n{images}[limits]\n{limits}{userns}{isolation}{runtimes}[log]\nlevel = \"{level}\"\n{tables}",
             port = node.slot.agent_port(),
             crl = if node.dir.join("pki/crl.pem").exists() {
                 format!("crl = \"{d}/pki/crl.pem\"\n")
@@ -187,6 +187,10 @@ impl Builder {
                 format!("{}[registries.\"{}\"]\nplain_http = true\n", self.tables, super::registry())
             },
             runtimes = if self.tables.contains("[runtimes") { String::new() } else { super::runtimes::table() },
+            isolation = match std::env::var("BERTH_TEST_LANDLOCK") {
+                Ok(on) if !self.tables.contains("[isolation]") => format!("[isolation]\nlandlock = {on}\n"),
+                _ => String::new(),
+            },
             userns = match std::env::var("BERTH_TEST_USERNS") {
                 Ok(default) if !self.tables.contains("[userns]") => format!("[userns]\ndefault = \"{default}\"\n"),
                 _ => String::new(),

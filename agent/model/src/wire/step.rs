@@ -137,6 +137,11 @@ pub enum Step<'a> {
     Umask {
         mask: u32,
     },
+    /// Landlock: from here on nothing but what is beneath the root and the standard streams is found by a path. Numbers as the kernel's.
+    Landlock {
+        rights: u64,
+        scopes: u64,
+    },
     /// Root of the user namespace that was joined.
     BecomeRoot,
     /// The pipes that are its standard streams get this owner, as a number of the host.
@@ -394,6 +399,11 @@ impl<'a> Step<'a> {
                 w.u8(34);
                 w.bytes(path);
             }
+            Step::Landlock { rights, scopes } => {
+                w.u8(35);
+                w.u64(*rights);
+                w.u64(*scopes);
+            }
         }
     }
 
@@ -464,6 +474,7 @@ impl<'a> Step<'a> {
             32 => Step::HostView { folder: text(r)?, without: r.list(text)? },
             33 => Step::PinNamespace { fd: r.u8()?, target: text(r)? },
             34 => Step::HostFolder { path: text(r)? },
+            35 => Step::Landlock { rights: r.u64()?, scopes: r.u64()? },
             tag => return Err(WireError::Tag(tag)),
         })
     }

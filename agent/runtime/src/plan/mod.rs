@@ -2,6 +2,7 @@
 
 mod check;
 mod command;
+mod landlock;
 mod mounts;
 pub(crate) mod oci;
 mod userns;
@@ -110,6 +111,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     let rlimits = rlimits(spec, host, &mut warnings);
     let capabilities = capabilities(spec, host, &mut warnings);
     sctp(spec, berth_sys::inet::has_sctp, &mut warnings);
+    warnings.extend(landlock::warning(spec, host));
     let mut wire = wire::Plan {
         namespaces,
         tty: spec.tty,
@@ -186,6 +188,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     }
     steps.extend(rlimits);
     steps.push(Step::Umask { mask: 0o22 });
+    steps.extend(landlock::step(spec, host)?);
     let seccomp = around.seccomp.as_ref().map(|p| Cow::Owned(p.to_vec()));
     steps.extend(credentials(&user, capabilities, seccomp, spec.no_new_privileges));
     wire.init = spec.init;
@@ -223,6 +226,7 @@ pub(crate) fn warnings(spec: &ContainerSpec, host: &Host) -> Vec<String> {
     drop(rlimits(spec, host, &mut warnings));
     capabilities(spec, host, &mut warnings);
     sctp(spec, berth_sys::inet::has_sctp, &mut warnings);
+    warnings.extend(landlock::warning(spec, host));
     warnings
 }
 
@@ -292,6 +296,9 @@ pub(crate) fn exec(
         create: false,
     });
     steps.push(Step::Umask { mask: 0o22 });
+    if !spec.privileged {
+        steps.extend(landlock::step(container, host)?);
+    }
     let capabilities = if spec.privileged { host.capabilities } else { capabilities(container, host, &mut ignored) };
     let no_new_privileges = container.no_new_privileges && !spec.privileged;
     steps.extend(credentials(user, capabilities, seccomp, no_new_privileges));
