@@ -597,5 +597,5 @@ impl AsyncWrite for Io {
 pub fn request_id() -> Result<String> {
     let mut bytes = [0u8; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::new("the system gives no random bytes"))?;
-    Ok(crate::pki::read::hex(&bytes))
+    Ok(berth::hex::encode(&bytes))
 }

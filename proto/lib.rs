@@ -2,6 +2,7 @@
 //! and what both ends of a forwarded port do.
 #![forbid(unsafe_code)]
 
+pub mod hex;
 pub mod release;
 pub mod role;
 pub mod trace;

@@ -1,5 +1,6 @@
 //! Where a call belongs in a trace: the header `traceparent` (W3C Trace Context, level 1).
 
+use crate::hex;
 use std::fmt;
 use std::str::FromStr;
 
@@ -22,12 +23,8 @@ pub struct BadTraceParent;
 impl TraceParent {
     /// The trace's id in lower-case hexadecimal, 32 digits.
     pub fn trace_id(&self) -> String {
-        hex(&self.trace)
+        hex::encode(&self.trace)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Lower-case digits alone, as many as fill `N` bytes.
@@ -59,7 +56,7 @@ impl FromStr for TraceParent {
 
 impl fmt::Display for TraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{}-{}-{:02x}", hex(&self.trace), hex(&self.span), u8::from(self.sampled))
+        write!(f, "00-{}-{}-{:02x}", hex::encode(&self.trace), hex::encode(&self.span), u8::from(self.sampled))
     }
 }
 

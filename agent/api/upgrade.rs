@@ -54,7 +54,7 @@ fn decode(start: v1::UpgradeStart) -> Result<Asked, Status> {
     f.check(!start.request_id.is_empty(), "request_id", "must not be empty");
     f.check(release::version_order(&start.version).is_some(), "version", "must be a version such as 1.2.3");
     f.line("architecture", &start.architecture, 32);
-    let digest = start.sha256.len() == 64 && release::from_hex(&start.sha256).is_some();
+    let digest = start.sha256.len() == 64 && berth::hex::decode(&start.sha256).is_some();
     f.check(
         digest && start.sha256 == start.sha256.to_lowercase(),
         "sha256",

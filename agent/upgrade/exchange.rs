@@ -44,7 +44,7 @@ pub fn digest(path: &Path) -> io::Result<String> {
     let mut buffer = vec![0; 256 << 10];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(berth::release::to_hex(hash.finish().as_ref())),
+            0 => return Ok(berth::hex::encode(hash.finish().as_ref())),
             n => hash.update(&buffer[..n]),
         }
     }

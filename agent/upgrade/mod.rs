@@ -432,7 +432,7 @@ fn store(to: &Path, release: &Release, mut chunks: mpsc::Receiver<Bytes>) -> Res
     if size != release.size {
         return Err(UpgradeError::Damaged(format!("{size} bytes or more came, {} were signed", release.size)));
     }
-    let found = berth::release::to_hex(hash.finish().as_ref());
+    let found = berth::hex::encode(hash.finish().as_ref());
     if found != release.sha256 {
         return Err(UpgradeError::Damaged(format!("sha256 {found}, signed {}", release.sha256)));
     }

@@ -6,7 +6,8 @@ use crate::fanout::Fleet;
 use crate::output::{Columns, Sink, print, printable};
 use crate::pki::files;
 use crate::units::{human_bytes, parse_deadline};
-use berth::release::{CHUNK_BYTES, MAX_PROGRAM_BYTES, Release, elf_architecture, from_hex, own_architecture, to_hex};
+use berth::hex;
+use berth::release::{CHUNK_BYTES, MAX_PROGRAM_BYTES, Release, elf_architecture, own_architecture};
 use berth::v1::{self, upgrade_agent_request::Kind};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
@@ -99,13 +100,13 @@ pub fn sign(a: &Sign) -> Result<()> {
     if berth::release::version_order(&version).is_none() {
         return Err(Error::usage(format!("{version:?} is no version such as 1.2.3")));
     }
-    let sha256 = to_hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &program).as_ref());
+    let sha256 = hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &program).as_ref());
     let size = program.len() as u64;
     let mut release = Release { version, architecture, sha256, size, signature: String::new() };
     let key = KeyPair::from_pem(&files::read_key(&a.key)?)
         .map_err(|e| Error::new(format!("{} is no private key: {e}", a.key.display())))?;
     let signature = key.sign(&release.statement()).map_err(|e| Error::new(format!("signing: {e}")))?;
-    release.signature = to_hex(&signature);
+    release.signature = hex::encode(&signature);
     let text = toml::to_string(&release).map_err(|e| Error::new(format!("writing the signature: {e}")))?;
     let path = signature_path(&a.file);
     files::write_atomically(&path, text.as_bytes(), 0o644)?;
@@ -181,7 +182,7 @@ fn load(a: &Upgrade) -> Result<Program> {
     let text = files::read_text(&path).map_err(|e| e.hint("berthctl agent sign makes it"))?;
     let release: Release =
         toml::from_str(&text).map_err(|e| Error::new(format!("{} is no signature: {e}", path.display())))?;
-    let signature = from_hex(&release.signature)
+    let signature = hex::decode(&release.signature)
         .ok_or_else(|| Error::new(format!("{}: signature is not hexadecimal", path.display())))?;
     Ok(Program {
         bytes: bytes.into(),

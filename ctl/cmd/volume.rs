@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::{Format, Shape, Show, Sink};
 use crate::units::{human_size, time};
+use berth::hex;
 use berth::v1::{self, volumes_client::VolumesClient};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
@@ -377,7 +378,7 @@ async fn exported(c: &Connection, args: &Export, out: &mut Option<Out>, going: &
                 to.write(&tar).map_err(Cut::Local)?;
             }
             Some(Kind::End(end)) => {
-                let is = hex(hash.finish().as_ref());
+                let is = hex::encode(hash.finish().as_ref());
                 if is != end.sha256 {
                     return Err(Cut::Local(Error::new(format!(
                         "what came is not what {} sent: its digest is {is}, and should be {}",
@@ -390,10 +391,6 @@ async fn exported(c: &Connection, args: &Export, out: &mut Option<Out>, going: &
         }
     }
     Err(Cut::Local(Error::new(format!("{} ended the tar before its digest: it is a part", c.label))))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 async fn import(fleet: &Fleet, args: Import) -> Result<u8> {
@@ -467,7 +464,7 @@ async fn imported(
                     other => other?,
                 };
                 if n == 0 {
-                    let end = v1::VolumeTarEnd { sha256: hex(hash.finish().as_ref()), bytes };
+                    let end = v1::VolumeTarEnd { sha256: hex::encode(hash.finish().as_ref()), bytes };
                     let _ = frames.blocking_send(frame(Kind::End(end)));
                     return Ok(());
                 }

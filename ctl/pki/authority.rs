@@ -1,9 +1,10 @@
 //! The authority itself: its key, what it issues and what it revokes.
 
 use super::index::{Entry, Index};
-use super::read::{Certificate, hex};
+use super::read::Certificate;
 use super::{Algorithm, Name, Purpose, files};
 use crate::error::{Error, Result};
+use berth::hex;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams,
@@ -209,7 +210,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let mut entry = Entry {
-            serial: hex(&number),
+            serial: hex::encode(&number),
             name: name.as_str().to_owned(),
             kind: purpose.kind().to_owned(),
             role: None,

@@ -1,6 +1,7 @@
 //! What a certificate says, for people.
 
 use crate::error::{Error, Result};
+use berth::hex;
 use std::fmt::Write;
 use std::net::IpAddr;
 use x509_parser::prelude::*;
@@ -23,13 +24,6 @@ pub struct Certificate {
     pub algorithm: String,
     /// The subject's public key, as in the certificate.
     pub public_key: Vec<u8>,
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut s, b| {
-        _ = write!(s, "{b:02x}");
-        s
-    })
 }
 
 impl Certificate {
@@ -88,8 +82,8 @@ impl Certificate {
             names,
             not_before: time(&cert.validity().not_before),
             not_after: time(&cert.validity().not_after),
-            serial: hex(cert.raw_serial()),
-            fingerprint: hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der).as_ref()),
+            serial: hex::encode(cert.raw_serial()),
+            fingerprint: hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der).as_ref()),
             algorithm,
             public_key: cert.public_key().subject_public_key.data.to_vec(),
         })

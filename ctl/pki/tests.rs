@@ -107,7 +107,8 @@ fn revocation_is_signed_and_numbered() {
         let (_, crl) =
             x509_parser::revocation_list::CertificateRevocationList::from_der(&pem.contents).expect("a list");
         let number = crl.crl_number().map(|n| n.to_string()).expect("numbered");
-        let serials: Vec<String> = crl.iter_revoked_certificates().map(|r| super::read::hex(r.raw_serial())).collect();
+        let serials: Vec<String> =
+            crl.iter_revoked_certificates().map(|r| berth::hex::encode(r.raw_serial())).collect();
         (number, serials)
     };
     assert_eq!(list(&dir.0), ("1".into(), vec![]));

@@ -5,6 +5,9 @@
 #[path = "../../agent/image/src/change.rs"]
 #[allow(dead_code)]
 mod change;
+#[path = "../../proto/hex.rs"]
+#[allow(dead_code)]
+mod hex;
 #[path = "../../agent/node/src/logs/line.rs"]
 #[allow(dead_code)]
 mod line;

@@ -233,7 +233,7 @@ fn nobody_confirms() {
         architecture: field("architecture"),
         sha256: field("sha256"),
         size_bytes: field("size").parse().expect("size"),
-        signature: berth::release::from_hex(&field("signature")).expect("hex").into(),
+        signature: berth::hex::decode(&field("signature")).expect("hex").into(),
         confirm_seconds: 5,
         ..Default::default()
     };

@@ -79,15 +79,11 @@ impl Asked {
 
 /// Nobody else comes to the same name, and nobody learns from it who may come back.
 fn session_name(caller: &str, id: &str) -> String {
-    use std::fmt::Write;
     let mut text = (caller.len() as u64).to_le_bytes().to_vec();
     text.extend_from_slice(caller.as_bytes());
     text.extend_from_slice(id.as_bytes());
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
-    digest.as_ref().iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    berth::hex::encode(digest.as_ref())
 }
 
 /// `Containers.Attach`
