@@ -252,7 +252,7 @@ async fn remote(command: Command, fleet: &Fleet, keys: Option<&str>) -> Result<u
     match command {
         Command::Run(a) => cmd::run::run(fleet, *a, keys).await,
         Command::Create(a) => cmd::run::create(fleet, *a).await,
-        Command::Start(a) => cmd::act::start(fleet, a).await,
+        Command::Start(a) => cmd::act::start(fleet, a, keys).await,
         Command::Stop(a) => cmd::act::stop(fleet, a).await,
         Command::Restart(a) => cmd::act::restart(fleet, a).await,
         Command::Pause(a) => cmd::act::pause(fleet, a).await,

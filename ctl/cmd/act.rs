@@ -1,6 +1,6 @@
 //! `start`, `stop`, `restart`, `pause`, `unpause`, `rename`, `kill`, `rm` and `wait`: one request a container, and its name when it is done.
 
-use super::{for_names, for_names_at_once};
+use super::{exec, for_names, for_names_at_once};
 use crate::complete;
 use crate::connect::{Connection, Patience, UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
@@ -20,7 +20,23 @@ const OWN_STOP_TIMEOUT: Duration = Duration::from_secs(330);
 const START_TIMEOUT: Duration = Duration::from_secs(330);
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code with -a or -i: the workload's own; 125: berthctl or the agent failed; 126: the command cannot be run; 127: there \
+        is no such command.\n\nExample:\n  berthctl start -ai box"
+)]
 pub struct Start {
+    /// Show its output from its first byte on, and end with it: one container only
+    #[arg(short, long)]
+    attach: bool,
+    /// As --attach, and send standard input
+    #[arg(short, long)]
+    interactive: bool,
+    /// Keys that end the attachment
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<String>,
+    /// Pass signals on to the process (not with a terminal) [default: true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    sig_proxy: Option<bool>,
     /// Containers
     #[arg(required = true, value_name = "CONTAINER", add = ArgValueCompleter::new(complete::containers))]
     containers: Vec<String>,
@@ -144,7 +160,25 @@ fn none(container: &str) -> Error {
     Error::new(format!("no such container: {container}")).hint("berthctl ps -a lists all containers")
 }
 
-pub async fn start(fleet: &Fleet, args: Start) -> Result<u8> {
+/// `start -a`
+async fn start_attached(fleet: &Fleet, mut args: Start, default_keys: Option<&str>) -> Result<u8> {
+    let container = args.containers.pop().filter(|_| args.containers.is_empty());
+    let container = container.ok_or_else(|| Error::usage("-a and -i go with one container only"))?;
+    if fleet.labelled && args.interactive {
+        return Err(Error::usage("-i goes with one host only"));
+    }
+    let keys = exec::keys(args.detach_keys.as_deref(), default_keys)?;
+    let (stdin, sig_proxy) = (args.interactive, args.sig_proxy.unwrap_or(true));
+    exec::join(fleet, exec::Join { container, start: true, stdin, sig_proxy, keys }).await
+}
+
+pub async fn start(fleet: &Fleet, args: Start, default_keys: Option<&str>) -> Result<u8> {
+    if args.attach || args.interactive {
+        return start_attached(fleet, args, default_keys).await;
+    }
+    if args.detach_keys.is_some() || args.sig_proxy.is_some() {
+        return Err(Error::usage("--detach-keys and --sig-proxy go with -a or -i"));
+    }
     let labels = fleet.clone();
     for_names(fleet, args.containers, move |c, container| {
         let sink = Sink::new(labels.label(&c.label));

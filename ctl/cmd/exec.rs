@@ -71,7 +71,7 @@ pub struct Attach {
     container: String,
 }
 
-fn keys(given: Option<&str>, default: Option<&str>) -> Result<DetachKeys> {
+pub fn keys(given: Option<&str>, default: Option<&str>) -> Result<DetachKeys> {
     DetachKeys::parse(given.or(default).unwrap_or(term::DETACH_KEYS))
 }
 
@@ -156,16 +156,33 @@ pub async fn exec(fleet: &Fleet, args: Exec, default_keys: Option<&str>) -> Resu
 
 pub async fn attach(fleet: &Fleet, args: Attach, default_keys: Option<&str>) -> Result<u8> {
     let keys = keys(args.detach_keys.as_deref(), default_keys)?;
-    let (labels, stdin) = (fleet.clone(), !args.no_stdin && !fleet.labelled);
-    let args = Rc::new(args);
+    let stdin = !args.no_stdin && !fleet.labelled;
+    join(fleet, Join { container: args.container, start: false, stdin, sig_proxy: args.sig_proxy, keys }).await
+}
+
+/// An attachment to a container.
+pub struct Join {
+    pub container: String,
+    /// Unless it runs, it is started.
+    pub start: bool,
+    pub stdin: bool,
+    pub sig_proxy: bool,
+    pub keys: DetachKeys,
+}
+
+pub async fn join(fleet: &Fleet, args: Join) -> Result<u8> {
+    let (labels, args) = (fleet.clone(), Rc::new(args));
     let call = move |c: Connection| {
-        let (args, keys) = (args.clone(), keys.clone());
+        let args = args.clone();
         let mut sink = Sink::new(labels.label(&c.label));
+        let talk = sink.clone();
         async move {
             let start = v1::AttachStart {
                 container: args.container.clone(),
-                stdin,
+                stdin: args.stdin,
                 size: term::size(),
+                start: args.start,
+                request_id: if args.start { request_id()? } else { String::new() },
                 session_id: request_id()?,
                 resume: None,
             };
@@ -178,17 +195,24 @@ pub async fn attach(fleet: &Fleet, args: Attach, default_keys: Option<&str>) -> 
             };
             use v1::attach_response::Kind;
             let options = session::Options {
-                stdin,
+                stdin: args.stdin,
                 shown: [true; 2],
                 detach: false,
                 // Known from the first answer.
                 tty: false,
                 sig_proxy: args.sig_proxy && !sink.labelled(),
-                detach_keys: keys,
+                detach_keys: args.keys.clone(),
             };
+            let mut told = false;
             let read = |frame: v1::AttachResponse| {
                 Ok(match frame.kind {
-                    Some(Kind::Started(started)) => Output::Started(Some(started.tty)),
+                    Some(Kind::Started(started)) => {
+                        // Once: a stream that goes on says it again.
+                        if !std::mem::replace(&mut told, true) {
+                            super::warn(&talk, &started.warnings);
+                        }
+                        Output::Started(Some(started.tty))
+                    }
                     Some(Kind::Stdout(bytes)) => Output::Stdout(bytes),
                     Some(Kind::Stderr(bytes)) => Output::Stderr(bytes),
                     Some(Kind::Exit(status)) => Output::Exit(status),

@@ -114,3 +114,62 @@ fn two_attachments_see_the_same() {
     assert!(watch.stdout.contains("got line\nend\n"), "{watch:?}");
     node.finish();
 }
+
+#[test]
+fn a_start_attaches_from_the_first_byte_and_ends_with_the_container() {
+    let node = Node::with_busybox("attach-start");
+    let busybox = image("busybox");
+    let create = |name: &str, options: &[&str], command: &[&str]| {
+        let arguments = [&["create", "--name", name, "--network", "none"], options, &[busybox.as_str()], command];
+        node.ok(&arguments.concat());
+    };
+    create("box", &[], &["sh", "-c", "echo out; echo err >&2; exit 7"]);
+    // The second time it is one that has ended before.
+    for _ in 0..2 {
+        let output = node.ctl(&["start", "-a", "box"]);
+        assert_eq!((output.code, &*output.stdout, &*output.stderr), (7, "out\n", "err\n"));
+    }
+    create("cat", &["-i"], &["sh", "-c", "cat; exit 3"]);
+    for text in ["first\n", "second\n"] {
+        let output = node.ctl_stdin(&["start", "-ai", "cat"], text);
+        assert_eq!((output.code, &*output.stdout), (3, text), "{output:?}");
+    }
+    // Without -i standard input is not sent: it stays open in the container.
+    let mut watching = node.ctl_command(&["start", "--attach", "cat"]);
+    let mut watching = watching.stdin(std::process::Stdio::null()).spawn().expect("berthctl");
+    until("it runs", || node.inspect("cat")["State"]["Running"] == true);
+    // One that runs is joined.
+    let output = node.ctl_stdin(&["start", "-i", "cat"], "third\n");
+    assert_eq!((output.code, &*output.stdout), (3, "third\n"), "{output:?}");
+    assert_eq!(watching.wait().expect("wait").code(), Some(3));
+    create("once", &["--rm"], &["sh", "-c", "echo gone; exit 5"]);
+    let output = node.ctl(&["start", "-a", "once"]);
+    assert_eq!((output.code, &*output.stdout), (5, "gone\n"), "{output:?}");
+    create("none", &[], &["no-such"]);
+    assert!(node.fails(127, &["start", "-a", "none"]).contains("no-such"));
+    assert!(node.fails(125, &["start", "-a", "nobody"]).contains("nobody"));
+    assert!(node.fails(125, &["start", "-a", "box", "cat"]).contains("one container"));
+    assert!(node.fails(125, &["start", "--detach-keys", "ctrl-a", "box"]).contains("-a or -i"));
+    node.finish();
+}
+
+#[test]
+fn a_start_with_a_terminal_takes_keys_and_signals() {
+    let node = Node::with_busybox("attach-start-tty");
+    let busybox = image("busybox");
+    node.ok(&["create", "-it", "--name", "shell", "--network", "none", &busybox, "sh"]);
+    let command = node.ctl_command(&["start", "-ai", "shell"]);
+    let keys = [Step::Expect("#"), Step::Send("stty size; x=kept\r"), Step::Expect("24 80"), Step::Send("\x10\x11")];
+    let session = pty::run(&command, &keys);
+    assert!(session.code == 0 && session.restored, "{}", session.output);
+    // It runs still: the same shell.
+    let keys = [Step::Send("echo $x-$x\r"), Step::Expect("kept-kept"), Step::Send("exit 4\r")];
+    let session = pty::run(&command, &keys);
+    assert_eq!((session.code, session.restored), (4, true), "{}", session.output);
+    let script = "trap 'echo got-term; exit 21' TERM; echo ready; while :; do sleep 0.1; done";
+    node.ok(&["create", "--name", "trap", "--network", "none", &busybox, "sh", "-c", script]);
+    let command = node.ctl_command(&["start", "-a", "trap"]);
+    let session = pty::run(&command, &[Step::Expect("ready"), Step::Signal(15), Step::Expect("got-term")]);
+    assert_eq!(session.code, 21, "{}", session.output);
+    node.finish();
+}

@@ -72,6 +72,23 @@ fn output_and_exit_code_of_a_run_survive_the_agent() {
     node.finish();
 }
 
+#[test]
+fn output_and_exit_code_of_an_attached_start_survive_the_agent() {
+    let mut node = Node::with_busybox("resume-start");
+    let script = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo $i; usleep 5000; done; exit 23";
+    node.ok(&["create", "--name", "box", "--network", "none", &image("busybox"), "sh", "-c", script]);
+    for _ in 0..2 {
+        let start = Beside::start(&node, &["start", "-a", "box"]);
+        kill_until(&mut node, 4, || node_is_quiet(&start));
+        let (code, stdout, stderr) = start.end();
+        assert_eq!(code, 23, "{stderr}");
+        numbered(&stdout, 300);
+    }
+    // Each was one start.
+    assert_eq!(node.ok(&["logs", "box"]).lines().count(), 600);
+    node.finish();
+}
+
 /// The command has ended by itself.
 fn node_is_quiet(run: &Beside) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", run.0.id())).unwrap_or_default();

@@ -14,14 +14,16 @@ mod run;
 
 pub use run::run;
 
+use super::containers::start_warnings;
 use super::decode::{Fields, some};
 use super::{Answers, QUEUE};
 use crate::gate::Call;
 use crate::permission::{self, Need};
 use crate::status;
 use berth::v1;
+use berth_model::ContainerId;
 use berth_model::spec::ExecSpec;
-use berth_node::{Node, NodeError, ResumedSession, SessionRequest, Streams};
+use berth_node::{Node, NodeError, Requester, ResumedSession, SessionRequest, Streams};
 use carry::{About, Ended, Shown, Target, cancelled, session_of};
 use frames::Asks;
 use std::sync::Arc;
@@ -95,42 +97,67 @@ pub async fn attach(
     let start = first(&mut requests).await?;
     let mut f = Fields::under("start.");
     f.name("container", &start.container);
+    f.request_id(&start.request_id);
+    f.check(start.start || start.request_id.is_empty(), "request_id", "goes with start only");
     let size = f.size("size", start.size);
     let asked = Asked::decode(&call, &mut f, &start.session_id, start.resume);
     f.done()?;
-    let found = asked.find(&node).await?;
-    let (streams, id, who, tty) = match found {
+    let (streams, id, who) = match asked.find(&node).await? {
         Some(found) => {
-            call.permit_inside(&again(&found), &start.container, "")?;
-            let who = call.about(&start.container, "");
-            let tty = found.streams.tty;
-            (found.streams, found.container, who, tty)
+            call.permit_inside(&again(&found), &start.container, &start.request_id)?;
+            let who = call.about(&start.container, &start.request_id);
+            (found.streams, found.container, who)
         }
-        None => {
-            let detail = node.container(&start.container).map_err(status::from_node)?;
-            let needs = permission::of_container(&node, &detail.view.record.spec);
-            if start.stdin {
-                call.permit_inside(&needs, &start.container, "")?;
-            }
-            let who = call.about(&start.container, "");
-            let id = detail.view.record.id.clone();
-            let session = asked.request(if start.stdin { &needs } else { &[] });
-            let streams =
-                node.attach(&who, id.as_str(), start.stdin, size, session).await.map_err(status::from_node)?;
-            let tty = streams.tty;
-            (streams, id, who, tty)
-        }
+        None => join(&node, &call, &start, size, &asked).await?,
     };
+    let warnings = if start.start { start_warnings(&node, id.as_str(), &[]) } else { Vec::new() };
     let ended = Ended::of(&node, &id);
     let (answers, stream) = mpsc::channel(QUEUE);
     super::spawn(async move {
-        let begun = v1::attach_response::Kind::Started(v1::AttachStarted { tty });
+        let begun = v1::attach_response::Kind::Started(v1::AttachStarted { tty: streams.tty, warnings });
         let _ = answers.send(Ok(v1::AttachResponse { kind: Some(begun) })).await;
         let target = Target::Container { node: node.clone(), who, id: id.to_string() };
         let about = About { node, target, shown: Shown::BOTH, stdin: start.stdin, name: asked.name };
         session_of(requests, streams, about, ended, answers).await;
     });
     Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+}
+
+/// Joins a container that runs, or starts it with its caller attached.
+async fn join(
+    node: &Node,
+    call: &Call,
+    start: &v1::AttachStart,
+    size: Option<(u16, u16)>,
+    asked: &Asked,
+) -> Result<(Streams, ContainerId, Requester), Status> {
+    let detail = node.container(&start.container).map_err(status::from_node)?;
+    let needs = permission::of_container(node, &detail.view.record.spec);
+    if start.stdin {
+        call.permit_inside(&needs, &start.container, &start.request_id)?;
+    }
+    let who = call.about(&start.container, &start.request_id);
+    let id = detail.view.record.id.clone();
+    let session = asked.request(if start.stdin { &needs } else { &[] });
+    let (stdin, again) = (start.stdin, asked.again());
+    let joined = if start.start {
+        let (node, who, id) = (node.clone(), who.clone(), id.clone());
+        super::finish_node(async move { node.start_attached(&who, id.as_str(), stdin, size, session, again).await })
+            .await?
+    } else {
+        node.attach(&who, id.as_str(), stdin, size, session).await
+    };
+    match joined {
+        // Its start was under way when it was asked for again.
+        Err(NodeError::SessionLost) if again => match asked.find(node).await? {
+            Some(found) => {
+                call.permit_inside(&self::again(&found), &start.container, &start.request_id)?;
+                Ok((found.streams, found.container, who))
+            }
+            None => Err(status::from_node(NodeError::SessionLost)),
+        },
+        joined => Ok((joined.map_err(status::from_node)?, id, who)),
+    }
 }
 
 /// `Containers.Exec`

@@ -313,17 +313,10 @@ impl Node {
                 after::before_start(&inner_, &container).await?;
                 let mut gate = container.enter().await?;
                 if let Some((caller, request_id)) = request {
-                    let record = container.record();
                     // An agent before this one has started it for this request, and could not say so.
-                    let done = record
-                        .start_request
-                        .as_ref()
-                        .is_some_and(|(c, r, starts)| (c, r) == (&caller, &request_id) && record.starts >= *starts);
-                    if done {
+                    if !start::is_first_for(&mut gate, caller, request_id) {
                         return Ok(start::Started { already: true, attachment: None });
                     }
-                    // Written down with the start.
-                    gate.change(|r| r.start_request = Some((caller, request_id, r.starts + 1)));
                 }
                 start::start(&inner_, gate, None).await
             })
@@ -332,13 +325,14 @@ impl Node {
         Ok((id, started.already))
     }
 
-    /// Starts a container that `create` gave with an attachment from its first byte on. One that runs is attached to.
+    /// Starts a container with an attachment from its first byte on. One that runs is attached to.
     ///
     /// # Errors
-    /// `SessionLost`: it was asked for before (`again`), and has been started.
+    /// `SessionLost`: it was asked for before, and has been started: by the caller's request, or, without a request_id, where this is not
+    /// the first time (`again`) and `create` gave the container for it.
     pub async fn start_attached(
         &self,
-        _who: &Requester,
+        who: &Requester,
         container: &str,
         stdin: bool,
         size: Option<(u16, u16)>,
@@ -351,11 +345,16 @@ impl Node {
         let name = container.record().name.clone();
         let socket = session.as_ref().map(|s| s.name.clone());
         let session = self.new_session(&container, session, stdin)?;
+        let request = (!who.request_id.is_empty()).then(|| (who.caller.clone(), who.request_id.clone()));
         let started = inner
             .to_its_end(async move {
                 after::before_start(&inner_, &container).await?;
-                let gate = container.enter().await?;
-                if again && has_run(&container) {
+                let mut gate = container.enter().await?;
+                let lost = match request {
+                    Some((caller, request_id)) => !start::is_first_for(&mut gate, caller, request_id),
+                    None => again && has_run(&container),
+                };
+                if lost {
                     return Err(NodeError::SessionLost);
                 }
                 start::start(&inner_, gate, Some(AttachOptions { stdin, size, session })).await

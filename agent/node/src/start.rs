@@ -65,6 +65,17 @@ pub(crate) async fn start(
     run(inner, gate, attach).await
 }
 
+/// No start was made for this request. From now on, one is: that is written down with the start.
+pub(crate) fn is_first_for(gate: &mut Gate, caller: String, request_id: String) -> bool {
+    let record = gate.container.record();
+    let made = record.start_request.as_ref();
+    if made.is_some_and(|(c, r, starts)| (c, r) == (&caller, &request_id) && record.starts >= *starts) {
+        return false;
+    }
+    gate.change(|r| r.start_request = Some((caller, request_id, r.starts + 1)));
+    true
+}
+
 /// Starts it as its supervision wants it.
 pub(crate) async fn start_again(inner: &Arc<Inner>, gate: Gate) -> Result<Started, NodeError> {
     run(inner, gate, None).await
