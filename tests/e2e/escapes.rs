@@ -5,22 +5,21 @@
 use crate::harness::agent::Output;
 use crate::harness::{Node, image, source_dir, test_dir};
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const IDLE: &str = "while :; do sleep 1; done";
 
-/// The program with the attacks that a shell cannot make, built once for all tests.
+/// The program with the attacks that a shell cannot make, built once for all tests of this source.
 pub fn program() -> PathBuf {
-    compiled("escape", &source_dir().join("tests/fixtures/escape.c"), &["-static"])
-}
-
-fn compiled(name: &str, source: &Path, options: &[&str]) -> PathBuf {
-    let of = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
-    let target = test_dir().join(name);
-    if of(&target).is_none_or(|t| Some(t) < of(source)) {
-        let made = test_dir().join(format!("{name}.{}", std::process::id()));
-        let status = Command::new("cc").args(["-O2", "-o"]).arg(&made).arg(source).args(options).status();
+    let source = source_dir().join("tests/fixtures/escape.c");
+    let mut hash = DefaultHasher::new();
+    fs::read(&source).expect("escape.c").hash(&mut hash);
+    let target = test_dir().join(format!("escape-{:016x}", hash.finish()));
+    if !target.exists() {
+        let made = target.with_extension(std::process::id().to_string());
+        let status = Command::new("cc").args(["-O2", "-static", "-o"]).arg(&made).arg(&source).status();
         assert!(status.expect("cc").success(), "compiling {}", source.display());
         fs::rename(&made, &target).expect("rename");
     }

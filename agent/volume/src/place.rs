@@ -99,6 +99,15 @@ impl Place {
     }
 }
 
+/// How a path is followed in a volume. A test may take this wall down, to see that the attack behind it works.
+fn inside() -> Resolve {
+    let down = |list: String| list.split(',').any(|wall| wall == "subpath");
+    if cfg!(feature = "weaken") && std::env::var("BERTH_WEAKEN").is_ok_and(down) {
+        return Resolve::NONE;
+    }
+    Resolve::IN_ROOT | Resolve::NO_MAGICLINKS
+}
+
 /// A detached mount of `root`, or of `subpath` inside it: links are followed inside alone, those of /proc never.
 ///
 /// # Errors
@@ -113,8 +122,7 @@ pub fn tree_of(
     let at = match subpath.filter(|p| !p.is_empty()) {
         None => root,
         Some(path) => {
-            let how = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
-            let found = sysfs::openat2(root, path, Open::PATH, 0, how).map_err(|e| match e.kind() {
+            let found = sysfs::openat2(root, path, Open::PATH, 0, inside()).map_err(|e| match e.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => VolumeError::NoSubpath(path.to_owned()),
                 _ => VolumeError::Io { act: format!("opening {path:?} in the volume"), source: e },
             })?;

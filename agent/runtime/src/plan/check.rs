@@ -170,7 +170,7 @@ fn more_limits(r: &Resources, say: &mut impl FnMut(&str, String)) {
 }
 
 /// A wall that a test has taken down.
-fn is_down(name: &str) -> bool {
+pub(super) fn is_down(name: &str) -> bool {
     cfg!(feature = "weaken") && std::env::var("BERTH_WEAKEN").is_ok_and(|list| list.split(',').any(|wall| wall == name))
 }
 

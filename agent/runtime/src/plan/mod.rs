@@ -157,8 +157,13 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     if input.ids.is_none() {
         steps.extend(mounts::devices(&around.devices));
     }
+    let (mut attach, late) = (attach, check::is_down("order"));
     if spec.tty {
-        steps.push(Step::Terminal { console: true });
+        steps.push(Step::Terminal { console: !late });
+    }
+    if late {
+        steps.append(&mut attach);
+        steps.extend(spec.tty.then(mounts::console_by_path).into_iter().flatten());
     }
     // What is the caller's or the image's comes behind everything that is done by a path in /proc, /sys and /dev: until here these hold
     // nothing but the kernel's own (CVE-2025-31133, CVE-2025-52881).

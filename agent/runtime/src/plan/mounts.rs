@@ -250,6 +250,12 @@ fn read_only_flag(spec: &ContainerSpec) -> u64 {
     if spec.privileged { 0 } else { RDONLY }
 }
 
+/// The terminal on /dev/console, whatever lies over /dev/pts by then: for a test that sees what comes of it (CVE-2025-52565).
+pub(super) fn console_by_path() -> [Step<'static>; 2] {
+    let slot = FIRST_OWN_SLOT;
+    [open(slot, "/dev/pts/0".to_owned(), false), Step::AttachTree { slot, target: bytes("/dev/console") }]
+}
+
 /// The host's own, without what is mounted on it.
 pub(super) fn hosts_proc(slot: u8) -> Step<'static> {
     open(slot, "/proc".to_owned(), false)
