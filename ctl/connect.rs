@@ -232,7 +232,7 @@ impl Connection {
     }
 
     /// The connection broke or the agent is on its way out; a refused certificate or a registry that is away does not mend in a second.
-    fn worth_repeating(&self, status: &Status) -> bool {
+    pub fn worth_repeating(&self, status: &Status) -> bool {
         use tonic_types::StatusExt;
         let stopping = || status.get_details_error_info().is_some_and(|i| i.reason == "AGENT_STOPPING");
         self.refusal.lock().is_ok_and(|r| r.is_none()) && (status::broken(status) || stopping())

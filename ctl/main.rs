@@ -18,6 +18,7 @@ mod local;
 mod output;
 mod pki;
 mod progress;
+mod replay;
 mod session;
 mod spec;
 mod status;

@@ -7,6 +7,7 @@ use crate::connect::{Connection, Patience, UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::{Format, Shape, Show, Sink};
+use crate::replay::Replay;
 use crate::units::{human_size, time};
 use berth::hex;
 use berth::v1::{self, volumes_client::VolumesClient};
@@ -19,6 +20,7 @@ use std::collections::HashMap;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -26,6 +28,9 @@ use tokio_stream::wrappers::ReceiverStream;
 const PIECE: usize = 128 << 10;
 /// Frames that wait for the agent.
 const QUEUE: usize = 4;
+/// Bytes of standard input that an import keeps. How much of a tar has arrived is not known before all of it has: what is longer cannot be sent
+/// again to an agent that was restarted in between.
+const KEPT: usize = 16 << 20;
 
 #[derive(Debug, Subcommand)]
 pub enum Volume {
@@ -127,7 +132,10 @@ pub struct Export {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  berthctl volume import data data.tar")]
+#[command(
+    after_help = "When the agent is restarted in between, a file is sent again from its beginning, and so is standard input of at most 16 MiB.\n\n\
+        Example:\n  berthctl volume import data data.tar"
+)]
 pub struct Import {
     /// What the volume has goes; else it must be empty
     #[arg(long)]
@@ -413,17 +421,20 @@ async fn import(fleet: &Fleet, args: Import) -> Result<u8> {
                 v1::ImportVolumeStart { request_id: request_id()?, volume: args.volume.clone(), replace: args.replace };
             let going = super::cp::Going::new(&sink, false, "Importing");
             let mut patience = Patience::default();
+            let kept = stdin.then(|| Arc::new(Replay::new(KEPT)));
             let done = loop {
-                match imported(&c, &args, start.clone(), &going).await {
+                match imported(&c, &args, start.clone(), kept.clone(), &going).await {
                     Ok(done) => break Ok(done),
                     Err(Cut::Local(error)) => break Err(error),
-                    // The volume is as it was: a file is sent once more from its beginning.
-                    Err(Cut::Remote(status)) if !stdin => {
+                    Err(Cut::Remote(status)) if kept.as_ref().is_some_and(|k| k.is_lost()) => {
+                        break Err(not_again(&c, &status));
+                    }
+                    // The volume is as it was: the tar is sent once more from its beginning.
+                    Err(Cut::Remote(status)) => {
                         if let Err(e) = patience.wait(&c, &status).await {
                             break Err(e);
                         }
                     }
-                    Err(Cut::Remote(status)) => break Err(c.error(&status)),
                 }
             };
             going.end();
@@ -437,10 +448,23 @@ async fn import(fleet: &Fleet, args: Import) -> Result<u8> {
     fleet.each(call, |_, ()| Ok(())).await
 }
 
+/// The tar is longer than what is kept of it.
+fn not_again(c: &Connection, status: &tonic::Status) -> Error {
+    let error = c.error(status);
+    if !c.worth_repeating(status) {
+        return error;
+    }
+    error.hint(
+        "the volume is as it was, and standard input cannot be read again: begin anew, or import a file, which is sent again by itself",
+    )
+}
+
+/// `kept`: standard input; without it, a file.
 async fn imported(
     c: &Connection,
     args: &Import,
     start: v1::ImportVolumeStart,
+    kept: Option<Arc<Replay>>,
     going: &super::cp::Going,
 ) -> Result<v1::ImportVolumeResponse, Cut> {
     use v1::import_volume_request::Kind;
@@ -452,30 +476,26 @@ async fn imported(
     // A thread of its own: nobody waits at the end for one that waits for a pipe.
     let thread = std::thread::Builder::new().name("read".into()).spawn(move || {
         let work = || -> std::io::Result<()> {
-            let mut from: Box<dyn Read> = match file.as_os_str() == "-" {
-                true => Box::new(std::io::stdin().lock()),
-                false => Box::new(std::fs::File::open(&file)?),
+            let (mut from, kept): (Box<dyn Read>, _) = match kept {
+                Some(kept) => (Box::new(std::io::stdin()), kept),
+                None => (Box::new(std::fs::File::open(&file)?), Arc::default()),
             };
             let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-            let (mut piece, mut bytes) = (vec![0; PIECE], 0);
-            loop {
-                let n = match from.read(&mut piece) {
-                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                    other => other?,
-                };
-                if n == 0 {
-                    let end = v1::VolumeTarEnd { sha256: hex::encode(hash.finish().as_ref()), bytes };
-                    let _ = frames.blocking_send(frame(Kind::End(end)));
-                    return Ok(());
+            let mut bytes = 0;
+            // Not taken: the agent has ended the call, and says why.
+            let whole = kept.read(&mut *from, PIECE, |piece, is_first| {
+                hash.update(piece);
+                bytes += piece.len() as u64;
+                if is_first {
+                    going.add(piece.len());
                 }
-                hash.update(&piece[..n]);
-                bytes += n as u64;
-                going.add(n);
-                // Err: the agent has ended the call, and says why.
-                if frames.blocking_send(frame(Kind::Tar(Bytes::copy_from_slice(&piece[..n])))).is_err() {
-                    return Ok(());
-                }
+                frames.blocking_send(frame(Kind::Tar(Bytes::copy_from_slice(piece)))).is_ok()
+            })?;
+            if whole {
+                let end = v1::VolumeTarEnd { sha256: hex::encode(hash.finish().as_ref()), bytes };
+                let _ = frames.blocking_send(frame(Kind::End(end)));
             }
+            Ok(())
         };
         let _ = told.send(work());
     });

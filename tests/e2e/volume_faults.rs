@@ -124,6 +124,39 @@ fn importing() {
     node.finish();
 }
 
+/// The agent dies in the middle of an import from standard input, and the next one is there at once.
+#[test]
+fn standard_input_is_sent_again_while_it_is_short() {
+    let mut node = Node::with_busybox("volume-faults-stdin");
+    for (mib, point) in [(2, "volume.while_importing"), (2, "volume.after_extract"), (24, "volume.after_extract")] {
+        node.sh(&["-v", "data:/data"], &format!("dd if=/dev/urandom of=/data/a bs=1M count={mib} 2>/dev/null"));
+        let sum = node.sh(&["-v", "data:/data"], &format!("cd /data; {SUM}"));
+        let tar = node.scratch().join("data.tar");
+        node.ok(&["volume", "export", "-o", &tar.display().to_string(), "data"]);
+        node.stop_agent();
+        node.set_env("BERTH_FAILPOINTS", Some(&format!("{point}=abort")));
+        node.spawn();
+        let stdin = std::fs::File::open(&tar).expect("the tar");
+        let mut import = node.ctl_command(&["volume", "import", "copy"]);
+        let import = import.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("ctl");
+        node.wait_agent();
+        node.set_env("BERTH_FAILPOINTS", None);
+        node.spawn();
+        let output = import.wait_with_output().expect("wait");
+        let said = String::from_utf8_lossy(&output.stderr);
+        if mib < 16 {
+            assert!(output.status.success(), "{point}: {said}");
+            assert_eq!(node.sh(&["-v", "copy:/data"], &format!("cd /data; {SUM}")), sum, "{point}");
+            until("nobody has it", || node.ctl(&["volume", "rm", "copy"]).code == 0);
+        } else {
+            assert!(!output.status.success() && said.contains("standard input cannot be read again"), "{said}");
+            assert_eq!(volumes(&node), ["data"]);
+        }
+        settled(&node, point);
+    }
+    node.finish();
+}
+
 /// Files of volumes that are copied or removed keep nobody from making others.
 #[test]
 fn long_work_holds_up_nobody() {
