@@ -45,7 +45,8 @@ pub(crate) fn explain(error: RuntimeError, runtime: &str, folder: &Path, command
         if has(&["not found", "no such file or directory", "not a directory"]) {
             return RuntimeError::CommandNotFound(command.to_owned());
         }
-        if has(&["permission denied", "is a directory", "exec format error"]) {
+        // "Operation not permitted": what crun says of a folder.
+        if has(&["permission denied", "is a directory", "operation not permitted", "exec format error"]) {
             let source = io::Error::other(message);
             return RuntimeError::CommandNotExecutable { command: command.to_owned(), source };
         }
@@ -70,6 +71,8 @@ mod tests {
         assert!(matches!(explained(runc, ""), RuntimeError::CommandNotFound(c) if c == "prog"));
         let crun = "{\"msg\":\"first\",\"level\":\"error\"}\n{\"msg\":\"open executable: Permission denied\",\"level\":\"error\",\"time\":\"x\"}\n";
         assert!(matches!(explained(crun, ""), RuntimeError::CommandNotExecutable { .. }));
+        let folder = r#"{"msg":"open executable: Operation not permitted","level":"error"}"#;
+        assert!(matches!(explained(folder, ""), RuntimeError::CommandNotExecutable { .. }));
         assert_eq!(explained("", "bad flag\n").to_string(), "runtime x: bad flag");
         assert_eq!(explained("no json", "").to_string(), "runtime x: it ended with exit code 7 and said nothing");
         let warned = r#"{"level":"warning","msg":"old"}"#;
