@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-down build test unit e2e bench fuzz vm-test deb clean-state
+.PHONY: help demo demo-down build test unit e2e runtime-test bench fuzz vm-test deb clean-state
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -24,6 +24,9 @@ unit: ## the tests beside the code only
 
 e2e: ## real binaries on a real kernel only
 	@tests/check.sh e2e
+
+runtime-test: ## the end-to-end tests with crun and runc as the default runtime, MODULES="run exec" (all that run containers)
+	@tests/runtimes.sh
 
 bench: ## measure berth beside the floor and the peers: make bench SECTIONS=start,exec
 	@tests/bench/run.sh

@@ -215,7 +215,7 @@ fn ends_are_told_in_words() {
     assert_eq!(die["Attributes"]["cause"], "stopped");
     assert_eq!(die["Attributes"]["reason"], "stopped by admin with SIGTERM, exit code 0");
     // Own end by a signal.
-    node.detached(&["--name", "aborted", "--init"], "kill -ABRT $$");
+    node.detached(&["--name", "aborted", "--runtime", "berth", "--init"], "kill -ABRT $$");
     node.ok(&["wait", "aborted"]);
     // Out of memory: the shell's own process takes it.
     let eat = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done";

@@ -227,6 +227,7 @@ pub struct Node {
 
 impl Node {
     pub fn builder(name: &str) -> Builder {
+        super::runtimes::skip_what_needs_ours();
         Builder {
             name: name.to_owned(),
             tables: String::new(),

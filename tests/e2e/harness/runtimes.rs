@@ -13,11 +13,64 @@ pub fn there() -> Vec<(&'static str, &'static str)> {
 /// The table `[runtimes]` with all of them; the default is what BERTH_TEST_RUNTIME says, so that every test can be run with another runtime.
 pub fn table() -> String {
     let mut text = String::new();
-    if let Ok(name) = std::env::var("BERTH_TEST_RUNTIME") {
+    if let Some(name) = other() {
         writeln!(text, "[runtimes]\ndefault = \"{name}\"").expect("string");
     }
     for (name, path) in there() {
         writeln!(text, "[runtimes.{name}]\npath = \"{path}\"").expect("string");
     }
     text
+}
+
+/// The runtime that containers get, where it is not our own.
+pub fn other() -> Option<String> {
+    std::env::var("BERTH_TEST_RUNTIME").ok()
+}
+
+/// Tests of what only our own runtime has, and why: module and function, for a runtime or for every one.
+const NEED_OURS: &[(&str, &str, &str)] = &[
+    ("every", "run::an_init_reaps_orphans_and_forwards_signals", "--init is the shim's"),
+    ("every", "resources::a_container_may_part_its_group_when_that_is_asked", "others show groups read-only"),
+];
+
+/// Ends the process of a test that another runtime cannot pass, and says why: each test is a process of its own with nextest.
+pub fn skip_what_needs_ours() {
+    let Some(runtime) = other() else { return };
+    let is_asked = |(of, test, _): &&(&str, &str, &str)| {
+        (*of == "every" || *of == runtime) && std::env::args().any(|argument| argument == *test)
+    };
+    if let Some((_, test, why)) = NEED_OURS.iter().find(is_asked) {
+        say(&format!("skipped: {test} needs our own runtime: {why}"));
+        std::process::exit(0);
+    }
+}
+
+/// Whether `what` can be tested: only our own runtime has it.
+pub fn has(what: &str) -> bool {
+    let ours = other().is_none();
+    if !ours {
+        say(&format!("left out: {what} needs our own runtime"));
+    }
+    ours
+}
+
+/// Output of tests that succeed is seen nowhere: BERTH_TEST_SKIPPED names a file for it.
+fn say(text: &str) {
+    println!("{text}");
+    if let Some(file) = std::env::var_os("BERTH_TEST_SKIPPED") {
+        use std::io::Write;
+        let mut file = std::fs::File::options().create(true).append(true).open(file).expect("BERTH_TEST_SKIPPED");
+        file.write_all(format!("{text}\n").as_bytes()).expect("BERTH_TEST_SKIPPED");
+    }
+}
+
+#[test]
+fn what_is_skipped_is_there() {
+    for (_, test, why) in NEED_OURS {
+        let (module, function) = test.split_once("::").expect("module::function");
+        let path = super::source_dir().join(format!("tests/e2e/{module}.rs"));
+        let source = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert!(source.contains(&format!("fn {function}(")), "{test} is no test any more");
+        assert!(!why.is_empty());
+    }
 }

@@ -1,0 +1,29 @@
+#!/bin/bash
+# runtimes.sh [RUNTIME...] : the end-to-end tests of what runs containers, with these OCI runtimes of the host as the default: crun runc.
+# MODULES="run exec" takes some modules of tests/e2e only. What a runtime lacks is skipped by name, and listed at the end.
+set -u
+cd "$(dirname "$0")/.."
+modules=${MODULES:-addressing advisories attach boot cdi changes cp cut exec faults forward health lifecycle log_drivers logs look names neighbours \
+  network networks ports resources restart resume reuse run runtimes sandbox smoke spoof survive usage userns verbs visible volume_options volumes}
+# shellcheck disable=SC2086
+modules=$(printf '%s|' $modules)
+. tests/fixtures/env.sh
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+if [ -z "${BERTH_TEST_IMAGES_READY:-}" ]; then
+  tests/fixtures/setup.sh && tests/fixtures/registry.sh start && tests/fixtures/images.sh || exit 1
+  trap 'tests/fixtures/registry.sh stop >/dev/null 2>&1' EXIT
+  export BERTH_TEST_IMAGES_READY=1
+fi
+BERTH_TEST_SKIPPED=$(mktemp) || exit 1
+export BERTH_TEST_SKIPPED
+failed=
+for runtime in ${*:-crun runc}; do
+  command -v "$runtime" >/dev/null || PATH=$PATH:/usr/sbin command -v "$runtime" >/dev/null || { echo "$runtime is not installed" >&2; exit 1; }
+  : >"$BERTH_TEST_SKIPPED"
+  echo "=== $runtime"
+  BERTH_TEST_RUNTIME=$runtime cargo nextest run --workspace --features berth/failpoints --no-fail-fast \
+    -E "binary(e2e) and test(/^(${modules%|})::/)" || failed="$failed $runtime"
+  sort -u "$BERTH_TEST_SKIPPED"
+done
+rm -f "$BERTH_TEST_SKIPPED"
+[ -z "$failed" ] || { echo "error: tests failed with$failed" >&2; exit 1; }
