@@ -157,6 +157,26 @@ fn standard_input_is_sent_again_while_it_is_short() {
     node.finish();
 }
 
+/// Behind the end of a `run --rm` its container is taken apart, for which another runtime takes its time.
+#[test]
+fn an_import_waits_for_a_container_that_goes() {
+    let mut node = Node::with_busybox("volume-faults-going");
+    let tar = node.scratch().join("data.tar").display().to_string();
+    node.sh(&["-v", "data:/data"], "echo kept >/data/file");
+    node.ok(&["volume", "export", "-o", &tar, "data"]);
+    node.stop_agent();
+    node.set_env("BERTH_FAILPOINTS", Some("remove.after_umount=sleep:1500"));
+    node.spawn();
+    node.sh(&["-v", "data:/data"], "echo other >/data/file");
+    node.ok(&["volume", "import", "--replace", "data", &tar]);
+    assert_eq!(node.sh(&["-v", "data:/data"], "cat /data/file"), "kept");
+    node.detached(&["--name", "box", "-v", "data:/data"], "while :; do sleep 1; done");
+    let begun = Instant::now();
+    assert!(node.fails(1, &["volume", "import", "--replace", "data", &tar]).contains("in use"));
+    assert!(begun.elapsed() < Duration::from_secs(1), "one that runs is not waited for");
+    node.finish();
+}
+
 /// Files of volumes that are copied or removed keep nobody from making others.
 #[test]
 fn long_work_holds_up_nobody() {

@@ -26,12 +26,13 @@ pub(crate) use using::{Mounted, from_others, images_of, let_go, resolve, trees, 
 use crate::NodeError;
 use crate::node::Inner;
 use crate::store::Write;
-use berth_model::ContainerId;
 use berth_model::event::EventKind;
 use berth_model::volume::VolumeRecord;
+use berth_model::{ContainerId, Phase};
 use berth_volume::{Backing, Place, VolumeStore};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// Work that nobody else may be beside: no container runs with the volume meanwhile.
 const IMPORT: &str = "an import into it";
@@ -164,6 +165,28 @@ pub(crate) fn begin(inner: &Arc<Inner>, name: &str, what: &'static str) -> Resul
     }
     entry.work.push(what);
     Ok(Work { inner: inner.clone(), volume, what })
+}
+
+/// Begins an import: nobody may have the volume mounted. Behind its end a container is taken apart: who calls next finds its volumes free.
+pub(crate) async fn begin_import(inner: &Arc<Inner>, name: &str) -> Result<Work, NodeError> {
+    let patience = Instant::now() + remove::LEAVING;
+    loop {
+        match begin(inner, name, IMPORT) {
+            Err(NodeError::VolumeInUse { .. }) if Instant::now() < patience && is_being_let_go(inner, name) => {}
+            begun => return begun,
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Nothing works on it, and whoever has it mounted does not run any more.
+fn is_being_let_go(inner: &Inner, name: &str) -> bool {
+    let mounted: Vec<ContainerId> = match inner.volumes.lock().get(name) {
+        Some(entry) if entry.work.is_empty() => entry.mounted.iter().cloned().collect(),
+        _ => return false,
+    };
+    let phase = |id: &ContainerId| inner.containers.find(id.as_str()).map(|c| c.phase());
+    mounted.iter().all(|id| matches!(phase(id), Err(_) | Ok(Phase::Exited | Phase::Removing)))
 }
 
 /// An event of a volume.

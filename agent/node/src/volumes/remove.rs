@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// A removal waits so long for containers that are on their way out.
-const LEAVING: Duration = Duration::from_secs(5);
+/// A removal or an import waits so long for containers that are on their way out.
+pub(super) const LEAVING: Duration = Duration::from_secs(5);
 
 /// Removes a tree that is no volume any more; what stays is found by the next opening.
 pub(super) fn clear(path: &Path) {

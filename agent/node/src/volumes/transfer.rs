@@ -1,6 +1,6 @@
 //! Volumes as tars: out, and in as a whole or not at all.
 
-use super::{Volume, begin, create, random};
+use super::{Volume, begin, begin_import, create, random};
 use crate::node::Inner;
 use crate::{NodeError, fail};
 use berth_image::Hasher;
@@ -138,7 +138,7 @@ pub(crate) async fn import(
     let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
     let name = request.volume.clone();
     // Into a new one it is made as a draft; the volume itself is made first where it has to hold a file system.
-    let work = match begin(inner, &name, super::IMPORT) {
+    let work = match begin_import(inner, &name).await {
         Ok(work) => Some(work),
         Err(NodeError::VolumeNotFound(_)) => None,
         Err(e) => return Err(e),
