@@ -37,6 +37,7 @@ fn exit_codes_and_streams() {
         assert_eq!(of("no-such").code, 127);
         assert_eq!(of("/no/such").code, 127);
         assert_eq!(of("/etc/passwd").code, 126);
+        assert_eq!(of("/etc").code, 126);
         let fed = node.ctl_stdin(&["run", "--rm", "-i", "--runtime", runtime, &busybox, "cat"], "through\n");
         assert_eq!(fed.stdout, "through\n");
         let big = node.sh(&["--runtime", runtime], "head -c 2000000 /dev/zero | tr '\\0' y");
@@ -243,6 +244,7 @@ fn user_namespaces_are_the_agents() {
         assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", &base.to_string(), "65536"]);
         assert_eq!(node.ok(&["exec", &id, "sh", "-c", "touch /mine; stat -c %u /mine /bin/busybox"]), "0\n0");
         assert!(node.ok(&["diff", &id]).contains("/mine"));
+        assert_eq!(node.ok(&["exec", &id, "sh", "-c", "echo out >/dev/stdout"]), "out");
         assert_eq!(
             node.sh(
                 &["--runtime", runtime, "--userns", "auto", "--network", "host"],

@@ -276,7 +276,9 @@ fn exec_plan(
         console_place = Some(descriptors.add(console(folder)?));
     }
     verb.push(request.id.as_str());
-    let mut wire = plan_of(command(runtime, places, folder, &verb), view(places), folder);
+    // Of an exec by root crun passes them on as they are.
+    let steps = request.ids.map(plan::own_streams).into_iter().chain(view(places)).collect();
+    let mut wire = plan_of(command(runtime, places, folder, &verb), steps, folder);
     let group = group.map(|fd| descriptors.add(fd));
     wire.runtime = Some(Foreign { pid_file: Some(path(&pid)), console: console_place, group, start: None });
     (wire.tty, wire.stdin, wire.stdin_once, wire.size) = (spec.tty, spec.stdin, true, spec.size);

@@ -41,10 +41,15 @@ pub(super) fn root(ids: IdRange) -> (u32, u32) {
     (ids.host_uid(0).unwrap_or(ids.base), ids.host_gid(0).unwrap_or(ids.base))
 }
 
+/// So that the container's root may open what its standard streams lead to.
+pub(crate) fn own_streams(ids: IdRange) -> Step<'static> {
+    let (uid, gid) = root(ids);
+    Step::OwnStreams { uid, gid }
+}
+
 /// What is inherited and cannot be had inside.
 pub(super) fn host_rights(spec: &ContainerSpec, host: &Host, ids: IdRange) -> Vec<Step<'static>> {
-    let (uid, gid) = root(ids);
-    let mut steps = vec![Step::OwnStreams { uid, gid }];
+    let mut steps = vec![own_streams(ids)];
     for limit in &spec.ulimits {
         let Some((_, resource)) = process::RESOURCES.iter().find(|(n, _)| *n == limit.name) else { continue };
         let max = host.hard_limits.iter().find(|(n, _)| n == resource).map_or(u64::MAX, |(_, max)| *max);
