@@ -1,5 +1,6 @@
 //! When nobody has called for a while, the agent gives memory back. Nothing ticks: one timer runs after the last call, and then none.
 
+use berth_sys::memory;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -37,8 +38,10 @@ impl Activity {
                     break;
                 }
             }
-            match tokio::task::spawn_blocking(berth_sys::memory::give_back).await {
-                Ok(some) => tracing::debug!(some, "quiet: memory was given back"),
+            let given = tokio::task::spawn_blocking(|| (memory::give_back(), memory::forget_code()));
+            match given.await {
+                Ok((heap, Ok(code))) => tracing::debug!(heap, code, "quiet: memory was given back"),
+                Ok((heap, Err(error))) => tracing::debug!(heap, %error, "quiet: the code stays in memory"),
                 Err(e) => tracing::debug!("giving memory back: {e}"),
             }
         }

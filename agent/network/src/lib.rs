@@ -7,6 +7,7 @@
 //! - `address`, `ports` and `state` know who has what; `rules` and `guard` decide what the tables say.
 //! - `namespace` keeps a few namespaces ready (thread `berth-netns`); `sweep` clears away what detached containers leave (thread
 //!   `berth-sweep`). Both start with the first container and sleep when there is nothing to do.
+//! - `setting` writes what is below /proc/sys/net.
 //! - `inside` visits a container's namespace, for sockets that reach its loopback (thread `berth-visit`).
 //!
 //! State is in memory; the node's store has what outlives the agent and hands it to [`Networks::recover`]. Nothing is kept in the kernel but

@@ -41,16 +41,11 @@
 
 mod common;
 
-use common::{Bench, fails, ok, text};
+use common::{Bench, fails, ok, only_v2, text};
 use serde_json::{Value, json};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
-
-/// Nothing but cgroup v2 is mounted here.
-fn only_v2() -> bool {
-    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
-}
 
 #[test]
 fn operations_need_what_they_work_on() {

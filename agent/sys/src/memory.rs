@@ -11,6 +11,42 @@ pub fn give_back() -> bool {
     return false;
 }
 
+/// Lets go of the pages that hold this program's own code (madvise(2), MADV_DONTNEED), and says how many bytes they span: most of them served
+/// the start alone. They are the file's, so the kernel has them at hand when one is needed again.
+pub fn forget_code() -> io::Result<usize> {
+    // SAFETY: dl_iterate_phdr(3) calls back before it returns, with a description that lives that long, as `code` expects.
+    let mut range = 0..0usize;
+    unsafe { libc::dl_iterate_phdr(Some(code), (&raw mut range).cast()) };
+    let page = page_bytes() as usize;
+    let (begin, end) = (range.start.next_multiple_of(page), range.end / page * page);
+    if begin >= end {
+        return Ok(0);
+    }
+    // SAFETY: the segment is mapped privately from a file, never written to (it is not writable, and a program with relocations in its
+    // code is not built here): what is dropped is read again as it was.
+    match unsafe { libc::madvise(begin as *mut libc::c_void, end - begin, libc::MADV_DONTNEED) } {
+        0 => Ok(end - begin),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// For dl_iterate_phdr(3): where the first object, which is the program, has its code. The result ends the walk.
+unsafe extern "C" fn code(info: *mut libc::dl_phdr_info, _: usize, range: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: the walk hands a valid description to each call, and `forget_code` the range.
+    let (info, range) = unsafe { (&*info, &mut *range.cast::<std::ops::Range<usize>>()) };
+    // SAFETY: the kernel's own table of the program's segments, which stays.
+    let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+    let segment = headers.iter().find(|h| {
+        let flags = h.p_flags & (libc::PF_X | libc::PF_W);
+        h.p_type == libc::PT_LOAD && flags == libc::PF_X
+    });
+    if let Some(segment) = segment {
+        let begin = info.dlpi_addr as usize + segment.p_vaddr as usize;
+        *range = begin..begin + segment.p_memsz as usize;
+    }
+    1
+}
+
 /// Bytes of a page of memory (sysconf(3)).
 pub fn page_bytes() -> u64 {
     // SAFETY: sysconf(3) takes no pointer and changes nothing.
@@ -45,6 +81,27 @@ pub fn refuse_new_code() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::io;
+
+    /// Bytes of this program's code that are in memory.
+    fn code_in_memory() -> u64 {
+        let program = std::fs::read_link("/proc/self/exe").unwrap();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|l| !(l.contains(" r-xp ") && l.ends_with(program.to_str().unwrap())));
+        let rss = lines.find_map(|l| l.strip_prefix("Rss:")).unwrap();
+        rss.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    #[test]
+    fn code_is_forgotten_and_found_again() {
+        let before = code_in_memory();
+        let size = super::forget_code().unwrap();
+        let after = code_in_memory();
+        assert!(size as u64 >= before, "{size} {before}");
+        // Some of it is what has just looked.
+        assert!(after < before, "{after} {before}");
+        // What was there at the start works as before.
+        assert_eq!(format!("{:?}", vec![Some(1.5), None]), "[Some(1.5), None]");
+    }
 
     #[test]
     #[cfg(target_env = "gnu")]

@@ -105,7 +105,17 @@ impl Group {
     pub fn add(&self, pid: u32) -> Result<(), Error> {
         for folder in self.folders() {
             let path = folder.join("cgroup.procs");
-            write(&path, &pid.to_string()).map_err(Error::io(format!("joining the cgroup by {}", path.display())))?;
+            write(&path, &pid.to_string()).map_err(|source| match source.kind() {
+                // cgroups(7), "no internal processes" and "threaded mode".
+                io::ErrorKind::Unsupported if self.v2 => Error::field(
+                    "linux.cgroupsPath",
+                    format!(
+                        "/{}: a cgroup above it has processes of its own, which cgroup v2 allows at the leaves only",
+                        self.path.display()
+                    ),
+                ),
+                _ => Error::io(format!("joining the cgroup by {}", path.display()))(source),
+            })?;
         }
         Ok(())
     }

@@ -169,3 +169,8 @@ pub fn fails(out: Output, says: &str) {
     let said = text(&out.stderr);
     assert!(!out.status.success() && said.contains(says), "{}: {said:?} does not say {says:?}", out.status);
 }
+
+/// Nothing but cgroup v2 is mounted here.
+pub fn only_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
