@@ -64,7 +64,7 @@ impl std::fmt::Display for BadLine {
 impl Zone {
     /// Words with blanks in them are left out: no name has one.
     pub fn render(&self) -> String {
-        let word = |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_graphic());
+        let word = |w: &str| word(w).is_some();
         let mut text = format!("{FIRST_LINE}\nnetwork {}\ndevice {}\n", self.network, self.device);
         let mut line = |words: std::fmt::Arguments<'_>| {
             // Writing into a string does not fail.
@@ -119,8 +119,8 @@ impl Zone {
     fn take<'a>(&mut self, line: &'a str, places: &mut HashMap<&'a str, usize>) -> Option<()> {
         let mut words = line.split(' ');
         match words.next()? {
-            "network" => self.network = words.next()?.to_owned(),
-            "device" => self.device = words.next()?.to_owned(),
+            "network" => self.network = word(words.next()?)?.to_owned(),
+            "device" => self.device = word(words.next()?)?.to_owned(),
             "listen" => self.listen.push(words.next()?.parse().ok()?),
             "subnet" => {
                 let (address, len) = words.next()?.split_once('/')?;
@@ -130,14 +130,14 @@ impl Zone {
             }
             "forward" => self.forward = true,
             "host" => {
-                let (id, name) = (words.next()?, words.next()?);
+                let (id, name) = (word(words.next()?)?, word(words.next()?)?);
                 let addresses = words.by_ref().map(|w| w.parse().ok()).collect::<Option<_>>()?;
                 places.insert(id, self.hosts.len());
                 self.hosts.push(Host { id: id.into(), name: name.into(), addresses, ..Host::default() });
             }
             "alias" => {
                 let host = *places.get(words.next()?)?;
-                self.hosts[host].aliases.push(words.next()?.to_owned());
+                self.hosts[host].aliases.push(word(words.next()?)?.to_owned());
             }
             "server" => {
                 let host = *places.get(words.next()?)?;
@@ -166,6 +166,11 @@ impl Zone {
             _ => false,
         })
     }
+}
+
+/// What a name may be in the file, where spaces and ends of lines part words.
+fn word(text: &str) -> Option<&str> {
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
 }
 
 /// A zone with its ways in.
@@ -284,6 +289,11 @@ mod tests {
             "server a 1.2.3.4",
             "",
             "forward x",
+            "network ",
+            "device \r\r",
+            "host a b\u{1}",
+            "host a\tb c",
+            "host \u{e9} b",
         ] {
             assert_eq!(Zone::parse(&format!("{good}{bad}\n")), Err(BadLine(4)), "{bad:?}");
         }

@@ -19,6 +19,7 @@ impl Podman {
         }
         let at = PathBuf::from(format!("/var/tmp/berth-podman-{}-{name}", std::process::id()));
         std::fs::create_dir_all(at.join("rootfs/bin")).unwrap();
+        std::fs::create_dir(at.join("rootfs/tmp")).unwrap();
         let podman = Podman { at };
         let program = runtime();
         std::fs::write(
