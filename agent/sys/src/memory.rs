@@ -14,8 +14,8 @@ pub fn give_back() -> bool {
 /// Lets go of the pages that hold this program's own code (madvise(2), MADV_DONTNEED), and says how many bytes they span: most of them served
 /// the start alone. They are the file's, so the kernel has them at hand when one is needed again.
 pub fn forget_code() -> io::Result<usize> {
-    // SAFETY: dl_iterate_phdr(3) calls back before it returns, with a description that lives that long, as `code` expects.
     let mut range = 0..0usize;
+    // SAFETY: dl_iterate_phdr(3) calls back before it returns, with a description that lives that long, as `code` expects.
     unsafe { libc::dl_iterate_phdr(Some(code), (&raw mut range).cast()) };
     let page = page_bytes() as usize;
     let (begin, end) = (range.start.next_multiple_of(page), range.end / page * page);
