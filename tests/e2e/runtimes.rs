@@ -256,6 +256,18 @@ fn user_namespaces_are_the_agents() {
 }
 
 #[test]
+fn parts_of_the_hosts_proc_may_be_covered() {
+    with_each("rt-proc", |node, runtime| {
+        node.stop_agent();
+        // By a file of the harness over one of the kernel's.
+        node.set_boot_id("22222222-3333-4444-8555-666666666666");
+        node.spawn();
+        let look = "test -e /proc/self/mountinfo && grep -c 'whole-proc' /proc/self/mountinfo; ls /proc | grep -cx 1";
+        assert_eq!(node.sh(&["--runtime", runtime, "--userns", "auto"], look), "0\n1");
+    });
+}
+
+#[test]
 fn networks_and_ports() {
     with_each("rt-net", |node, runtime| {
         let busybox = image("busybox");

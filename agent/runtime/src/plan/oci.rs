@@ -241,6 +241,10 @@ impl KernelTrees {
             if spec.host_pid {
                 open.push(mounts::hosts_proc(userns::PROC));
                 places.push((userns::PROC, "proc"));
+            } else {
+                // The kernel gives a new /proc only to who sees a whole one, and the host's may be covered in parts.
+                open.push(Step::KernelTree { slot: userns::PROC, fs_type: super::bytes("proc"), read_only: false });
+                places.push((userns::PROC, "whole-proc"));
             }
             if spec.host_ipc {
                 open.push(Step::KernelTree { slot: userns::MQUEUE, fs_type: super::bytes("mqueue"), read_only: false });
