@@ -3,8 +3,8 @@
 # MODULES="run exec" takes some modules of tests/e2e only. What a runtime lacks is skipped by name, and listed at the end.
 set -u
 cd "$(dirname "$0")/.."
-modules=${MODULES:-addressing advisories attach boot cdi changes cp cut exec faults forward health lifecycle log_drivers logs look names neighbours \
-  network networks ports resources restart resume reuse run runtimes sandbox smoke spoof survive usage userns verbs visible volume_options volumes}
+modules=${MODULES:-addressing advisories attach boot cdi changes cp crowd cut exec faults forward health hosts lifecycle log_collectors log_drivers logs look \
+  metrics names neighbours network networks permissions ports resources restart resume reuse run runtimes sandbox smoke spoof survive usage userns verbs visible volume_options volumes}
 # shellcheck disable=SC2086
 modules=$(printf '%s|' $modules)
 . tests/fixtures/env.sh
