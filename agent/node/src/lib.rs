@@ -9,11 +9,13 @@
 //!   the reaper (`reaper.rs`), and found again by `recover.rs` when the agent dies before.
 //! - `policy.rs` decides at each end whether it is the last one; `timers.rs` is the one clock for what is due later.
 //! - `health.rs` probes, `after.rs` knows who starts after whom, `boot.rs` and `shutdown.rs` do it for all.
+//! - `inside.rs` is what callers have of one container while it is there, `about.rs` what they learn of the node as a whole.
 //! - Channels in: none. Channels out: streams of containers, logs and events, each bounded.
 //!
 //! What it does not do: no gRPC, no TLS, no authorisation (the agent's API above), no system calls (sys below).
 #![forbid(unsafe_code)]
 
+mod about;
 mod after;
 mod boot;
 mod cause;
@@ -37,6 +39,7 @@ mod gc;
 mod health;
 mod images;
 mod info;
+mod inside;
 mod layers;
 mod logs;
 mod names;
@@ -101,16 +104,14 @@ use crate::requests::{Begin, Ticket, fingerprint};
 use crate::store::Durability;
 use berth_image::{Auth, ImagesConfig};
 use berth_model::event::EventKind;
-use berth_model::spec::ExecSpec;
-use berth_model::{ContainerId, ExitStatus, Phase, Platform, Reference, Timestamp};
+use berth_model::{ContainerId, ExitStatus, Phase, Platform, Reference};
 use berth_network::NetworkConfig;
 use berth_rootfs::Driver;
-use berth_runtime::{AttachOptions, Attachment, NewSession, RuntimeConfig};
+use berth_runtime::{AttachOptions, Attachment, RuntimeConfig};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// Target of the spans of what is done for a call: at level debug, which costs nothing where nobody collects them.
 pub const TRACE: &str = "berth_trace";
@@ -487,297 +488,6 @@ impl Node {
     /// The id behind a name or a prefix.
     pub fn container_id(&self, container: &str) -> Result<ContainerId, NodeError> {
         Ok(self.find(container)?.id.clone())
-    }
-
-    /// What is kept of a container's output, and how far it was handed over.
-    pub async fn log_state(&self, container: &str) -> Result<LogState, NodeError> {
-        let (inner, id) = (self.inner().clone(), self.find(container)?.id.clone());
-        self.inner()
-            .blocking(move || {
-                let dir = inner.paths(&id).log;
-                let (files, stored_bytes) = logs::place::stored(&inner, &id);
-                let removed = logs::keep::removed(&dir);
-                let (forwarded, forward_error) = inner.forwarders.state(&id, &dir);
-                Ok(LogState {
-                    files,
-                    stored_bytes,
-                    removed_files: removed.files,
-                    removed_bytes: removed.bytes,
-                    lost_lines: logs::keep::lost_lines(&dir),
-                    forwarded_entries: forwarded.entries,
-                    gaps: forwarded.gaps,
-                    lost_bytes: forwarded.lost_bytes,
-                    forward_error,
-                })
-            })
-            .await
-    }
-
-    /// What the container wrote, in batches, oldest first. A follower's stream ends with the container.
-    ///
-    /// # Errors
-    /// `Invalid`: a cursor of another container, or a tail beside a cursor; `LogNotKept`.
-    pub async fn logs(
-        &self,
-        container: &str,
-        query: LogQuery,
-    ) -> Result<mpsc::Receiver<Result<Vec<LogEntry>, NodeError>>, NodeError> {
-        logs::read(self.inner(), self.find(container)?, query)
-    }
-
-    /// Joins the streams of a running container, from now on.
-    ///
-    /// # Errors
-    /// `NotRunning`.
-    pub async fn attach(
-        &self,
-        _who: &Requester,
-        container: &str,
-        stdin: bool,
-        size: Option<(u16, u16)>,
-        session: Option<SessionRequest>,
-    ) -> Result<Streams, NodeError> {
-        let container = self.find(container)?;
-        let session = self.new_session(&container, session, stdin)?;
-        let attachment = container.running_shim()?.attach(AttachOptions { stdin, size, session }).await?;
-        let record = container.record();
-        let event = self.inner().events.add_container(&record, "attach", &[]);
-        let _ = self.inner().store.submit(vec![event], Durability::Quick).await?;
-        Ok(streams::pump(attachment, record.spec.tty))
-    }
-
-    /// Sets the size of the container's terminal.
-    ///
-    /// # Errors
-    /// `NoTerminal`, `NotRunning`.
-    pub async fn resize(&self, container: &str, rows: u16, columns: u16) -> Result<(), NodeError> {
-        let container = self.find(container)?;
-        let record = container.record();
-        if !record.spec.tty {
-            return Err(NodeError::NoTerminal(record.name.clone()));
-        }
-        Ok(container.running_shim()?.resize(rows, columns).await?)
-    }
-
-    /// Runs one more process in a running container.
-    ///
-    /// # Errors
-    /// `NotRunning`; `Invalid`: no command; `Runtime`: the command cannot be run. A repeated request id is `RequestIdReused`: the
-    /// streams of the first are its caller's.
-    pub async fn exec(
-        &self,
-        who: &Requester,
-        container: &str,
-        spec: ExecSpec,
-        session: Option<SessionRequest>,
-    ) -> Result<NodeExec, NodeError> {
-        exec::exec(self.inner(), who, &self.find(container)?, spec, session).await
-    }
-
-    /// Goes on with a session whose caller has so many bytes of stdout and stderr. None: there is no such session, or it is over.
-    pub async fn resume(&self, name: &str, taken: [u64; 2]) -> Result<Option<ResumedSession>, NodeError> {
-        session::resume(self.inner(), name, taken).await
-    }
-
-    /// A session's caller has gone; `left`: with a word, and for good.
-    pub fn session_ended(&self, name: String, left: bool) {
-        session::forget(self.inner(), name, left);
-    }
-
-    fn new_session(
-        &self,
-        container: &Container,
-        request: Option<SessionRequest>,
-        stdin: bool,
-    ) -> Result<Option<NewSession>, NodeError> {
-        let Some(request) = request else { return Ok(None) };
-        let record = container.record();
-        let note = session::Note {
-            container: container.id.clone(),
-            name: record.name.clone(),
-            tty: record.spec.tty,
-            stdin,
-            exec_id: None,
-            needs: request.needs.clone(),
-        };
-        session::new(self.inner(), &request, &note, true).map(Some)
-    }
-
-    /// Writes a tar into a container, running or not, by the rules of `docker cp`. An empty piece ends the tar: without it, it
-    /// broke off. A repeated request id is `RequestIdReused`: the pieces of the first are gone.
-    ///
-    /// # Errors
-    /// `PathNotFound`, `BadDestination`, `BadArchive`, `RootReadOnly`, `EndedMeanwhile`, and the one that came as a piece.
-    pub async fn copy_into(
-        &self,
-        who: &Requester,
-        container: &str,
-        request: CopyInto,
-        pieces: Pieces,
-    ) -> Result<berth_tar::Extracted, NodeError> {
-        let found = self.find(container)?;
-        let content = (container, &request.path, request.source as u8, &request.name, request.keep_owner);
-        let Some(ticket) = self.begin(who, "CopyTo", &content).await? else { return Err(NodeError::RequestIdReused) };
-        let (inner, id) = (self.inner().clone(), found.id.clone());
-        let done = self.inner().to_its_end(async move { copy::into(&inner, found, request, pieces).await }).await?;
-        self.answered(ticket, id.as_str()).await;
-        Ok(done)
-    }
-
-    /// Reads a file or a folder of a container, running or not. `follow`: what a link at the end of the path names.
-    ///
-    /// # Errors
-    /// `PathNotFound`; in the pieces `EndedMeanwhile`, `Io`.
-    pub async fn copy_out(&self, container: &str, path: Vec<u8>, follow: bool) -> Result<CopiedOut, NodeError> {
-        copy::out(self.inner(), self.find(container)?, path, follow).await
-    }
-
-    /// What a container has changed in its image's files, in batches: a folder before what is in it, names sorted.
-    ///
-    /// # Errors
-    /// In the stream: `Rootfs`, `Io`.
-    pub async fn diff(
-        &self,
-        container: &str,
-    ) -> Result<mpsc::Receiver<Result<Vec<berth_rootfs::Change>, NodeError>>, NodeError> {
-        changes::diff(self.inner(), self.find(container)?).await
-    }
-
-    /// A container's whole root as a tar, without what is mounted in it.
-    ///
-    /// # Errors
-    /// In the pieces: `Rootfs`, `Io`.
-    pub async fn export(&self, container: &str) -> Result<Pieces, NodeError> {
-        changes::export(self.inner(), self.find(container)?).await
-    }
-
-    /// Makes an image of a container, running or not.
-    ///
-    /// # Errors
-    /// `Rootfs` (the layer cannot be kept), `Image` (too many layers), `RequestIdReused`.
-    pub async fn commit(
-        &self,
-        who: &Requester,
-        container: &str,
-        request: CommitRequest,
-    ) -> Result<Committed, NodeError> {
-        let inner = self.inner();
-        let content =
-            (container, &request.reference, &request.author, &request.message, &request.changes, request.pause);
-        let ticket = match inner.requests.begin(who, "Commit", fingerprint(&content)).await? {
-            Begin::New(ticket) => ticket,
-            Begin::Answered(id) => {
-                let image = images::get(inner, &id)?.record;
-                let layer_bytes = image.layers.last().map_or(0, |l| l.size_bytes);
-                return Ok(Committed { image, reference: request.reference, layer_bytes });
-            }
-        };
-        let (found, inner_, caller) = (self.find(container)?, inner.clone(), who.caller.clone());
-        let done = inner.to_its_end(async move { commit::commit(&inner_, &caller, found, request).await }).await?;
-        self.answered(ticket, done.image.id.as_str()).await;
-        Ok(done)
-    }
-
-    /// Entries behind `cursor`, then live ones. Bounded: a reader that falls behind gets an Err and the end. Cursor 0: only what comes
-    /// from now on, unless `since` says from when.
-    ///
-    /// # Errors
-    /// `CursorInFuture`; in the stream `WatchTooSlow`, `Stopping`.
-    pub fn events(
-        &self,
-        cursor: u64,
-        since: Option<Timestamp>,
-    ) -> Result<mpsc::Receiver<Result<EventItem, NodeError>>, NodeError> {
-        self.inner().events.watch(cursor, since)
-    }
-
-    /// Cursor of the newest event: what to watch from to miss nothing from now on.
-    pub fn newest_event(&self) -> u64 {
-        self.inner().events.newest()
-    }
-
-    /// Reads every layer and manifest of every image and compares them with their digests. What is damaged is put aside, so that the next pull
-    /// or create of the image fetches it, and nothing else, again. Reads all there is from the disk: minutes with many images.
-    ///
-    /// # Errors
-    /// `Rootfs`, `Image`, `Io`: something could not be read at all.
-    pub async fn check(&self) -> Result<Vec<Checked>, NodeError> {
-        check::check(self.inner()).await
-    }
-
-    /// What the host is and what runs on it. Asks the kernel (some microseconds).
-    pub fn info(&self) -> NodeInfo {
-        info::info(self.inner())
-    }
-
-    /// What a container's own files and its logs take. Reads its folders; dropping the future stops that.
-    pub async fn container_bytes(&self, id: &ContainerId) -> Result<ContainerBytes, NodeError> {
-        usage::container_bytes(self.inner(), id).await
-    }
-
-    /// What takes the room of the data folder. Reads every container's folders; dropping the future stops that.
-    pub async fn disk_usage(&self) -> Result<DiskUsage, NodeError> {
-        usage::disk_usage(self.inner()).await
-    }
-
-    /// The configured policy, as of now.
-    pub fn policy(&self) -> Policy {
-        Policy::of(&self.inner().config.gc, Timestamp::now())
-    }
-
-    /// Removes what `policy` gives up, one item for each thing and the total last; with `dry_run` only tells. Goes on to its end when
-    /// the receiver goes. `rpc`: PruneContainers, PruneImages or CollectGarbage; `content` is what the request asked for.
-    ///
-    /// # Errors
-    /// `RequestIdReused`; in the stream `Stopping` and what asking the host says.
-    pub async fn free(
-        &self,
-        who: &Requester,
-        rpc: &'static str,
-        content: &impl serde::Serialize,
-        policy: Policy,
-        dry_run: bool,
-    ) -> Result<mpsc::Receiver<Result<FreedItem, NodeError>>, NodeError> {
-        let (send, receive) = mpsc::channel(16);
-        let ticket = match self.inner().requests.begin(who, rpc, fingerprint(content)).await? {
-            Begin::New(ticket) => ticket,
-            Begin::Answered(total) => {
-                // Err: it was written by another version; the sum is not worth an error.
-                let total = serde_json::from_str(&total).unwrap_or_default();
-                let _ = send.send(Ok(FreedItem::Total(total))).await;
-                return Ok(receive);
-            }
-        };
-        if self.inner().stop.is_cancelled() {
-            return Err(NodeError::Stopping);
-        }
-        let (node, inner) = (self.clone(), self.inner().clone());
-        let action = if rpc == "CollectGarbage" { "gc" } else { "prune" };
-        self.inner().tasks.spawn(async move {
-            let (tell, mut told) = mpsc::channel(16);
-            let work = async {
-                let done = gc::run(&inner, &policy, dry_run, action, &tell).await;
-                drop(tell);
-                done
-            };
-            let pass_on = async {
-                while let Some(freed) = told.recv().await {
-                    let _ = send.send(Ok(FreedItem::Freed(freed))).await;
-                }
-            };
-            let (done, ()) = tokio::join!(work, pass_on);
-            if let Ok(total) = &done {
-                let text = serde_json::to_string(total).unwrap_or_default();
-                node.answered(ticket, &text).await;
-            }
-            let _ = send.send(done.map(FreedItem::Total)).await;
-        });
-        Ok(receive)
-    }
-
-    /// Looks the host over; blocking, some milliseconds.
-    pub fn doctor(&self) -> Vec<Finding> {
-        doctor::look(self.inner())
     }
 
     fn find(&self, name: &str) -> Result<Arc<Container>, NodeError> {
