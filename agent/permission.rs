@@ -38,6 +38,8 @@ pub struct Grants {
     pub capabilities: Vec<String>,
     /// Another seccomp profile than the default one.
     pub unconfined: bool,
+    /// Another AppArmor profile than the agent's own, or none.
+    pub apparmor: bool,
     /// Containers without Landlock where the agent's default is with it.
     pub landlock: bool,
     /// Volumes with the local driver's type, device and o.
@@ -75,6 +77,8 @@ pub enum Need {
     Capability(String),
     /// A profile of one's own may allow everything, so it counts as none.
     Unconfined,
+    /// A profile of the host's for another purpose may allow everything, so it counts as none.
+    Apparmor,
     /// To be without what the agent's default is.
     Landlock,
     VolumeOptions,
@@ -103,6 +107,7 @@ impl Need {
             Need::Device(_) => "devices",
             Need::Capability(_) => "capabilities",
             Need::Unconfined => "unconfined",
+            Need::Apparmor => "apparmor",
             Need::Landlock => "landlock",
             Need::VolumeOptions => "volume_options",
             Need::LogCollector(_) => "log_collectors",
@@ -143,6 +148,7 @@ impl Need {
             ("devices", false) => Need::Device(text()),
             ("capabilities", false) => Need::Capability(text()),
             ("unconfined", true) => Need::Unconfined,
+            ("apparmor", true) => Need::Apparmor,
             ("landlock", true) => Need::Landlock,
             ("volume_options", true) => Need::VolumeOptions,
             ("log_collectors", false) => Need::LogCollector(text()),
@@ -168,6 +174,7 @@ impl fmt::Display for Need {
             Need::Device(path) => write!(f, "the host's device {path}"),
             Need::Capability(name) => write!(f, "the capability {name}"),
             Need::Unconfined => f.write_str("a seccomp profile other than the default"),
+            Need::Apparmor => f.write_str("an AppArmor profile other than the default"),
             Need::Landlock => f.write_str("a container without Landlock"),
             Need::VolumeOptions => f.write_str("a volume with options that reach the host"),
             Need::LogCollector(address) => write!(f, "a log collector of its own, {address}"),
@@ -199,6 +206,7 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     let chosen = matches!(spec.userns, UsernsMode::Host | UsernsMode::Keep { .. } | UsernsMode::Range { .. });
     add(chosen, namespace("user"));
     add(spec.seccomp != Seccomp::Default, Need::Unconfined);
+    add(!["", berth_runtime::DEFAULT_PROFILE].contains(&spec.apparmor.as_str()), Need::Apparmor);
     // The record of a container that never was to have it says nothing.
     add(spec.landlock == Some(false), Need::Landlock);
     add(spec.log.own_address, Need::LogCollector(spec.log.syslog.address.to_string()));
@@ -391,6 +399,7 @@ impl Grants {
             Need::Device(path) => self.devices.iter().any(|folder| is_below(path, folder)),
             Need::Capability(name) => self.capabilities.iter().any(|c| c.strip_prefix("CAP_").unwrap_or(c) == name),
             Need::Unconfined => self.unconfined,
+            Need::Apparmor => self.apparmor,
             Need::Landlock => self.landlock,
             Need::VolumeOptions => self.volume_options,
             Need::LogCollector(_) => self.log_collectors,

@@ -78,6 +78,8 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
             "unconfined = true",
             "privileged = true",
         ),
+        (ContainerSpec { apparmor: "unconfined".into(), ..d() }, "AppArmor", "apparmor = true", "unconfined = true"),
+        (ContainerSpec { apparmor: "/usr/bin/man".into(), ..d() }, "AppArmor", "apparmor = true", "landlock = true"),
         (ContainerSpec { landlock: Some(false), ..d() }, "without Landlock", "landlock = true", "unconfined = true"),
         (bind("/srv/a", Propagation::Rprivate), "/srv/a", "host_paths = ['/srv']", "host_paths = ['/srv/b', '/sr']"),
         (bind("/", Propagation::Rprivate), "path /", "host_paths = ['/']", "host_paths = ['/srv']"),

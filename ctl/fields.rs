@@ -19,6 +19,7 @@ const CONFIG: &[(&str, &str)] = &[
     ("writable_cgroups", "--security-opt writable-cgroups"),
     ("seccomp", "--security-opt seccomp"),
     ("landlock", "--security-opt landlock"),
+    ("apparmor", "--security-opt apparmor"),
     ("devices", "--device"),
     ("cdi_devices", "--device"),
     ("ports", "--publish"),

@@ -388,6 +388,7 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
         "CapDrop": c.cap_drop,
         "NoNewPrivileges": c.no_new_privileges,
         "WritableCgroups": c.writable_cgroups,
+        "AppArmor": c.apparmor,
         "Landlock": c.landlock,
         "Seccomp": if c.seccomp.starts_with('{') { "custom" } else { &c.seccomp },
         "GroupAdd": c.groups,
@@ -565,6 +566,8 @@ pub fn info(r: &v1::InfoResponse) -> Value {
         "Runtimes": r.runtimes.iter().map(|r| json!({
             "Name": r.name, "Path": r.path, "Version": r.version, "Default": r.is_default,
         })).collect::<Vec<_>>(),
+        "AppArmor": r.apparmor,
+        "AppArmorByDefault": r.apparmor_by_default,
         "LandlockAbi": r.landlock_abi,
         "LandlockByDefault": r.landlock_by_default,
         "DataRoot": r.data_root,

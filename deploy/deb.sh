@@ -24,6 +24,7 @@ pkg=$root/pkg
 install -D -m 755 -t "$pkg/usr/bin" "$bin/berthd" "$bin/berthctl" "$bin/berth-runtime"
 install -D -m 644 -t "$pkg/usr/lib/systemd/system" deploy/berthd.service
 install -D -m 644 -t "$pkg/etc/berth" deploy/berthd.toml
+install -D -m 644 -t "$pkg/etc/apparmor.d" deploy/apparmor/berth-default
 install -D -m 644 -t "$pkg/usr/share/doc/berth" README.md ARCHITECTURE.md THREATS.md
 install -D -m 644 LICENSE "$pkg/usr/share/doc/berth/copyright"
 install -D -m 644 -t "$pkg/usr/share/man/man8" deploy/berthd.8

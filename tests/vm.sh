@@ -94,6 +94,7 @@ else
 cat > "$share/start" <<S
 mount -t sysfs sysfs /sys; mountpoint -q /proc || mount -t proc proc /proc; mountpoint -q /dev || mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm; mount -t devpts -o ptmxmode=666 devpts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
+mount -t securityfs securityfs /sys/kernel/security
 mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount --make-rshared /
 for c in cpuset cpu io memory pids; do echo +\$c > /sys/fs/cgroup/cgroup.subtree_control; done
 mkdir -p /lib/modules/$version; mount --bind $(readlink -f "$root/lib/modules/$version" || true) /lib/modules/$version

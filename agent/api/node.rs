@@ -64,6 +64,8 @@ impl node_server::Node for About {
             runtimes: info.runtimes.into_iter().map(runtime).collect(),
             landlock_abi: info.landlock.0.unwrap_or_default(),
             landlock_by_default: info.landlock.1,
+            apparmor: info.apparmor.0,
+            apparmor_by_default: info.apparmor.1,
         }))
     }
 

@@ -134,6 +134,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
         cap_drop: capabilities(f, "cap_drop", &config.cap_drop),
         seccomp: seccomp(f, config.seccomp),
         landlock: config.landlock,
+        apparmor: config.apparmor,
         resources: limits::resources(f, config.resources.unwrap_or_default()),
         devices: devices(f, config.devices),
         cdi_devices: cdi_devices(f, config.cdi_devices),
@@ -462,6 +463,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
             Seccomp::Profile(profile) => profile.clone(),
         },
         landlock: spec.landlock,
+        apparmor: spec.apparmor.clone(),
         resources: Some(limits::encode(&spec.resources)),
         devices: spec
             .devices

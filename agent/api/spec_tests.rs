@@ -69,6 +69,7 @@ fn full() -> v1::ContainerConfig {
         init: true,
         seccomp: "unconfined".into(),
         landlock: Some(true),
+        apparmor: "unconfined".into(),
         resources: Some(v1::Resources {
             memory_bytes: 64 << 20,
             memory_swap_bytes: -1,

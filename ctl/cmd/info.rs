@@ -154,6 +154,12 @@ fn info_text(r: &v1::InfoResponse) -> String {
         (abi, false) => format!("ABI {abi}, where asked for"),
     };
     line("Landlock", landlock);
+    let apparmor = match (r.apparmor, r.apparmor_by_default) {
+        (false, _) => "not enabled",
+        (true, true) => "profile berth-default",
+        (true, false) => "enabled, but the profile berth-default is not loaded",
+    };
+    line("AppArmor", apparmor.to_owned());
     line("Data", r.data_root.clone());
     line("Disk", format!("{} free of {}", human_bytes(r.disk_free_bytes), human_bytes(r.disk_total_bytes)));
     line("Caller", format!("{} ({})", r.caller, r.caller_role));

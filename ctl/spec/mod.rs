@@ -191,7 +191,7 @@ pub struct Create {
     /// Capability to drop, or ALL
     #[arg(long, value_name = "NAME", help_heading = "Security")]
     pub cap_drop: Vec<String>,
-    /// no-new-privileges, writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, or landlock=on|off
+    /// no-new-privileges, writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, apparmor=unconfined, apparmor=PROFILE or landlock=on|off
     #[arg(long, value_name = "OPTION", help_heading = "Security")]
     pub security_opt: Vec<String>,
     /// All capabilities and devices, no seccomp
@@ -251,7 +251,7 @@ impl Create {
             labels.extend(pairs::labels(&file.display().to_string(), &lines)?);
         }
         labels.extend(pairs::labels("--label", &self.label)?);
-        let Security { no_new_privileges, writable_cgroups, seccomp, landlock } = self.security()?;
+        let Security { no_new_privileges, writable_cgroups, seccomp, apparmor, landlock } = self.security()?;
         let chosen = self.network.chosen()?;
         Ok(v1::ContainerConfig {
             image: image.clone(),
@@ -288,6 +288,7 @@ impl Create {
             privileged: self.privileged,
             init: self.init,
             seccomp,
+            apparmor,
             landlock,
             resources: Some(self.limits.resources()?),
             devices: self
@@ -352,12 +353,17 @@ impl Create {
                 ("writable-cgroups", "" | "true") => security.writable_cgroups = true,
                 ("writable-cgroups", "false") => security.writable_cgroups = false,
                 ("seccomp", "unconfined") => security.seccomp = "unconfined".into(),
+                ("apparmor", name) if !name.is_empty() => security.apparmor = name.into(),
                 ("landlock", "on") => security.landlock = Some(true),
                 ("landlock", "off") => security.landlock = Some(false),
                 ("seccomp", path) if !path.is_empty() => security.seccomp = profile(Path::new(path))?,
+                ("label", _) => {
+                    return Err(Error::usage(format!("--security-opt {option:?} is not supported"))
+                        .hint("the agent gives containers no SELinux labels: leave it out"));
+                }
                 _ => {
                     return Err(Error::usage(format!("--security-opt {option:?} is not supported")).hint(
-                        "there are no-new-privileges, writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json and landlock=on|off",
+                        "there are no-new-privileges, writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, apparmor=unconfined, apparmor=PROFILE and landlock=on|off",
                     ));
                 }
             }
@@ -372,6 +378,7 @@ struct Security {
     no_new_privileges: bool,
     writable_cgroups: bool,
     seccomp: String,
+    apparmor: String,
     landlock: Option<bool>,
 }
 

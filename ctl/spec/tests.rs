@@ -75,6 +75,8 @@ fn every_flag_arrives() {
         "writable-cgroups=true",
         "--security-opt",
         "landlock=on",
+        "--security-opt",
+        "apparmor=mine",
         "--init",
         "--restart",
         "on-failure:3",
@@ -215,7 +217,7 @@ fn mounts() {
 fn refusals_name_flag_and_value() {
     for (args, words) in [
         (["--pid", "container:x"], "--pid \"container:x\""),
-        (["--security-opt", "apparmor=x"], "--security-opt \"apparmor=x\""),
+        (["--security-opt", "label=type:x"], "--security-opt \"label=type:x\""),
         (["--security-opt", "landlock=true"], "--security-opt \"landlock=true\""),
         (["--cpus", "0"], "--cpus \"0\""),
         (["--cpus", "1.2.3"], "--cpus \"1.2.3\""),

@@ -36,7 +36,7 @@ pub fn container(r: &v1::InspectContainerResponse) -> Value {
         ("HostsPath", json!("")),
         ("MountLabel", json!("")),
         ("ProcessLabel", json!("")),
-        ("AppArmorProfile", json!("")),
+        ("AppArmorProfile", c.apparmor.as_str().into()),
         ("ExecIDs", Value::Null),
     ] {
         value[key] = empty;
@@ -95,6 +95,9 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     if !c.seccomp.is_empty() {
         security.push(format!("seccomp={}", c.seccomp));
     }
+    if !c.apparmor.is_empty() {
+        security.push(format!("apparmor={}", c.apparmor));
+    }
     if let Some(landlock) = c.landlock {
         security.push(format!("landlock={}", if landlock { "on" } else { "off" }));
     }
@@ -131,7 +134,7 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     if log.max_files > 0 {
         options.insert("max-file".into(), log.max_files.to_string().into());
     }
-    take_out(value, &["NoNewPrivileges", "Seccomp", "Landlock"]);
+    take_out(value, &["NoNewPrivileges", "Seccomp", "AppArmor", "Landlock"]);
     value["SecurityOpt"] = list(&security);
     value["CapAdd"] = list(&c.cap_add);
     value["CapDrop"] = list(&c.cap_drop);

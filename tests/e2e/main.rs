@@ -7,6 +7,7 @@ mod harness;
 
 mod addressing;
 mod advisories;
+mod apparmor;
 mod attach;
 mod boot;
 #[cfg(feature = "failpoints")]

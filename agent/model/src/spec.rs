@@ -62,6 +62,8 @@ pub struct ContainerSpec {
     /// A Landlock domain around each of its processes. `Some(false)`: none, against the agent's default. `None`: in a request as the agent says, in
     /// a record none.
     pub landlock: Option<bool>,
+    /// AppArmor profile of the host, or `unconfined`. Empty: berth-default where the host has it loaded and the container is not privileged.
+    pub apparmor: String,
     pub resources: Resources,
     pub devices: Vec<Device>,
     /// Whole names of CDI devices: `vendor.com/class=name`. What they stand for is looked up at each start.

@@ -69,6 +69,7 @@ pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
     findings.extend(crate::cni::findings(inner));
     findings.push(user_namespaces(inner));
     findings.push(landlock(inner));
+    findings.extend(apparmor(inner));
     findings.extend(inner.runtime.others().into_iter().map(other_runtime));
     findings
 }
@@ -152,6 +153,23 @@ fn landlock(inner: &Inner) -> Finding {
             Finding::good("landlock", format!("ABI {abi}: around containers that do not say otherwise"))
         }
         (Some(abi), false) => Finding::good("landlock", format!("ABI {abi}: around containers that ask for it")),
+    }
+}
+
+/// Nothing where the host has none: it may have another security module, or have chosen to have none.
+fn apparmor(inner: &Inner) -> Option<Finding> {
+    let name = berth_runtime::DEFAULT_PROFILE;
+    match inner.runtime.apparmor() {
+        (false, _) => None,
+        (true, true) => Some(Finding::good("apparmor", format!("containers have the profile {name}"))),
+        (true, false) => Some(Finding::new(
+            "apparmor",
+            Verdict::Warning,
+            format!(
+                "no profile {name} is loaded: containers are unconfined unless --security-opt apparmor says otherwise"
+            ),
+            format!("apparmor_parser -r /etc/apparmor.d/{name}"),
+        )),
     }
 }
 

@@ -63,6 +63,7 @@ pub(crate) fn info(inner: &Inner) -> NodeInfo {
         disk_total_bytes: disk.total_bytes,
         runtimes: runtimes(inner),
         landlock: inner.runtime.landlock_abi(),
+        apparmor: inner.runtime.apparmor(),
     }
 }
 

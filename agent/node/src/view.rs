@@ -472,6 +472,8 @@ pub struct NodeInfo {
     pub runtimes: Vec<RuntimeView>,
     /// The kernel's version of Landlock, if it has one, and whether containers that say nothing of it are in such a domain.
     pub landlock: (Option<u32>, bool),
+    /// Whether AppArmor is enabled, and whether the agent's own profile is loaded.
+    pub apparmor: (bool, bool),
 }
 
 /// An OCI runtime that containers may be of.

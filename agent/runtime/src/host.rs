@@ -26,6 +26,8 @@ pub(crate) struct Host {
     pub kernel: (u32, u32),
     /// Version of Landlock. None: the kernel has none, or was started without it.
     pub landlock: Option<u32>,
+    /// AppArmor is enabled.
+    pub apparmor: bool,
 }
 
 impl Host {
@@ -45,6 +47,7 @@ impl Host {
             thermal: thermal(Path::new("/sys/devices/system/cpu")),
             kernel: (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)),
             landlock: landlock::abi(),
+            apparmor: read("/sys/module/apparmor/parameters/enabled") == "Y",
         }
     }
 

@@ -474,14 +474,15 @@ pub(crate) fn do_once(launcher: &Launcher, id: &ContainerId, wire: wire::Plan<'_
 pub(crate) fn exec_plan(
     cgroups: &Arc<dyn Cgroups>,
     host: &Host,
-    seccomp: Option<Arc<[u8]>>,
+    (seccomp, profile): (Option<Arc<[u8]>>, Option<String>),
     request: &ExecRequest<'_>,
 ) -> Result<ExecPlan, RuntimeError> {
     let spec = request.spec;
     let (effective, user) = plan::of_exec(request)?;
     let env = plan::exec_env(&effective, spec, &user.home);
     let program = seccomp.map(|p| Cow::Owned(p.to_vec()));
-    let mut wire = plan::exec(request.container, spec, &effective, &user, env, host, program, request.ids)?;
+    let walls = plan::Walls { seccomp: program, profile };
+    let mut wire = plan::exec(request.container, spec, &effective, &user, env, host, walls, request.ids)?;
     let mut places = Places::default();
     places.add(open_process(request.process.0, request.process.1)?);
     let (mut steps, cgroup) = join(cgroups.enter(request.id, request.process.0, request.probe)?, &mut places);

@@ -10,6 +10,7 @@
 #[cfg(all(feature = "weaken", not(debug_assertions)))]
 compile_error!("walls that can be taken down are for tests, not for a release");
 
+mod apparmor;
 mod attach;
 mod cgroup;
 mod counters;
@@ -29,6 +30,7 @@ pub mod sysctl;
 mod user;
 mod walls;
 
+pub use apparmor::DEFAULT_PROFILE;
 pub use attach::{AttachInput, Attachment, Output};
 pub use cgroup::{Hierarchy, cpu_weight, io_weight, mounted};
 pub use counters::{Block, CounterFiles, Counters, Cpu, Memory, Pressure};
@@ -250,6 +252,7 @@ impl Runtime {
         let mut wrong = plan::check(spec);
         wrong.extend(self.check_runtime(spec));
         wrong.extend(self.check_landlock(spec));
+        wrong.extend(self.check_profile(spec));
         let mode = self.inner.cgroups.mode();
         let r = &spec.resources;
         for (field, asked) in [("unified", !r.unified.is_empty()), ("oom_group", r.oom_group)] {
@@ -303,6 +306,7 @@ impl Runtime {
             devices,
             resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
             seccomp: if other.is_none() { self.seccomp(input.spec)? } else { None },
+            profile: self.profile_of(input.spec)?,
             other,
         };
         plan::plan(input, &around)
@@ -391,11 +395,14 @@ impl Runtime {
             return Err(RuntimeError::spec("command", "no command is given"));
         }
         let Inner { launcher, cgroups, host, .. } = &*self.inner;
+        let profile = if request.spec.privileged { None } else { self.profile_of(request.container)? };
         let exec = match self.other(&request.container.runtime)? {
-            Some(other) => foreign::exec(other, &self.places(request.run_dir), (launcher, cgroups, host), &request),
+            Some(other) => {
+                foreign::exec(other, &self.places(request.run_dir), (launcher, cgroups, host), &request, profile)
+            }
             None => {
                 let seccomp = if request.spec.privileged { None } else { self.seccomp(request.container)? };
-                let plan = || launch::exec_plan(cgroups, host, seccomp, &request);
+                let plan = || launch::exec_plan(cgroups, host, (seccomp, profile), &request);
                 launch::exec(launcher, cgroups, request.id, plan)
             }
         };

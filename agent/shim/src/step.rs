@@ -7,9 +7,9 @@
 use crate::{outside, tree, wall};
 use berth_model::wire::Step;
 use berth_model::wire::plan::Bytes;
-use berth_sys::fs::{self, Kind, Open};
+use berth_sys::fs::{self, Kind, Open, Resolve};
 use berth_sys::mount::{self, AttrChange, MountAttr, MountFlags, Propagation};
-use berth_sys::{cap, landlock, process, pty, seccomp, socket, userns};
+use berth_sys::{cap, landlock, oci, process, pty, seccomp, socket, userns};
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -215,6 +215,7 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
             mount::move_mount_to_fd(namespace.as_fd(), target.as_fd())
         }
         Step::HostFolder { path: p } => std::env::set_current_dir(path(p)),
+        Step::Profile { name, now } => apparmor(name, *now),
         Step::Landlock { rights, scopes } => {
             let root = fs::open("/", Open::PATH | Open::DIRECTORY, 0)?;
             // /dev/stdin may lead to the host's /dev/null.
@@ -268,6 +269,7 @@ pub fn describe(step: &Step<'_>) -> Vec<u8> {
         Step::HostView { folder, .. } => two("covering ", folder),
         Step::PinNamespace { target, .. } => two("binding a namespace to ", target),
         Step::HostFolder { path } => two("changing to the folder ", path),
+        Step::Profile { name, .. } => two("applying the AppArmor profile ", name),
         Step::Landlock { .. } => two("entering the Landlock domain", b""),
     }
 }
@@ -468,6 +470,25 @@ fn identity(uid: u32, gid: u32, groups: &[u32], capabilities: u64) -> io::Result
     process::set_user(uid, gid, groups)?;
     // Another user than root has lost all of them by that, as by execve; for root the sets shrink to what is given.
     if uid == 0 && !kept { cap::set(capabilities) } else { Ok(()) }
+}
+
+/// What is written goes to the kernel or nowhere: in a container that runs anything may lie over its /proc (CVE-2019-16884).
+fn apparmor(profile: &[u8], now: bool) -> io::Result<()> {
+    let proc = fs::open("/proc", Open::PATH | Open::DIRECTORY | Open::NOFOLLOW, 0)?;
+    if !oci::is_procfs(proc.as_fd())? {
+        return Err(invalid());
+    }
+    let (file, verb) = if now { ("current", "changeprofile ") } else { ("exec", "exec ") };
+    let open = |path: &str| {
+        let resolve = Resolve::BENEATH | Resolve::NO_XDEV | Resolve::NO_MAGICLINKS;
+        fs::openat2(proc.as_fd(), path, Open::WRONLY, 0, resolve)
+    };
+    // Before Linux 5.8 all security modules shared one folder.
+    let file = match open(&format!("self/attr/apparmor/{file}")) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => open(&format!("self/attr/{file}")),
+        found => found,
+    }?;
+    process::write(file.as_fd(), &[verb.as_bytes(), profile].concat()).map(drop)
 }
 
 /// Terminals of devpts (Documentation/admin-guide/devices.txt).

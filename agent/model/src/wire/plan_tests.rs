@@ -97,6 +97,7 @@ fn sample() -> Plan<'static> {
             Step::NoNewPrivileges,
             Step::Seccomp { program: bytes("12345678") },
             Step::Umask { mask: 0o22 },
+            Step::Profile { name: bytes("p"), now: true },
             Step::Landlock { rights: 0xffff, scopes: 3 },
             Step::AttachGiven { fd: 9, target: bytes("/data") },
         ],

@@ -137,6 +137,11 @@ pub enum Step<'a> {
     Umask {
         mask: u32,
     },
+    /// AppArmor: the profile that the next execve(2) enters, or that this process has from `now` on.
+    Profile {
+        name: Bytes<'a>,
+        now: bool,
+    },
     /// Landlock: from here on nothing but what is beneath the root and the standard streams is found by a path. Numbers as the kernel's.
     Landlock {
         rights: u64,
@@ -399,6 +404,11 @@ impl<'a> Step<'a> {
                 w.u8(34);
                 w.bytes(path);
             }
+            Step::Profile { name, now } => {
+                w.u8(36);
+                w.bytes(name);
+                w.bool(*now);
+            }
             Step::Landlock { rights, scopes } => {
                 w.u8(35);
                 w.u64(*rights);
@@ -475,6 +485,7 @@ impl<'a> Step<'a> {
             33 => Step::PinNamespace { fd: r.u8()?, target: text(r)? },
             34 => Step::HostFolder { path: text(r)? },
             35 => Step::Landlock { rights: r.u64()?, scopes: r.u64()? },
+            36 => Step::Profile { name: text(r)?, now: r.bool()? },
             tag => return Err(WireError::Tag(tag)),
         })
     }

@@ -214,6 +214,7 @@ pub(crate) fn exec(
     places: &oci::Places,
     (launcher, cgroups, host): (&Launcher, &Arc<dyn Cgroups>, &Host),
     request: &ExecRequest<'_>,
+    profile: Option<String>,
 ) -> Result<Exec, RuntimeError> {
     let name = NEXT.fetch_add(1, Ordering::Relaxed);
     // Of this agent alone: an earlier one may have left some.
@@ -222,7 +223,7 @@ pub(crate) fn exec(
         drop(crate::shim::open_process(request.process.0, request.process.1)?);
         let group = if request.probe { cgroup::probe_procs(&**cgroups, request.id)? } else { None };
         let mut descriptors = Descriptors::default();
-        let wire = exec_plan(runtime, places, &folder, request, host, group, &mut descriptors)?;
+        let wire = exec_plan(runtime, places, &folder, (request, profile.as_deref()), host, group, &mut descriptors)?;
         launch::attached(wire, descriptors, request)
     });
     let command = request.spec.command.first().map(String::as_str).unwrap_or_default();
@@ -239,7 +240,7 @@ fn exec_plan(
     runtime: &OtherRuntime,
     places: &oci::Places,
     folder: &Path,
-    request: &ExecRequest<'_>,
+    (request, profile): (&ExecRequest<'_>, Option<&str>),
     host: &Host,
     group: Option<OwnedFd>,
     descriptors: &mut Descriptors,
@@ -264,6 +265,7 @@ fn exec_plan(
         rlimits: &plan::rlimits(request.container, host, &mut ignored),
         no_new_privileges: request.container.no_new_privileges,
         oom_score_adj: oci::oom_score_adj(request.container, host),
+        profile,
     });
     make_folder(folder, 0o700)?;
     let (file, pid) = (folder.join("process.json"), folder.join("pid"));

@@ -86,6 +86,8 @@ pub(crate) struct Surroundings<'a> {
     pub resolv_conf: String,
     /// The seccomp program for these capabilities; None: unconfined.
     pub seccomp: Option<std::sync::Arc<[u8]>>,
+    /// The AppArmor profile; None: unconfined.
+    pub profile: Option<String>,
     /// Another runtime is to make it.
     pub other: Option<oci::Other>,
 }
@@ -136,6 +138,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
             open,
             attach,
             devices,
+            profile: around.profile.as_deref(),
         };
         let bundle = Some(oci::bundle(input, host, other, decided));
         return Ok(Plan { effective, warnings, wire, files, folders, delegate: None, bundle });
@@ -193,6 +196,8 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     }
     steps.extend(rlimits);
     steps.push(Step::Umask { mask: 0o22 });
+    // The init of `--init` executes nothing.
+    steps.extend(profile(around.profile.clone(), spec.init));
     steps.extend(landlock::step(spec, host)?);
     let seccomp = around.seccomp.as_ref().map(|p| Cow::Owned(p.to_vec()));
     steps.extend(credentials(&user, capabilities, seccomp, spec.no_new_privileges));
@@ -267,6 +272,14 @@ fn namespaces(spec: &ContainerSpec) -> u64 {
     flags
 }
 
+/// What is compiled or looked up for one process.
+pub(crate) struct Walls {
+    /// None: unconfined.
+    pub seccomp: Option<Cow<'static, [u8]>>,
+    /// Of AppArmor; None: unconfined.
+    pub profile: Option<String>,
+}
+
 /// One more process in a container whose first process is behind descriptor 0.
 #[expect(clippy::too_many_arguments, reason = "what the caller knows of both, and what it has looked up")]
 pub(crate) fn exec(
@@ -276,7 +289,7 @@ pub(crate) fn exec(
     user: &user::User,
     env: Vec<String>,
     host: &Host,
-    seccomp: Option<Cow<'static, [u8]>>,
+    walls: Walls,
     ids: Option<IdRange>,
 ) -> Result<wire::Plan<'static>, RuntimeError> {
     let mut kinds = namespaces(container);
@@ -301,12 +314,13 @@ pub(crate) fn exec(
         create: false,
     });
     steps.push(Step::Umask { mask: 0o22 });
+    steps.extend(profile(walls.profile, false));
     if !spec.privileged {
         steps.extend(landlock::step(container, host)?);
     }
     let capabilities = if spec.privileged { host.capabilities } else { capabilities(container, host, &mut ignored) };
     let no_new_privileges = container.no_new_privileges && !spec.privileged;
-    steps.extend(credentials(user, capabilities, seccomp, no_new_privileges));
+    steps.extend(credentials(user, capabilities, walls.seccomp, no_new_privileges));
     Ok(wire::Plan {
         join_pid: (!container.host_pid).then_some(0),
         tty: spec.tty,
@@ -322,6 +336,10 @@ pub(crate) fn exec(
 
 pub(crate) fn exec_env(container: &Effective, spec: &ExecSpec, home: &str) -> Vec<String> {
     command::exec_env(container, spec, home)
+}
+
+fn profile(name: Option<String>, now: bool) -> Option<Step<'static>> {
+    name.map(|name| Step::Profile { name: bytes(name), now })
 }
 
 /// Without no_new_privs a program can only be loaded with CAP_SYS_ADMIN: before the credentials. With it, as late as possible.

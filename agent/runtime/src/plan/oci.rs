@@ -66,6 +66,8 @@ pub(super) struct Decided<'a> {
     pub open: Vec<Step<'static>>,
     pub attach: Vec<Step<'static>>,
     pub devices: &'a [GivenDevice],
+    /// Of AppArmor.
+    pub profile: Option<&'a str>,
 }
 
 /// A bundle's configuration, and the steps that make it true.
@@ -101,7 +103,8 @@ fn text(path: &Path) -> String {
 }
 
 pub(super) fn bundle(input: &PlanInput<'_>, host: &Host, other: &Other, decided: Decided<'_>) -> Bundle {
-    let Decided { hostname, effective, user, namespaces, capabilities, rlimits, mut open, attach, devices } = decided;
+    let Decided { hostname, effective, user, namespaces, capabilities, rlimits, mut open, attach, devices, profile } =
+        decided;
     let spec = input.spec;
     let mut kernel = KernelTrees::new(spec, input);
     open.append(&mut kernel.open);
@@ -152,6 +155,7 @@ pub(super) fn bundle(input: &PlanInput<'_>, host: &Host, other: &Other, decided:
         rlimits,
         no_new_privileges: spec.no_new_privileges,
         oom_score_adj: oom_score_adj(spec, host),
+        profile,
     });
     let mut config = json!({
         "ociVersion": "1.0.2",
@@ -181,6 +185,8 @@ pub(crate) struct Process<'a> {
     pub rlimits: &'a [Step<'static>],
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
+    /// Of AppArmor.
+    pub profile: Option<&'a str>,
 }
 
 /// `process` of a configuration, and the file of an exec.
@@ -212,6 +218,9 @@ pub(crate) fn process(p: &Process<'_>) -> Value {
     });
     if let Some(score) = p.oom_score_adj {
         process["oomScoreAdj"] = score.into();
+    }
+    if let Some(profile) = p.profile {
+        process["apparmorProfile"] = profile.into();
     }
     process
 }
