@@ -245,6 +245,7 @@ fn user_namespaces_are_the_agents() {
         assert_eq!(node.ok(&["exec", &id, "sh", "-c", "touch /mine; stat -c %u /mine /bin/busybox"]), "0\n0");
         assert!(node.ok(&["diff", &id]).contains("/mine"));
         assert_eq!(node.ok(&["exec", &id, "sh", "-c", "echo out >/dev/stdout"]), "out");
+        assert_eq!(node.sh(&["--runtime", runtime, "--userns", "auto"], "echo out >/dev/stdout"), "out");
         assert_eq!(
             node.sh(
                 &["--runtime", runtime, "--userns", "auto", "--network", "host"],

@@ -108,6 +108,8 @@ pub(super) fn bundle(input: &PlanInput<'_>, host: &Host, other: &Other, decided:
     let spec = input.spec;
     let mut kernel = KernelTrees::new(spec, input);
     open.append(&mut kernel.open);
+    // runc tries that in the user namespace, where it may not.
+    open.extend(input.ids.map(userns::own_streams));
     let mut mounts = base_mounts(spec, host, &kernel, &other.places);
     let mut steps = kernel.attach(&other.places);
     // Who is root in a user namespace makes no devices, and runtimes differ in what they do about it.
