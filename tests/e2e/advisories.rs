@@ -88,7 +88,8 @@ fn control_groups_are_not_the_containers() {
         find /sys/fs/cgroup -maxdepth 2 -type d 2>/dev/null | while read d; do mkdir $d/attack 2>/dev/null && echo $d; done; true";
     let folder = if runtimes::leaves_folder_of_groups() { "/sys/fs/cgroup" } else { "" };
     for userns in ["auto", "host"] {
-        assert_eq!(node.sh(&["--userns", userns], script), folder, "{userns}");
+        let got = node.sh(&["--userns", userns], script);
+        assert!(got.is_empty() || got == folder, "{userns}: {got}");
     }
     node.finish();
 }
