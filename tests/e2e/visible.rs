@@ -1,14 +1,25 @@
 //! What a process in a container has from the start: descriptors, environment, mounts, rights, keys. Compared with what it should be.
 
 use crate::escapes::program;
-use crate::harness::{Node, image, runtimes};
+use crate::harness::{Node, image, runtimes, test_dir};
 use std::process::Command;
 
 /// Left out: what depends on the host's kernel. Control groups have a test of their own (`the_groups_are_its_own`), and masks, too
 /// (`sandbox.rs`).
 fn of(output: &str) -> String {
-    const BY_KERNEL: [&str; 9] =
-        ["acpi", "asound", "interrupts", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats", "keys"];
+    const BY_KERNEL: [&str; 11] = [
+        "acpi",
+        "asound",
+        "interrupts",
+        "kcore",
+        "keys",
+        "latency_stats",
+        "sched_debug",
+        "scsi",
+        "sysrq-trigger",
+        "timer_list",
+        "timer_stats",
+    ];
     let masked = |line: &str| BY_KERNEL.iter().any(|name| line.starts_with(&format!("mount /proc/{name} ")));
     let other = ["mount /sys/", "keyring", "cgroup", "status SigIgn"];
     let wanted = |line: &&str| !other.iter().any(|start| line.starts_with(start)) && !masked(line);
@@ -16,14 +27,21 @@ fn of(output: &str) -> String {
     lines.dedup();
     // In which order the kernel's file systems were mounted says nothing.
     lines.sort_by_key(|line| line.starts_with("mount ").then_some(*line));
-    lines.join("\n").replace(&own_file_system(), " HOST ").replace(&all_capabilities(), "ALL")
+    let lines: Vec<String> = lines.into_iter().map(own_file_system).collect();
+    lines.join("\n").replace(&all_capabilities(), "ALL")
 }
 
-/// Of the files that the agent makes for a container, and of the program.
-fn own_file_system() -> String {
-    let output = Command::new("stat").args(["-f", "-c", "%T"]).arg(program()).output().expect("stat");
-    let name = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    format!(" {} ", if name == "ext2/ext3" { "ext4" } else { &name })
+/// The program and the files that the agent makes for a container are on the host's: which it is there says nothing.
+fn own_file_system(line: &str) -> String {
+    let host = match line.strip_prefix("mount ").and_then(|rest| rest.split_once(' ')) {
+        Some(("/escape", _)) => program(),
+        Some(("/etc/hostname" | "/etc/hosts" | "/etc/resolv.conf", _)) => test_dir().join("run"),
+        _ => return line.to_owned(),
+    };
+    let output = Command::new("stat").args(["-f", "-c", "%T"]).arg(host).output().expect("stat");
+    let name =
+        String::from_utf8_lossy(&output.stdout).trim().replace("ext2/ext3", "ext4").replace("overlayfs", "overlay");
+    line.replace(&format!(" {name} "), " HOST ")
 }
 
 /// What a privileged container has: all that this host has.

@@ -11,6 +11,7 @@ use berth_sys::socket;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
+use std::time::{Duration, Instant};
 
 const SIGKILL: i32 = 9;
 const SIGCHLD: i32 = 17;
@@ -83,10 +84,24 @@ fn no_such() -> io::Error {
     io::Error::from(io::ErrorKind::InvalidInput)
 }
 
+/// Only a process with one thread joins (setns(2), `EINVAL`), and a thread that has been waited for (`mount::copy_tree` has one) counts until the
+/// kernel has let go of it.
+fn join_users(userns: &OwnedFd) -> io::Result<()> {
+    let until = Instant::now() + LAST_THREAD;
+    loop {
+        match process::setns(userns.as_fd(), NEWUSER) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Joins the user namespace, and returns in a child of the shim's whose other namespaces belong to it: a namespace is its maker's, and the one
 /// for processes is only entered by birth. This process tells the shim which it is, and ends.
 fn be_born_in(namespaces: u64, userns: &OwnedFd, report: &OwnedFd) -> Result<(), Vec<u8>> {
-    process::setns(userns.as_fd(), NEWUSER).map_err(|e| failure("joining the user namespace", &e))?;
+    join_users(userns).map_err(|e| failure("joining the user namespace", &e))?;
     let born = process::clone3(namespaces | PARENT, None);
     match born.map_err(|e| failure("making the container's namespaces (clone3)", &e))? {
         Cloned::Child => Ok(()),
@@ -97,6 +112,9 @@ fn be_born_in(namespaces: u64, userns: &OwnedFd, report: &OwnedFd) -> Result<(),
         }
     }
 }
+
+/// For the kernel to let go of a thread.
+const LAST_THREAD: Duration = Duration::from_secs(2);
 
 // Flags of clone(2).
 const PARENT: u64 = 0x8000;

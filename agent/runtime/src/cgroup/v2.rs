@@ -290,14 +290,18 @@ impl Cgroups for V2 {
         if old.cpu_shares != new.cpu_shares {
             set("cpu.weight", number(new.cpu_shares.map(cpu_weight), "100"));
         }
-        if old.cpuset_cpus != new.cpuset_cpus {
-            set("cpuset.cpus", new.cpuset_cpus.clone().unwrap_or_default());
-        }
-        if old.cpuset_mems != new.cpuset_mems {
-            set("cpuset.mems", new.cpuset_mems.clone().unwrap_or_default());
-        }
         if old.pids != new.pids {
             set("pids.max", new.pids.filter(|p| *p > 0).map_or("max".to_owned(), |p| p.to_string()));
+        }
+        for (file, old, new) in
+            [("cpuset.cpus", &old.cpuset_cpus, &new.cpuset_cpus), ("cpuset.mems", &old.cpuset_mems, &new.cpuset_mems)]
+        {
+            // A group with processes whose list is not empty does not take an empty one (`ENOSPC`, Linux 6.12): all that is above, then.
+            let above = || fs::read_to_string(self.parent.join(format!("{file}.effective"))).unwrap_or_default();
+            let list = |wanted: &Option<String>| wanted.clone().unwrap_or_else(|| above().trim().to_owned());
+            if old != new {
+                settings.push(Setting::new(group.join(file), list(new)).or_back_to(list(old)));
+            }
         }
         settings.extend(lines::block_v2(&group, old, new)?.all()?);
         settings.extend(lines::hugepages(&group, old, new, lines::HUGE_V2)?);
