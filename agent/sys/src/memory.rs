@@ -96,7 +96,8 @@ mod tests {
         let before = code_in_memory();
         let size = super::forget_code().unwrap();
         let after = code_in_memory();
-        assert!(size as u64 >= before, "{size} {before}");
+        // A page at either end may be another segment's, too.
+        assert!(size as u64 + 2 * super::page_bytes() >= before, "{size} {before}");
         // Some of it is what has just looked.
         assert!(after < before, "{after} {before}");
         // What was there at the start works as before.
