@@ -204,9 +204,13 @@ fn hooks_run_in_their_order_and_places() {
     assert_eq!(bench.output(), "");
     ok(bench.runtime(&["start", &bench.id()]));
     assert_eq!(names(&log).last().unwrap(), "poststart");
+    let began = std::time::Instant::now();
+    while !bench.output().contains("\"id\":") {
+        assert!(began.elapsed().as_secs() < 10, "startContainer ran inside, before the program: {}", bench.output());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     ok(bench.runtime(&["kill", &bench.id(), "KILL"]));
     bench.wait_for("stopped");
-    assert!(bench.output().contains("\"id\":"), "startContainer ran inside, before the program: {}", bench.output());
     assert_eq!(names(&log).last().unwrap(), "poststart", "poststop is delete's");
     let out = bench.runtime(&["delete", &bench.id()]);
     assert!(text(&out.stderr).contains("hooks.poststop[0]"), "its failure is a warning: {}", text(&out.stderr));
@@ -432,11 +436,15 @@ fn terminals_go_to_the_console_socket() {
     ok(bench.create(&["--console-socket", socket.to_str().unwrap()]));
     let mut master = received.join().unwrap();
     ok(bench.runtime(&["start", &bench.id()]));
-    master.write_all(b"hello\n").unwrap();
-    let (mut said, mut buffer) = (String::new(), [0; 1024]);
+    let (mut said, mut buffer, mut told) = (String::new(), [0; 1024], false);
     // EIO: the last one who had the terminal open is gone.
     while let Ok(n @ 1..) = master.read(&mut buffer) {
         said.push_str(&text(&buffer[..n]));
+        // Not before: the terminal repeats it where it comes.
+        if !told && said.contains("33 77\r\n") {
+            master.write_all(b"hello\n").unwrap();
+            told = true;
+        }
     }
     assert!(said.contains("/dev/pts/0\r\n33 77\r\n"), "{said:?}");
     assert!(said.contains("got hello\r\nc"), "{said:?}");

@@ -100,7 +100,7 @@ fn a_group_with_somebody_in_it_is_left_alone() {
     // And below one that is frozen nothing starts.
     ok(first.runtime(&["pause", &first.id()]));
     let frozen = in_group(&format!("{own}/frozen"));
-    fails(frozen.create(&[]), if only_v2() { "has processes of its own" } else { "the cgroup is frozen" });
+    fails(frozen.create(&[]), "the cgroup is frozen");
     assert!(!frozen.state_folder().join(frozen.id()).exists());
 }
 
