@@ -3,22 +3,26 @@
 //! A UDP client that goes on sending keeps its entry alive, and with it the old destination: without this, a port that was published anew
 //! would be deaf to exactly the clients that are most eager.
 
-use crate::netlink::{ACK, Failure, Messages, Socket};
+use crate::netlink::{ACK, DUMP, Failure, Messages, Socket, find};
 use berth_model::network::Protocol;
 use std::net::IpAddr;
 
+const CT_GET: u16 = 1 << 8 | 1;
 const CT_DELETE: u16 = 1 << 8 | 2;
 const FAMILY_IPV4: u8 = 2;
 const FAMILY_IPV6: u8 = 10;
 
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
 const FILTER: u16 = 25;
 const FILTER_SOURCE: u32 = 1 << 0;
 const FILTER_PROTOCOL: u32 = 1 << 3;
 const FILTER_SOURCE_PORT: u32 = 1 << 4;
 const FILTER_DESTINATION_PORT: u32 = 1 << 5;
 const UDP: u8 = 17;
+const ENOENT: i32 = 2;
 
 /// Forgets all connections that are answered by this address: those to the published ports of a container that is gone.
 pub fn forget_answers_of(socket: &mut Socket, container: IpAddr) -> Result<(), Failure> {
@@ -86,19 +90,45 @@ pub fn forget_udp(socket: &mut Socket) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Deletion by filter needs a recent kernel; an older one refuses, because to it the tuple is incomplete, and deletes nothing.
+/// At once, where the kernel deletes by filter. An older one (6.1) refuses, because to it the tuple is incomplete: there they are asked for by the
+/// same filter (Linux 5.8), and deleted one by one.
 fn delete(
     socket: &mut Socket,
     family: u8,
     original: u32,
     reply: u32,
-    tuple: impl FnOnce(&mut Messages),
+    tuple: impl Fn(&mut Messages),
 ) -> Result<(), Failure> {
-    let mut m = Messages::new();
-    m.begin(CT_DELETE, ACK, &[family, 0, 0, 0]);
-    tuple(&mut m);
-    m.nest(FILTER, |m| {
-        m.attribute(1, &original.to_ne_bytes()).attribute(2, &reply.to_ne_bytes());
-    });
-    socket.exchange(&mut m, false).map(drop)
+    let filtered = |kind, flags| {
+        let mut m = Messages::new();
+        m.begin(kind, flags, &[family, 0, 0, 0]);
+        tuple(&mut m);
+        m.nest(FILTER, |m| {
+            m.attribute(1, &original.to_ne_bytes()).attribute(2, &reply.to_ne_bytes());
+        });
+        m
+    };
+    if socket.exchange(&mut filtered(CT_DELETE, ACK), false).is_ok() {
+        return Ok(());
+    }
+    for found in socket.exchange(&mut filtered(CT_GET, DUMP), false)? {
+        let attributes = found.body.get(4..).unwrap_or_default();
+        let Some(tuple) = find(attributes, TUPLE_ORIGINAL) else { continue };
+        let mut m = Messages::new();
+        m.begin(CT_DELETE, ACK, &[family, 0, 0, 0]);
+        m.nest(TUPLE_ORIGINAL, |m| {
+            m.raw(tuple);
+        });
+        // The id: not another connection that has come in its place.
+        for kind in [ID, ZONE] {
+            if let Some(value) = find(attributes, kind) {
+                m.attribute(kind, value);
+            }
+        }
+        match socket.exchange(&mut m, false) {
+            Err(failure) if failure.errno() != ENOENT => return Err(failure),
+            _ => {}
+        }
+    }
+    Ok(())
 }
