@@ -3,10 +3,12 @@
 use crate::check::{self, Checked};
 use crate::doctor::{self, Finding};
 use crate::gc::{self, policy::Policy};
+use crate::node::Inner;
 use crate::requests::{Begin, fingerprint};
-use crate::view::{ContainerBytes, DiskUsage, EventItem, FreedItem, NodeInfo, Requester};
+use crate::view::{ContainerBytes, DiskUsage, EventItem, Freed, FreedItem, FreedTotal, NodeInfo, Requester};
 use crate::{Node, NodeError, info, usage};
 use berth_model::{ContainerId, Timestamp};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 impl Node {
@@ -70,6 +72,23 @@ impl Node {
         policy: Policy,
         dry_run: bool,
     ) -> Result<mpsc::Receiver<Result<FreedItem, NodeError>>, NodeError> {
+        let action = if rpc == "CollectGarbage" { "gc" } else { "prune" };
+        let work = move |inner: Arc<Inner>, tell| async move { gc::run(&inner, &policy, dry_run, action, &tell).await };
+        self.freeing(who, rpc, content, work).await
+    }
+
+    /// What removals of many things have in common: a repeated request gets the total of the first, and `work` goes on to its end when the
+    /// receiver goes.
+    pub(crate) async fn freeing<F>(
+        &self,
+        who: &Requester,
+        rpc: &'static str,
+        content: &impl serde::Serialize,
+        work: impl FnOnce(Arc<Inner>, mpsc::Sender<Freed>) -> F,
+    ) -> Result<mpsc::Receiver<Result<FreedItem, NodeError>>, NodeError>
+    where
+        F: Future<Output = Result<FreedTotal, NodeError>> + Send + 'static,
+    {
         let (send, receive) = mpsc::channel(16);
         let ticket = match self.inner().requests.begin(who, rpc, fingerprint(content)).await? {
             Begin::New(ticket) => ticket,
@@ -83,15 +102,9 @@ impl Node {
         if self.inner().stop.is_cancelled() {
             return Err(NodeError::Stopping);
         }
-        let (node, inner) = (self.clone(), self.inner().clone());
-        let action = if rpc == "CollectGarbage" { "gc" } else { "prune" };
+        let (tell, mut told) = mpsc::channel(16);
+        let (node, work) = (self.clone(), work(self.inner().clone(), tell));
         self.inner().tasks.spawn(async move {
-            let (tell, mut told) = mpsc::channel(16);
-            let work = async {
-                let done = gc::run(&inner, &policy, dry_run, action, &tell).await;
-                drop(tell);
-                done
-            };
             let pass_on = async {
                 while let Some(freed) = told.recv().await {
                     let _ = send.send(Ok(FreedItem::Freed(freed))).await;

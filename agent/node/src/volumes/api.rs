@@ -2,11 +2,13 @@
 
 use super::{ExportItem, ImportItem, ImportRequest};
 use crate::gc::policy::LabelFilter;
+use crate::node::Inner;
 use crate::requests::{Begin, fingerprint};
 use crate::view::{FreedItem, VolumeView};
 use crate::{Node, NodeError, Requester};
 use berth_tar::Extracted;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 impl Node {
@@ -89,35 +91,9 @@ impl Node {
         content: &impl serde::Serialize,
         dry_run: bool,
     ) -> Result<mpsc::Receiver<Result<FreedItem, NodeError>>, NodeError> {
-        let (send, receive) = mpsc::channel(16);
-        let ticket = match self.inner().requests.begin(who, "PruneVolumes", fingerprint(content)).await? {
-            Begin::New(ticket) => ticket,
-            Begin::Answered(total) => {
-                let total = serde_json::from_str(&total).unwrap_or_default();
-                let _ = send.send(Ok(FreedItem::Total(total))).await;
-                return Ok(receive);
-            }
-        };
-        let (node, inner) = (self.clone(), self.inner().clone());
-        self.inner().tasks.spawn(async move {
-            let (tell, mut told) = mpsc::channel(16);
-            let work = async {
-                let done = super::prune(&inner, all, &labels, dry_run, &tell).await;
-                drop(tell);
-                done
-            };
-            let pass_on = async {
-                while let Some(freed) = told.recv().await {
-                    let _ = send.send(Ok(FreedItem::Freed(freed))).await;
-                }
-            };
-            let (done, ()) = tokio::join!(work, pass_on);
-            if let Ok(total) = &done {
-                node.answered(ticket, &serde_json::to_string(total).unwrap_or_default()).await;
-            }
-            let _ = send.send(done.map(FreedItem::Total)).await;
-        });
-        Ok(receive)
+        let work =
+            move |inner: Arc<Inner>, tell| async move { super::prune(&inner, all, &labels, dry_run, &tell).await };
+        self.freeing(who, "PruneVolumes", content, work).await
     }
 
     /// A volume's files as a tar, and the digest of it last.
