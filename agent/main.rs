@@ -64,6 +64,8 @@ enum Command {
 
 fn main() -> ExitCode {
     berth_sys::memory::one_heap();
+    // Before anything else is opened. Without them a start costs more, and says itself what is wrong.
+    let _ = berth_sys::spawn::reserve();
     let args = Args::parse();
     match start(&args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,7 @@ use berth_model::ContainerId;
 use berth_model::wire::{self, FailKind, Fds, MAX_FDS, MAX_INLINE_PLAN, MAX_PLAN, Request, Response, Started, Step};
 use berth_sys::fs::Open;
 use berth_sys::process::{Child, Poll};
-use berth_sys::{fs, memfd, process, socket};
+use berth_sys::{fs, memfd, process, socket, spawn};
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::io::{self, IoSlice};
@@ -86,7 +86,7 @@ impl Launcher {
     fn start(&self, name: &CStr, nameless: bool) -> Result<Launched, RuntimeError> {
         let (control, theirs) = socket::seqpacket_pair().map_err(RuntimeError::io("making the shim's socket"))?;
         let streams = [theirs.as_fd(), self.null.as_fd(), self.null.as_fd()];
-        let child = process::spawn(self.program.as_fd(), &[c"berth-shim", name], streams)
+        let child = spawn::spawn(self.program.as_fd(), &[c"berth-shim", name], streams)
             .map_err(RuntimeError::io("starting the shim"))?;
         Ok(Launched { child, control, nameless })
     }

@@ -21,6 +21,7 @@ pub mod process;
 pub mod pty;
 pub mod seccomp;
 pub mod socket;
+pub mod spawn;
 pub mod store;
 pub mod term;
 pub mod userns;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// What a call returned, or the kernel's error.
-fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+pub(crate) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
@@ -89,95 +89,6 @@ impl Child {
             }
         }
     }
-}
-
-/// What [`spawn`]'s child reads, and what it leaves when it fails.
-struct Spawn {
-    program: RawFd,
-    args: *const *const libc::c_char,
-    env: *const *const libc::c_char,
-    streams: [RawFd; 3],
-    errno: libc::c_int,
-}
-
-/// Runs in the child on the parent's memory, while the parent's thread sleeps: nothing but system calls on what the parent has prepared.
-extern "C" fn become_program(spawn: *mut libc::c_void) -> libc::c_int {
-    let spawn = spawn.cast::<Spawn>();
-    // SAFETY: `spawn` lives on the parent's stack, which sleeps until the execve or the end; both lists and their strings do too, and end
-    // with a null. The calls are safe after a fork, and write no memory of the parent's but errno, which is its own thread's.
-    unsafe {
-        let streams = (*spawn).streams;
-        if (0..3).all(|to| libc::dup2(streams[to as usize], to) >= 0) {
-            libc::syscall(
-                libc::SYS_execveat,
-                (*spawn).program,
-                c"".as_ptr(),
-                (*spawn).args,
-                (*spawn).env,
-                libc::AT_EMPTY_PATH,
-            );
-        }
-        (*spawn).errno = *libc::__errno_location();
-        libc::_exit(127)
-    }
-}
-
-/// Starts the program behind a descriptor, without an environment, with three descriptors (none of them 0, 1 or 2) as its standard streams,
-/// and with every signal blocked: it has to call [`unblock_signals`] itself.
-///
-/// The child shares this process's memory until its execve (clone(2), CLONE_VM and CLONE_VFORK): no page table is copied, however large the
-/// caller is. posix_spawn(3) does the same, but asks for and resets the disposition of each of the 64 signals, which an execve does anyway; with
-/// all signals blocked no handler of the caller's can run in the child.
-///
-/// # Errors
-/// As clone(2), dup2(2) and execveat(2).
-pub fn spawn(program: BorrowedFd<'_>, args: &[&CStr], streams: [BorrowedFd<'_>; 3]) -> io::Result<Child> {
-    const STACK: usize = 64 << 10;
-    if streams.iter().any(|fd| fd.as_raw_fd() < 3) {
-        // dup2 onto itself would leave it close-on-exec, and one stream would overwrite the next one's source.
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    let args: Vec<_> = args.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
-    let env = [std::ptr::null()];
-    let mut spawn = Spawn {
-        program: program.as_raw_fd(),
-        args: args.as_ptr(),
-        env: env.as_ptr(),
-        streams: streams.map(|fd| fd.as_raw_fd()),
-        errno: 0,
-    };
-    let mut stack: Vec<std::mem::MaybeUninit<u128>> = Vec::with_capacity(STACK / 16);
-    let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
-    let mut pidfd: RawFd = -1;
-    let all = u64::MAX;
-    let mut before = 0u64;
-    // SAFETY: both sets are 8 bytes, the kernel's size, and live through the call.
-    check(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, &raw mut before, 8) })?;
-    // SAFETY: the stack grows down from `top`, is aligned to 16 and nobody else's until the child has left it, which is when this call
-    // returns (CLONE_VFORK). `become_program` never returns and keeps to what is safe beside a sleeping parent. The fourth argument of
-    // the system call is where CLONE_PIDFD puts the descriptor (Linux 5.2).
-    let pid = unsafe {
-        libc::clone(
-            become_program,
-            top.cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
-            (&raw mut spawn).cast(),
-            &raw mut pidfd,
-        )
-    };
-    let cloned = check(pid.into());
-    // SAFETY: as above; the old set is not asked for.
-    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const before, 0usize, 8) };
-    let pid = cloned? as u32;
-    // SAFETY: the kernel has put a new descriptor there, which nobody else owns.
-    let child = Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } };
-    // SAFETY: the child wrote it through a pointer, before this thread woke up.
-    let errno = unsafe { std::ptr::read_volatile(&raw const spawn.errno) };
-    if errno != 0 {
-        child.reap(true)?;
-        return Err(io::Error::from_raw_os_error(errno));
-    }
-    Ok(child)
 }
 
 /// Joins the namespaces `kinds` of a process (pidfd: Linux 5.8, several at once) or the one namespace behind a descriptor (setns(2)).
@@ -613,27 +524,6 @@ mod tests {
         assert_eq!(reap(Some(child.id()), true).unwrap(), Some((child.id(), Ended::Signal(9))));
         assert!(pidfd_send_signal(fd.as_fd(), 9).is_err());
         let _ = child.try_wait();
-    }
-
-    #[test]
-    fn spawned_programs_get_their_streams_and_no_environment() {
-        let file = |path: &str| OwnedFd::from(std::fs::File::open(path).unwrap());
-        let (sh, null) = (file("/bin/sh"), file("/dev/null"));
-        let (r, w) = pipe().unwrap();
-        let script = c"read line < /proc/$$/status; echo $line; env; kill -9 $$";
-        let streams = [null.as_fd(), w.as_fd(), w.as_fd()];
-        let child = spawn(sh.as_fd(), &[c"sh", c"-c", script], streams).unwrap();
-        drop(w);
-        let mut text = String::new();
-        io::Read::read_to_string(&mut std::fs::File::from(r), &mut text).unwrap();
-        assert!(text.starts_with("Name:") && text.contains("PWD=") && !text.contains("CARGO"), "{text}");
-        assert!(child.reap(true).unwrap() && child.reap(false).unwrap());
-        let child = spawn(sh.as_fd(), &[c"sh", c"-c", c"sleep 100"], [null.as_fd(); 3]).unwrap();
-        assert!(!child.reap(false).unwrap());
-        child.kill().unwrap();
-        assert!(child.reap(true).unwrap());
-        // Nothing to execute, and no zombie for it.
-        assert_eq!(spawn(null.as_fd(), &[c"x"], [null.as_fd(); 3]).unwrap_err().raw_os_error(), Some(libc::EACCES));
     }
 
     #[test]

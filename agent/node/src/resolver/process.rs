@@ -5,7 +5,7 @@
 use crate::NodeError;
 use berth_sys::fs::Open;
 use berth_sys::process::{self, Child, Poll};
-use berth_sys::{fs, memfd, socket};
+use berth_sys::{fs, memfd, socket, spawn};
 use std::ffi::CString;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -106,7 +106,7 @@ impl Process {
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|e| io_error("naming the DNS server's folder")(e.into()));
         let (folder, build) = (text(folder.as_os_str().as_bytes())?, text(build().as_bytes())?);
         let streams = [listener.as_fd(), null.as_fd(), null.as_fd()];
-        let child = process::spawn(program.as_fd(), &[c"berth-names", &folder, &build], streams)
+        let child = spawn::spawn(program.as_fd(), &[c"berth-names", &folder, &build], streams)
             .map_err(io_error("starting the DNS server"))?;
         let ready = (|| {
             let control = socket::connect(&path).map_err(io_error("connecting to the DNS server"))?;
