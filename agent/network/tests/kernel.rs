@@ -198,6 +198,11 @@ fn containers_reach_and_are_reached() {
             assert_eq!(ask_udp(&udp(), (address, 5353)).as_deref(), Some("a"), "udp to {address}");
         }
         assert_eq!(within(world.as_fd(), || ask(UPLINK, 8080)).unwrap(), OUTSIDE);
+        // The bridge's port is nobody's: it has no addresses.
+        assert_eq!(
+            run(&format!("ip address show dev {} scope link", a.main().host_interface)).matches("inet").count(),
+            0
+        );
         assert_eq!(within(world.as_fd(), || ask_udp(&udp(), (UPLINK, 5353))).as_deref(), Some("a"));
         // From containers, also from itself.
         for (who, namespace) in [("b", &b), ("a itself", &a)] {
