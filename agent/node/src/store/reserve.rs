@@ -44,6 +44,19 @@ impl Reserve {
         }
     }
 
+    /// As [`Reserve::keep`], however short ago that was tried.
+    pub fn keep_now(&mut self) {
+        self.tried = None;
+        self.keep();
+    }
+
+    /// Its room goes on under another name, without a moment in which somebody else could take it.
+    pub fn become_file(&mut self, path: &Path) {
+        if self.there && std::fs::rename(&self.path, path).is_ok() {
+            self.there = false;
+        }
+    }
+
     /// Gives its room back. False: there was none.
     pub fn give_up(&mut self) -> bool {
         let given = std::mem::take(&mut self.there) && std::fs::remove_file(&self.path).is_ok();
