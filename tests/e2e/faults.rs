@@ -266,10 +266,12 @@ fn the_container_that_has_filled_the_disk_can_be_removed() {
     until("the agent keeps room", || reserve(&node).len() == 1);
     let fills = "while :; do cat /dev/zero >>/x; cat /dev/zero >>/y; sleep 0.1; done 2>/dev/null";
     let full = |node: &Node| {
+        // A few blocks may be nobody's: the hog writes whole pages, and the file system keeps some for what it notes itself.
         until("the disk is full", || {
             let free = tool("df", &["--output=avail", "-k", node.data().to_str().expect("utf-8")]);
-            free.lines().last().is_some_and(|n| n.trim() == "0")
+            free.lines().last().is_some_and(|n| n.trim().parse::<u64>().expect("kilobytes") <= 64)
         });
+        std::thread::sleep(Duration::from_millis(300));
     };
     for round in ["first", "second"] {
         node.detached(&["--name", "hog"], fills);
@@ -297,7 +299,6 @@ fn the_container_that_has_filled_the_disk_can_be_removed() {
         if how == "killed without a reserve" {
             reserve(&node).iter().for_each(|file| std::fs::remove_file(file).expect("reserve"));
         }
-        std::thread::sleep(Duration::from_millis(300));
         full(&node);
         node.spawn();
         node.ok(&["rm", "-f", "hog"]);
