@@ -10,6 +10,7 @@ mod complete;
 mod config;
 mod connect;
 mod credentials;
+mod dial;
 mod error;
 mod fanout;
 mod feed;

@@ -3,7 +3,8 @@
 
 use crate::error::NetworkError;
 use crate::guard::Member;
-use crate::link::{EEXIST, EINVAL, ENODEV, EXFULL, End, MAC_CONTAINER, MAC_PORT, MacvlanEnd, mac_of, parse_mac};
+use crate::link::{EEXIST, EINVAL, ENODEV, EXFULL, End, MacvlanEnd};
+use crate::mac::{MAC_CONTAINER, MAC_PORT, mac_of, parse_mac};
 use crate::net::{Macvlan, Net};
 use crate::networks::{Inner, lock};
 use berth_model::ContainerId;

@@ -5,7 +5,7 @@
 //! has learned anything from the frame.
 
 use crate::error::NetworkError;
-use crate::link::{MAC_CONTAINER, mac_of, parse_mac};
+use crate::mac::{MAC_CONTAINER, mac_of, parse_mac};
 use crate::netlink::Socket;
 use crate::nft::{Batch, Expr, Family, Hook};
 use berth_model::network::NetworkAttachment;

@@ -1,7 +1,8 @@
 //! One network: its bridge, its addresses' bounds and its rules.
 
 use crate::error::{NetworkError, Prefix, Prefix6};
-use crate::link::{Link, Links, MAC_BRIDGE, mac_of};
+use crate::link::{Link, Links};
+use crate::mac::{MAC_BRIDGE, mac_of};
 use crate::namespace::host_setting;
 use crate::networks::{Inner, lock};
 use crate::nft;
