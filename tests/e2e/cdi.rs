@@ -2,9 +2,17 @@
 
 use crate::harness::{Node, image};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-const SPEC: &str = "cdiVersion: \"0.6.0\"\nkind: berth.test/sink\ndevices:\n- name: a\n  containerEdits:\n    env: [SINK=a]\n    deviceNodes:\n    - {path: /dev/sink-a, hostPath: /dev/zero, permissions: r, fileMode: 288, uid: 7, gid: 8}\n- name: b\n  containerEdits:\n    deviceNodes: [{path: /dev/sub/sink-b, hostPath: /dev/null}]\n- name: c\n  containerEdits:\n    deviceNodes: [{path: /dev/read-only, hostPath: /dev/loop-control, permissions: r}]\n- name: hooked\n  containerEdits:\n    hooks: [{hookName: createContainer, path: /usr/bin/vendor-hook, args: [vendor-hook, x]}]\n- name: gone\n  containerEdits:\n    deviceNodes: [{path: /dev/there-is-no-such-device}]\ncontainerEdits:\n  env: [SINKS=all]\n  additionalGids: [4711]\n  mounts:\n  - {hostPath: FOLDER, containerPath: /opt/vendor, options: [ro, nosuid, nodev, rbind, rprivate]}\n";
+const SPEC: &str = "cdiVersion: \"0.6.0\"\nkind: berth.test/sink\ndevices:\n- name: a\n  containerEdits:\n    env: [SINK=a]\n    deviceNodes:\n    - {path: /dev/sink-a, hostPath: /dev/zero, permissions: r, fileMode: 288, uid: 7, gid: 8}\n- name: b\n  containerEdits:\n    deviceNodes: [{path: /dev/sub/sink-b, hostPath: /dev/null}]\n- name: c\n  containerEdits:\n    deviceNodes: [{path: /dev/read-only, hostPath: /dev/loop-control, permissions: r}]\n- name: hooked\n  containerEdits:\n    hooks: [{hookName: createContainer, path: FOLDER/hook, args: [vendor-hook, x], env: [VENDOR=v]}]\n- name: gone\n  containerEdits:\n    deviceNodes: [{path: /dev/there-is-no-such-device}]\ncontainerEdits:\n  env: [SINKS=all]\n  additionalGids: [4711]\n  mounts:\n  - {hostPath: FOLDER, containerPath: /opt/vendor, options: [ro, nosuid, nodev, rbind, rprivate]}\n";
+
+/// Does what vendors' hooks do: finds the container's root by the bundle that it is told of, and puts something there.
+const HOOK: &str = r#"#!/bin/sh
+bundle=$(sed -n 's/.*"bundle": *"\([^"]*\)".*/\1/p')
+root=$(sed -n 's/.*"path": *"\([^"]*rootfs\)".*/\1/p' "$bundle/config.json")
+echo "$1 $VENDOR $(env | grep -c SINK)" >"$root/etc/hooked"
+"#;
 
 fn node(name: &str, tables: &str) -> Node {
     let dirs = |d: &Path| format!("cdi_dirs = [\"{}\"]\n", d.display());
@@ -12,6 +20,8 @@ fn node(name: &str, tables: &str) -> Node {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(folder.join("lib")).expect("folder");
     fs::write(folder.join("lib/driver.so"), "driver").expect("file");
+    fs::write(folder.join("lib/hook"), HOOK).expect("hook");
+    fs::set_permissions(folder.join("lib/hook"), fs::Permissions::from_mode(0o755)).expect("hook");
     fs::write(folder.join("vendor.yaml"), SPEC.replace("FOLDER", &folder.join("lib").display().to_string()))
         .expect("spec");
     let node = Node::builder(name).containers(&dirs(&folder)).table(tables).start();
@@ -85,13 +95,32 @@ fn what_is_not_there_or_not_done_is_said() {
     for (device, words) in [
         ("berth.test/sink=d", ["no CDI device", "berth.test/sink=a"]),
         ("other.test/x=c", ["no CDI device", "berth.test/sink=a"]),
-        ("berth.test/sink=hooked", ["/usr/bin/vendor-hook", "vendor.yaml"]),
+        ("berth.test/sink=hooked", ["/hook at createContainer", "--runtime"]),
         ("berth.test/sink=gone", ["/dev/there-is-no-such-device", "no device"]),
         ("a/b=-", ["--device", "letters"]),
     ] {
-        let output = node.sh_output(&["--device", device], "true");
+        let output = node.sh_output(&["--runtime", "berth", "--device", device], "true");
         assert!(output.code == 125 && words.iter().all(|w| output.stderr.contains(w)), "{device}: {output:?}");
     }
+    node.finish();
+}
+
+#[test]
+fn hooks_are_run_by_other_runtimes() {
+    let node = node("cdi-hooks", "");
+    for runtime in ["crun", "runc"] {
+        for users in ["host", "auto"] {
+            let options = ["--runtime", runtime, "--userns", users, "--device", "berth.test/sink=hooked"];
+            // Its own arguments and environment, and nothing of the container's.
+            assert_eq!(node.sh(&options, "cat /etc/hooked"), "x v 0", "{runtime} {users}");
+        }
+        let none = node.sh_output(&["--runtime", runtime, "--device", "berth.test/sink=a"], "test ! -e /etc/hooked");
+        assert_eq!(none.code, 0, "{none:?}");
+    }
+    let hook = crate::harness::test_dir().join("cdi-hooks-cdi/lib/hook");
+    fs::write(&hook, "#!/bin/sh\necho no such driver >&2; exit 3\n").expect("hook");
+    let failed = node.sh_output(&["--runtime", "crun", "--device", "berth.test/sink=hooked"], "true");
+    assert!(failed.code == 125 && failed.stderr.contains("hook"), "{failed:?}");
     node.finish();
 }
 

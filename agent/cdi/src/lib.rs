@@ -1,14 +1,14 @@
 //! The Container Device Interface (github.com/cncf-tags/container-device-interface, SPEC.md): a vendor leaves a file in /etc/cdi or /run/cdi
 //! that says, for each device, which nodes, files and variables a container needs for it, and a container asks for `VENDOR/CLASS=DEVICE`.
 //!
-//! What such a file can ask for and berth does not do (hooks, which are programs of the host; intelRdt; netDevices) is refused by name.
+//! What such a file can ask for and berth does not do (intelRdt, netDevices) is refused by name; so are hooks where nobody would run them.
 #![forbid(unsafe_code)]
 
 mod name;
 mod spec;
 
 pub use name::{Name, check_kind};
-pub use spec::{DeviceNode, Edits, Mount, Spec, parse};
+pub use spec::{DeviceNode, Edits, Hook, Mount, Spec, parse};
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,6 +24,11 @@ pub enum CdiError {
     Twice { name: Name, first: PathBuf, second: PathBuf },
     #[error("CDI device {name} needs {what}, which is not supported here: make {} without", .file.display())]
     Unsupported { name: Name, what: String, file: PathBuf },
+    #[error(
+        "CDI device {name} needs the hook {hook} ({}): hooks are run by the other runtimes of the agent's configuration only, see --runtime",
+        .file.display()
+    )]
+    Hook { name: Name, hook: String, file: PathBuf },
 }
 
 fn hint(known: &[String], broken: &[String]) -> String {
@@ -103,27 +108,28 @@ impl Registry {
     }
 
     /// What a container gets that asks for these devices: what their files say for all of a kind, once, and what they say for each.
-    pub fn edits(&self, names: &[Name]) -> Result<Edits, CdiError> {
+    /// `hooks`: somebody runs them.
+    pub fn edits(&self, names: &[Name], hooks: bool) -> Result<Edits, CdiError> {
         let mut all = Edits::default();
         let mut files = BTreeMap::new();
         for name in names {
             let (file, edits) = self.find(name)?;
             if files.insert(file, ()).is_none() {
-                self.add(&mut all, file, name, &self.files[file].spec.container_edits)?;
+                self.add(&mut all, file, name, &self.files[file].spec.container_edits, hooks)?;
             }
-            self.add(&mut all, file, name, edits)?;
+            self.add(&mut all, file, name, edits, hooks)?;
         }
         Ok(all)
     }
 
-    fn add(&self, all: &mut Edits, file: usize, name: &Name, edits: &Edits) -> Result<(), CdiError> {
-        let missing = edits
-            .hooks
-            .first()
-            .map(|hook| format!("the hook {} ({})", hook.path, hook.hook_name))
-            .or_else(|| edits.intel_rdt.is_some().then(|| "intelRdt".to_owned()))
-            .or_else(|| (!edits.net_devices.is_empty()).then(|| "netDevices".to_owned()))
-            .or_else(|| {
+    fn add(&self, all: &mut Edits, file: usize, name: &Name, edits: &Edits, hooks: bool) -> Result<(), CdiError> {
+        if let Some(hook) = edits.hooks.first().filter(|_| !hooks) {
+            let hook = format!("{} at {}", hook.path, hook.hook_name);
+            return Err(CdiError::Hook { name: name.clone(), hook, file: self.files[file].path.clone() });
+        }
+        let intel_rdt = edits.intel_rdt.is_some().then(|| "intelRdt".to_owned());
+        let missing =
+            intel_rdt.or_else(|| (!edits.net_devices.is_empty()).then(|| "netDevices".to_owned())).or_else(|| {
                 edits.mounts.iter().find_map(|m| m.unsupported().map(|w| format!("{w} for {}", m.container_path)))
             });
         if let Some(what) = missing {
@@ -132,6 +138,7 @@ impl Registry {
         all.env.extend(edits.env.iter().cloned());
         all.mounts.extend(edits.mounts.iter().cloned());
         all.additional_gids.extend(&edits.additional_gids);
+        all.hooks.extend(edits.hooks.iter().cloned());
         for node in &edits.device_nodes {
             if !all.device_nodes.contains(node) {
                 all.device_nodes.push(node.clone());

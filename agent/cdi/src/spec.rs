@@ -75,18 +75,24 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
+/// A program of the host, as an OCI configuration has it (runtime-spec, config.md, "POSIX-platform Hooks").
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Hook {
+    /// One of [`HOOKS`].
     pub hook_name: String,
     pub path: String,
     #[serde(default)]
-    args: Vec<String>,
+    pub args: Vec<String>,
     #[serde(default)]
-    env: Vec<String>,
+    pub env: Vec<String>,
+    /// Seconds, more than none.
     #[serde(default)]
-    timeout: Option<i64>,
+    pub timeout: Option<i64>,
 }
+
+/// When a hook can run.
+const HOOKS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 /// Reads a file's text, of JSON or YAML, and checks all but what is on the host.
 ///
@@ -126,7 +132,7 @@ fn first_line(text: &str) -> String {
 
 fn check(edits: &Edits) -> Result<(), String> {
     let counts = [edits.env.len(), edits.device_nodes.len(), edits.mounts.len(), edits.additional_gids.len()];
-    if counts.iter().any(|n| *n > MAX_ENTRIES) {
+    if counts.into_iter().chain([edits.hooks.len()]).any(|n| n > MAX_ENTRIES) {
         return Err(format!("…: more than {MAX_ENTRIES}"));
     }
     for (n, env) in edits.env.iter().enumerate() {
@@ -143,6 +149,19 @@ fn check(edits: &Edits) -> Result<(), String> {
         }
         if node.file_mode.is_some_and(|mode| mode & !0o60000 > 0o7777) {
             return Err(format!("deviceNodes[{n}].fileMode: must be at most 4095 (07777)"));
+        }
+    }
+    for (n, hook) in edits.hooks.iter().enumerate() {
+        if !HOOKS.contains(&hook.hook_name.as_str()) {
+            let known = HOOKS.join(", ");
+            return Err(format!("hooks[{n}].hookName: {:?} is none of {known}", hook.hook_name));
+        }
+        path(&hook.path).map_err(|why| format!("hooks[{n}].path: {why}"))?;
+        if hook.timeout.is_some_and(|seconds| seconds <= 0) {
+            return Err(format!("hooks[{n}].timeout: must be at least 1 (seconds)"));
+        }
+        if hook.args.len().max(hook.env.len()) > MAX_ENTRIES {
+            return Err(format!("hooks[{n}]: more than {MAX_ENTRIES} args or env"));
         }
     }
     for (n, mount) in edits.mounts.iter().enumerate() {

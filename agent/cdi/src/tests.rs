@@ -46,7 +46,7 @@ fn edits_of_a_kind_come_once_and_those_of_devices_each() {
     let registry = Registry::read(std::slice::from_ref(&folder.0));
     assert_eq!(registry.broken, Vec::<String>::new());
     assert_eq!(registry.names(), ["vendor.com/gpu=0", "vendor.com/gpu=all"]);
-    let edits = registry.edits(&[name("vendor.com/gpu=0"), name("vendor.com/gpu=all")]).unwrap();
+    let edits = registry.edits(&[name("vendor.com/gpu=0"), name("vendor.com/gpu=all")], false).unwrap();
     assert_eq!(edits.env, ["ALL=1", "ONE=1"]);
     assert_eq!(edits.mounts.len(), 1);
     let nodes: Vec<&str> = edits.device_nodes.iter().map(|n| n.path.as_str()).collect();
@@ -59,16 +59,16 @@ fn later_folders_go_first_and_equals_are_refused() {
     etc.put("a.json", &file("v.com/x", "d", json!({"env": ["FROM=etc"]})));
     run.put("a.json", &file("v.com/x", "d", json!({"env": ["FROM=run"]})));
     let folders = [etc.0.clone(), run.0.clone()];
-    assert_eq!(Registry::read(&folders).edits(&[name("v.com/x=d")]).unwrap().env, ["ALL=1", "FROM=run"]);
+    assert_eq!(Registry::read(&folders).edits(&[name("v.com/x=d")], false).unwrap().env, ["ALL=1", "FROM=run"]);
     run.put("b.json", &file("v.com/x", "d", json!({})));
-    let twice = Registry::read(&folders).edits(&[name("v.com/x=d")]).unwrap_err().to_string();
+    let twice = Registry::read(&folders).edits(&[name("v.com/x=d")], false).unwrap_err().to_string();
     assert!(twice.contains("a.json") && twice.contains("b.json"), "{twice}");
 }
 
 #[test]
 fn what_is_not_done_is_refused_by_name() {
     let cases = [
-        (json!({"hooks": [{"hookName": "createContainer", "path": "/bin/hook", "args": ["hook"]}]}), "/bin/hook"),
+        (json!({"hooks": [{"hookName": "createContainer", "path": "/bin/hook", "args": ["hook"]}]}), "--runtime"),
         (json!({"intelRdt": {"closID": "x"}}), "intelRdt"),
         (json!({"netDevices": [{"hostInterfaceName": "eth1", "name": "net0"}]}), "netDevices"),
         (json!({"mounts": [{"hostPath": "/a", "containerPath": "/b", "type": "tmpfs"}]}), "tmpfs"),
@@ -79,8 +79,26 @@ fn what_is_not_done_is_refused_by_name() {
         let folder = Folder::new(&format!("unsupported{n}"));
         folder.put("a.json", &file("v.com/x", "d", edits));
         let registry = Registry::read(std::slice::from_ref(&folder.0));
-        let error = registry.edits(&[name("v.com/x=d")]).expect_err(word).to_string();
+        let error = registry.edits(&[name("v.com/x=d")], false).expect_err(word).to_string();
         assert!(error.contains(word) && error.contains("a.json"), "{error}");
+    }
+}
+
+#[test]
+fn hooks_are_for_who_runs_them() {
+    let folder = Folder::new("hooks");
+    let hook = |at: &str| json!({"hooks": [{"hookName": at, "path": "/bin/hook", "env": ["A=b"], "timeout": 3}]});
+    folder.put("a.json", &file("v.com/x", "d", hook("createContainer")));
+    let registry = Registry::read(std::slice::from_ref(&folder.0));
+    let hooks = registry.edits(&[name("v.com/x=d")], true).unwrap().hooks;
+    assert_eq!((&*hooks[0].path, &*hooks[0].env, hooks[0].timeout), ("/bin/hook", &["A=b".to_owned()][..], Some(3)));
+    for (text, word) in [
+        (hook("later").to_string(), "hooks[0].hookName"),
+        (hook("poststop").to_string().replace("/bin", "bin"), "hooks[0].path"),
+        (hook("poststop").to_string().replace(":3", ":0"), "hooks[0].timeout"),
+    ] {
+        let spec = file("v.com/x", "d", serde_json::from_str(&text).unwrap());
+        assert!(parse(&spec, false).unwrap_err().contains(word), "{text}");
     }
 }
 
@@ -113,8 +131,8 @@ fn broken_files_are_named_and_keep_nobody_from_the_others() {
     for (name, _, word) in wrong {
         assert!(registry.broken.iter().any(|b| b.contains(name) && b.contains(word)), "{name}: {:?}", registry.broken);
     }
-    assert_eq!(registry.edits(&[name("v.com/x=d")]).unwrap().env, ["ALL=1"]);
-    let unknown = registry.edits(&[name("v.com/x=e")]).unwrap_err().to_string();
+    assert_eq!(registry.edits(&[name("v.com/x=d")], false).unwrap().env, ["ALL=1"]);
+    let unknown = registry.edits(&[name("v.com/x=e")], false).unwrap_err().to_string();
     assert!(unknown.contains("v.com/x=d") && unknown.contains("json.json"), "{unknown}");
 }
 
@@ -126,7 +144,7 @@ fn files_that_others_may_write_are_not_believed() {
     fs::set_permissions(folder.0.join("a.json"), fs::Permissions::from_mode(0o666)).unwrap();
     let registry = Registry::read(std::slice::from_ref(&folder.0));
     assert!(
-        registry.edits(&[name("v.com/x=d")]).is_err() && registry.broken[0].contains("chmod"),
+        registry.edits(&[name("v.com/x=d")], false).is_err() && registry.broken[0].contains("chmod"),
         "{:?}",
         registry.broken
     );

@@ -2,14 +2,19 @@
 
 use crate::NodeError;
 use crate::node::Inner;
-use berth_cdi::{DeviceNode, Edits, Name, Registry};
+use berth_cdi::{DeviceNode, Edits, Hook, Name, Registry};
 use berth_model::ContainerSpec;
 use berth_model::spec::{Device, Mount, MountKind, NodeAttributes, Propagation};
+use serde_json::{Map, Value, json};
+
+pub(crate) type Hooks = Map<String, Value>;
 
 fn edits(inner: &Inner, spec: &ContainerSpec) -> Result<Edits, NodeError> {
     let names: Result<Vec<Name>, String> = spec.cdi_devices.iter().map(|name| name.parse()).collect();
     let names = names.map_err(|why| NodeError::Invalid(vec![("cdi_devices".to_owned(), why)]))?;
-    Ok(Registry::read(&inner.cdi_dirs).edits(&names)?)
+    // Those that are started by berth-shim have nobody who runs hooks: they are told an OCI bundle, which there is none of.
+    let hooks = !spec.runtime.is_empty();
+    Ok(Registry::read(&inner.cdi_dirs).edits(&names, hooks)?)
 }
 
 /// Whether all that a new container asks for is there.
@@ -17,8 +22,8 @@ pub(crate) fn check(inner: &Inner, spec: &ContainerSpec) -> Result<(), NodeError
     if spec.cdi_devices.is_empty() { Ok(()) } else { edits(inner, spec).map(drop) }
 }
 
-/// The spec with what its CDI devices stand for. `None`: it asks for none. Blocking.
-pub(crate) fn resolved(inner: &Inner, spec: &ContainerSpec) -> Result<Option<ContainerSpec>, NodeError> {
+/// The spec with what its CDI devices stand for, and their hooks as an OCI configuration has them. `None`: it asks for none. Blocking.
+pub(crate) fn resolved(inner: &Inner, spec: &ContainerSpec) -> Result<Option<(ContainerSpec, Hooks)>, NodeError> {
     if spec.cdi_devices.is_empty() {
         return Ok(None);
     }
@@ -28,7 +33,21 @@ pub(crate) fn resolved(inner: &Inner, spec: &ContainerSpec) -> Result<Option<Con
     spec.groups.extend(edits.additional_gids.iter().map(u32::to_string));
     spec.devices.extend(edits.device_nodes.into_iter().map(device));
     spec.mounts.extend(edits.mounts.iter().map(mount));
-    Ok(Some(spec))
+    Ok(Some((spec, hooks(&edits.hooks))))
+}
+
+fn hooks(of: &[Hook]) -> Hooks {
+    let mut all = Hooks::new();
+    for hook in of {
+        let mut one = json!({ "path": hook.path, "args": hook.args, "env": hook.env });
+        if let Some(seconds) = hook.timeout {
+            one["timeout"] = seconds.into();
+        }
+        if let Value::Array(list) = all.entry(&hook.hook_name).or_insert_with(|| json!([])) {
+            list.push(one);
+        }
+    }
+    all
 }
 
 fn device(node: DeviceNode) -> Device {

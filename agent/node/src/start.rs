@@ -194,9 +194,9 @@ fn launch(
     fail::point("start.after_record")?;
     let begun = Instant::now();
     let id = &container.id;
-    let mut planned = match cdi::resolved(inner, &record.spec)? {
-        Some(spec) => Arc::new(ContainerRecord { spec, ..(*record).clone() }),
-        None => record.clone(),
+    let (mut planned, hooks) = match cdi::resolved(inner, &record.spec)? {
+        Some((spec, hooks)) => (Arc::new(ContainerRecord { spec, ..(*record).clone() }), hooks),
+        None => (record.clone(), cdi::Hooks::new()),
     };
     // Answered when all that was handed over before is written: what runs without being on record as starting would be started again by the next
     // agent. With a network its address is waited for, which comes later.
@@ -282,8 +282,17 @@ fn launch(
     }
     let mut mounted = volumes::trees(inner, container, &planned, &root, shift)?;
     let userns = own.as_ref().map(Own::fd).transpose()?;
-    let mut spawned =
-        spawn(inner, container, &planned, &root, &mut mounted, prepared, (netns, userns), attach, &mut times)?;
+    let mut spawned = spawn(
+        inner,
+        container,
+        (&planned, &hooks),
+        &root,
+        &mut mounted,
+        prepared,
+        (netns, userns),
+        attach,
+        &mut times,
+    )?;
     spawned.warnings.append(&mut mounted.warnings);
     undo.attachments.clear();
     Ok(Launched { shim: spawned.shim, attachment: spawned.attachment, root, record, warnings: spawned.warnings, times })
@@ -293,7 +302,7 @@ fn launch(
 fn spawn(
     inner: &Inner,
     container: &Container,
-    record: &ContainerRecord,
+    (record, hooks): (&ContainerRecord, &cdi::Hooks),
     root: &RootMount,
     mounted: &mut volumes::Mounted,
     prepared: Prepared,
@@ -320,6 +329,7 @@ fn spawn(
         log: logs::place::plan(container, record),
         ids: record.userns.range,
         unmapped: &mounted.unmapped,
+        hooks,
     })?;
     times.plan = begun.elapsed();
     drop(planning);

@@ -50,6 +50,7 @@ fn start(
             }),
             ids: None,
             unmapped: &[],
+            hooks: &Default::default(),
         })
         .expect("plan");
     let rootfs = berth_sys::mount::open_tree(None, root, true, false).expect("root");

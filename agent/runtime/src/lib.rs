@@ -108,6 +108,8 @@ pub struct PlanInput<'a> {
     pub ids: Option<IdRange>,
     /// Targets of the bind mounts whose files keep the host's owners, because their file system has no idmapped mounts.
     pub unmapped: &'a [String],
+    /// As `hooks` of an OCI configuration, for another runtime; our own runs none.
+    pub hooks: &'a serde_json::Map<String, serde_json::Value>,
 }
 
 /// What runs in the end: for inspect and for the plan.

@@ -22,7 +22,7 @@ use berth_model::wire::{Foreign, Plan, Step};
 use berth_sys::socket;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -158,7 +158,13 @@ pub(crate) fn prepare(
     for bind in &bundle.binds {
         say_how_it_is_mounted(&mut config, bind, trees, descriptors)?;
     }
-    write(&places.bundle.join("config.json"), config.to_string().as_bytes())?;
+    let file = places.bundle.join("config.json");
+    write(&file, config.to_string().as_bytes())?;
+    if let Some(group) = bundle.readers {
+        let readable = std::os::unix::fs::chown(&file, None, Some(group))
+            .and_then(|()| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)));
+        readable.map_err(RuntimeError::io(format!("giving {} to hooks", file.display())))?;
+    }
     let wants_network = wire.namespaces & NEWNET != 0;
     let joined_by_path =
         config["linux"]["namespaces"].as_array().is_some_and(|l| l.iter().any(|n| n["type"] == "network"));

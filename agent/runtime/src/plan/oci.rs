@@ -76,6 +76,8 @@ pub(crate) struct Bundle {
     pub runtime: OtherRuntime,
     pub config: Value,
     pub places: Places,
+    /// The host's number of a group that may read the configuration: that of hooks in a user namespace.
+    pub readers: Option<u32>,
     /// On the host's side: trees that are opened.
     pub open: Vec<Step<'static>>,
     /// In the covered folder.
@@ -166,6 +168,9 @@ pub(super) fn bundle(input: &PlanInput<'_>, host: &Host, other: &Other, decided:
         "mounts": mounts,
         "linux": linux(input, host, other, namespaces, devices, propagation),
     });
+    if !input.hooks.is_empty() {
+        config["hooks"] = input.hooks.clone().into();
+    }
     if !spec.host_uts {
         config["hostname"] = hostname.into();
     }
@@ -173,7 +178,8 @@ pub(super) fn bundle(input: &PlanInput<'_>, host: &Host, other: &Other, decided:
         config["domainname"] = domain.as_str().into();
     }
     let (name, runtime) = (other.name.clone(), other.runtime.clone());
-    Bundle { name, runtime, config, places: other.places.clone(), open, attach: steps, binds }
+    let readers = input.ids.map(|ids| ids.base).filter(|_| !input.hooks.is_empty());
+    Bundle { name, runtime, config, places: other.places.clone(), readers, open, attach: steps, binds }
 }
 
 /// Everything of a process that both a container and an exec say.

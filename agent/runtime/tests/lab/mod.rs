@@ -86,6 +86,7 @@ impl Lab {
             }),
             ids: None,
             unmapped: &[],
+            hooks: &Default::default(),
         })?;
         let netns = (spec.network != NetworkMode::Host).then(new_network);
         let prepared = self.runtime.prepare(&self.id, spec, self.paths())?;
