@@ -8,7 +8,7 @@ mod network;
 mod runtimes;
 mod userns;
 
-pub use isolation::Isolation;
+pub use isolation::{Isolation, SelinuxUse};
 pub use network::Network;
 pub use runtimes::Runtimes;
 pub use userns::Userns;
@@ -684,6 +684,7 @@ impl Config {
                 runtimes: self.runtimes.decode(),
                 default_runtime: self.runtimes.default_name(),
                 landlock: self.isolation.landlock,
+                selinux: self.isolation.selinux == SelinuxUse::Auto,
             },
             event_history: self.event_history,
             // Checked when the file was parsed.

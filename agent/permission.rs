@@ -40,6 +40,8 @@ pub struct Grants {
     pub unconfined: bool,
     /// Another AppArmor profile than the agent's own, or none.
     pub apparmor: bool,
+    /// SELinux labels of the caller's choice, or none.
+    pub selinux: bool,
     /// Containers without Landlock where the agent's default is with it.
     pub landlock: bool,
     /// Volumes with the local driver's type, device and o.
@@ -79,6 +81,8 @@ pub enum Need {
     Unconfined,
     /// A profile of the host's for another purpose may allow everything, so it counts as none.
     Apparmor,
+    /// Another type may do everything, and another level reaches other containers' files.
+    Selinux,
     /// To be without what the agent's default is.
     Landlock,
     VolumeOptions,
@@ -108,6 +112,7 @@ impl Need {
             Need::Capability(_) => "capabilities",
             Need::Unconfined => "unconfined",
             Need::Apparmor => "apparmor",
+            Need::Selinux => "selinux",
             Need::Landlock => "landlock",
             Need::VolumeOptions => "volume_options",
             Need::LogCollector(_) => "log_collectors",
@@ -149,6 +154,7 @@ impl Need {
             ("capabilities", false) => Need::Capability(text()),
             ("unconfined", true) => Need::Unconfined,
             ("apparmor", true) => Need::Apparmor,
+            ("selinux", true) => Need::Selinux,
             ("landlock", true) => Need::Landlock,
             ("volume_options", true) => Need::VolumeOptions,
             ("log_collectors", false) => Need::LogCollector(text()),
@@ -175,6 +181,7 @@ impl fmt::Display for Need {
             Need::Capability(name) => write!(f, "the capability {name}"),
             Need::Unconfined => f.write_str("a seccomp profile other than the default"),
             Need::Apparmor => f.write_str("an AppArmor profile other than the default"),
+            Need::Selinux => f.write_str("a SELinux label other than the default"),
             Need::Landlock => f.write_str("a container without Landlock"),
             Need::VolumeOptions => f.write_str("a volume with options that reach the host"),
             Need::LogCollector(address) => write!(f, "a log collector of its own, {address}"),
@@ -207,6 +214,7 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     add(chosen, namespace("user"));
     add(spec.seccomp != Seccomp::Default, Need::Unconfined);
     add(!["", berth_runtime::DEFAULT_PROFILE].contains(&spec.apparmor.as_str()), Need::Apparmor);
+    add(!spec.selinux.is_default(), Need::Selinux);
     // The record of a container that never was to have it says nothing.
     add(spec.landlock == Some(false), Need::Landlock);
     add(spec.log.own_address, Need::LogCollector(spec.log.syslog.address.to_string()));
@@ -400,6 +408,7 @@ impl Grants {
             Need::Capability(name) => self.capabilities.iter().any(|c| c.strip_prefix("CAP_").unwrap_or(c) == name),
             Need::Unconfined => self.unconfined,
             Need::Apparmor => self.apparmor,
+            Need::Selinux => self.selinux,
             Need::Landlock => self.landlock,
             Need::VolumeOptions => self.volume_options,
             Need::LogCollector(_) => self.log_collectors,

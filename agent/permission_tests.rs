@@ -2,7 +2,10 @@ use super::*;
 use berth_model::spec::{Device, Mount, VolumeMount};
 
 fn mount(kind: MountKind) -> ContainerSpec {
-    ContainerSpec { mounts: vec![Mount { target: "/x".into(), read_only: true, kind }], ..ContainerSpec::default() }
+    ContainerSpec {
+        mounts: vec![Mount { target: "/x".into(), read_only: true, kind, relabel: Default::default() }],
+        ..ContainerSpec::default()
+    }
 }
 
 fn bind(source: &str, propagation: Propagation) -> ContainerSpec {
@@ -26,6 +29,12 @@ fn device(path: &str) -> ContainerSpec {
         node: Default::default(),
     };
     ContainerSpec { devices: vec![device], ..ContainerSpec::default() }
+}
+
+fn label(word: &str) -> berth_model::selinux::LabelOptions {
+    let mut options = Default::default();
+    assert!(berth_model::selinux::LabelOptions::take(&mut options, word));
+    options
 }
 
 fn policy(text: &str) -> Policy {
@@ -79,6 +88,9 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
             "privileged = true",
         ),
         (ContainerSpec { apparmor: "unconfined".into(), ..d() }, "AppArmor", "apparmor = true", "unconfined = true"),
+        (ContainerSpec { selinux: label("disable"), ..d() }, "SELinux", "selinux = true", "apparmor = true"),
+        (ContainerSpec { selinux: label("type:spc_t"), ..d() }, "SELinux", "selinux = true", "unconfined = true"),
+        (ContainerSpec { selinux: label("level:s0:c1,c2"), ..d() }, "SELinux", "selinux = true", "privileged = true"),
         (ContainerSpec { apparmor: "/usr/bin/man".into(), ..d() }, "AppArmor", "apparmor = true", "landlock = true"),
         (ContainerSpec { landlock: Some(false), ..d() }, "without Landlock", "landlock = true", "unconfined = true"),
         (bind("/srv/a", Propagation::Rprivate), "/srv/a", "host_paths = ['/srv']", "host_paths = ['/srv/b', '/sr']"),

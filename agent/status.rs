@@ -162,6 +162,7 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::Cdi(_) => Draft::new(Code::FailedPrecondition, "CDI_DEVICE", message),
         NodeError::UsernsMissing(_) => Draft::new(Code::FailedPrecondition, "USERNS_MISSING", message),
         NodeError::IdsInUse { .. } => Draft::new(Code::FailedPrecondition, "IDS_IN_USE", message),
+        NodeError::LabelsExhausted => Draft::new(Code::ResourceExhausted, "LABELS_EXHAUSTED", message),
         NodeError::IdsExhausted { .. } => Draft::new(Code::ResourceExhausted, "IDS_EXHAUSTED", message),
         NodeError::PoolsExhausted(_) => Draft::new(Code::ResourceExhausted, "POOLS_EXHAUSTED", message),
         NodeError::ImageNotFound(name) => {

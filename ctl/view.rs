@@ -312,6 +312,9 @@ fn mount(m: &v1::Mount) -> Value {
         }
         None => value["Type"] = "unknown".into(),
     }
+    if let Some(letter) = state::relabel(m) {
+        value["Relabel"] = letter.into();
+    }
     value
 }
 
@@ -389,6 +392,7 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
         "NoNewPrivileges": c.no_new_privileges,
         "WritableCgroups": c.writable_cgroups,
         "AppArmor": c.apparmor,
+        "Label": state::label_options(c),
         "Landlock": c.landlock,
         "Seccomp": if c.seccomp.starts_with('{') { "custom" } else { &c.seccomp },
         "GroupAdd": c.groups,
@@ -478,6 +482,8 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
         "LogPath": r.log_path,
         "Log": r.log.as_ref().map(state::log),
         "UpperDir": r.upper_path,
+        "ProcessLabel": r.process_label,
+        "MountLabel": r.mount_label,
         "UserNamespace": r.userns.as_ref().map(state::userns),
         "CgroupPaths": r.cgroup_paths,
         "Config": {
@@ -568,6 +574,7 @@ pub fn info(r: &v1::InfoResponse) -> Value {
         })).collect::<Vec<_>>(),
         "AppArmor": r.apparmor,
         "AppArmorByDefault": r.apparmor_by_default,
+        "SELinux": state::selinux(r.selinux()),
         "LandlockAbi": r.landlock_abi,
         "LandlockByDefault": r.landlock_by_default,
         "DataRoot": r.data_root,

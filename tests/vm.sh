@@ -2,7 +2,8 @@
 # vm.sh COMMAND [ARG...] : runs a command as root in a small VM under software emulation, with nothing but cgroup v2.
 # The machine's own root is the VM's, through virtiofs, read-only below an overlay in memory: programs and test images are all there,
 # and nothing that happens inside stays, except what is written to /vmshare ($BERTH_TEST_DIR/vm/share). There is no network but loopback.
-# Environment: VM_KERNEL=6.1 (Debian 12's cloud kernel) or 6.12 (Debian 13's); VM_CPUS=2 VM_MEMORY=3072 (MiB) VM_SECONDS=900, VM_KVM=1.
+# Environment: VM_KERNEL=6.1 (Debian 12's cloud kernel) or 6.12 (Debian 13's); VM_CPUS=2 VM_MEMORY=3072 (MiB) VM_SECONDS=900, VM_KVM=1,
+# VM_APPEND=more of the kernel's command line (`security=selinux selinux=1`).
 # VM_SYSTEMD=1: a fresh Debian of the kernel's release instead of the machine's own root, with systemd as its first process; the command
 # is a service there, and finds in /vmshare what it needs.
 set -eu
@@ -94,7 +95,7 @@ else
 cat > "$share/start" <<S
 mount -t sysfs sysfs /sys; mountpoint -q /proc || mount -t proc proc /proc; mountpoint -q /dev || mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm; mount -t devpts -o ptmxmode=666 devpts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
-mount -t securityfs securityfs /sys/kernel/security
+mount -t securityfs securityfs /sys/kernel/security; mount -t selinuxfs selinuxfs /sys/fs/selinux 2>/dev/null
 mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount --make-rshared /
 for c in cpuset cpu io memory pids; do echo +\$c > /sys/fs/cgroup/cgroup.subtree_control; done
 mkdir -p /lib/modules/$version; mount --bind $(readlink -f "$root/lib/modules/$version" || true) /lib/modules/$version
@@ -124,7 +125,7 @@ timeout "$seconds" qemu-system-x86_64 -accel $accel -machine q35 -cpu $model -sm
   -chardev socket,id=c0,path="$work/root" -device vhost-user-fs-pci,chardev=c0,tag=root \
   -chardev socket,id=c1,path="$work/share" -device vhost-user-fs-pci,chardev=c1,tag=share \
   -serial "file:$work/console" -serial stdio -kernel "$(ls "$root"/boot/vmlinuz-* | tail -1)" -initrd "$initrd" \
-  -append "console=ttyS0 quiet panic=-1 mitigations=off cgroup_no_v1=all" </dev/null 2>"$work/qemu" | stdbuf -o0 tr -d '\r' || true
+  -append "console=ttyS0 quiet panic=-1 mitigations=off cgroup_no_v1=all ${VM_APPEND:-}" </dev/null 2>"$work/qemu" | stdbuf -o0 tr -d '\r' || true
 if [ ! -e "$share/status" ]; then
   { echo "vm.sh: the VM ended (or was ended after $seconds s) without a status; its console:"; tail -20 "$work/console"; cat "$work/qemu" "$work/root.log"; } >&2
   exit 124

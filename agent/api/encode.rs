@@ -110,6 +110,8 @@ pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerRespons
         stopped_by_caller: record.supervision.stopped,
         log: None,
         userns: Some(userns(&record.userns)),
+        process_label: record.selinux.process.clone(),
+        mount_label: record.selinux.mount.clone(),
         health: detail.health.as_ref().map(super::supervise::health_state),
     }
 }

@@ -17,6 +17,7 @@ mod node;
 mod ports;
 mod progress;
 mod reclaim;
+mod selinux;
 mod session;
 mod spec;
 mod supervise;

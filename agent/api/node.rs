@@ -9,7 +9,7 @@ use crate::version::version;
 use berth::role::Role;
 use berth::v1::{self, node_server};
 use berth_model::Timestamp;
-use berth_node::Node;
+use berth_node::{Node, Selinux};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -66,6 +66,11 @@ impl node_server::Node for About {
             landlock_by_default: info.landlock.1,
             apparmor: info.apparmor.0,
             apparmor_by_default: info.apparmor.1,
+            selinux: match info.selinux {
+                Selinux::Absent => v1::Selinux::Unspecified,
+                Selinux::Unused => v1::Selinux::Unused,
+                Selinux::Used => v1::Selinux::Used,
+            } as i32,
         }))
     }
 

@@ -135,6 +135,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
         seccomp: seccomp(f, config.seccomp),
         landlock: config.landlock,
         apparmor: config.apparmor,
+        selinux: super::selinux::decode(f, config.selinux.unwrap_or_default()),
         resources: limits::resources(f, config.resources.unwrap_or_default()),
         devices: devices(f, config.devices),
         cdi_devices: cdi_devices(f, config.cdi_devices),
@@ -255,7 +256,8 @@ fn mounts(f: &mut Fields, list: Vec<v1::Mount>) -> Vec<Mount> {
                 continue;
             }
         };
-        mounts.push(Mount { target: mount.target, read_only: mount.read_only, kind });
+        let relabel = super::selinux::relabel(f, &at("relabel"), mount.relabel, &kind);
+        mounts.push(Mount { target: mount.target, read_only: mount.read_only, kind, relabel });
     }
     mounts
 }
@@ -464,6 +466,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
         },
         landlock: spec.landlock,
         apparmor: spec.apparmor.clone(),
+        selinux: super::selinux::encode(&spec.selinux),
         resources: Some(limits::encode(&spec.resources)),
         devices: spec
             .devices
@@ -543,7 +546,8 @@ fn encode_mount(mount: &Mount) -> v1::Mount {
             exec: *exec,
         }),
     };
-    v1::Mount { target: mount.target.clone(), read_only: mount.read_only, kind: Some(kind) }
+    let relabel = super::selinux::encode_relabel(mount.relabel) as i32;
+    v1::Mount { target: mount.target.clone(), read_only: mount.read_only, kind: Some(kind), relabel }
 }
 
 /// A published port.

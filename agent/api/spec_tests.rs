@@ -43,11 +43,13 @@ fn full() -> v1::ContainerConfig {
                     writable_below: false,
                     idmap: Some(true),
                 })),
+                relabel: v1::Relabel::Private as i32,
             },
             v1::Mount {
                 target: "/tmp".into(),
                 read_only: false,
                 kind: Some(v1::mount::Kind::Tmpfs(v1::TmpfsMount { size_bytes: 5, mode: Some(0o700), exec: true })),
+                relabel: 0,
             },
         ],
         extra_hosts: vec![
@@ -70,6 +72,7 @@ fn full() -> v1::ContainerConfig {
         seccomp: "unconfined".into(),
         landlock: Some(true),
         apparmor: "unconfined".into(),
+        selinux: Some(v1::SelinuxOptions { r#type: "my_t".into(), level: "s0:c1,c2".into(), ..Default::default() }),
         resources: Some(v1::Resources {
             memory_bytes: 64 << 20,
             memory_swap_bytes: -1,
@@ -160,7 +163,7 @@ fn each_wrong_field_is_named() {
         ..plain()
     };
     let mount = |target: &str, kind| v1::ContainerConfig {
-        mounts: vec![v1::Mount { target: target.into(), read_only: false, kind }],
+        mounts: vec![v1::Mount { target: target.into(), read_only: false, kind, relabel: 0 }],
         ..plain()
     };
     let tmpfs = |mode| Some(v1::mount::Kind::Tmpfs(v1::TmpfsMount { mode, ..Default::default() }));
@@ -254,6 +257,7 @@ fn nothing_is_there_twice() {
         target: target.into(),
         read_only: false,
         kind: Some(v1::mount::Kind::Tmpfs(v1::TmpfsMount::default())),
+        relabel: 0,
     };
     let mounts = vec![mount("/a/b"), mount("/a//b/.")];
     assert_eq!(errors(v1::ContainerConfig { mounts, ..plain() }), ["config.mounts[1].target"]);

@@ -160,6 +160,12 @@ fn info_text(r: &v1::InfoResponse) -> String {
         (true, false) => "enabled, but the profile berth-default is not loaded",
     };
     line("AppArmor", apparmor.to_owned());
+    let selinux = match r.selinux() {
+        v1::Selinux::Unspecified => "not enabled",
+        v1::Selinux::Unused => "enabled, but containers have no labels",
+        v1::Selinux::Used => "containers have labels",
+    };
+    line("SELinux", selinux.to_owned());
     line("Data", r.data_root.clone());
     line("Disk", format!("{} free of {}", human_bytes(r.disk_free_bytes), human_bytes(r.disk_total_bytes)));
     line("Caller", format!("{} ({})", r.caller, r.caller_role));

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::pki::files;
 use crate::units::{parse_bytes, parse_duration};
 use berth::v1;
+use berth_model::selinux::LabelOptions;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use std::path::{Path, PathBuf};
@@ -125,8 +126,9 @@ pub struct Create {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", help_heading = "Image")]
     pub platform: Option<String>,
 
-    /// Volume by its name, or a folder or file of the host; options: ro, rw, nocopy (volume), a propagation such as rslave (host).
-    /// CONTAINER alone: a volume of its own
+    /// Volume by its name, or a folder or file of the host; options: ro, rw, nocopy (volume), a propagation such as rslave (host), z and Z: where
+    /// containers have SELinux labels, the files become all containers' (z) or this one's alone (Z); elsewhere they do nothing. CONTAINER alone: a
+    /// volume of its own
     #[arg(short, long, value_name = "[SOURCE:]CONTAINER[:OPTIONS]", help_heading = "Files")]
     pub volume: Vec<String>,
     /// Volumes and bind mounts of another container, too; :ro for read-only
@@ -191,7 +193,7 @@ pub struct Create {
     /// Capability to drop, or ALL
     #[arg(long, value_name = "NAME", help_heading = "Security")]
     pub cap_drop: Vec<String>,
-    /// no-new-privileges, writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, apparmor=unconfined, apparmor=PROFILE or landlock=on|off
+    /// no-new-privileges, writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, apparmor=unconfined, apparmor=PROFILE, label=disable, label=user:|role:|type:|level:|filetype:NAME (SELinux) or landlock=on|off
     #[arg(long, value_name = "OPTION", help_heading = "Security")]
     pub security_opt: Vec<String>,
     /// All capabilities and devices, no seccomp
@@ -251,7 +253,7 @@ impl Create {
             labels.extend(pairs::labels(&file.display().to_string(), &lines)?);
         }
         labels.extend(pairs::labels("--label", &self.label)?);
-        let Security { no_new_privileges, writable_cgroups, seccomp, apparmor, landlock } = self.security()?;
+        let Security { no_new_privileges, writable_cgroups, seccomp, apparmor, label, landlock } = self.security()?;
         let chosen = self.network.chosen()?;
         Ok(v1::ContainerConfig {
             image: image.clone(),
@@ -289,6 +291,14 @@ impl Create {
             init: self.init,
             seccomp,
             apparmor,
+            selinux: (!label.is_default()).then_some(v1::SelinuxOptions {
+                disable: label.disable,
+                user: label.user,
+                role: label.role,
+                r#type: label.kind,
+                level: label.level,
+                file_type: label.file_type,
+            }),
             landlock,
             resources: Some(self.limits.resources()?),
             devices: self
@@ -357,13 +367,15 @@ impl Create {
                 ("landlock", "on") => security.landlock = Some(true),
                 ("landlock", "off") => security.landlock = Some(false),
                 ("seccomp", path) if !path.is_empty() => security.seccomp = profile(Path::new(path))?,
+                ("label", word) if security.label.take(word) => {}
                 ("label", _) => {
-                    return Err(Error::usage(format!("--security-opt {option:?} is not supported"))
-                        .hint("the agent gives containers no SELinux labels: leave it out"));
+                    return Err(Error::usage(format!("--security-opt {option:?} is not supported")).hint(
+                        "there are label=disable and label=user:, role:, type:, level: and filetype: with a name",
+                    ));
                 }
                 _ => {
                     return Err(Error::usage(format!("--security-opt {option:?} is not supported")).hint(
-                        "there are no-new-privileges, writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, apparmor=unconfined, apparmor=PROFILE and landlock=on|off",
+                        "there are no-new-privileges, writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, apparmor=unconfined, apparmor=PROFILE, label=disable, label=KEY:NAME and landlock=on|off",
                     ));
                 }
             }
@@ -379,6 +391,7 @@ struct Security {
     writable_cgroups: bool,
     seccomp: String,
     apparmor: String,
+    label: LabelOptions,
     landlock: Option<bool>,
 }
 

@@ -45,11 +45,16 @@ pub fn volume(text: &str) -> Result<v1::Mount> {
         volume_name(flag, text, source)?;
         named.name = source.to_owned();
     }
-    let mut read_only = false;
+    let (mut read_only, mut relabel) = (false, v1::Relabel::Unspecified);
     for option in options.split(',').filter(|o| !o.is_empty()) {
         match option {
             "ro" => read_only = true,
             "rw" => read_only = false,
+            "z" | "Z" if relabel != v1::Relabel::Unspecified => {
+                return Err(Error::usage(format!("{flag} {text:?}: z and Z go one at a time")));
+            }
+            "z" => relabel = v1::Relabel::Shared,
+            "Z" => relabel = v1::Relabel::Private,
             "nocopy" if !is_bind => named.no_copy = true,
             "idmap" if is_bind => bind.idmap = Some(true),
             "noidmap" if is_bind => bind.idmap = Some(false),
@@ -57,9 +62,9 @@ pub fn volume(text: &str) -> Result<v1::Mount> {
                 Some(p) if is_bind => bind.propagation = p.into(),
                 _ => {
                     let there = if is_bind {
-                        "there are ro, rw, idmap, noidmap, private, rprivate, shared, rshared, slave and rslave"
+                        "there are ro, rw, z, Z, idmap, noidmap, private, rprivate, shared, rshared, slave and rslave"
                     } else {
-                        "there are ro, rw and nocopy"
+                        "there are ro, rw, z, Z and nocopy"
                     };
                     return Err(Error::usage(format!("{flag} {text:?}: option {word:?} is not supported")).hint(there));
                 }
@@ -67,7 +72,7 @@ pub fn volume(text: &str) -> Result<v1::Mount> {
         }
     }
     let kind = if is_bind { Kind::Bind(bind) } else { Kind::Volume(named) };
-    Ok(v1::Mount { target: absolute(flag, text, target)?, read_only, kind: Some(kind) })
+    Ok(v1::Mount { target: absolute(flag, text, target)?, read_only, kind: Some(kind), relabel: relabel.into() })
 }
 
 fn volume_name(flag: &str, whole: &str, name: &str) -> Result<()> {
@@ -98,6 +103,7 @@ pub fn mount(text: &str) -> Result<v1::Mount> {
     let mut kind = None;
     let (mut source, mut target) = (None, None);
     let (mut read_only, mut needs_readonly) = (false, false);
+    let mut relabel = v1::Relabel::Unspecified;
     let mut bind = v1::BindMount::default();
     let mut tmpfs = v1::TmpfsMount::default();
     let mut volume = v1::VolumeMount::default();
@@ -115,6 +121,13 @@ pub fn mount(text: &str) -> Result<v1::Mount> {
             "source" | "src" => source = Some(need()?),
             "target" | "destination" | "dst" => target = Some(need()?),
             "readonly" | "ro" => read_only = truth(flag, text, key, value)?,
+            "relabel" => {
+                relabel = match need()? {
+                    "shared" => v1::Relabel::Shared,
+                    "private" => v1::Relabel::Private,
+                    other => return Err(bad(format!("relabel={other} must be shared or private"))),
+                }
+            }
             "bind-propagation" => {
                 let word = need()?;
                 bind.propagation =
@@ -189,6 +202,9 @@ pub fn mount(text: &str) -> Result<v1::Mount> {
             return Err(bad(format!("{key} goes with type={word}")));
         }
     }
+    if relabel != v1::Relabel::Unspecified && !matches!(kind, "bind" | "volume") {
+        return Err(bad("relabel goes with type=bind and type=volume".into()));
+    }
     if (needs_readonly || bind.writable_below) && !read_only {
         return Err(bad("bind-recursive=readonly and writable go with readonly".into()));
     }
@@ -220,7 +236,7 @@ pub fn mount(text: &str) -> Result<v1::Mount> {
             return Err(bad(format!("type={other} is not supported; there are bind, tmpfs, volume and image")));
         }
     };
-    Ok(v1::Mount { target, read_only, kind: Some(kind) })
+    Ok(v1::Mount { target, read_only, kind: Some(kind), relabel: relabel.into() })
 }
 
 /// Fields between commas; one that is in quotes may hold commas, as in CSV: `"volume-opt=o=addr=10.0.0.1,ro"`. `None`: a quote is open.
@@ -266,7 +282,7 @@ pub fn tmpfs(text: &str) -> Result<v1::Mount> {
             }
         }
     }
-    Ok(v1::Mount { target: absolute(flag, text, path)?, read_only, kind: Some(Kind::Tmpfs(tmpfs)) })
+    Ok(v1::Mount { target: absolute(flag, text, path)?, read_only, kind: Some(Kind::Tmpfs(tmpfs)), relabel: 0 })
 }
 
 /// `VENDOR/CLASS=NAME` rather than a file of the host; the agent checks the name.

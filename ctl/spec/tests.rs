@@ -77,6 +77,10 @@ fn every_flag_arrives() {
         "landlock=on",
         "--security-opt",
         "apparmor=mine",
+        "--security-opt",
+        "label=type:my_t",
+        "--security-opt",
+        "label=level:s0:c1,c2",
         "--init",
         "--restart",
         "on-failure:3",
@@ -198,11 +202,22 @@ fn mounts() {
         "type=bind,source=/a,target=/b,x=y",
         "type=tmpfs,target=/c,tmpfs-mode=9",
         "type=bind,source=/a,target=/b,readonly=perhaps",
+        "type=tmpfs,target=/b,relabel=shared",
+        "type=bind,source=/a,target=/b,relabel=z",
     ] {
         mount::mount(bad).expect_err(bad);
     }
+    for (text, relabel) in [
+        ("/a:/b:z", v1::Relabel::Shared),
+        ("/a:/b:ro,Z", v1::Relabel::Private),
+        ("data:/b:Z", v1::Relabel::Private),
+        ("data:/b", v1::Relabel::Unspecified),
+    ] {
+        assert_eq!(mount::volume(text).expect(text).relabel(), relabel, "{text}");
+    }
+    assert_eq!(mount::mount("source=data,target=/b,relabel=shared").expect("good").relabel(), v1::Relabel::Shared);
     assert!(mount::volume("/a:/b:ro,rslave").expect("good").read_only);
-    for bad in ["a", "v:/b", "/a:b", "/a:/b:z", "/a:/b:ro:x", "./a:/b", "data:/b:rslave", "/a:/b:nocopy", ":/b"] {
+    for bad in ["a", "v:/b", "/a:b", "/a:/b:z,Z", "/a:/b:ro:x", "./a:/b", "data:/b:rslave", "/a:/b:nocopy", ":/b"] {
         mount::volume(bad).expect_err(bad);
     }
     for bad in ["t", "/t:size=x", "/t:suid", "/t:mode=8"] {
@@ -217,7 +232,8 @@ fn mounts() {
 fn refusals_name_flag_and_value() {
     for (args, words) in [
         (["--pid", "container:x"], "--pid \"container:x\""),
-        (["--security-opt", "label=type:x"], "--security-opt \"label=type:x\""),
+        (["--security-opt", "label=kind:x"], "--security-opt \"label=kind:x\""),
+        (["--security-opt", "label=type:"], "--security-opt \"label=type:\""),
         (["--security-opt", "landlock=true"], "--security-opt \"landlock=true\""),
         (["--cpus", "0"], "--cpus \"0\""),
         (["--cpus", "1.2.3"], "--cpus \"1.2.3\""),

@@ -34,8 +34,6 @@ pub fn container(r: &v1::InspectContainerResponse) -> Value {
         ("ResolvConfPath", json!("")),
         ("HostnamePath", json!("")),
         ("HostsPath", json!("")),
-        ("MountLabel", json!("")),
-        ("ProcessLabel", json!("")),
         ("AppArmorProfile", c.apparmor.as_str().into()),
         ("ExecIDs", Value::Null),
     ] {
@@ -55,8 +53,10 @@ pub fn container(r: &v1::InspectContainerResponse) -> Value {
     network_settings(&mut value["NetworkSettings"], r, &c, &s);
     if let Value::Array(mounts) = &mut value["Mounts"] {
         for mount in mounts {
-            take_out(mount, &["SizeBytes", "Anonymous"]);
-            let mode = if mount["RW"] == true { "" } else { "ro" };
+            let letter = mount["Relabel"].as_str().map(str::to_owned);
+            take_out(mount, &["SizeBytes", "Anonymous", "Relabel"]);
+            let read_only = (mount["RW"] != true).then(|| "ro".to_owned());
+            let mode = read_only.into_iter().chain(letter).collect::<Vec<_>>().join(",");
             fill(mount, json!({"Mode": mode, "Source": "", "Propagation": ""}));
         }
     }
@@ -98,6 +98,7 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     if !c.apparmor.is_empty() {
         security.push(format!("apparmor={}", c.apparmor));
     }
+    security.extend(super::state::label_options(c).into_iter().map(|word| format!("label={word}")));
     if let Some(landlock) = c.landlock {
         security.push(format!("landlock={}", if landlock { "on" } else { "off" }));
     }
@@ -109,18 +110,18 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     }
     let (mut binds, mut tmpfs) = (Vec::new(), Map::new());
     for m in &c.mounts {
+        let words: Vec<&str> = m.read_only.then_some("ro").into_iter().chain(super::state::relabel(m)).collect();
+        let options = if words.is_empty() { String::new() } else { format!(":{}", words.join(",")) };
         match &m.kind {
             Some(v1::mount::Kind::Bind(b)) => {
-                let ro = if m.read_only { ":ro" } else { "" };
-                binds.push(format!("{}:{}{ro}", b.source, m.target));
+                binds.push(format!("{}:{}{options}", b.source, m.target));
             }
             Some(v1::mount::Kind::Tmpfs(t)) => {
                 let size = if t.size_bytes == 0 { String::new() } else { format!("size={}", t.size_bytes) };
                 tmpfs.insert(m.target.clone(), size.into());
             }
             Some(v1::mount::Kind::Volume(v)) if !v.anonymous => {
-                let ro = if m.read_only { ":ro" } else { "" };
-                binds.push(format!("{}:{}{ro}", v.name, m.target));
+                binds.push(format!("{}:{}{options}", v.name, m.target));
             }
             Some(v1::mount::Kind::Volume(_) | v1::mount::Kind::Image(_)) => {}
             None => {}
@@ -134,7 +135,7 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     if log.max_files > 0 {
         options.insert("max-file".into(), log.max_files.to_string().into());
     }
-    take_out(value, &["NoNewPrivileges", "Seccomp", "AppArmor", "Landlock"]);
+    take_out(value, &["NoNewPrivileges", "Seccomp", "AppArmor", "Label", "Landlock"]);
     value["SecurityOpt"] = list(&security);
     value["CapAdd"] = list(&c.cap_add);
     value["CapDrop"] = list(&c.cap_drop);

@@ -1,6 +1,7 @@
 //! Parts of `inspect` that Docker's has no shape for.
 
 use berth::v1;
+use berth_model::selinux::LabelOptions;
 use serde_json::{Value, json};
 
 pub fn log(log: &v1::LogState) -> Value {
@@ -25,4 +26,28 @@ pub fn userns(u: &v1::UserNamespace) -> Value {
     }
     let keep = (u.keep_uid != 0).then(|| json!({"UID": u.keep_uid, "GID": u.keep_gid}));
     json!({"Mode": "own", "FirstID": u.base, "IDs": u.size, "Keep": keep})
+}
+
+/// The letter of `-v`.
+pub fn relabel(m: &v1::Mount) -> Option<&'static str> {
+    match m.relabel() {
+        v1::Relabel::Unspecified => None,
+        v1::Relabel::Shared => Some("z"),
+        v1::Relabel::Private => Some("Z"),
+    }
+}
+
+/// `--security-opt label=`, in Docker's words.
+pub fn label_options(c: &v1::ContainerConfig) -> Vec<String> {
+    let Some(given) = c.selinux.clone() else { return Vec::new() };
+    let v1::SelinuxOptions { disable, user, role, r#type: kind, level, file_type } = given;
+    LabelOptions { disable, user, role, kind, level, file_type }.words()
+}
+
+pub fn selinux(used: v1::Selinux) -> &'static str {
+    match used {
+        v1::Selinux::Unspecified => "absent",
+        v1::Selinux::Unused => "unused",
+        v1::Selinux::Used => "used",
+    }
 }

@@ -86,6 +86,7 @@ fn inspected_as_docker_does() {
             target: "/data".into(),
             read_only: true,
             kind: Some(v1::mount::Kind::Bind(v1::BindMount { source: "/srv".into(), ..Default::default() })),
+            ..Default::default()
         }],
         no_new_privileges: true,
         ..Default::default()

@@ -61,6 +61,7 @@ mod roles;
 mod run;
 mod runtimes;
 mod sandbox;
+mod selinux;
 mod smoke;
 #[cfg(feature = "failpoints")]
 mod soak;

@@ -214,6 +214,7 @@ mod tests {
             paused: false,
             remove_volumes: false,
             userns: Default::default(),
+            selinux: Default::default(),
             supervision: Supervision {
                 health: Some(HealthState { status: HealthStatus::Unhealthy, ..HealthState::default() }),
                 ..Supervision::default()
@@ -242,6 +243,7 @@ mod tests {
             target: "/data".into(),
             read_only: false,
             kind: MountKind::Tmpfs { size_bytes: None, mode: None, exec: false },
+            relabel: Default::default(),
         }];
         let image = berth_model::image::ImageRecord {
             id: record.image_id.clone(),

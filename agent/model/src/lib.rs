@@ -14,6 +14,7 @@ pub mod pattern;
 pub mod platform;
 pub mod publish;
 pub mod reference;
+pub mod selinux;
 pub mod spec;
 pub mod state;
 pub mod supervision;

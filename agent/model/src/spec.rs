@@ -3,6 +3,7 @@
 use crate::Digest;
 pub use crate::log::LogConfig;
 use crate::network::{EndpointSpec, NetworkMode, PortMapping};
+use crate::selinux::{LabelOptions, Relabel};
 use crate::supervision::{After, HealthAction, HealthCheck, RestartPolicy};
 pub use crate::userns::UsernsMode;
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,8 @@ pub struct ContainerSpec {
     pub landlock: Option<bool>,
     /// AppArmor profile of the host, or `unconfined`. Empty: berth-default where the host has it loaded and the container is not privileged.
     pub apparmor: String,
+    /// Parts of its SELinux labels.
+    pub selinux: LabelOptions,
     pub resources: Resources,
     pub devices: Vec<Device>,
     /// Whole names of CDI devices: `vendor.com/class=name`. What they stand for is looked up at each start.
@@ -126,6 +129,9 @@ pub struct Mount {
     pub target: String,
     pub read_only: bool,
     pub kind: MountKind,
+    /// Of binds and volumes.
+    #[serde(default)]
+    pub relabel: Relabel,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

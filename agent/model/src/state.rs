@@ -1,6 +1,7 @@
 //! The life of a container.
 
 use crate::network::Attachments;
+use crate::selinux::Labels;
 use crate::supervision::{ExitCause, Supervision};
 use crate::userns::Userns;
 use crate::{ContainerId, ContainerSpec, Digest, Timestamp};
@@ -86,6 +87,9 @@ pub struct ContainerRecord {
     /// Its user namespace, from its making to its removal. Records of agents that knew none: the host's.
     #[serde(default)]
     pub userns: Userns,
+    /// Its SELinux labels, from its making to its removal. Records of agents that knew none, or on hosts without: none.
+    #[serde(default)]
+    pub selinux: Labels,
 }
 
 impl ContainerRecord {

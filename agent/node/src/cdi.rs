@@ -4,6 +4,7 @@ use crate::NodeError;
 use crate::node::Inner;
 use berth_cdi::{DeviceNode, Edits, Hook, Name, Registry};
 use berth_model::ContainerSpec;
+use berth_model::selinux::Relabel;
 use berth_model::spec::{Device, Mount, MountKind, NodeAttributes, Propagation};
 use serde_json::{Map, Value, json};
 
@@ -81,5 +82,5 @@ fn mount(mount: &berth_cdi::Mount) -> Mount {
         idmap: None,
         nosuid_nodev: mount.has("nosuid"),
     };
-    Mount { target: mount.container_path.clone(), read_only: mount.has("ro"), kind }
+    Mount { target: mount.container_path.clone(), read_only: mount.has("ro"), kind, relabel: Relabel::Keep }
 }

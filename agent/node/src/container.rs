@@ -58,8 +58,16 @@ pub(crate) struct Container {
     holds: AtomicU32,
     /// It was taken out of the index.
     gone: CancellationToken,
-    /// Nobody else has its ids until the last of it is gone.
-    _ids: Option<crate::userns::Held>,
+    _taken: Taken,
+}
+
+/// What nobody else has until the last of a container is gone.
+#[derive(Default)]
+#[expect(dead_code, reason = "kept for their drop")]
+pub(crate) struct Taken {
+    pub ids: Option<crate::userns::Held>,
+    /// Its categories.
+    pub labels: Option<crate::selinux::Held>,
 }
 
 /// While this lives, its container is not taken for one that nobody needs.
@@ -87,12 +95,7 @@ pub(crate) struct Gate {
 }
 
 impl Container {
-    pub fn new(
-        record: ContainerRecord,
-        image: Arc<ImageRecord>,
-        effective: Arc<Effective>,
-        ids: Option<crate::userns::Held>,
-    ) -> Arc<Self> {
+    pub fn new(record: ContainerRecord, image: Arc<ImageRecord>, effective: Arc<Effective>, taken: Taken) -> Arc<Self> {
         let life = match (&record.exit, record.phase) {
             (Some(exit), Phase::Exited | Phase::Removing) => Life::Ended(exit.clone()),
             _ => Life::Open,
@@ -113,7 +116,7 @@ impl Container {
             teardown: Arc::default(),
             holds: AtomicU32::new(0),
             gone: CancellationToken::new(),
-            _ids: ids,
+            _taken: taken,
         })
     }
 

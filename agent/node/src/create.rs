@@ -1,12 +1,12 @@
 //! Creates a container: name, image, folder, record. Each step has its undo.
 
-use crate::container::{Container, NameReservation};
+use crate::container::{Container, NameReservation, Taken};
 use crate::images::ImageUse;
 use crate::node::Inner;
 use crate::requests::{Begin, Ticket, fingerprint};
 use crate::store::{Durability, Write};
 use crate::view::{CreateRequest, Created, PullPolicy, Requester};
-use crate::{NodeError, after, cdi, fail, logs, nets, volumes};
+use crate::{NodeError, after, cdi, fail, logs, nets, selinux, volumes};
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp, id::check_name};
 use berth_rootfs::WritableLayer;
 use std::path::Path;
@@ -194,6 +194,7 @@ async fn record(
     fail::point("create.after_layer")?;
     let auto_remove = spec.auto_remove;
     let (userns, ids) = inner.userns.choose(&spec)?;
+    let (selinux, labels) = selinux::choose(inner, &spec)?;
     let record = ContainerRecord {
         id: id.clone(),
         name: name.name().to_owned(),
@@ -215,9 +216,10 @@ async fn record(
         supervision: Default::default(),
         remove_volumes: false,
         userns,
+        selinux,
         spec,
     };
-    let container = Container::new(record, image.record().clone(), effective, ids);
+    let container = Container::new(record, image.record().clone(), effective, Taken { ids, labels });
     let record = container.record();
     writes.extend([Write::PutContainer(record.clone()), inner.events.add_container(&record, "create", &[])]);
     // As far as they are known before the start, which may find more.

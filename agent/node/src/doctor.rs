@@ -5,7 +5,7 @@
 
 use crate::node::Inner;
 use berth_model::ContainerId;
-use berth_runtime::OtherFound;
+use berth_runtime::{OtherFound, SelinuxState};
 use berth_sys::store;
 use std::collections::BTreeSet;
 use std::fs;
@@ -70,6 +70,7 @@ pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
     findings.push(user_namespaces(inner));
     findings.push(landlock(inner));
     findings.extend(apparmor(inner));
+    findings.extend(selinux(inner));
     findings.extend(inner.runtime.others().into_iter().map(other_runtime));
     findings
 }
@@ -171,6 +172,46 @@ fn apparmor(inner: &Inner) -> Option<Finding> {
             format!("apparmor_parser -r /etc/apparmor.d/{name}"),
         )),
     }
+}
+
+/// Nothing where the host has none.
+fn selinux(inner: &Inner) -> Option<Finding> {
+    let warning = |found: String, hint: &str| Some(Finding::new("selinux", Verdict::Warning, found, hint.to_owned()));
+    let host = match inner.runtime.selinux_state() {
+        SelinuxState::Absent => return None,
+        SelinuxState::Off => {
+            return warning(
+                "the host has SELinux, and containers have no labels".to_owned(),
+                "selinux = \"auto\" in [isolation] of the configuration",
+            );
+        }
+        SelinuxState::NoTypes(why) => {
+            return warning(
+                format!("the host has SELinux, and containers have no labels: {why}"),
+                "a policy with types for containers: install container-selinux (Fedora, RHEL), then start the agent again",
+            );
+        }
+        SelinuxState::On(host) => host,
+    };
+    if host.may_enter() == Some(false) {
+        return Some(Finding::new(
+            "selinux",
+            Verdict::Bad,
+            format!("the policy does not let the agent make processes of the type {}", host.process_type()),
+            "label the agent's program as Docker's is, then restart it: semanage fcontext -a -t container_runtime_exec_t /usr/bin/berthd && restorecon /usr/bin/berthd",
+        ));
+    }
+    if inner.runtime.selinux_is_permissive() {
+        return warning(
+            format!(
+                "containers have labels, and nothing is forbidden by them: SELinux is permissive; {} pairs of categories are given",
+                inner.pairs.count()
+            ),
+            "setenforce 1",
+        );
+    }
+    let found = format!("containers have labels; {} pairs of categories are given", inner.pairs.count());
+    Some(Finding::good("selinux", found))
 }
 
 fn kernel(inner: &Inner) -> Finding {

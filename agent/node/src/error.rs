@@ -35,6 +35,10 @@ pub enum NodeError {
     IdsExhausted { size: u32, given: usize, all: Vec<String> },
     #[error("ids {base} to {} are, or some of them are, another container's or another user's", base + (size - 1))]
     IdsInUse { base: u32, size: u32 },
+    #[error(
+        "no two categories are free for a container's SELinux label: remove a container, or name a level (--security-opt label=level:...)"
+    )]
+    LabelsExhausted,
     #[error("no such image: {0}")]
     ImageNotFound(String),
     #[error("id prefix {0:?} fits more than one {1}")]

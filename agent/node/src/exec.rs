@@ -115,6 +115,7 @@ pub(crate) async fn exec(
                         session: new,
                         run_dir: &inner__.paths(&container__.id).run,
                         ids: record_.userns.range,
+                        labels: inner__.runtime.labels(&record_.selinux),
                     })?;
                     Ok(exec)
                 })

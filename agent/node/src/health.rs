@@ -234,6 +234,7 @@ async fn run(
                 session: None,
                 run_dir: &inner_.paths(&container_.id).run,
                 ids: record.userns.range,
+                labels: inner_.runtime.labels(&record.selinux),
             })?;
             if late.load(Ordering::SeqCst) {
                 inner_.runtime.kill_probe(&container_.id, KILL)?;

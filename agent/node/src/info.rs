@@ -1,9 +1,9 @@
 //! What the host is and what runs on it.
 
 use crate::node::Inner;
-use crate::view::{NodeInfo, RuntimeView};
+use crate::view::{NodeInfo, RuntimeView, Selinux};
 use berth_model::{Phase, Platform};
-use berth_runtime::{OWN_RUNTIME, OtherFound};
+use berth_runtime::{OWN_RUNTIME, OtherFound, SelinuxState};
 use berth_sys::store;
 
 pub(crate) fn info(inner: &Inner) -> NodeInfo {
@@ -64,6 +64,15 @@ pub(crate) fn info(inner: &Inner) -> NodeInfo {
         runtimes: runtimes(inner),
         landlock: inner.runtime.landlock_abi(),
         apparmor: inner.runtime.apparmor(),
+        selinux: selinux(inner),
+    }
+}
+
+fn selinux(inner: &Inner) -> Selinux {
+    match inner.runtime.selinux_state() {
+        SelinuxState::Absent => Selinux::Absent,
+        SelinuxState::Off | SelinuxState::NoTypes(_) => Selinux::Unused,
+        SelinuxState::On(_) => Selinux::Used,
     }
 }
 

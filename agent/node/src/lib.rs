@@ -58,6 +58,7 @@ mod requests;
 mod resolver;
 mod restart;
 mod root;
+mod selinux;
 mod session;
 mod shutdown;
 mod start;

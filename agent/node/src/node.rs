@@ -53,6 +53,7 @@ pub(crate) struct Inner {
     pub volumes: crate::volumes::Volumes,
     pub runtime: Runtime,
     pub userns: crate::userns::Ranges,
+    pub pairs: crate::selinux::Pairs,
     pub stats: Stats,
     pub counts: Counts,
     pub reaper: mpsc::Sender<Job>,

@@ -4,7 +4,7 @@ mod decide;
 
 use self::decide::{Action, Findings};
 use crate::boot;
-use crate::container::{Container, Containers};
+use crate::container::{Container, Containers, Taken};
 use crate::events::Events;
 use crate::exit;
 use crate::health;
@@ -20,7 +20,7 @@ use crate::resolver::{self, Resolver};
 use crate::store::{Durability, Loaded, Store, StoreError, There, Write};
 use crate::timers::{self, Timers};
 use crate::userns::{self, Ranges};
-use crate::{NodeConfig, NodeError, cni, pause, session, volumes};
+use crate::{NodeConfig, NodeError, cni, pause, selinux, session, volumes};
 use berth_image::Images;
 use berth_model::event::EventKind;
 use berth_model::image::ImageRecord;
@@ -99,6 +99,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         tracing::warn!(missing, "no user namespaces for containers");
     }
     let inner = Arc::new(Inner {
+        pairs: Default::default(),
         userns: Ranges::new(config.userns.clone(), no_userns),
         started: Timestamp::now(),
         platform: host_platform(),
@@ -189,6 +190,7 @@ fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
             Ok(runtime) => runtime?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
+        selinux::label_layers(&runtime, &layers.store, &config.data_root.join("layers"))?;
         let other_runtimes = other_runtimes(&runtime);
         let volumes = volumes::open(&config.data_root.join("volumes"), std::mem::take(&mut loaded.volumes))?;
         let boot_id = boot_id.clone();
@@ -345,8 +347,8 @@ async fn look(inner: &Arc<Inner>, record: ContainerRecord, same_boot: bool) -> F
     let action = decide::decide(&record, &Findings { shim: shim.is_some(), exit, same_boot });
     let image = inner.images.get(&record.image_id).unwrap_or_else(|| lost_image(&record));
     let effective = inner.runtime.effective(&record.spec, &image.config).unwrap_or_default();
-    let ids = inner.userns.known(&record.userns);
-    Found { container: Container::new(record, image, Arc::new(effective), ids), shim, action }
+    let taken = Taken { ids: inner.userns.known(&record.userns), labels: inner.pairs.known(&record.selinux) };
+    Found { container: Container::new(record, image, Arc::new(effective), taken), shim, action }
 }
 
 /// No answer is no proof that there is none: a starved host lets a shim wait for seconds, and a container that is taken for dead is killed.

@@ -242,7 +242,9 @@ fn launch(
             // A restart, or a start that an agent before this one was killed in. After a boot there is none: what removes itself is removed then.
             layer.trust_volatile()?;
         }
-        let root = inner.layers.store.mount(&record.layers, &layer, MountOptions { volatile: auto_remove, shift })?;
+        let options =
+            MountOptions { volatile: auto_remove, shift, label: &inner.runtime.labels(&record.selinux).mount };
+        let root = inner.layers.store.mount(&record.layers, &layer, options)?;
         fail::point("start.after_mount")?;
         Ok(root)
     });
@@ -330,6 +332,7 @@ fn spawn(
         ids: record.userns.range,
         unmapped: &mounted.unmapped,
         hooks,
+        labels: inner.runtime.labels(&record.selinux),
     })?;
     times.plan = begun.elapsed();
     drop(planning);

@@ -55,6 +55,7 @@ pub fn container_record(n: u8) -> ContainerRecord {
         supervision: Default::default(),
         remove_volumes: false,
         userns: Default::default(),
+        selinux: Default::default(),
     }
 }
 

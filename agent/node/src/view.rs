@@ -474,6 +474,18 @@ pub struct NodeInfo {
     pub landlock: (Option<u32>, bool),
     /// Whether AppArmor is enabled, and whether the agent's own profile is loaded.
     pub apparmor: (bool, bool),
+    pub selinux: Selinux,
+}
+
+/// Whether containers have SELinux labels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Selinux {
+    /// The host has none.
+    #[default]
+    Absent,
+    /// The host has it, and containers have no labels.
+    Unused,
+    Used,
 }
 
 /// An OCI runtime that containers may be of.

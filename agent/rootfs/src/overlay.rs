@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What overlayfs takes (OVL_MAX_STACK).
@@ -46,6 +46,8 @@ pub struct MountOptions<'a> {
     pub volatile: bool,
     /// For a container in a user namespace of its own.
     pub shift: Option<Shift<'a>>,
+    /// SELinux label of everything in it. Empty: none.
+    pub label: &'a str,
 }
 
 /// A layer that is ready to lie below.
@@ -80,6 +82,8 @@ pub(crate) struct Lowers {
     empty: PathBuf,
     mounts: PathBuf,
     next: AtomicU64,
+    /// See [`LayerStore::set_label`].
+    label: OnceLock<String>,
 }
 
 impl Lowers {
@@ -99,6 +103,7 @@ impl Lowers {
             empty: dir.join("empty"),
             mounts,
             next: AtomicU64::new(0),
+            label: OnceLock::new(),
         })
     }
 
@@ -108,6 +113,10 @@ impl Lowers {
             1 => Way::Paths,
             _ => Way::Classic,
         }
+    }
+
+    fn label(&self) -> &str {
+        self.label.get().map_or("", String::as_str)
     }
 
     /// None: nothing was mounted yet.
@@ -157,8 +166,11 @@ impl Lowers {
             Form::Erofs => {
                 let index = File::open(path.join("layer.erofs")).act(act)?;
                 let tar = File::open(path.join("layer.tar")).act(act)?;
-                let mut lower =
-                    Lower { fd: erofs::mount(&index, &tar).act(act)?, attached: None, opaque: meta.opaque_root };
+                let mut lower = Lower {
+                    fd: erofs::mount(&index, &tar, self.label()).act(act)?,
+                    attached: None,
+                    opaque: meta.opaque_root,
+                };
                 if self.way() != Way::Descriptors {
                     let folder = self.folder()?;
                     sysmount::move_mount(lower.fd.as_fd(), &folder).act(act)?;
@@ -181,6 +193,12 @@ impl Lowers {
 }
 
 impl LayerStore {
+    /// The SELinux label of layers that are mounted from here on. A container reads them by the root's label, but where it changes the rights of
+    /// memory that is mapped from a file, the kernel looks at the layer's own.
+    pub fn set_label(&self, label: String) {
+        let _ = self.lowers().label.set(label);
+    }
+
     /// Mounts (or shares the cached detached mounts of) `layers`, bottom first, and makes the overlay mount: a detached mount fd,
     /// never visible in the host's mount table (but see the module for old kernels).
     ///
@@ -192,7 +210,7 @@ impl LayerStore {
         upper: &WritableLayer,
         options: MountOptions<'_>,
     ) -> Result<RootMount, RootfsError> {
-        self.join(layers, None, Above::Writable(upper, options), options.shift)
+        self.join(layers, None, Above::Writable(upper, options), options.shift, options.label)
     }
 
     /// Layers as they lie below, read-only, with the writes of a container on top where `top` (its upper folder) is there: what is mounted
@@ -201,12 +219,12 @@ impl LayerStore {
     /// # Errors
     /// As [`LayerStore::mount`].
     pub fn view(&self, layers: &[Digest], top: Option<&Path>) -> Result<RootMount, RootfsError> {
-        self.join(layers, top, Above::Nothing, None)
+        self.join(layers, top, Above::Nothing, None, "")
     }
 
     /// As [`LayerStore::view`] without a top, for a container in a user namespace of its own.
-    pub fn view_for(&self, layers: &[Digest], shift: Option<Shift<'_>>) -> Result<RootMount, RootfsError> {
-        self.join(layers, None, Above::Nothing, shift)
+    pub fn view_for(&self, layers: &[Digest], shift: Option<Shift<'_>>, label: &str) -> Result<RootMount, RootfsError> {
+        self.join(layers, None, Above::Nothing, shift, label)
     }
 
     fn join(
@@ -215,6 +233,7 @@ impl LayerStore {
         top: Option<&Path>,
         above: Above<'_>,
         shift: Option<Shift<'_>>,
+        label: &str,
     ) -> Result<RootMount, RootfsError> {
         // A layer that is there twice counts only where it is uppermost: whatever it has, it has there too.
         let mut seen = HashSet::with_capacity(layers.len());
@@ -242,8 +261,8 @@ impl LayerStore {
                 stack.push(folder(&lowers.empty)?);
             }
             let join = |stack: &[Arc<Lower>], upper: Option<&ShiftedUpper>| match way {
-                Way::Descriptors | Way::Paths => by_context(stack, above, upper, way),
-                Way::Classic => by_mount(stack, above, upper, lowers),
+                Way::Descriptors | Way::Paths => by_context(stack, above, upper, way, label),
+                Way::Classic => by_mount(stack, above, upper, lowers, label),
             };
             let mounted = match shift {
                 None => join(&stack, None),
@@ -332,6 +351,7 @@ fn by_context(
     above: Above<'_>,
     shifted: Option<&ShiftedUpper>,
     way: Way,
+    label: &str,
 ) -> Result<OwnedFd, Failure> {
     let act = || above.doing(stack.len());
     let context = FsContext::open("overlay").act(act)?;
@@ -371,6 +391,9 @@ fn by_context(
     for (key, value) in [("metacopy", "off"), ("index", "off"), ("xino", "auto")] {
         context.set_string(key, value).map_err(explain)?;
     }
+    if !label.is_empty() {
+        context.set_string("context", label).map_err(explain)?;
+    }
     let attributes = match above {
         Above::Writable(_, options) => {
             if options.volatile {
@@ -404,6 +427,7 @@ fn by_mount(
     above: Above<'_>,
     shifted: Option<&ShiftedUpper>,
     lowers: &Lowers,
+    label: &str,
 ) -> Result<OwnedFd, Failure> {
     let act = || above.doing(stack.len());
     let open = |path: &Path| sysfs::open(path, Open::PATH | Open::DIRECTORY, 0).act(act);
@@ -421,6 +445,10 @@ fn by_mount(
         }
         upper_fds = plain;
         flags = MountFlags::NONE;
+    }
+    if !label.is_empty() {
+        // In quotes, as a level holds commas.
+        data.push_str(&format!(",context=\"{label}\""));
     }
     let folder = lowers.folder()?;
     let taken = (|| {

@@ -51,6 +51,7 @@ fn start(
             ids: None,
             unmapped: &[],
             hooks: &Default::default(),
+            labels: &berth_model::selinux::Labels::NONE,
         })
         .expect("plan");
     let rootfs = berth_sys::mount::open_tree(None, root, true, false).expect("root");
@@ -127,6 +128,7 @@ async fn main() {
             session: None,
             run_dir: Path::new("/"),
             ids: None,
+            labels: &berth_model::selinux::Labels::NONE,
         };
         let run = runtime.exec(request).expect("exec");
         run.wait().await.expect("end");

@@ -5,6 +5,7 @@ use crate::cgroup::{self, Cgroups};
 use crate::foreign;
 use crate::host::Host;
 use crate::plan::{self, NEWCGROUP, NEWNET};
+use crate::selinux;
 use crate::session::{self, NewSession};
 use crate::shim::{Exec, Shim, Watched, open_process, socket_path};
 use crate::{AttachOptions, ContainerPaths, ExecRequest, RuntimeError, SpawnRequest, Spawned};
@@ -334,6 +335,7 @@ fn message(
         std::fs::write(path, text)
             .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)))
             .map_err(RuntimeError::io(format!("writing {}", path.display())))?;
+        selinux::set_file(path, &plan.label)?;
     }
     for path in &plan.folders {
         // What is there is taken as it is, a file too; only what is missing becomes a folder.
@@ -481,7 +483,7 @@ pub(crate) fn exec_plan(
     let (effective, user) = plan::of_exec(request)?;
     let env = plan::exec_env(&effective, spec, &user.home);
     let program = seccomp.map(|p| Cow::Owned(p.to_vec()));
-    let walls = plan::Walls { seccomp: program, profile };
+    let walls = plan::Walls { seccomp: program, profile, labels: request.labels.clone() };
     let mut wire = plan::exec(request.container, spec, &effective, &user, env, host, walls, request.ids)?;
     let mut places = Places::default();
     places.add(open_process(request.process.0, request.process.1)?);

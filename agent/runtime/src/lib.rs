@@ -23,6 +23,7 @@ mod others;
 mod plan;
 mod process;
 pub mod seccomp;
+mod selinux;
 mod session;
 mod shim;
 pub mod signal;
@@ -39,12 +40,14 @@ pub use foreign::OtherFound;
 pub use launch::Prepared;
 pub use plan::{DEFAULT_CAPABILITIES, Plan};
 pub use process::ProcessInfo;
+pub use selinux::{Level, PRIVILEGED_PAIR, Selinux, SelinuxState};
 pub use session::{NewSession, Resumed, forget, resume, sweep};
 pub use shim::{Exec, Shim};
 pub use user::home;
 
 use berth_model::image::ImageConfig;
 use berth_model::network::NetworkAttachment;
+use berth_model::selinux::Labels;
 use berth_model::spec::{ExecSpec, Resources, Seccomp};
 use berth_model::userns::IdRange;
 use berth_model::{ContainerId, ContainerSpec, ExitStatus};
@@ -72,6 +75,8 @@ pub struct RuntimeConfig {
     pub default_runtime: String,
     /// Containers that say nothing of it have a Landlock domain.
     pub landlock: bool,
+    /// Containers have SELinux labels where the host has SELinux.
+    pub selinux: bool,
 }
 
 /// What our own runtime is called where it is named.
@@ -110,6 +115,8 @@ pub struct PlanInput<'a> {
     pub unmapped: &'a [String],
     /// As `hooks` of an OCI configuration, for another runtime; our own runs none.
     pub hooks: &'a serde_json::Map<String, serde_json::Value>,
+    /// Of SELinux; those that mean something here ([`Runtime::labels`]).
+    pub labels: &'a Labels,
 }
 
 /// What runs in the end: for inspect and for the plan.
@@ -178,6 +185,8 @@ pub struct ExecRequest<'a> {
     pub run_dir: &'a Path,
     /// As of [`PlanInput`].
     pub ids: Option<IdRange>,
+    /// As of [`PlanInput`].
+    pub labels: &'a Labels,
 }
 
 /// Cheap to clone.
@@ -203,6 +212,7 @@ struct Inner {
     config: RuntimeConfig,
     cgroups: Arc<dyn Cgroups>,
     host: Host,
+    selinux: SelinuxState,
     launcher: launch::Launcher,
     /// The spare shim is on its way.
     refilling: AtomicBool,
@@ -215,11 +225,13 @@ impl Runtime {
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
         let cgroups = cgroup::detect(&config.cgroup_parent)?;
         let host = Host::probe(&*cgroups);
+        let selinux = SelinuxState::probe(config.selinux);
         let runtime = Runtime {
             inner: Arc::new(Inner {
                 config,
                 cgroups,
                 host,
+                selinux,
                 launcher: launch::Launcher::new()?,
                 refilling: AtomicBool::new(false),
                 programs: Mutex::new(Vec::new()),
@@ -255,6 +267,7 @@ impl Runtime {
         wrong.extend(self.check_runtime(spec));
         wrong.extend(self.check_landlock(spec));
         wrong.extend(self.check_profile(spec));
+        wrong.extend(self.check_labels(spec));
         let mode = self.inner.cgroups.mode();
         let r = &spec.resources;
         for (field, asked) in [("unified", !r.unified.is_empty()), ("oom_group", r.oom_group)] {

@@ -65,6 +65,7 @@ async fn what_is_masked_and_read_only() {
             target: "/tmp".into(),
             read_only: false,
             kind: MountKind::Tmpfs { size_bytes: Some(1 << 20), mode: None, exec: false },
+            relabel: Default::default(),
         }],
         ..sh(script)
     };
@@ -117,6 +118,7 @@ async fn bind_mounts_stay_inside() {
             idmap: None,
             nosuid_nodev: false,
         },
+        relabel: Default::default(),
     };
     let spec = ContainerSpec {
         mounts: vec![bind("/data/deep", false), bind("/trap/x", true)],
@@ -169,6 +171,7 @@ async fn mounts_below_a_bind_follow_it() {
             idmap: None,
             nosuid_nodev: false,
         },
+        relabel: Default::default(),
     };
     let script = "touch /data/sub/x 2>&1; grep -c '/data/sub .*shared:' /proc/self/mountinfo";
     for (read_only, propagation, shared) in
@@ -284,7 +287,7 @@ async fn nothing_of_proc_goes_unmasked() {
     let lab = Lab::new();
     // It hides the /dev/null that masks, but comes later.
     let tmpfs = MountKind::Tmpfs { size_bytes: None, mode: None, exec: false };
-    let mounts = vec![Mount { target: "/dev".into(), read_only: false, kind: tmpfs }];
+    let mounts = vec![Mount { target: "/dev".into(), read_only: false, kind: tmpfs, relabel: Default::default() }];
     let spec = ContainerSpec { mounts, ..sh("cat /proc/keys; stat -c %t:%T /proc/keys") };
     let (out, err, _) = lab.run(&spec).await.unwrap();
     assert_eq!(out, "1:3\n", "{err}");

@@ -65,6 +65,7 @@ fn invalid() -> io::Error {
 
 const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
+const EOPNOTSUPP: i32 = 95;
 const EEXIST: i32 = 17;
 const ENOTDIR: i32 = 20;
 const EINVAL: i32 = 22;
@@ -160,7 +161,7 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
             there_is_fine(fs::symlinkat(OsStr::from_bytes(target), context.root()?, relative(p)))
         }
         Step::Terminal { console } => terminal(*console, context),
-        Step::Mask { paths } => mask(paths),
+        Step::Mask { paths, label } => mask(paths, label),
         Step::ReadOnlyPaths { paths } => paths.iter().try_for_each(|p| read_only(p)),
         Step::ReadOnlyRoot => {
             let change = AttrChange { set: MountAttr::RDONLY, ..AttrChange::default() };
@@ -216,6 +217,8 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         }
         Step::HostFolder { path: p } => std::env::set_current_dir(path(p)),
         Step::Profile { name, now } => apparmor(name, *now),
+        Step::ProcessLabel { label, now } => attribute(&[if *now { "current" } else { "exec" }], label),
+        Step::FileLabel { path, label } => file_label(context.root()?, path, label),
         Step::Landlock { rights, scopes } => {
             let root = fs::open("/", Open::PATH | Open::DIRECTORY, 0)?;
             // /dev/stdin may lead to the host's /dev/null.
@@ -270,6 +273,8 @@ pub fn describe(step: &Step<'_>) -> Vec<u8> {
         Step::PinNamespace { target, .. } => two("binding a namespace to ", target),
         Step::HostFolder { path } => two("changing to the folder ", path),
         Step::Profile { name, .. } => two("applying the AppArmor profile ", name),
+        Step::ProcessLabel { label, .. } => two("applying the SELinux label ", label),
+        Step::FileLabel { path, label } => four("giving the SELinux label ", label, " to ", path),
         Step::Landlock { .. } => two("entering the Landlock domain", b""),
     }
 }
@@ -379,7 +384,7 @@ fn terminal(console: bool, context: &Context<'_>) -> io::Result<()> {
 
 /// One empty read-only tmpfs serves all folders: a superblock costs 50 us, a bind 5. Places and what lies over them are descriptors, and the
 /// device is looked at: a link in its place would show what it leads to instead (CVE-2025-31133).
-fn mask(paths: &[Bytes<'_>]) -> io::Result<()> {
+fn mask(paths: &[Bytes<'_>], label: &[u8]) -> io::Result<()> {
     let null = match fs::open("/dev/null", Open::PATH | Open::NOFOLLOW, 0) {
         _ if wall::is_down("masks") => fs::open("/dev/null", Open::PATH, 0).ok(),
         Ok(found) => Some(found).filter(|fd| fs::fstat(fd.as_fd()).is_ok_and(|s| is_null(&s))),
@@ -400,7 +405,7 @@ fn mask(paths: &[Bytes<'_>]) -> io::Result<()> {
             (false, None, _) => return Err(io::Error::from_raw_os_error(EPERM)),
             (true, _, Some(empty)) => bind_of(empty.as_fd())?,
             (true, _, None) => {
-                let made = empty_folder()?;
+                let made = empty_folder(label)?;
                 mount::move_mount_to_fd(made.as_fd(), at.as_fd())?;
                 empty = Some(made);
                 continue;
@@ -420,11 +425,14 @@ fn bind_of(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     mount::open_tree(Some(fd), Path::new(""), true, false)
 }
 
-fn empty_folder() -> io::Result<OwnedFd> {
+fn empty_folder(label: &[u8]) -> io::Result<OwnedFd> {
     let tmpfs = mount::FsContext::open("tmpfs")?;
     tmpfs.set_string("size", "0")?;
     tmpfs.set_string("nr_inodes", "2")?;
     tmpfs.set_flag("ro")?;
+    if !label.is_empty() {
+        tmpfs.set_string("context", OsStr::from_bytes(label))?;
+    }
     tmpfs.create()?;
     tmpfs.mount(MountAttr::RDONLY)
 }
@@ -472,23 +480,37 @@ fn identity(uid: u32, gid: u32, groups: &[u32], capabilities: u64) -> io::Result
     if uid == 0 && !kept { cap::set(capabilities) } else { Ok(()) }
 }
 
-/// What is written goes to the kernel or nowhere: in a container that runs anything may lie over its /proc (CVE-2019-16884).
-fn apparmor(profile: &[u8], now: bool) -> io::Result<()> {
+/// What is written goes to the kernel or nowhere: in a container that runs anything may lie over its /proc (CVE-2019-16884). The first of these
+/// files that is there takes it.
+fn attribute(files: &[&str], content: &[u8]) -> io::Result<()> {
     let proc = fs::open("/proc", Open::PATH | Open::DIRECTORY | Open::NOFOLLOW, 0)?;
     if !oci::is_procfs(proc.as_fd())? {
         return Err(invalid());
     }
-    let (file, verb) = if now { ("current", "changeprofile ") } else { ("exec", "exec ") };
-    let open = |path: &str| {
+    let mut found = Err(invalid());
+    for file in files {
         let resolve = Resolve::BENEATH | Resolve::NO_XDEV | Resolve::NO_MAGICLINKS;
-        fs::openat2(proc.as_fd(), path, Open::WRONLY, 0, resolve)
-    };
+        found = fs::openat2(proc.as_fd(), format!("self/attr/{file}"), Open::WRONLY, 0, resolve);
+        if !found.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            break;
+        }
+    }
+    process::write(found?.as_fd(), content).map(drop)
+}
+
+fn apparmor(profile: &[u8], now: bool) -> io::Result<()> {
+    let (file, verb) = if now { ("current", "changeprofile ") } else { ("exec", "exec ") };
     // Before Linux 5.8 all security modules shared one folder.
-    let file = match open(&format!("self/attr/apparmor/{file}")) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => open(&format!("self/attr/{file}")),
-        found => found,
-    }?;
-    process::write(file.as_fd(), &[verb.as_bytes(), profile].concat()).map(drop)
+    attribute(&[&format!("apparmor/{file}"), file], &[verb.as_bytes(), profile].concat())
+}
+
+fn file_label(root: BorrowedFd<'_>, path: &[u8], label: &[u8]) -> io::Result<()> {
+    let at = tree::there(root, path)?;
+    match fs::lsetxattrat(at.as_fd(), ".", c"security.selinux", label) {
+        // EPERM: the root of a user namespace's message queues is the host's.
+        Err(e) if matches!(e.raw_os_error(), Some(EOPNOTSUPP | EPERM)) => Ok(()),
+        other => other,
+    }
 }
 
 /// Terminals of devpts (Documentation/admin-guide/devices.txt).

@@ -94,6 +94,8 @@ pub enum Step<'a> {
     /// Hides files behind /dev/null and folders behind an empty tmpfs; missing ones are fine.
     Mask {
         paths: Vec<Bytes<'a>>,
+        /// Of SELinux, for the tmpfs. Empty: none.
+        label: Bytes<'a>,
     },
     /// Binds paths read-only over themselves; missing ones are fine.
     ReadOnlyPaths {
@@ -141,6 +143,16 @@ pub enum Step<'a> {
     Profile {
         name: Bytes<'a>,
         now: bool,
+    },
+    /// SELinux: the label that the next execve(2) gives this process, or that it has from `now` on.
+    ProcessLabel {
+        label: Bytes<'a>,
+        now: bool,
+    },
+    /// SELinux: the label of a file or folder; what takes none stays as it is.
+    FileLabel {
+        path: Bytes<'a>,
+        label: Bytes<'a>,
     },
     /// Landlock: from here on nothing but what is beneath the root and the standard streams is found by a path. Numbers as the kernel's.
     Landlock {
@@ -303,9 +315,10 @@ impl<'a> Step<'a> {
                 w.u8(12);
                 w.bool(*console);
             }
-            Step::Mask { paths } => {
+            Step::Mask { paths, label } => {
                 w.u8(13);
                 w.list(paths, |w, p| w.bytes(p));
+                w.bytes(label);
             }
             Step::ReadOnlyPaths { paths } => {
                 w.u8(14);
@@ -409,6 +422,16 @@ impl<'a> Step<'a> {
                 w.bytes(name);
                 w.bool(*now);
             }
+            Step::ProcessLabel { label, now } => {
+                w.u8(37);
+                w.bytes(label);
+                w.bool(*now);
+            }
+            Step::FileLabel { path, label } => {
+                w.u8(38);
+                w.bytes(path);
+                w.bytes(label);
+            }
             Step::Landlock { rights, scopes } => {
                 w.u8(35);
                 w.u64(*rights);
@@ -455,7 +478,7 @@ impl<'a> Step<'a> {
             },
             11 => Step::Symlink { path: text(r)?, target: text(r)? },
             12 => Step::Terminal { console: r.bool()? },
-            13 => Step::Mask { paths: r.list(text)? },
+            13 => Step::Mask { paths: r.list(text)?, label: text(r)? },
             14 => Step::ReadOnlyPaths { paths: r.list(text)? },
             15 => Step::ReadOnlyRoot,
             16 => Step::WriteFile { path: text(r)?, value: text(r)? },
@@ -485,6 +508,8 @@ impl<'a> Step<'a> {
             33 => Step::PinNamespace { fd: r.u8()?, target: text(r)? },
             34 => Step::HostFolder { path: text(r)? },
             35 => Step::Landlock { rights: r.u64()?, scopes: r.u64()? },
+            37 => Step::ProcessLabel { label: text(r)?, now: r.bool()? },
+            38 => Step::FileLabel { path: text(r)?, label: text(r)? },
             36 => Step::Profile { name: text(r)?, now: r.bool()? },
             tag => return Err(WireError::Tag(tag)),
         })

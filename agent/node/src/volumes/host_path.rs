@@ -13,12 +13,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The detached mount for `mount`, whose source is inside `within`; a missing folder is made where the mount says so.
+/// The source of `mount`, which is inside `within`; a missing folder is made where the mount says so.
 ///
 /// # Errors
 /// `Io`, with the source's path; also when a link leads to what is not there inside `within`.
-pub(super) fn tree(mount: &Mount, within: &str) -> Result<OwnedFd, NodeError> {
-    let MountKind::Bind { source, propagation, recursive, create_source, writable_below, .. } = &mount.kind else {
+pub(super) fn source(mount: &Mount, within: &str) -> Result<OwnedFd, NodeError> {
+    let MountKind::Bind { source, create_source, .. } = &mount.kind else {
         return Err(NodeError::Io { act: "making a bind mount".into(), source: io::ErrorKind::InvalidInput.into() });
     };
     let io = || NodeError::io(format!("opening the mount source {source}, held inside {within}"));
@@ -28,8 +28,19 @@ pub(super) fn tree(mount: &Mount, within: &str) -> Result<OwnedFd, NodeError> {
     let path = Path::new(source);
     let below = path.strip_prefix(within).or_else(|_| path.strip_prefix(&real));
     let below = below.map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied)).map_err(io())?;
-    let from = open(folder.as_fd(), below, *create_source).map_err(io())?;
-    let tree = sysmount::open_tree(Some(from.as_fd()), Path::new(""), true, *recursive).map_err(io())?;
+    open(folder.as_fd(), below, *create_source).map_err(io())
+}
+
+/// The detached mount for `mount`, whose [`source`] is `from`.
+///
+/// # Errors
+/// `Io`, with the source's path.
+pub(super) fn tree(mount: &Mount, from: BorrowedFd<'_>) -> Result<OwnedFd, NodeError> {
+    let MountKind::Bind { source, propagation, recursive, writable_below, .. } = &mount.kind else {
+        return Err(NodeError::Io { act: "making a bind mount".into(), source: io::ErrorKind::InvalidInput.into() });
+    };
+    let io = || NodeError::io(format!("making a mount of {source}"));
+    let tree = sysmount::open_tree(Some(from), Path::new(""), true, *recursive).map_err(io())?;
     let (kind, deep) = match propagation {
         Propagation::Private => (sysmount::Propagation::Private, false),
         Propagation::Rprivate => (sysmount::Propagation::Private, true),

@@ -5,8 +5,9 @@ use crate::container::Container;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::VolumeView;
-use crate::{NodeError, fail};
+use crate::{NodeError, fail, selinux};
 use berth_model::image::ImageConfig;
+use berth_model::selinux::Relabel;
 use berth_model::spec::{Mount, MountKind, Owners, VolumeMount};
 use berth_model::volume::VolumeRecord;
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Digest, Timestamp};
@@ -50,6 +51,8 @@ pub(crate) fn from_others(inner: &Inner, spec: &mut ContainerSpec) -> Result<(),
                 MountKind::Bind { .. } => {}
                 MountKind::Tmpfs { .. } | MountKind::Image(_) => continue,
             }
+            // Whose the files are is the other's to say.
+            mount.relabel = Relabel::Keep;
             mount.read_only |= *read_only == Some(true);
             spec.mounts.push(mount);
             if spec.mounts.len() > MAX_MOUNTS {
@@ -106,7 +109,7 @@ fn add_volumes(spec: &mut ContainerSpec, image: &ImageConfig) -> Result<(), Node
         let sane = path.starts_with('/') && !path.split('/').any(|p| p == "..") && !same(path, "/");
         if sane && !spec.mounts.iter().any(|m| same(&m.target, path)) {
             let kind = MountKind::Volume(VolumeMount::default());
-            spec.mounts.push(Mount { target: path.clone(), read_only: false, kind });
+            spec.mounts.push(Mount { target: path.clone(), read_only: false, kind, relabel: Relabel::Keep });
         }
     }
     let trees = spec.mounts.iter().filter(|m| matches!(m.kind, MountKind::Volume(_) | MountKind::Image(_))).count();
@@ -262,6 +265,7 @@ pub(crate) fn trees(
     shift: Option<Shift<'_>>,
 ) -> Result<Mounted, NodeError> {
     let Mounted { mut trees, mut warnings, mut unmapped } = Mounted::default();
+    let label = inner.runtime.labels(&record.selinux).mount.as_str();
     if record.starts <= 1 {
         // Seen from a user namespace, owners are other ones than on the disk: then the layers themselves are what it is filled from.
         let from = match shift {
@@ -277,6 +281,7 @@ pub(crate) fn trees(
         match &mount.kind {
             MountKind::Volume(wanted) => {
                 let place = ready(inner, &container.id, wanted, None)?;
+                warnings.extend(selinux::relabel_volume(inner, record, mount, (&place, wanted))?);
                 let tree = place.tree(wanted.subpath.as_deref(), mount.read_only)?;
                 if let Some(shift) = shift {
                     warnings.extend(map_owners(tree.as_fd(), &wanted.name, shift)?);
@@ -284,18 +289,21 @@ pub(crate) fn trees(
                 trees.push(tree);
             }
             MountKind::Image(image) => {
-                let view = inner.layers.store.view_for(&image.layers, shift)?;
+                let view = inner.layers.store.view_for(&image.layers, shift, label)?;
                 trees.push(berth_volume::tree_of(view.as_fd(), image.subpath.as_deref(), false, true)?);
             }
             MountKind::Bind { within: Some(within), source, idmap, recursive, .. } => {
-                let tree = super::host_path::tree(mount, within)?;
+                let from = super::host_path::source(mount, within)?;
+                warnings.extend(selinux::relabel_bind(inner, record, mount, from.as_fd())?);
+                let tree = super::host_path::tree(mount, from.as_fd())?;
                 let owners = record.spec.owners(*idmap);
                 if let Some(shift) = shift.filter(|_| owners != Owners::Host) {
                     warnings.extend(map_folder(tree.as_fd(), source, *recursive, owners, shift)?);
                 }
                 trees.push(tree);
             }
-            MountKind::Bind { source, idmap, recursive, .. } => {
+            MountKind::Bind { source, idmap, recursive, create_source, .. } => {
+                warnings.extend(selinux::relabel_path(inner, record, mount, (source, *create_source))?);
                 let owners = record.spec.owners(*idmap);
                 if let Some(shift) = shift.filter(|_| owners == Owners::MappedIfPossible)
                     && let Some(tree) = nearest(source, *recursive)

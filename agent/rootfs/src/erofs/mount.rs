@@ -10,8 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-/// The read-only detached mount of an index with its tar. Both files stay open by the mount alone.
-pub fn mount(index: &File, tar: &File) -> io::Result<OwnedFd> {
+/// The read-only detached mount of an index with its tar. Both files stay open by the mount alone. `label`: of SELinux, of everything in it; empty: none.
+pub fn mount(index: &File, tar: &File, label: &str) -> io::Result<OwnedFd> {
     // By descriptor: a path may be longer than the 255 bytes that fsconfig takes.
     let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
     let context = FsContext::open("erofs")?;
@@ -19,6 +19,9 @@ pub fn mount(index: &File, tar: &File) -> io::Result<OwnedFd> {
         context.set_string("source", path(index))?;
         context.set_string("device", path(tar))?;
         context.set_flag("ro")?;
+        if !label.is_empty() {
+            context.set_string("context", label)?;
+        }
         context.create()?;
         context.mount(MountAttr::RDONLY)
     })();
@@ -38,7 +41,7 @@ pub fn probe(folder: &Path) -> io::Result<()> {
     Parser::new().push(&bytes, &mut tree).map_err(io::Error::other)?;
     std::os::unix::fs::FileExt::write_all_at(&tar, &bytes, 0)?;
     write_index(&tree, &tar, bytes.len() as u64, &index).map_err(io::Error::other)?;
-    let mounted = mount(&index, &tar)?;
+    let mounted = mount(&index, &tar, "")?;
     let file = sysfs::openat2(mounted.as_fd(), "a", sysfs::Open::RDONLY, 0, sysfs::Resolve::BENEATH)?;
     let read = io::read_to_string(File::from(file))?;
     if read == "berth" { Ok(()) } else { Err(io::Error::other("a file read back differs")) }

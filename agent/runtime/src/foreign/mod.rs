@@ -272,6 +272,7 @@ fn exec_plan(
         no_new_privileges: request.container.no_new_privileges,
         oom_score_adj: oci::oom_score_adj(request.container, host),
         profile,
+        label: &request.labels.process,
     });
     make_folder(folder, 0o700)?;
     let (file, pid) = (folder.join("process.json"), folder.join("pid"));

@@ -215,6 +215,7 @@ mod tests {
                 target: "/a/../b".into(),
                 read_only: false,
                 kind: MountKind::Tmpfs { size_bytes: None, mode: None, exec: false },
+                relabel: Default::default(),
             }],
             resources: Resources { memory_bytes: Some(1), memory_swap_bytes: Some(0), ..Default::default() },
             stop_signal: Some("SIGNOPE".into()),

@@ -5,6 +5,7 @@ mod command;
 mod landlock;
 mod mounts;
 pub(crate) mod oci;
+mod selinux;
 mod userns;
 
 pub(crate) use check::check;
@@ -17,6 +18,7 @@ use crate::host::{Host, HostDevice};
 use crate::{Effective, PlanInput, RuntimeError, user};
 use berth_model::ContainerId;
 use berth_model::network::{NetworkAttachment, NetworkMode, Protocol};
+use berth_model::selinux::Labels;
 use berth_model::spec::{ContainerSpec, ExecSpec};
 use berth_model::userns::{IdRange, UsernsMode};
 use berth_model::wire::{self, Step};
@@ -60,6 +62,8 @@ pub struct Plan {
     pub(crate) wire: wire::Plan<'static>,
     /// Files that `spawn` makes before the start: path, content.
     pub(crate) files: Vec<(PathBuf, String)>,
+    /// Of SELinux, for these files. Empty: none.
+    pub(crate) label: String,
     /// Folders of the host that `-v` makes when they are missing.
     pub(crate) folders: Vec<PathBuf>,
     /// The user of the host, and its group, that the container's group is delegated to.
@@ -123,6 +127,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
         ..wire::Plan::default()
     };
     let folders = mounts::folders_to_make(spec);
+    let label = input.labels.mount.clone();
     // The host's files are opened while it is still there.
     let (open, attach) = mounts::user_mounts(input, &files, host)?;
     if let Some(other) = &around.other {
@@ -141,7 +146,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
             profile: around.profile.as_deref(),
         };
         let bundle = Some(oci::bundle(input, host, other, decided));
-        return Ok(Plan { effective, warnings, wire, files, folders, delegate: None, bundle });
+        return Ok(Plan { effective, warnings, wire, files, label, folders, delegate: None, bundle });
     }
     let mut steps = vec![Step::Umask { mask: 0 }];
     steps.extend(score);
@@ -173,13 +178,13 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     steps.extend(sysctls(spec));
     if !spec.privileged {
         steps.push(Step::ReadOnlyPaths { paths: mounts::READ_ONLY.map(bytes).to_vec() });
-        steps.push(Step::Mask { paths: mounts::masked(host, None) });
+        steps.push(mask(mounts::masked(host, None)));
     }
     steps.extend(attach);
     if !spec.privileged {
         // Whoever puts the host's /sys there does not unmask it by that.
         let again = mounts::masked(host, Some(&spec.mounts));
-        steps.extend((!again.is_empty()).then_some(Step::Mask { paths: again }));
+        steps.extend((!again.is_empty()).then(|| mask(again)));
     }
     if !spec.host_uts {
         steps.push(Step::Hostname { name: bytes(hostname) });
@@ -198,14 +203,19 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     steps.push(Step::Umask { mask: 0o22 });
     // The init of `--init` executes nothing.
     steps.extend(profile(around.profile.clone(), spec.init));
+    steps.extend(selinux::process(input.labels, spec.init));
     steps.extend(landlock::step(spec, host)?);
     let seccomp = around.seccomp.as_ref().map(|p| Cow::Owned(p.to_vec()));
     steps.extend(credentials(&user, capabilities, seccomp, spec.no_new_privileges));
     wire.init = spec.init;
     wire.args = effective.args.iter().cloned().map(bytes).collect();
     wire.env = effective.env.iter().cloned().map(bytes).collect();
-    (wire.outside, wire.steps) = (outside, steps);
-    Ok(Plan { warnings, wire, files, folders, delegate, effective, bundle: None })
+    (wire.outside, wire.steps) = (selinux::mounts(outside, input.labels), selinux::mounts(steps, input.labels));
+    Ok(Plan { warnings, wire, files, label, folders, delegate, effective, bundle: None })
+}
+
+fn mask(paths: Vec<wire::plan::Bytes<'static>>) -> Step<'static> {
+    Step::Mask { paths, label: bytes("") }
 }
 
 fn hostname(spec: &ContainerSpec, host: &Host, id: &ContainerId) -> String {
@@ -278,6 +288,8 @@ pub(crate) struct Walls {
     pub seccomp: Option<Cow<'static, [u8]>>,
     /// Of AppArmor; None: unconfined.
     pub profile: Option<String>,
+    /// Of SELinux.
+    pub labels: Labels,
 }
 
 /// One more process in a container whose first process is behind descriptor 0.
@@ -315,6 +327,7 @@ pub(crate) fn exec(
     });
     steps.push(Step::Umask { mask: 0o22 });
     steps.extend(profile(walls.profile, false));
+    steps.extend(selinux::process(&walls.labels, false));
     if !spec.privileged {
         steps.extend(landlock::step(container, host)?);
     }

@@ -160,6 +160,7 @@ pub(super) fn bundle(input: &PlanInput<'_>, host: &Host, other: &Other, decided:
         no_new_privileges: spec.no_new_privileges,
         oom_score_adj: oom_score_adj(spec, host),
         profile,
+        label: &input.labels.process,
     });
     let mut config = json!({
         "ociVersion": "1.0.2",
@@ -179,6 +180,7 @@ pub(super) fn bundle(input: &PlanInput<'_>, host: &Host, other: &Other, decided:
     }
     let (name, runtime) = (other.name.clone(), other.runtime.clone());
     let readers = input.ids.map(|ids| ids.base).filter(|_| !input.hooks.is_empty());
+    let open = super::selinux::mounts(open, input.labels);
     Bundle { name, runtime, config, places: other.places.clone(), readers, open, attach: steps, binds }
 }
 
@@ -195,6 +197,8 @@ pub(crate) struct Process<'a> {
     pub oom_score_adj: Option<i32>,
     /// Of AppArmor.
     pub profile: Option<&'a str>,
+    /// Of SELinux. Empty: none.
+    pub label: &'a str,
 }
 
 /// `process` of a configuration, and the file of an exec.
@@ -229,6 +233,9 @@ pub(crate) fn process(p: &Process<'_>) -> Value {
     }
     if let Some(profile) = p.profile {
         process["apparmorProfile"] = profile.into();
+    }
+    if !p.label.is_empty() {
+        process["selinuxLabel"] = p.label.into();
     }
     process
 }
@@ -389,6 +396,9 @@ fn linux(
     linux.insert("resources".into(), json!({ "devices": device_rules(other.device_rules.as_deref()) }));
     linux.insert("devices".into(), devices.iter().map(device).collect());
     linux.insert("sysctl".into(), json!(spec.sysctls));
+    if !input.labels.mount.is_empty() {
+        linux.insert("mountLabel".into(), input.labels.mount.as_str().into());
+    }
     if !spec.privileged {
         let lossy = |b: &[u8]| Value::from(String::from_utf8_lossy(b).into_owned());
         linux.insert("maskedPaths".into(), mounts::masked(host, None).iter().map(|b| lossy(b)).collect());

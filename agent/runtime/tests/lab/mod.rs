@@ -87,6 +87,7 @@ impl Lab {
             ids: None,
             unmapped: &[],
             hooks: &Default::default(),
+            labels: &berth_model::selinux::Labels::NONE,
         })?;
         let netns = (spec.network != NetworkMode::Host).then(new_network);
         let prepared = self.runtime.prepare(&self.id, spec, self.paths())?;
@@ -117,6 +118,7 @@ impl Lab {
             session: None,
             run_dir: Path::new("/"),
             ids: None,
+            labels: &berth_model::selinux::Labels::NONE,
         })
     }
 }
