@@ -158,7 +158,7 @@ pub struct CreateOptions {
 #[derive(Args, Debug)]
 pub struct ExecOptions {
     /// File with the process as JSON
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["cwd", "env", "user", "additional_gids", "cap", "no_new_privs", "apparmor"])]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["cwd", "env", "user", "additional_gids", "cap", "no_new_privs", "apparmor", "process_label"])]
     pub process: Option<PathBuf>,
     /// Do not wait for its end
     #[arg(short, long)]
@@ -187,6 +187,9 @@ pub struct ExecOptions {
     /// AppArmor profile
     #[arg(long, value_name = "PROFILE")]
     pub apparmor: Option<String>,
+    /// SELinux label
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
     /// Socket that the master of the terminal is sent to
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,

@@ -89,6 +89,7 @@ fn run_exec(context: &Context, options: ExecOptions) -> Result<u8, Error> {
         capabilities: options.cap,
         no_new_privileges: options.no_new_privs,
         apparmor: options.apparmor,
+        process_label: options.process_label,
         console_socket: options.console_socket,
         pid_file: options.pid_file,
         preserve_fds: options.preserve_fds,

@@ -27,6 +27,7 @@ pub struct Request {
     pub capabilities: Vec<String>,
     pub no_new_privileges: bool,
     pub apparmor: Option<String>,
+    pub process_label: Option<String>,
     pub console_socket: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
     pub preserve_fds: u32,
@@ -96,6 +97,9 @@ fn given(config: &Config, request: &Request) -> Result<Process, Error> {
     process.no_new_privileges |= request.no_new_privileges;
     if request.apparmor.is_some() {
         process.apparmor_profile.clone_from(&request.apparmor);
+    }
+    if request.process_label.is_some() {
+        process.selinux_label.clone_from(&request.process_label);
     }
     if let Some(user) = &request.user {
         let bad = || Error::field("--user", format!("{user:?} is not UID or UID:GID"));

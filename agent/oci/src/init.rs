@@ -141,7 +141,7 @@ fn build(container: &mut Container<'_>) -> Result<Program, Failure> {
     names(plan, root)?;
     prepare(&plan.process, root, &container.streams, true)?;
     rootfs::read_only(root, &plan.read_only)?;
-    rootfs::mask(root, &plan.masked)?;
+    rootfs::mask(root, &plan.masked, &plan.mount_label)?;
     if plan.read_only_root {
         use berth_sys::mount::{AttrChange, MountAttr, mount_setattr};
         let change = AttrChange { set: MountAttr::RDONLY, ..AttrChange::default() };
@@ -211,10 +211,13 @@ fn names(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure> {
 /// Keyring, terminal, working folder. `container`: it is the first process, whose working folder is made when it is missing.
 fn prepare(plan: &ProcessPlan, root: BorrowedFd<'_>, streams: &Streams, container: bool) -> Result<(), Failure> {
     if let Some(name) = &streams.keyring {
+        // As runc: what the container's processes may do with the keyring is what they may do with themselves.
+        label_keys(plan.selinux_label())?;
         match oci::new_session_keyring(name) {
             Err(e) if e.raw_os_error() == Some(ENOSYS) => {}
             other => act("making a session keyring", other)?,
         }
+        label_keys(plan.selinux_label().map(|_| ""))?;
     }
     if plan.terminal {
         let socket = streams.console.as_ref().map(AsFd::as_fd);
@@ -231,6 +234,15 @@ fn prepare(plan: &ProcessPlan, root: BorrowedFd<'_>, streams: &Streams, containe
     let folder = if container { tree::target(root, &plan.cwd, true) } else { tree::there(root, &plan.cwd) };
     let entered = folder.and_then(|folder| process::fchdir(folder.as_fd()));
     act(format!("process.cwd: going to {}", plan.cwd), entered)
+}
+
+/// Keyrings that are made from here on have this label; empty: as the policy says. A kernel without them has no such file.
+fn label_keys(label: Option<&str>) -> Result<(), Failure> {
+    let Some(label) = label else { return Ok(()) };
+    match rootfs::label("keycreate", label) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => act(format!("writing {label:?} to /proc/self/attr/keycreate"), other),
+    }
 }
 
 /// The program as execvp(3) finds it, or why not in words that callers of runc know.

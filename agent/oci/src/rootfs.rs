@@ -4,6 +4,7 @@
 //! the container's namespaces is mounted here. Every target is resolved inside the root.
 #![expect(clippy::disallowed_methods, reason = "one thread, whose working folder is nobody else's")]
 
+use crate::plan::selinux;
 use crate::plan::{DevicePlan, MountKind, MountPlan, Plan, REC, same};
 use crate::tree;
 use crate::trees::Trees;
@@ -52,7 +53,7 @@ pub fn build(plan: &Plan, trees: &mut Trees) -> Result<(), Failure> {
     let mut given = trees.mounts.iter_mut();
     for planned in &plan.mounts {
         let tree = given.next().and_then(|g| g.take());
-        mount_one(root, planned, tree)?;
+        mount_one(root, planned, tree, &plan.mount_label)?;
     }
     if plan.fill_dev {
         for device in &plan.devices {
@@ -64,7 +65,12 @@ pub fn build(plan: &Plan, trees: &mut Trees) -> Result<(), Failure> {
     Ok(())
 }
 
-fn mount_one(root: BorrowedFd<'_>, planned: &MountPlan, tree: Option<Vec<(String, OwnedFd)>>) -> Result<(), Failure> {
+fn mount_one(
+    root: BorrowedFd<'_>,
+    planned: &MountPlan,
+    tree: Option<Vec<(String, OwnedFd)>>,
+    label: &str,
+) -> Result<(), Failure> {
     let words = |what: &str| format!("mounting {what} on {}", planned.target);
     match (&planned.kind, tree) {
         (MountKind::Fs { fs_type, source }, _) => {
@@ -75,7 +81,7 @@ fn mount_one(root: BorrowedFd<'_>, planned: &MountPlan, tree: Option<Vec<(String
                 act(words(&source.display().to_string()), attach(root, &planned.target, tree.as_fd()))?;
             }
         }
-        (MountKind::Cgroup, Some(tree)) => act(words("cgroup"), cgroups(root, planned, tree))?,
+        (MountKind::Cgroup, Some(tree)) => act(words("cgroup"), cgroups(root, planned, tree, label))?,
         (MountKind::Remount { bind }, _) => act(words("other options"), remount(root, planned, *bind))?,
         (_, None) => return act(words("nothing"), Err(io::Error::from(io::ErrorKind::InvalidInput))),
     }
@@ -128,6 +134,13 @@ fn file_system(root: BorrowedFd<'_>, planned: &MountPlan, fs_type: &str, source:
     let flags = MountFlags::from_bits(planned.flags & !late);
     mount::mount(OsStr::new(source), Path::new(&path), fs_type, flags, &data)?;
     let made = tree::there(root, &planned.target)?;
+    if !planned.label.is_empty() {
+        match fs::lsetxattrat(made.as_fd(), ".", c"security.selinux", planned.label.as_bytes()) {
+            // It takes none; EPERM: the root of a user namespace's message queues is the host's.
+            Err(e) if matches!(e.raw_os_error(), Some(EOPNOTSUPP | EPERM)) => {}
+            other => other?,
+        }
+    }
     if planned.copy_up && was_there {
         copy_up(at.as_fd(), made.as_fd(), &data)?;
     }
@@ -180,7 +193,7 @@ pub fn propagation(bits: u32) -> io::Result<(Propagation, bool)> {
 }
 
 /// v2: one tree. v1: a tmpfs with a folder for each hierarchy, and links for the controllers that share one.
-fn cgroups(root: BorrowedFd<'_>, planned: &MountPlan, trees: Vec<(String, OwnedFd)>) -> io::Result<()> {
+fn cgroups(root: BorrowedFd<'_>, planned: &MountPlan, trees: Vec<(String, OwnedFd)>, label: &str) -> io::Result<()> {
     if let [(name, tree)] = &trees[..]
         && name.is_empty()
     {
@@ -190,7 +203,7 @@ fn cgroups(root: BorrowedFd<'_>, planned: &MountPlan, trees: Vec<(String, OwnedF
     let path = format!("/proc/self/fd/{}", at.as_raw_fd());
     const NOSUID_NODEV_NOEXEC: u32 = 2 | 4 | 8;
     let flags = MountFlags::from_bits(NOSUID_NODEV_NOEXEC);
-    mount::mount(OsStr::new("tmpfs"), Path::new(&path), "tmpfs", flags, "mode=755,size=64k")?;
+    mount::mount(OsStr::new("tmpfs"), Path::new(&path), "tmpfs", flags, &selinux::option("mode=755,size=64k", label))?;
     let top = tree::there(root, &planned.target)?;
     for (name, tree) in &trees {
         attach(root, &format!("{}/{name}", planned.target), tree.as_fd())?;
@@ -278,22 +291,25 @@ pub fn enter(plan: &Plan, root: BorrowedFd<'_>, pivot: bool) -> Result<(), Failu
 }
 
 /// Hides files behind /dev/null and folders behind an empty tmpfs; missing ones are fine.
-pub fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), Failure> {
+pub fn mask(root: BorrowedFd<'_>, paths: &[String], label: &str) -> Result<(), Failure> {
     for path in paths {
         let at = match tree::there(root, path) {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
             other => act(format!("masking {path}"), other)?,
         };
-        act(format!("masking {path}"), mask_one(root, at.as_fd()))?;
+        act(format!("masking {path}"), mask_one(root, at.as_fd(), label))?;
     }
     Ok(())
 }
 
-fn mask_one(root: BorrowedFd<'_>, at: BorrowedFd<'_>) -> io::Result<()> {
+fn mask_one(root: BorrowedFd<'_>, at: BorrowedFd<'_>, label: &str) -> io::Result<()> {
     if tree::is_folder(at)? {
         let context = mount::FsContext::open("tmpfs")?;
         context.set_string("size", "0k")?;
         context.set_string("nr_inodes", "2")?;
+        if !label.is_empty() {
+            context.set_string("context", label)?;
+        }
         context.create()?;
         let attributes = MountAttr::RDONLY | MountAttr::NOSUID | MountAttr::NODEV | MountAttr::NOEXEC;
         return mount::move_mount_to_fd(context.mount(attributes)?.as_fd(), at);
@@ -348,7 +364,9 @@ fn write_proc(root: BorrowedFd<'_>, path: &str, value: &str) -> io::Result<()> {
 }
 
 const EINVAL: i32 = 22;
+const EPERM: i32 = 1;
 const ENOTDIR: i32 = 20;
+const EOPNOTSUPP: i32 = 95;
 
 #[cfg(test)]
 mod tests {

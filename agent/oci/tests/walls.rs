@@ -73,6 +73,43 @@ fn exec_takes_no_keyring_of_its_caller_along() {
     }
 }
 
+/// Needs a machine whose policy may be exchanged, as tests/e2e/selinux.rs does; on others a label is refused by name.
+#[test]
+fn labels_of_a_bundle_are_those_of_its_processes_and_mounts() {
+    let (process, mount) = ("system_u:system_r:container_t:s0:c1,c2", "system_u:object_r:container_file_t:s0:c1,c2");
+    let bench = Bench::new();
+    bench.config(&["sleep", "1000"], |c| {
+        c["process"]["selinuxLabel"] = json!(process);
+        c["linux"]["mountLabel"] = json!(mount);
+        c["linux"]["maskedPaths"] = json!(["/proc/fs"]);
+    });
+    if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        fails(bench.create(&[]), "SELinux is not enabled on this host");
+        return;
+    }
+    let load = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/selinux/load.sh");
+    assert!(Command::new(load).status().unwrap().success());
+    ok(bench.create(&[]));
+    let id = bench.id();
+    ok(bench.runtime(&["start", &id]));
+    let seen = ok(bench.runtime(&["exec", &id, "cat", "/proc/self/attr/current", "/proc/1/attr/current"]));
+    assert_eq!(seen.replace('\0', "\n").split_whitespace().collect::<Vec<_>>(), [process, process]);
+    let other = process.replace("container_t", "other_t");
+    let seen = ok(bench.runtime(&["exec", "--process-label", &other, &id, "cat", "/proc/self/attr/current"]));
+    assert_eq!(seen.trim_end_matches(['\0', '\n']), other);
+    let script = "import os,sys;print(os.getxattr(sys.argv[1],'security.selinux').decode().rstrip('\\0'))";
+    let pid = &bench.state()["pid"];
+    for (path, labelled) in
+        [("dev", true), ("dev/null", true), ("dev/pts", true), ("dev/shm", true), ("proc/fs", true), ("proc", false)]
+    {
+        let out = Command::new("python3").args(["-c", script, &format!("/proc/{pid}/root/{path}")]).output().unwrap();
+        assert_eq!(ok(out).trim() == mount, labelled, "{path}");
+    }
+    ok(bench.runtime(&["delete", "-f", &id]));
+    bench.config(&["true"], |c| c["linux"]["mountLabel"] = json!("nonsense"));
+    fails(bench.create(&[]), "linux.mountLabel: \"nonsense\" is no context");
+}
+
 #[test]
 fn a_group_with_somebody_in_it_is_left_alone() {
     let first = Bench::new();

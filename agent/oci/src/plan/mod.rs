@@ -3,6 +3,7 @@
 mod mounts;
 mod process;
 mod seccomp;
+pub mod selinux;
 
 pub use mounts::{MountKind, MountPlan, option_names as mount_options};
 pub use process::{ProcessPlan, SeccompPlan, process};
@@ -63,6 +64,8 @@ pub struct Plan {
     pub masked: Vec<String>,
     pub read_only: Vec<String>,
     pub personality: Option<u32>,
+    /// Of SELinux, for what the runtime mounts. Empty: none.
+    pub mount_label: String,
     pub process: ProcessPlan,
     pub hooks: Hooks,
     /// Below the roots of the hierarchies, without a slash in front.
@@ -148,8 +151,11 @@ pub fn plan(config: &Config, bundle: &Path, id: &str, warnings: &mut Vec<String>
         hooks: config.hooks.clone(),
         cgroup: cgroup(linux.cgroups_path.as_deref(), id)?,
         cgroup_owner: None,
+        mount_label: selinux::label("linux.mountLabel", linux.mount_label.as_deref())?,
     };
     plan.cgroup_owner = cgroup_owner(&plan);
+    let in_user_namespace = plan.has_user_namespace();
+    selinux::mounts(&mut plan.mounts, &plan.mount_label, in_user_namespace);
     plan.fill_dev = !plan.mounts.iter().any(|m| same(&m.target, "/dev") && matches!(m.kind, MountKind::Bind { .. }));
     plan.devices = devices(&linux.devices)?;
     owned(&plan)?;
@@ -181,9 +187,6 @@ fn unsupported(linux: &Linux) -> Result<(), Error> {
     }
     if !linux.net_devices.is_empty() {
         return no("linux.netDevices");
-    }
-    if linux.mount_label.as_ref().is_some_and(|l| !l.is_empty()) {
-        return no("linux.mountLabel");
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ const REMOUNT: u32 = 32;
 // MOUNT_ATTR_* of mount_setattr(2).
 const ATTR_ATIME: u64 = 0x70;
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum MountKind {
     Bind {
         source: PathBuf,
@@ -27,6 +27,7 @@ pub enum MountKind {
         source: String,
     },
     /// The container's own control groups.
+    #[default]
     Cgroup,
     /// Other options for what an earlier one has mounted there; `bind`: for this mount alone, not for its file system.
     Remount {
@@ -34,7 +35,7 @@ pub enum MountKind {
     },
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MountPlan {
     /// Absolute inside the container.
     pub target: String,
@@ -43,6 +44,8 @@ pub struct MountPlan {
     pub flags: u32,
     /// Its options that are no flags.
     pub data: String,
+    /// Of SELinux, which its root is given behind the mount. Empty: none.
+    pub label: String,
     /// MOUNT_ATTR_* of this mount, set and cleared.
     pub set: u64,
     pub clear: u64,
@@ -155,19 +158,7 @@ fn mount(field: &str, given: &Mount, bundle: &Path) -> Result<MountPlan, Error> 
     if target.split('/').any(|p| p == "..") {
         return bad("destination", format!("{:?} holds '..'", given.destination));
     }
-    let mut plan = MountPlan {
-        target,
-        kind: MountKind::Cgroup,
-        flags: 0,
-        data: String::new(),
-        set: 0,
-        clear: 0,
-        set_all: 0,
-        clear_all: 0,
-        propagation: Vec::new(),
-        copy_up: false,
-        map: None,
-    };
+    let mut plan = MountPlan { target, ..MountPlan::default() };
     let mut data: Vec<&str> = Vec::new();
     let (mut bind, mut mapped, mut remount) = (None, None, false);
     for option in &given.options {

@@ -1,6 +1,6 @@
 //! A process: of a container's beginning, or one more in it.
 
-use super::seccomp;
+use super::{seccomp, selinux};
 use crate::config::{Capabilities, ConsoleSize, Process};
 use crate::error::Error;
 use berth_sys::{cap, process as sys};
@@ -151,6 +151,16 @@ fn rlimits(given: &Process) -> Result<Vec<(u32, u64, u64)>, Error> {
     Ok(all)
 }
 
+/// Of /proc/self/attr.
+const SELINUX_FILE: &str = "exec";
+
+impl ProcessPlan {
+    /// Its SELinux label.
+    pub fn selinux_label(&self) -> Option<&str> {
+        self.labels.iter().find(|(file, _)| *file == SELINUX_FILE).map(|(_, label)| label.as_str())
+    }
+}
+
 fn labels(given: &Process) -> Result<Vec<(&'static str, String)>, Error> {
     let has = |path: &str| std::path::Path::new(path).exists();
     let mut all = Vec::new();
@@ -160,11 +170,9 @@ fn labels(given: &Process) -> Result<Vec<(&'static str, String)>, Error> {
         }
         all.push(("apparmor/exec", format!("exec {profile}")));
     }
-    if let Some(label) = given.selinux_label.as_ref().filter(|l| !l.is_empty()) {
-        if !has("/sys/fs/selinux/enforce") {
-            return Err(Error::field("process.selinuxLabel", "SELinux is not enabled on this host"));
-        }
-        all.push(("exec", label.clone()));
+    let label = selinux::label("process.selinuxLabel", given.selinux_label.as_deref())?;
+    if !label.is_empty() {
+        all.push((SELINUX_FILE, label));
     }
     Ok(all)
 }
