@@ -20,6 +20,7 @@ use berth_model::spec::Resources;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -268,7 +269,10 @@ fn wait_frozen(mut frozen: impl FnMut() -> Result<bool, RuntimeError>) -> Result
 fn make(path: &Path) -> Result<(), RuntimeError> {
     match fs::create_dir(path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(|source| RuntimeError::Cgroup { act: "making the cgroup", path: path.into(), source }),
+        // As it would be without the agent's umask: root of a container's user namespace walks through it when it mounts its own group.
+        made => made
+            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+            .map_err(|source| RuntimeError::Cgroup { act: "making the cgroup", path: path.into(), source }),
     }
 }
 
