@@ -3,6 +3,7 @@
 //! A file that is wrong anywhere is refused whole: unknown keys, wrong types and impossible values name the file, the
 //! key and the line. `deploy/berthd.toml` shows every key with its default.
 
+mod cgroups;
 mod isolation;
 mod network;
 mod runtimes;
@@ -151,8 +152,11 @@ pub struct Tls {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Containers {
-    /// Parent of all cgroups of containers, relative to the hierarchies' roots.
-    pub cgroup_parent: String,
+    /// Who makes their cgroups.
+    pub cgroup_driver: cgroups::Driver,
+    /// With cgroupfs the parent of them all, relative to the hierarchies' roots; unset: berth. With systemd the slice of those that name none;
+    /// unset: system.slice.
+    pub cgroup_parent: Option<String>,
     /// Processes and threads of one container; -1: no limit.
     pub default_pids: i64,
     /// Where vendors' descriptions of devices are; those of later folders go first.
@@ -167,7 +171,8 @@ impl Default for Containers {
     fn default() -> Self {
         let log = LogConfig::default();
         Containers {
-            cgroup_parent: "berth".into(),
+            cgroup_driver: cgroups::Driver::default(),
+            cgroup_parent: None,
             // A fork bomb is stopped long before the host's own limit of 32,768 pids.
             default_pids: 4096,
             cdi_dirs: vec!["/etc/cdi".into(), "/run/cdi".into()],
@@ -516,15 +521,9 @@ impl Config {
                 check(false, "network.pools", &why);
             }
         }
-        let parent = &self.containers.cgroup_parent;
-        let parent_good = !parent.is_empty()
-            && parent.len() <= 128
-            && parent.split('/').all(|part| {
-                !part.is_empty()
-                    && !part.starts_with('.')
-                    && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-            });
-        check(parent_good, "containers.cgroup_parent", "must be a relative path such as berth or machine.slice/berth");
+        if let Err(why) = self.containers.check_parent() {
+            check(false, "containers.cgroup_parent", &why);
+        }
         check(
             self.containers.default_pids == -1 || self.containers.default_pids >= 16,
             "containers.default_pids",
@@ -678,7 +677,9 @@ impl Config {
             cni: self.network.cni(),
             cdi_dirs: self.containers.cdi_dirs.clone(),
             runtime: RuntimeConfig {
-                cgroup_parent: self.containers.cgroup_parent.clone(),
+                cgroup_driver: self.containers.cgroup_driver.into(),
+                cgroup_parent: self.containers.own_parent().to_owned(),
+                cgroup_slice: self.containers.slice().to_owned(),
                 default_pids: Some(self.containers.default_pids).filter(|n| *n > 0),
                 run_root: self.run_root.clone(),
                 runtimes: self.runtimes.decode(),

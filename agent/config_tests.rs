@@ -58,6 +58,7 @@ fn the_example_is_the_default_with_every_key() {
         (r#"key: Some("/etc/berth/pki/agent.key")"#, "key: None"),
         (r#"crl: Some("/etc/berth/pki/crl.pem")"#, "crl: None"),
         (r#"docker_config: Some("/etc/berth/docker.json")"#, "docker_config: None"),
+        (r#"cgroup_parent: Some("berth")"#, "cgroup_parent: None"),
         (r#"file: Some("/var/lib/berth/audit.log")"#, "file: None"),
         (r#"interval: Some("1h")"#, "interval: None"),
         (r#"stopped_containers_after: Some("7d")"#, "stopped_containers_after: None"),
@@ -92,6 +93,32 @@ fn errors_name_the_file_the_key_and_the_line() {
     assert!(error.contains("line 2") && error.contains("nonsense"), "{error}");
     let error = parse("data_root = \"var\"\n[network]\nsubnet = \"10.0.0.0/33\"\n").unwrap_err();
     assert!(error.contains("data_root") && error.contains("network.subnet"), "{error}");
+}
+
+#[test]
+fn who_makes_cgroups_and_where() {
+    let of = |keys: &str| parse(&format!("[containers]\n{keys}"));
+    let node = |keys: &str| of(keys).unwrap().node().runtime;
+    let (own, unset) = (node(""), node("cgroup_driver = \"systemd\""));
+    assert_eq!(
+        (own.cgroup_driver.name(), own.cgroup_parent.as_str(), own.cgroup_slice.as_str()),
+        ("cgroupfs", "berth", "")
+    );
+    assert_eq!(node("cgroup_parent = \"machine.slice/x\"").cgroup_parent, "machine.slice/x");
+    // Groups of before the change are looked for where they are.
+    assert_eq!(
+        (unset.cgroup_driver.name(), unset.cgroup_parent.as_str(), unset.cgroup_slice.as_str()),
+        ("systemd", "berth", "")
+    );
+    let slice = node("cgroup_driver = \"systemd\"\ncgroup_parent = \"a-b.slice\"");
+    assert_eq!((slice.cgroup_parent.as_str(), slice.cgroup_slice.as_str()), ("berth", "a-b.slice"));
+    for bad in
+        ["cgroup_parent = \"/a\"", "cgroup_parent = \"\"", "cgroup_driver = \"systemd\"\ncgroup_parent = \"berth\""]
+    {
+        let error = of(bad).unwrap_err();
+        assert!(error.contains("containers.cgroup_parent"), "{bad}: {error}");
+    }
+    assert!(of("cgroup_driver = \"other\"").unwrap_err().contains("cgroup_driver"));
 }
 
 #[test]

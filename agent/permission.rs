@@ -57,6 +57,7 @@ pub struct Grants {
     /// Names of one's own choice for bridges, which rules of the host may be about.
     pub bridge_names: bool,
     /// Files of the container's cgroup by name: some keep memory or processors from everybody else (memory.min, cpuset.cpus.partition).
+    /// A slice of one's own choice.
     pub cgroup_files: bool,
     /// The least that may be asked for; below 0 others are killed first when memory runs out.
     pub oom_score_adj: i32,
@@ -189,7 +190,7 @@ impl fmt::Display for Need {
             Need::Cni => f.write_str("driver cni"),
             Need::Subnet(subnet) => write!(f, "the subnet {subnet}, which is not private,"),
             Need::BridgeName(name) => write!(f, "a bridge of the name {name}"),
-            Need::CgroupFiles => f.write_str("files of its cgroup by name"),
+            Need::CgroupFiles => f.write_str("files of its cgroup by name, or another slice for it,"),
             Need::OomScore(value) => write!(f, "the OOM score adjustment {value}"),
             Need::Unknown(token) => write!(f, "{token:?}"),
         }
@@ -224,6 +225,8 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     if let Some(score) = spec.oom_score_adj {
         add(score < 0, Need::OomScore(score));
     }
+    // Another slice has other limits, or none of them.
+    add(spec.cgroup_parent.is_some(), Need::CgroupFiles);
     for mount in &spec.mounts {
         match &mount.kind {
             MountKind::Bind { source, propagation, .. } => {

@@ -114,6 +114,12 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
         (caps("net_admin"), "NET_ADMIN", "capabilities = ['CAP_NET_ADMIN']", "privileged = true"),
         (log, "log collector", "log_collectors = true", "host_namespaces = ['network']"),
         (ContainerSpec { resources: files, ..d() }, "files of its cgroup", "cgroup_files = true", "privileged = true"),
+        (
+            ContainerSpec { cgroup_parent: Some("a.slice".into()), ..d() },
+            "another slice",
+            "cgroup_files = true",
+            "privileged = true",
+        ),
         (ContainerSpec { oom_score_adj: Some(-5), ..d() }, "-5", "oom_score_adj = -5", "oom_score_adj = -4"),
     ]
 }

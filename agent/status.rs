@@ -521,6 +521,7 @@ fn from_runtime(error: &RuntimeError, message: String) -> Draft {
             let metadata = [("runtime", runtime.clone()), ("runtime_exit_code", code.to_string())];
             Draft::with(Code::FailedPrecondition, "RUNTIME_FAILED", message, metadata)
         }
+        E::Systemd(_) => Draft::new(Code::FailedPrecondition, "SYSTEMD_FAILED", message),
         E::ShimGone => Draft::new(Code::Unavailable, "SHIM_GONE", message),
         E::Protocol(_) => hidden(message, "SHIM_PROTOCOL"),
         E::CutOff => Draft::new(Code::ResourceExhausted, "READER_TOO_SLOW", message),

@@ -48,9 +48,9 @@ pub async fn uninstall(config: Config, yes: bool, purge: bool) -> anyhow::Result
     if !failed.is_empty() {
         bail!("not everything could be removed:\n{}", failed.join("\n"));
     }
-    remove_cgroup(&config.containers.cgroup_parent)?;
+    remove_cgroup(config.containers.own_parent())?;
     if let Some(unit) = unit {
-        leave(&unit, &config.containers.cgroup_parent).context("leaving the agent's cgroup")?;
+        leave(&unit, config.containers.own_parent()).context("leaving the agent's cgroup")?;
     }
     remove(&config.run_root)?;
     if purge {

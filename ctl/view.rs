@@ -391,6 +391,7 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
         "CapDrop": c.cap_drop,
         "NoNewPrivileges": c.no_new_privileges,
         "WritableCgroups": c.writable_cgroups,
+        "CgroupParent": c.cgroup_parent,
         "AppArmor": c.apparmor,
         "Label": state::label_options(c),
         "Landlock": c.landlock,
@@ -568,6 +569,7 @@ pub fn info(r: &v1::InfoResponse) -> Value {
         "NCPU": r.cpus,
         "MemTotal": r.memory_bytes,
         "CgroupMode": r.cgroup_mode,
+        "CgroupDriver": r.cgroup_driver,
         "LayerStore": r.layer_store,
         "Runtimes": r.runtimes.iter().map(|r| json!({
             "Name": r.name, "Path": r.path, "Version": r.version, "Default": r.is_default,

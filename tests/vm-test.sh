@@ -14,10 +14,12 @@ export BERTH_TEST_IMAGES_READY=1 CARGO_MANIFEST_DIR=$PWD
 export VM_CPUS=${VM_CPUS:-1}
 share=$BERTH_TEST_DIR/vm/share/systemd
 
-# The package on a fresh Debian of the kernel's release, with the images of the registry beside it.
+# The package on a fresh Debian of the kernel's release, with the images of the registry beside it; then with groups that systemd makes.
 systemd() {
   PACKAGE_SEEN=/vmshare/systemd tests/fixtures/package.sh "$BERTH_BIN" "$share"
-  VM_SYSTEMD=1 VM_KERNEL=$kernel tests/vm.sh /vmshare/systemd/vm-systemd.sh /vmshare/systemd
+  for script in vm-systemd.sh vm-scopes.sh; do
+    VM_SYSTEMD=1 VM_KERNEL=$kernel tests/vm.sh "/vmshare/systemd/$script" /vmshare/systemd
+  done
 }
 
 for kernel in ${VM_KERNEL:-6.1 6.12}; do

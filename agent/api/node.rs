@@ -44,6 +44,7 @@ impl node_server::Node for About {
             cpus: info.cpus,
             memory_bytes: info.memory_bytes,
             cgroup_mode: info.cgroup_mode,
+            cgroup_driver: info.cgroup_driver,
             layer_store: info.layer_store,
             data_root: info.data_root,
             containers: info.created + info.running + info.exited,

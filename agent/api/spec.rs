@@ -136,6 +136,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
         landlock: config.landlock,
         apparmor: config.apparmor,
         selinux: super::selinux::decode(f, config.selinux.unwrap_or_default()),
+        cgroup_parent: some(config.cgroup_parent),
         resources: limits::resources(f, config.resources.unwrap_or_default()),
         devices: devices(f, config.devices),
         cdi_devices: cdi_devices(f, config.cdi_devices),
@@ -467,6 +468,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
         landlock: spec.landlock,
         apparmor: spec.apparmor.clone(),
         selinux: super::selinux::encode(&spec.selinux),
+        cgroup_parent: spec.cgroup_parent.clone().unwrap_or_default(),
         resources: Some(limits::encode(&spec.resources)),
         devices: spec
             .devices

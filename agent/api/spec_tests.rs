@@ -73,6 +73,7 @@ fn full() -> v1::ContainerConfig {
         landlock: Some(true),
         apparmor: "unconfined".into(),
         selinux: Some(v1::SelinuxOptions { r#type: "my_t".into(), level: "s0:c1,c2".into(), ..Default::default() }),
+        cgroup_parent: "a-b.slice".into(),
         resources: Some(v1::Resources {
             memory_bytes: 64 << 20,
             memory_swap_bytes: -1,

@@ -138,7 +138,10 @@ fn info_text(r: &v1::InfoResponse) -> String {
     line("Architecture", r.architecture.clone());
     line("CPUs", r.cpus.to_string());
     line("Memory", human_bytes(r.memory_bytes));
-    line("Cgroups", r.cgroup_mode.clone());
+    line(
+        "Cgroups",
+        format!("{}, made by {}", r.cgroup_mode, if r.cgroup_driver == "systemd" { "systemd" } else { "berth" }),
+    );
     line("Layer store", r.layer_store.clone());
     let runtime = |r: &v1::RuntimeInfo| {
         let more: Vec<&str> = [r.version.as_str(), if r.is_default { "default" } else { "" }]

@@ -54,6 +54,9 @@ pub struct Limits {
     /// Write a file of its cgroup, such as memory.high=200M (cgroup v2)
     #[arg(long, value_name = "FILE=VALUE", help_heading = "Limits")]
     pub cgroup_conf: Vec<String>,
+    /// Slice of systemd for its scope, such as machine.slice, where the agent has systemd make cgroups
+    #[arg(long, value_name = "SLICE", help_heading = "Limits")]
+    pub cgroup_parent: Option<String>,
 }
 
 // What each disk may be used for.

@@ -318,6 +318,7 @@ impl Create {
             host_uts: host_only("--uts", self.uts.as_deref())?,
             userns: self.userns.clone().unwrap_or_default(),
             runtime: self.runtime.clone().unwrap_or_default(),
+            cgroup_parent: self.limits.cgroup_parent.clone().unwrap_or_default(),
             stop_signal: self.stop_signal.clone().unwrap_or_default(),
             stop_timeout_seconds: self.stop_timeout,
             auto_remove: self.rm,

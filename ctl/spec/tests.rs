@@ -42,6 +42,8 @@ fn every_flag_arrives() {
         "hh",
         "--domainname",
         "dd",
+        "--cgroup-parent",
+        "a-b.slice",
         "--runtime",
         "crun",
         "--read-only",

@@ -154,7 +154,7 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
         value,
         json!({
             "ContainerIDFile": "", "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "VolumeDriver": "", "VolumesFrom": Value::Null,
-            "CgroupnsMode": "private", "Cgroup": "", "CgroupParent": "", "Links": Value::Null, "UsernsMode": "",
+            "CgroupnsMode": "private", "Cgroup": "", "Links": Value::Null, "UsernsMode": "",
             "Isolation": "", "OomKillDisable": Value::Null, "CpuQuota": 0, "CpuPeriod": 0,
         }),
     );

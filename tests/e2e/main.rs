@@ -13,6 +13,7 @@ mod boot;
 #[cfg(feature = "failpoints")]
 mod campaign;
 mod cdi;
+mod cgroup_driver;
 mod changes;
 mod cni;
 #[cfg(feature = "failpoints")]

@@ -68,6 +68,8 @@ pub struct ContainerSpec {
     /// Parts of its SELinux labels.
     pub selinux: LabelOptions,
     pub resources: Resources,
+    /// The slice of systemd that its scope is in. `None`: as the agent says, and always where the agent makes the groups itself.
+    pub cgroup_parent: Option<String>,
     pub devices: Vec<Device>,
     /// Whole names of CDI devices: `vendor.com/class=name`. What they stand for is looked up at each start.
     pub cdi_devices: Vec<String>,

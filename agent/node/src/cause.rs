@@ -88,7 +88,9 @@ fn sentence(status: &ExitStatus) -> String {
 
 /// The cgroup of a container's memory with its limit in bytes, for a sentence. Reads files: for a thread that may block.
 pub(crate) fn memory(inner: &Inner, id: &ContainerId) -> Option<(String, Option<u64>)> {
-    inner.runtime.memory_limit(id).map(|(path, limit)| (path.display().to_string(), limit))
+    // A group that went with its last process had what its container asked for.
+    let asked = || inner.containers.find(id.as_str()).ok()?.record().spec.resources.memory_bytes;
+    inner.runtime.memory_limit(id).map(|(path, limit)| (path.display().to_string(), limit.or_else(asked)))
 }
 
 /// The step and the kernel's number of a start that failed.

@@ -252,7 +252,13 @@ fn cgroups(inner: &Inner) -> Vec<Finding> {
             "pressure (PSI), whole-group OOM kills and write-back limits need cgroup v2: boot with systemd.unified_cgroup_hierarchy=1",
         ),
     }];
-    for warning in inner.runtime.warnings() {
+    let trouble = inner.runtime.cgroup_trouble();
+    let others = inner.runtime.warnings().into_iter().filter(|w| Some(w) != trouble.as_ref());
+    if let Some(trouble) = &trouble {
+        let advice = "start systemd, or set containers.cgroup_driver = \"cgroupfs\" in the agent's configuration";
+        findings.push(Finding::new("cgroups", Verdict::Bad, trouble, advice));
+    }
+    for warning in others {
         findings.push(Finding::new(
             "limits",
             Verdict::Warning,

@@ -49,6 +49,7 @@ pub(crate) fn info(inner: &Inner) -> NodeInfo {
         cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
         memory_bytes: store::memory_bytes().unwrap_or_default(),
         cgroup_mode: inner.runtime.cgroup_mode().to_owned(),
+        cgroup_driver: inner.runtime.cgroup_driver().name().to_owned(),
         layer_store: inner.layers.store.driver_name().to_owned(),
         data_root: inner.config.data_root.display().to_string(),
         created,

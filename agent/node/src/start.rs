@@ -228,7 +228,10 @@ fn launch(
     let prepared = {
         let (runtime, id, paths, planned) = (inner.runtime.clone(), id.clone(), inner.paths(id), planned.clone());
         inner.beside(
-            move || debug_span!(target: TRACE, "prepare").in_scope(|| runtime.prepare(&id, &planned.spec, paths)),
+            move || {
+                debug_span!(target: TRACE, "prepare")
+                    .in_scope(|| runtime.prepare((&id, &planned.name), &planned.spec, paths))
+            },
             drop,
         )
     };

@@ -454,6 +454,8 @@ pub struct NodeInfo {
     pub memory_bytes: u64,
     /// v1, hybrid or v2.
     pub cgroup_mode: String,
+    /// Who makes containers' groups: cgroupfs, systemd.
+    pub cgroup_driver: String,
     /// erofs or directory.
     pub layer_store: String,
     pub data_root: String,

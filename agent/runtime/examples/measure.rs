@@ -58,7 +58,7 @@ fn start(
     let paths = ContainerPaths { run: dir.join("run"), log: dir.join("log") };
     let attach = attach.then(AttachOptions::default);
     let netns = std::fs::File::open("/proc/self/ns/net").expect("network namespace").into();
-    let prepared = runtime.prepare(&id, &spec, paths).expect("cgroups and shim");
+    let prepared = runtime.prepare((&id, "measure"), &spec, paths).expect("cgroups and shim");
     (
         id,
         runtime

@@ -30,6 +30,9 @@ pub enum RuntimeError {
     /// A command of another OCI runtime failed: its own words.
     #[error("runtime {runtime}: {message}")]
     OtherRuntime { runtime: String, message: String, code: i32 },
+    /// The driver of cgroups needs systemd, which is not there or does not do what it is asked for.
+    #[error("containers.cgroup_driver is \"systemd\": {0}")]
+    Systemd(#[from] berth_systemd::SystemdError),
     #[error("the shim is gone")]
     ShimGone,
     /// The shim takes no answer or gives none that can be read.

@@ -224,8 +224,30 @@ pub struct Prepared {
 struct Made {
     launched: Launched,
     entry: cgroup::Entry,
+    holder: Option<Holder>,
     run: OwnedFd,
     listener: OwnedFd,
+}
+
+/// A process that does nothing but be in a new group, which nobody could make around nothing. Dropped, it is gone; with the agent, too.
+struct Holder(Option<Launched>);
+
+impl Holder {
+    fn start(launcher: &Launcher) -> Result<Self, RuntimeError> {
+        launcher.start(c"scope", true).map(|launched| Holder(Some(launched)))
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.0.as_ref().map(|launched| launched.child.pid())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        if let Some(launched) = self.0.take() {
+            launched.abandon();
+        }
+    }
 }
 
 impl Drop for Prepared {
@@ -256,18 +278,20 @@ pub(crate) fn prepare(
     let launched = launcher.launch(id)?;
     let mut prepared = Prepared { id: id.clone(), paths, cgroups: cgroups.clone(), made: None };
     let rest = (|| {
-        let entry = cgroups.create(id, limits)?;
+        let holder = if cgroups.needs_holder() { Some(Holder::start(launcher)?) } else { None };
+        let entry = cgroups.create(id, limits, holder.as_ref().and_then(Holder::pid))?;
         let path = &prepared.paths.run;
         std::fs::create_dir_all(path).map_err(RuntimeError::io(format!("making {}", path.display())))?;
         let run = folder(path)?;
         let listener = listen(&run)?;
         // What an earlier start left would be taken for this one's end.
         let _ = fs::unlinkat(run.as_fd(), "exit", false);
-        Ok((entry, run, listener))
+        let _ = fs::unlinkat(run.as_fd(), "oom", false);
+        Ok((entry, holder, run, listener))
     })();
     match rest {
-        Ok((entry, run, listener)) => {
-            prepared.made = Some(Made { launched, entry, run, listener });
+        Ok((entry, holder, run, listener)) => {
+            prepared.made = Some(Made { launched, entry, holder, run, listener });
             Ok(prepared)
         }
         Err(e) => {
@@ -278,11 +302,15 @@ pub(crate) fn prepare(
     }
 }
 
+/// What files of a group say that is gone, or going: ENOENT, ENODEV.
+const GONE: [Option<i32>; 2] = [Some(2), Some(19)];
+
 pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
     let SpawnRequest { mut prepared, plan, rootfs, trees, netns, userns, attach } = request;
-    let Some(Made { mut launched, entry, run, listener }) = prepared.made.take() else {
+    let Some(Made { mut launched, mut entry, holder, run, listener }) = prepared.made.take() else {
         return Err(RuntimeError::ShimGone);
     };
+    let (later, slice) = (std::mem::take(&mut entry.later), entry.slice.take());
     let files: Vec<_> = plan.files.iter().map(|(p, _)| p.clone()).collect();
     let other = plan.bundle.as_ref().map(|b| (b.name.clone(), b.places.bundle.clone()));
     let command = plan.effective.args.first().cloned().unwrap_or_default();
@@ -292,12 +320,21 @@ pub(crate) fn spawn(request: SpawnRequest) -> Result<Spawned, RuntimeError> {
         if let Some((uid, gid)) = plan.delegate {
             cgroups.delegate(&id, uid, gid)?;
         }
-        let (wire, places, attachment) =
+        let (mut wire, mut places, attachment) =
             message(&id, plan, entry, run, listener, rootfs, trees, (netns, userns), &paths, attach)?;
+        wire.fds.slice = slice.map(|fd| places.add(fd));
         let started = launched.start(&id, wire, places.0).map_err(|e| match &other {
             Some((runtime, folder)) => foreign::explain(e, runtime, folder, &command),
             None => e,
         })?;
+        drop(holder);
+        for setting in later {
+            match setting.write() {
+                // It has ended, and its group went with it.
+                Err(RuntimeError::Limit { source, .. }) if GONE.contains(&source.raw_os_error()) => {}
+                other => other?,
+            }
+        }
         Ok((started, attachment, warnings))
     })();
     match result {
@@ -363,6 +400,7 @@ fn message(
         listener: Some(places.add(listener)),
         attach: None,
         cgroup,
+        slice: None,
     };
     let mut attached = None;
     if let Some(options) = attach {

@@ -63,8 +63,12 @@ use std::time::Duration;
 
 #[derive(Clone, Debug, Default)]
 pub struct RuntimeConfig {
-    /// Parent of all container cgroups: `berth` (relative to the hierarchy roots).
+    /// Who makes containers' cgroups.
+    pub cgroup_driver: CgroupDriver,
+    /// Parent of all container cgroups that are made here: `berth` (relative to the hierarchy roots).
     pub cgroup_parent: String,
+    /// The slice of containers whose cgroups systemd makes, and that name none. Empty: `system.slice`.
+    pub cgroup_slice: String,
     /// Default limit of processes per container; None: no limit.
     pub default_pids: Option<i64>,
     /// /run/berth: covered for what other runtimes see.
@@ -77,6 +81,30 @@ pub struct RuntimeConfig {
     pub landlock: bool,
     /// Containers have SELinux labels where the host has SELinux.
     pub selinux: bool,
+}
+
+/// Who makes containers' cgroups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CgroupDriver {
+    /// The agent, in the file system.
+    #[default]
+    Cgroupfs,
+    /// systemd, which is asked for a scope each (cgroup v2 alone).
+    Systemd,
+}
+
+impl CgroupDriver {
+    pub const fn name(self) -> &'static str {
+        match self {
+            CgroupDriver::Cgroupfs => "cgroupfs",
+            CgroupDriver::Systemd => "systemd",
+        }
+    }
+}
+
+/// Is this the name of a slice of systemd's? Or why not.
+pub fn check_slice(name: &str) -> Result<(), String> {
+    berth_systemd::unit::slice_path(name).map(drop)
 }
 
 /// What our own runtime is called where it is named.
@@ -223,7 +251,7 @@ struct Inner {
 impl Runtime {
     /// Probes the host, seals the shim into a memfd, compiles the default seccomp profile.
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
-        let cgroups = cgroup::detect(&config.cgroup_parent)?;
+        let cgroups = cgroup::detect(&config)?;
         let host = Host::probe(&*cgroups);
         let selinux = SelinuxState::probe(config.selinux);
         let runtime = Runtime {
@@ -239,6 +267,9 @@ impl Runtime {
         };
         runtime.seccomp(&ContainerSpec::default())?;
         runtime.require_landlock()?;
+        if let Some(trouble) = runtime.cgroup_trouble() {
+            tracing::warn!("{trouble}");
+        }
         Ok(runtime)
     }
 
@@ -247,14 +278,24 @@ impl Runtime {
         self.inner.cgroups.mode()
     }
 
+    pub fn cgroup_driver(&self) -> CgroupDriver {
+        self.inner.config.cgroup_driver
+    }
+
     /// Abilities of the kernel that are used where it has them.
     pub fn features(&self) -> Vec<(&'static str, bool)> {
         self.inner.cgroups.features()
     }
 
+    /// Why no container can be started, as far as their cgroups are concerned: there is no systemd to make them. Blocking.
+    pub fn cgroup_trouble(&self) -> Option<String> {
+        self.inner.cgroups.trouble().map(|why| format!("no container can be started: {why}"))
+    }
+
     /// What this host cannot do, a sentence each.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.inner.cgroups.warnings();
+        let mut warnings: Vec<String> = self.cgroup_trouble().into_iter().collect();
+        warnings.extend(self.inner.cgroups.warnings());
         if !self.inner.host.can_raise_limits() {
             warnings.push("no CAP_SYS_RESOURCE: limits cannot be raised and OOM scores not lowered".into());
         }
@@ -270,6 +311,7 @@ impl Runtime {
         wrong.extend(self.check_labels(spec));
         let mode = self.inner.cgroups.mode();
         let r = &spec.resources;
+        wrong.extend(self.check_slice(spec));
         for (field, asked) in [("unified", !r.unified.is_empty()), ("oom_group", r.oom_group)] {
             if asked && mode != "v2" {
                 wrong.push((
@@ -279,6 +321,17 @@ impl Runtime {
             }
         }
         wrong
+    }
+
+    fn check_slice(&self, spec: &ContainerSpec) -> Option<(String, String)> {
+        let slice = spec.cgroup_parent.as_deref()?;
+        let field = "cgroup_parent".to_owned();
+        if self.inner.config.cgroup_driver != CgroupDriver::Systemd {
+            let message = "needs an agent whose containers.cgroup_driver is \"systemd\"; with \"cgroupfs\" the \
+                           agent's containers.cgroup_parent holds for all";
+            return Some((field, message.to_owned()));
+        }
+        berth_systemd::unit::slice_path(slice).err().map(|why| (field, why))
     }
 
     /// What of a spec this host cannot give in full, as far as that is known before the start.
@@ -370,11 +423,12 @@ impl Runtime {
     /// Blocking; beside the rest.
     pub fn prepare(
         &self,
-        id: &ContainerId,
+        (id, name): (&ContainerId, &str),
         spec: &ContainerSpec,
         paths: ContainerPaths,
     ) -> Result<Prepared, RuntimeError> {
-        let limits = plan::limits(spec, &given_devices(spec)?, self.inner.config.default_pids);
+        self.with_its_driver(spec)?;
+        let limits = plan::limits(name, spec, &given_devices(spec)?, self.inner.config.default_pids);
         launch::prepare(&self.inner.launcher, &self.inner.cgroups, id, paths, &limits)
     }
 

@@ -45,6 +45,9 @@ impl Runtime {
             Ok(Some(_)) => {}
             Err(_) => wrong.push(("runtime".to_owned(), self.unknown(name))),
         }
+        if let Err(RuntimeError::Spec { field, message }) = self.with_its_driver(spec) {
+            wrong.push((field, message));
+        }
         if spec.writable_cgroups {
             let message = format!("is {OWN_RUNTIME}'s own: the runtime {name} shows groups read-only");
             wrong.push(("writable_cgroups".to_owned(), message));
@@ -53,6 +56,15 @@ impl Runtime {
             wrong.push(("init".to_owned(), format!("is {OWN_RUNTIME}'s own: the runtime {name} has none")));
         }
         wrong
+    }
+
+    /// Other runtimes are given a group that is made and empty, which a scope of systemd's cannot be.
+    pub(crate) fn with_its_driver(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        if self.inner.cgroups.needs_holder() && self.other(&spec.runtime)?.is_some() {
+            let message = format!("{} does not go with containers.cgroup_driver = \"systemd\"", spec.runtime);
+            return Err(RuntimeError::spec("runtime", message));
+        }
+        Ok(())
     }
 
     pub(crate) fn places(&self, run_dir: &Path) -> oci::Places {

@@ -6,7 +6,7 @@
 //!
 //! `start` makes the process (`init` is what the new process does, one `step` after the other, until its execve; `outside` what it still does as the host's;
 //! `foreign` has another OCI runtime make it), `relay` is the loop,
-//! `client` who reads and feeds, `ring` what readers have yet to take, `log` the stored output.
+//! `client` who reads and feeds, `ring` what readers have yet to take, `log` the stored output, `oom` whether memory was short.
 #![forbid(unsafe_code)]
 
 mod client;
@@ -14,6 +14,7 @@ mod command;
 mod foreign;
 mod init;
 mod log;
+mod oom;
 mod outside;
 mod relay;
 mod ring;

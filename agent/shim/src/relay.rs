@@ -6,6 +6,7 @@
 
 use crate::client::{CUT_OFF_MS, Client, Session, State, greet};
 use crate::log::{Log, Stream};
+use crate::oom;
 use crate::ring::Ring;
 use crate::start::{Container, send};
 use berth_model::wire::{self, Exited, INPUT_WINDOW, MAX_FRAME, MAX_SESSION, Plan, Request, Response, Started};
@@ -26,6 +27,7 @@ const TELL_MS: u64 = 1_000;
 /// When the container has ended and been written down, readers that are still there keep its root for so long.
 const ROOT_MS: u64 = 2_000;
 const SIGHUP: i32 = 1;
+const SIGKILL: i32 = 9;
 /// Without output for so long, the buffers' pages go back to the kernel.
 const FORGET_MS: i32 = 1_000;
 
@@ -79,6 +81,7 @@ pub struct Relay {
     control: Option<OwnedFd>,
     listener: Option<OwnedFd>,
     run: Option<OwnedFd>,
+    memory: Option<oom::Watch>,
     log: Option<Log>,
     started: Started,
     pid: u32,
@@ -114,6 +117,7 @@ impl Relay {
         };
         let listener = take(plan.fds.listener, &fds)?;
         let run = take(plan.fds.run, &fds)?;
+        let memory = oom::Watch::new(plan, &fds);
         let log = match (&plan.log, take(plan.fds.log, &fds)?) {
             (Some(plan), Some(dir)) => Some(Log::new(dir, plan)),
             _ => None,
@@ -136,6 +140,7 @@ impl Relay {
             control: Some(control),
             listener,
             run,
+            memory,
             log,
             started: container.started,
             pid: container.pid,
@@ -324,6 +329,9 @@ impl Relay {
 
     fn reap(&mut self, now: u64) {
         let Ok(Some((_, ended))) = process::reap(Some(self.pid), false) else { return };
+        if let (Some(memory), Some(run)) = (self.memory.take(), &self.run) {
+            memory.note(run, matches!(ended, Ended::Signal(SIGKILL)));
+        }
         let (code, signal) = match ended {
             Ended::Code(code) => (code, 0),
             Ended::Signal(signal) => (128 + signal, signal),

@@ -68,6 +68,8 @@ pub struct Fds {
     pub attach: Option<u8>,
     /// cgroup v2 folder to be born in (CLONE_INTO_CGROUP).
     pub cgroup: Option<u8>,
+    /// Folder of the group above that, where systemd removes the group by itself.
+    pub slice: Option<u8>,
 }
 
 /// How output is stored, and its bounds.
@@ -108,7 +110,8 @@ impl<'a> Plan<'a> {
         w.u8(super::VERSION);
         w.bytes(&self.id);
         w.u64(self.namespaces);
-        for fd in [self.join_pid, self.fds.log, self.fds.run, self.fds.listener, self.fds.attach, self.fds.cgroup] {
+        let Fds { log, run, listener, attach, cgroup, slice } = self.fds;
+        for fd in [self.join_pid, log, run, listener, attach, cgroup, slice] {
             w.option(fd, |w, fd| w.u8(fd));
         }
         w.bool(self.tty);
@@ -155,6 +158,7 @@ impl<'a> Plan<'a> {
                 listener: r.option(Reader::u8)?,
                 attach: r.option(Reader::u8)?,
                 cgroup: r.option(Reader::u8)?,
+                slice: r.option(Reader::u8)?,
             },
             tty: r.bool()?,
             stdin: r.bool()?,

@@ -9,7 +9,7 @@ fn sample() -> Plan<'static> {
         id: bytes("c0ffee"),
         namespaces: 0x7c02_0000,
         join_pid: Some(9),
-        fds: Fds { log: Some(1), run: None, listener: Some(2), attach: None, cgroup: Some(255) },
+        fds: Fds { log: Some(1), run: None, listener: Some(2), attach: None, cgroup: Some(255), slice: Some(3) },
         tty: true,
         stdin: false,
         stdin_once: true,

@@ -25,10 +25,14 @@ pub(super) struct Changes {
 
 impl Changes {
     /// For a new group: what is missing becomes a warning.
-    pub fn write(self, warnings: &mut Vec<String>) -> Result<(), RuntimeError> {
-        self.settings.iter().try_for_each(Setting::write)?;
+    pub fn there(self, warnings: &mut Vec<String>) -> Vec<Setting> {
         warnings.extend(self.missing.iter().map(|what| format!("this host has no {what}: it is not applied")));
-        Ok(())
+        self.settings
+    }
+
+    /// As [`Changes::there`], and writes it.
+    pub fn write(self, warnings: &mut Vec<String>) -> Result<(), RuntimeError> {
+        self.there(warnings).iter().try_for_each(Setting::write)
     }
 
     /// For living processes: what is missing is refused.

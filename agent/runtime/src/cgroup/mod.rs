@@ -1,10 +1,12 @@
 //! Control groups: one trait, a driver for v1 (and hybrid) and one for v2.
 //!
 //! A container has one group, `PARENT/ID`, in every hierarchy that it needs. Limits are written before the first process joins.
+//! Where systemd makes the groups (v2), it is the scope `berth-ID.scope` in a slice, with the limits as properties, too: `scopes`.
 
 mod devices;
 mod hierarchy;
 mod lines;
+mod scopes;
 mod v1;
 mod v2;
 mod weight;
@@ -13,8 +15,8 @@ pub(crate) use devices::{DeviceRule, default_rules};
 pub use hierarchy::{Hierarchy, mounted};
 pub use weight::{cpu_weight, io_weight};
 
-use crate::RuntimeError;
 use crate::counters::Counter;
+use crate::{CgroupDriver, RuntimeConfig, RuntimeError};
 use berth_model::ContainerId;
 use berth_model::spec::Resources;
 use std::fs;
@@ -31,6 +33,12 @@ pub(crate) struct Limits {
     pub resources: Resources,
     /// None: the container may use every device.
     pub devices: Option<Vec<DeviceRule>>,
+    /// The container's, for people who look at what systemd has.
+    pub name: String,
+    /// The slice of systemd's that it asks for.
+    pub parent: Option<String>,
+    /// From systemd's SIGTERM to its SIGKILL when somebody stops the scope.
+    pub stop_timeout: Duration,
 }
 
 /// How a new process gets into a container's group.
@@ -41,13 +49,21 @@ pub(crate) struct Entry {
     pub folder: Option<OwnedFd>,
     /// What was asked for and is not there.
     pub warnings: Vec<String>,
+    /// v2: the folder above, where systemd takes the group away by itself.
+    pub slice: Option<OwnedFd>,
+    /// To be written when a process that only held the group has left it.
+    pub later: Vec<Setting>,
 }
 
 pub(crate) trait Cgroups: Send + Sync {
     /// `v1`, `hybrid` or `v2`.
     fn mode(&self) -> &'static str;
-    /// Makes the groups with their limits.
-    fn create(&self, id: &ContainerId, limits: &Limits) -> Result<Entry, RuntimeError>;
+    /// A group can only be made around a process: [`Cgroups::create`] is to get one.
+    fn needs_holder(&self) -> bool {
+        false
+    }
+    /// Makes the groups with their limits. `holder`: a process that can be moved to them, and leaves when the container's own are there.
+    fn create(&self, id: &ContainerId, limits: &Limits, holder: Option<u32>) -> Result<Entry, RuntimeError>;
     /// Opens the way into groups that are there (exec); with `probe` into the group of health checks, where there is one. `process`: the
     /// container's first one, beside which a process goes where the container has parted its group.
     fn enter(&self, id: &ContainerId, process: u32, probe: bool) -> Result<Entry, RuntimeError>;
@@ -57,10 +73,28 @@ pub(crate) trait Cgroups: Send + Sync {
     }
     /// The folder of the group of health checks, there or not.
     fn probe(&self, id: &ContainerId) -> Option<PathBuf>;
+    /// Folders of the container, there or not.
+    fn folders(&self, id: &ContainerId) -> Vec<PathBuf> {
+        self.parents().into_iter().map(|p| p.join(id.as_str())).collect()
+    }
     /// Folders of the container that are there.
-    fn paths(&self, id: &ContainerId) -> Vec<PathBuf>;
+    fn paths(&self, id: &ContainerId) -> Vec<PathBuf> {
+        self.folders(id).into_iter().filter(|p| p.is_dir()).collect()
+    }
     /// Folders that hold containers' groups.
     fn parents(&self) -> Vec<PathBuf>;
+    /// Containers whose groups somebody else makes.
+    fn foreign_ids(&self) -> Vec<ContainerId> {
+        Vec::new()
+    }
+    /// Has who made the container's group, where that is somebody else, take it away: its processes are gone.
+    fn give_back(&self, _id: &ContainerId) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+    /// Forgets what is remembered of a group that is gone.
+    fn forget(&self, _id: &ContainerId) -> Result<(), RuntimeError> {
+        Ok(())
+    }
     /// Processes that the kernel ended for want of memory. None: it does not count them here.
     fn oom_kills(&self, id: &ContainerId) -> Option<u64>;
     fn oom_killed(&self, id: &ContainerId) -> bool {
@@ -82,6 +116,10 @@ pub(crate) trait Cgroups: Send + Sync {
     fn features(&self) -> Vec<(&'static str, bool)>;
     /// What this host cannot do.
     fn warnings(&self) -> Vec<String>;
+    /// Why no container can be started. Asks systemd, where that makes the groups.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
     /// The container's group from the root of the hierarchies, as `linux.cgroupsPath` of the runtime-spec.
     fn path_in_hierarchies(&self, id: &ContainerId) -> String;
     /// Hierarchies in which containers have no group: other runtimes are not to see them.
@@ -96,12 +134,17 @@ pub(crate) trait Cgroups: Send + Sync {
 const FEATURES: [&str; 3] = ["cgroup_v2", "clone_into_cgroup", "cgroup.kill"];
 
 /// Finds out how this host is set up.
-pub(crate) fn detect(parent: &str) -> Result<Arc<dyn Cgroups>, RuntimeError> {
+pub(crate) fn detect(config: &RuntimeConfig) -> Result<Arc<dyn Cgroups>, RuntimeError> {
     let mounts = hierarchy::mounted().map_err(RuntimeError::io("reading /proc/self/mountinfo"))?;
     let (v2, v1): (Vec<_>, Vec<_>) = mounts.into_iter().partition(|h| h.v2);
     if v1.iter().any(|h| !h.controllers.is_empty()) {
+        if config.cgroup_driver == CgroupDriver::Systemd {
+            let message = "\"systemd\" needs a host with cgroup v2 alone, and this one has v1: boot it with \
+                           systemd.unified_cgroup_hierarchy=1, or set \"cgroupfs\"";
+            return Err(RuntimeError::spec("containers.cgroup_driver", message));
+        }
         let unused = v2.into_iter().map(|h| h.point).collect();
-        return Ok(Arc::new(v1::V1::new(v1, parent, unused)));
+        return Ok(Arc::new(v1::V1::new(v1, &config.cgroup_parent, unused)));
     }
     let Some(unified) = v2.first() else {
         return Err(RuntimeError::Io {
@@ -109,7 +152,7 @@ pub(crate) fn detect(parent: &str) -> Result<Arc<dyn Cgroups>, RuntimeError> {
             source: io::Error::from(io::ErrorKind::NotFound),
         });
     };
-    Ok(Arc::new(v2::V2::new(&unified.point, parent)?))
+    Ok(Arc::new(v2::V2::new(&unified.point, config)?))
 }
 
 /// Kills everything in the container's groups and waits until they are empty.
@@ -199,7 +242,8 @@ fn subfolders(folder: &Path) -> Vec<PathBuf> {
 pub(crate) fn remove(cgroups: &dyn Cgroups, id: &ContainerId) -> Result<(), RuntimeError> {
     const PATIENCE: Duration = Duration::from_secs(2);
     let start = Instant::now();
-    for path in cgroups.parents().into_iter().map(|p| p.join(id.as_str())) {
+    cgroups.give_back(id)?;
+    for path in cgroups.folders(id) {
         let mut pause = Duration::from_micros(200);
         loop {
             match remove_tree(&path) {
@@ -212,7 +256,7 @@ pub(crate) fn remove(cgroups: &dyn Cgroups, id: &ContainerId) -> Result<(), Runt
             }
         }
     }
-    Ok(())
+    cgroups.forget(id)
 }
 
 fn remove_tree(folder: &Path) -> io::Result<()> {
@@ -240,6 +284,7 @@ pub(crate) fn list(cgroups: &dyn Cgroups) -> Vec<ContainerId> {
         .iter()
         .flat_map(|p| subfolders(p))
         .filter_map(|p| p.file_name()?.to_str()?.parse().ok())
+        .chain(cgroups.foreign_ids())
         .collect();
     ids.sort();
     ids.dedup();
@@ -299,7 +344,7 @@ impl Setting {
     }
 
     /// For a group that is new: nothing has to be taken back.
-    fn write(&self) -> Result<(), RuntimeError> {
+    pub fn write(&self) -> Result<(), RuntimeError> {
         write_line(&self.path, &self.value).map_err(|e| self.refused(e))
     }
 

@@ -134,9 +134,9 @@ impl Cgroups for V1 {
         if self.unused.is_empty() { "v1" } else { "hybrid" }
     }
 
-    fn create(&self, id: &ContainerId, limits: &Limits) -> Result<Entry, RuntimeError> {
+    fn create(&self, id: &ContainerId, limits: &Limits, _holder: Option<u32>) -> Result<Entry, RuntimeError> {
         let r = &limits.resources;
-        let mut entry = Entry { procs: Vec::new(), folder: None, warnings: Vec::new() };
+        let mut entry = Entry { procs: Vec::new(), folder: None, warnings: Vec::new(), slice: None, later: Vec::new() };
         let mut joined: Vec<PathBuf> = Vec::new();
         let mut group = |controller: &str, wanted: bool| -> Result<Option<PathBuf>, RuntimeError> {
             let found = self.group(controller, id)?;
@@ -212,16 +212,12 @@ impl Cgroups for V1 {
             *path = group;
         }
         let procs = paths.into_iter().map(|p| open(p.join(JOIN), true)).collect::<Result<_, _>>()?;
-        Ok(Entry { procs, folder: None, warnings: Vec::new() })
+        Ok(Entry { procs, folder: None, warnings: Vec::new(), slice: None, later: Vec::new() })
     }
 
     /// In the hierarchy that counts processes, whose limits hold for the groups below too.
     fn probe(&self, id: &ContainerId) -> Option<PathBuf> {
         Some(self.parent_in("pids")?.join(id.as_str()).join(PROBE))
-    }
-
-    fn paths(&self, id: &ContainerId) -> Vec<PathBuf> {
-        self.parents().into_iter().map(|p| p.join(id.as_str())).filter(|p| p.is_dir()).collect()
     }
 
     fn parents(&self) -> Vec<PathBuf> {

@@ -1,13 +1,15 @@
 //! cgroup v2: one tree (Documentation/admin-guide/cgroup-v2.rst).
 
+use super::scopes::Scopes;
 use super::{
     Cgroups, Entry, Limits, PROBE, Setting, cpu_period_us, cpu_quota_us, cpu_weight, lines, make, open, put,
     write_existing,
 };
-use crate::RuntimeError;
 use crate::counters::Counter;
+use crate::{CgroupDriver, RuntimeConfig, RuntimeError};
 use berth_model::ContainerId;
 use berth_model::spec::Resources;
+use berth_systemd::{Property, limits};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -22,8 +24,10 @@ const WANTED: [&str; 4] = ["memory", "pids", "cpu", "cpuset"];
 const OPTIONAL: [&str; 2] = ["io", "hugetlb"];
 
 pub(crate) struct V2 {
-    /// Folder of all containers' groups.
+    /// Folder of all containers' groups that are ours.
     parent: PathBuf,
+    /// Those that are systemd's.
+    scopes: Scopes,
     /// Where the tree is mounted.
     point: PathBuf,
     controllers: Vec<String>,
@@ -36,21 +40,34 @@ impl V2 {
     /// is in that group. Otherwise it is at the root of the tree. Not below a unit's group that the agent itself was started in: a group
     /// with processes gives no controllers to others ("no internal processes"), and one that gives some takes no process, so that
     /// the manager could not start the agent again while containers run.
-    pub fn new(point: &Path, parent: &str) -> Result<Self, RuntimeError> {
+    ///
+    /// Nothing is made where systemd makes the groups.
+    pub fn new(point: &Path, config: &RuntimeConfig) -> Result<Self, RuntimeError> {
         let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let mut folder = point.join(delegated(&text));
-        enable(&folder);
-        for part in Path::new(parent.trim_matches('/')) {
-            folder.push(part);
-            make(&folder)?;
+        let folder = point.join(delegated(&text));
+        let driver = Some(config.cgroup_slice.as_str()).filter(|_| config.cgroup_driver == CgroupDriver::Systemd);
+        let scopes = Scopes::new(point, &config.run_root, driver);
+        let parent = folder.join(config.cgroup_parent.trim_matches('/'));
+        let file = if scopes.are_made() {
+            point.join("cgroup.controllers")
+        } else {
             enable(&folder);
-        }
-        let text = fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap_or_default();
-        Ok(V2 {
-            parent: folder,
-            point: point.to_owned(),
-            controllers: text.split_whitespace().map(str::to_owned).collect(),
-        })
+            let mut made = folder.clone();
+            for part in Path::new(config.cgroup_parent.trim_matches('/')) {
+                made.push(part);
+                make(&made)?;
+                enable(&made);
+            }
+            parent.join("cgroup.subtree_control")
+        };
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let controllers = text.split_whitespace().map(str::to_owned).collect();
+        Ok(V2 { parent, scopes, point: point.to_owned(), controllers })
+    }
+
+    /// The container's group, there or not.
+    fn group(&self, id: &ContainerId) -> PathBuf {
+        self.scopes.group(id).unwrap_or_else(|| self.parent.join(id.as_str()))
     }
 
     fn has(&self, controller: &str) -> bool {
@@ -59,9 +76,40 @@ impl V2 {
 }
 
 impl V2 {
+    /// The limits of a new group that are one value: files with what is written to them. What this host has no file for is warned of.
+    fn values(&self, r: &Resources, warnings: &mut Vec<String>) -> Vec<(&'static str, String)> {
+        let mut values = Vec::new();
+        let mut set = |controller: &str, file: &'static str, value: Option<String>| match value {
+            Some(_) if !self.has(controller) => {
+                warnings.push(format!("this host has no {controller} cgroup: its limits are not applied"));
+            }
+            Some(value) => values.push((file, value)),
+            None => {}
+        };
+        set("memory", "memory.max", r.memory_bytes.map(|b| b.to_string()));
+        set("memory", "memory.low", r.memory_reservation_bytes.map(|b| b.to_string()));
+        set("pids", PIDS, r.pids.filter(|p| *p > 0).map(|p| p.to_string()));
+        set("memory", "memory.oom.group", r.oom_group.then(|| "1".to_owned()));
+        set("cpu", "cpu.max", cpu_quota_us(r).map(|quota| format!("{quota} {}", cpu_period_us(r))));
+        set("cpu", "cpu.weight", r.cpu_shares.map(|s| cpu_weight(s).to_string()));
+        set("cpuset", "cpuset.cpus", r.cpuset_cpus.clone());
+        set("cpuset", "cpuset.mems", r.cpuset_mems.clone());
+        if let Some(memory) = r.memory_bytes.filter(|_| self.has("memory")) {
+            // v2 counts swap alone. -1: no limit.
+            let swap = match r.memory_swap_bytes {
+                Some(both) if both < 0 => "max".to_owned(),
+                Some(both) => (both as u64).saturating_sub(memory).to_string(),
+                None => memory.to_string(),
+            };
+            values.push((SWAP, swap));
+        }
+        values
+    }
+
     /// The limits of a new group that are more than one value.
-    fn lines(&self, group: &Path, r: &Resources, warnings: &mut Vec<String>) -> Result<(), RuntimeError> {
+    fn lines(&self, group: &Path, r: &Resources, warnings: &mut Vec<String>) -> Result<Vec<Setting>, RuntimeError> {
         let none = Resources::default();
+        let mut settings = Vec::new();
         let asked =
             [("io", r.blkio_weight.is_some() || !r.block_devices.is_empty()), ("hugetlb", !r.hugepages.is_empty())];
         for (controller, _) in asked.iter().filter(|(_, asked)| *asked) {
@@ -69,18 +117,97 @@ impl V2 {
                 c if !self.has(c) => {
                     warnings.push(format!("this host has no {c} cgroup: its limits are not applied"));
                 }
-                "io" => lines::block_v2(group, &none, r)?.write(warnings)?,
-                _ => lines::hugepages(group, &none, r, lines::HUGE_V2)?.iter().try_for_each(Setting::write)?,
+                "io" => settings.extend(lines::block_v2(group, &none, r)?.there(warnings)),
+                _ => settings.extend(lines::hugepages(group, &none, r, lines::HUGE_V2)?),
             }
         }
-        lines::unified(group, &none, r).iter().try_for_each(Setting::write)
+        settings.extend(lines::unified(group, &none, r));
+        Ok(settings)
+    }
+
+    /// Has systemd make the group, with the limits as properties of the scope.
+    fn scope(
+        &self,
+        id: &ContainerId,
+        wanted: &Limits,
+        holder: u32,
+        values: &[(&'static str, String)],
+    ) -> Result<PathBuf, RuntimeError> {
+        let properties: Vec<Property> =
+            values.iter().flat_map(|(file, value)| limits::properties(file, value)).collect();
+        let group = self.scopes.start(id, wanted, holder, &properties)?;
+        if !wanted.resources.hugepages.is_empty() {
+            // systemd hands down what it knows, and huge pages it does not.
+            let slices = group.ancestors().skip(1).take_while(|above| above.starts_with(&self.point));
+            slices.collect::<Vec<_>>().into_iter().rev().for_each(enable);
+        }
+        Ok(group)
+    }
+
+    /// What brings a group from `old` to `new`.
+    fn changes(&self, group: &Path, old: &Resources, new: &Resources) -> Result<Vec<Setting>, RuntimeError> {
+        let mut settings = Vec::new();
+        let number = |n: Option<u64>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
+        let mut set = |file: &str, value: String| settings.push(Setting::new(group.join(file), value));
+        if old.memory_bytes != new.memory_bytes {
+            set("memory.max", number(new.memory_bytes, "max"));
+        }
+        // A kernel that does not count swap has no such file: an error only for who asks for it.
+        if swap_alone(old) != swap_alone(new)
+            && (new.memory_swap_bytes.is_some() || group.join("memory.swap.max").exists())
+        {
+            set("memory.swap.max", number(swap_alone(new), "max"));
+        }
+        if old.memory_reservation_bytes != new.memory_reservation_bytes {
+            set("memory.low", number(new.memory_reservation_bytes, "0"));
+        }
+        if old.oom_group != new.oom_group {
+            set("memory.oom.group", u8::from(new.oom_group).to_string());
+        }
+        if (old.nano_cpus, old.cpu_period_us) != (new.nano_cpus, new.cpu_period_us) {
+            set("cpu.max", format!("{} {}", number(cpu_quota_us(new), "max"), cpu_period_us(new)));
+        }
+        if old.cpu_shares != new.cpu_shares {
+            set("cpu.weight", number(new.cpu_shares.map(cpu_weight), "100"));
+        }
+        if old.pids != new.pids {
+            set("pids.max", new.pids.filter(|p| *p > 0).map_or("max".to_owned(), |p| p.to_string()));
+        }
+        for (file, old, new) in
+            [("cpuset.cpus", &old.cpuset_cpus, &new.cpuset_cpus), ("cpuset.mems", &old.cpuset_mems, &new.cpuset_mems)]
+        {
+            // A group with processes whose list is not empty does not take an empty one (`ENOSPC`, Linux 6.12): all that is above, then.
+            let above = || fs::read_to_string(group.with_file_name(format!("{file}.effective"))).unwrap_or_default();
+            let list = |wanted: &Option<String>| wanted.clone().unwrap_or_else(|| above().trim().to_owned());
+            if old != new {
+                settings.push(Setting::new(group.join(file), list(new)).or_back_to(list(old)));
+            }
+        }
+        settings.extend(lines::block_v2(group, old, new)?.all()?);
+        settings.extend(lines::hugepages(group, old, new, lines::HUGE_V2)?);
+        settings.extend(lines::unified(group, old, new));
+        Ok(settings)
+    }
+
+    /// Tells systemd what the files of the scope are to hold, where the container has one.
+    fn tell(&self, id: &ContainerId, settings: &[Setting]) -> Result<(), RuntimeError> {
+        self.scopes.set(id, &properties(settings))
     }
 }
 
-/// Below a container's group: the one that a process of it is in, by /proc/PID/cgroup.
-fn leaf<'a>(cgroup: &'a str, id: &str) -> &'a str {
+fn properties(settings: &[Setting]) -> Vec<Property> {
+    let file = |s: &Setting| s.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    settings.iter().flat_map(|s| limits::properties(&file(s), &s.value)).collect()
+}
+
+const PIDS: &str = "pids.max";
+/// A kernel that does not count swap has no such file.
+const SWAP: &str = "memory.swap.max";
+
+/// Below a container's group, by its name: the one that a process of it is in, by /proc/PID/cgroup.
+fn leaf<'a>(cgroup: &'a str, name: &str) -> &'a str {
     let own = cgroup.lines().find_map(|l| l.strip_prefix("0::/")).unwrap_or_default();
-    own.split_once(id).map_or("", |(_, below)| below.trim_start_matches('/'))
+    own.split_once(name).map_or("", |(_, below)| below.trim_start_matches('/'))
 }
 
 /// The group whose leaf `agent` this process is in, by /proc/PID/cgroup; else the root. Relative to it.
@@ -125,45 +252,47 @@ impl Cgroups for V2 {
         "v2"
     }
 
-    fn create(&self, id: &ContainerId, limits: &Limits) -> Result<Entry, RuntimeError> {
+    fn needs_holder(&self) -> bool {
+        self.scopes.are_made()
+    }
+
+    fn create(&self, id: &ContainerId, limits: &Limits, holder: Option<u32>) -> Result<Entry, RuntimeError> {
         let r = &limits.resources;
-        let group = self.parent.join(id.as_str());
-        make(&group)?;
-        let mut warnings = Vec::new();
-        let mut set = |controller: &str, file: &str, value: Option<String>| -> Result<(), RuntimeError> {
-            match value {
-                Some(_) if !self.has(controller) => {
-                    warnings.push(format!("this host has no {controller} cgroup: its limits are not applied"));
-                    Ok(())
-                }
-                Some(value) => put(group.join(file), &value),
-                None => Ok(()),
+        let (mut warnings, mut later) = (Vec::new(), Vec::new());
+        let values = self.values(r, &mut warnings);
+        let group = match holder {
+            Some(holder) => self.scope(id, limits, holder, &values)?,
+            None => {
+                let own = self.parent.join(id.as_str());
+                make(&own)?;
+                own
             }
         };
-        set("memory", "memory.max", r.memory_bytes.map(|b| b.to_string()))?;
-        set("memory", "memory.low", r.memory_reservation_bytes.map(|b| b.to_string()))?;
-        set("pids", "pids.max", r.pids.filter(|p| *p > 0).map(|p| p.to_string()))?;
-        set("memory", "memory.oom.group", r.oom_group.then(|| "1".to_owned()))?;
-        set("cpu", "cpu.max", cpu_quota_us(r).map(|quota| format!("{quota} {}", cpu_period_us(r))))?;
-        set("cpu", "cpu.weight", r.cpu_shares.map(|s| cpu_weight(s).to_string()))?;
-        set("cpuset", "cpuset.cpus", r.cpuset_cpus.clone())?;
-        set("cpuset", "cpuset.mems", r.cpuset_mems.clone())?;
-        if let Some(memory) = r.memory_bytes.filter(|_| self.has("memory")) {
-            // v2 counts swap alone. -1: no limit.
-            let swap = match r.memory_swap_bytes {
-                Some(both) if both < 0 => "max".to_owned(),
-                Some(both) => (both as u64).saturating_sub(memory).to_string(),
-                None => memory.to_string(),
-            };
-            let file = group.join("memory.swap.max");
-            if file.exists() {
-                put(file, &swap)?;
-            } else if r.memory_swap_bytes.is_some() {
-                warnings.push("this host does not count swap: the limit of memory with swap is not applied".into());
+        for (file, value) in values {
+            let path = group.join(file);
+            match (file, r.pids.filter(|_| holder.is_some())) {
+                (PIDS, Some(pids)) => {
+                    // The holder counts until it leaves.
+                    put(path.clone(), &pids.saturating_add(1).to_string())?;
+                    later.push(Setting::new(path, value));
+                }
+                (SWAP, _) if !path.exists() => {
+                    if r.memory_swap_bytes.is_some() {
+                        warnings
+                            .push("this host does not count swap: the limit of memory with swap is not applied".into());
+                    }
+                }
+                _ => put(path, &value)?,
             }
         }
-        self.lines(&group, r, &mut warnings)?;
+        let lines = self.lines(&group, r, &mut warnings)?;
+        if holder.is_some() {
+            self.tell(id, &lines)?;
+        }
+        lines.iter().try_for_each(Setting::write)?;
         let folder = open(group.clone(), false)?;
+        let slice =
+            group.parent().filter(|_| holder.is_some()).map(|slice| open(slice.to_owned(), false)).transpose()?;
         if let Some(rules) = &limits.devices {
             let rules: Vec<berth_sys::cgroup_bpf::Rule> = rules
                 .iter()
@@ -182,16 +311,17 @@ impl Cgroups for V2 {
                 source,
             })?;
         }
-        Ok(Entry { procs: Vec::new(), folder: Some(folder), warnings })
+        Ok(Entry { procs: Vec::new(), folder: Some(folder), warnings, slice, later })
     }
 
     fn enter(&self, id: &ContainerId, process: u32, probe: bool) -> Result<Entry, RuntimeError> {
-        let mut group = self.parent.join(id.as_str());
+        let mut group = self.group(id);
         // A group that hands controllers down takes no process ("no internal processes").
         let parted = fs::read_to_string(group.join("cgroup.subtree_control")).is_ok_and(|t| !t.trim().is_empty());
         if parted && !probe {
             let text = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
-            group.push(leaf(&text, id.as_str()));
+            let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            group.push(leaf(&text, &name));
         }
         if probe {
             // A leaf without controllers: it may have processes beside its parent's ("no internal processes" counts groups that hand
@@ -200,14 +330,14 @@ impl Cgroups for V2 {
             make(&group)?;
         }
         let folder = open(group, false)?;
-        Ok(Entry { procs: Vec::new(), folder: Some(folder), warnings: Vec::new() })
+        Ok(Entry { procs: Vec::new(), folder: Some(folder), warnings: Vec::new(), slice: None, later: Vec::new() })
     }
 
     /// cgroups(7), "Delegation". How many groups it may make is bounded, because each is memory of the kernel's; a service manager makes
     /// some hundreds, four deep.
     fn delegate(&self, id: &ContainerId, uid: u32, gid: u32) -> Result<(), RuntimeError> {
         const FILES: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
-        let group = self.parent.join(id.as_str());
+        let group = self.group(id);
         put(group.join("cgroup.max.descendants"), "1024")?;
         put(group.join("cgroup.max.depth"), "16")?;
         let files = fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_else(|_| FILES.into());
@@ -224,11 +354,23 @@ impl Cgroups for V2 {
     }
 
     fn probe(&self, id: &ContainerId) -> Option<PathBuf> {
-        Some(self.parent.join(id.as_str()).join(PROBE))
+        Some(self.group(id).join(PROBE))
     }
 
-    fn paths(&self, id: &ContainerId) -> Vec<PathBuf> {
-        Some(self.parent.join(id.as_str())).filter(|p| p.is_dir()).into_iter().collect()
+    fn folders(&self, id: &ContainerId) -> Vec<PathBuf> {
+        vec![self.group(id)]
+    }
+
+    fn foreign_ids(&self) -> Vec<ContainerId> {
+        self.scopes.ids()
+    }
+
+    fn give_back(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.scopes.stop(id)
+    }
+
+    fn forget(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.scopes.forget(id)
     }
 
     fn parents(&self) -> Vec<PathBuf> {
@@ -236,19 +378,26 @@ impl Cgroups for V2 {
     }
 
     fn oom_kills(&self, id: &ContainerId) -> Option<u64> {
-        let text = fs::read_to_string(self.parent.join(id.as_str()).join("memory.events")).ok()?;
+        let text = fs::read_to_string(self.group(id).join("memory.events")).ok()?;
         text.lines().find_map(|l| l.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok())
     }
 
+    fn oom_killed(&self, id: &ContainerId) -> bool {
+        self.oom_kills(id).is_some_and(|n| n > 0) || self.scopes.has_noted_oom(id)
+    }
+
     fn memory_limit(&self, id: &ContainerId) -> Option<(PathBuf, Option<u64>)> {
-        let group = self.parent.join(id.as_str());
-        let text = fs::read_to_string(group.join("memory.max")).ok()?;
-        // "max" is no number.
-        Some((group, text.trim().parse().ok()))
+        let group = self.group(id);
+        match fs::read_to_string(group.join("memory.max")) {
+            // "max" is no number.
+            Ok(text) => Some((group, text.trim().parse().ok())),
+            // Gone with its last process.
+            Err(_) => self.scopes.group(id).map(|group| (group, None)),
+        }
     }
 
     fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let group = self.parent.join(id.as_str());
+        let group = self.group(id);
         // Linux 5.14: every process at once, forks included.
         if write_existing(&group.join(CGROUP_KILL), "1").is_ok() {
             return Ok(());
@@ -265,51 +414,28 @@ impl Cgroups for V2 {
     }
 
     fn update(&self, id: &ContainerId, old: &Resources, new: &Resources) -> Result<(), RuntimeError> {
-        let group = self.parent.join(id.as_str());
-        let mut settings = Vec::new();
-        let number = |n: Option<u64>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
-        let mut set = |file: &str, value: String| settings.push(Setting::new(group.join(file), value));
-        if old.memory_bytes != new.memory_bytes {
-            set("memory.max", number(new.memory_bytes, "max"));
+        let group = self.group(id);
+        if old.oom_group != new.oom_group && self.scopes.group(id).is_some() {
+            let message = "cannot be changed while it runs in a scope of systemd's, which takes it at the start only";
+            return Err(RuntimeError::spec("resources.oom_group", message));
         }
-        // A kernel that does not count swap has no such file: an error only for who asks for it.
-        if swap_alone(old) != swap_alone(new)
-            && (new.memory_swap_bytes.is_some() || group.join("memory.swap.max").exists())
-        {
-            set("memory.swap.max", number(swap_alone(new), "max"));
-        }
-        if old.memory_reservation_bytes != new.memory_reservation_bytes {
-            set("memory.low", number(new.memory_reservation_bytes, "0"));
-        }
-        if old.oom_group != new.oom_group {
-            set("memory.oom.group", u8::from(new.oom_group).to_string());
-        }
-        if (old.nano_cpus, old.cpu_period_us) != (new.nano_cpus, new.cpu_period_us) {
-            set("cpu.max", format!("{} {}", number(cpu_quota_us(new), "max"), cpu_period_us(new)));
-        }
-        if old.cpu_shares != new.cpu_shares {
-            set("cpu.weight", number(new.cpu_shares.map(cpu_weight), "100"));
-        }
-        if old.pids != new.pids {
-            set("pids.max", new.pids.filter(|p| *p > 0).map_or("max".to_owned(), |p| p.to_string()));
-        }
-        for (file, old, new) in
-            [("cpuset.cpus", &old.cpuset_cpus, &new.cpuset_cpus), ("cpuset.mems", &old.cpuset_mems, &new.cpuset_mems)]
-        {
-            // A group with processes whose list is not empty does not take an empty one (`ENOSPC`, Linux 6.12): all that is above, then.
-            let above = || fs::read_to_string(self.parent.join(format!("{file}.effective"))).unwrap_or_default();
-            let list = |wanted: &Option<String>| wanted.clone().unwrap_or_else(|| above().trim().to_owned());
-            if old != new {
-                settings.push(Setting::new(group.join(file), list(new)).or_back_to(list(old)));
+        let settings = self.changes(&group, old, new)?;
+        let write = || {
+            // First, because systemd writes the files, too, and a quota in its own steps.
+            self.tell(id, &settings)?;
+            super::set_all(&settings)
+        };
+        let done = match new.memory_bytes.filter(|m| old.memory_bytes.is_none_or(|o| *m < o)) {
+            Some(less) => with_room(&group, less, write),
+            None => write(),
+        };
+        if done.is_err() && self.scopes.group(id).is_some() {
+            let back = self.changes(&group, new, old)?;
+            if let Err(e) = self.tell(id, &back).and_then(|()| super::set_all(&back)) {
+                tracing::error!(container = %id, error = %e, "putting limits back");
             }
         }
-        settings.extend(lines::block_v2(&group, old, new)?.all()?);
-        settings.extend(lines::hugepages(&group, old, new, lines::HUGE_V2)?);
-        settings.extend(lines::unified(&group, old, new));
-        match new.memory_bytes.filter(|m| old.memory_bytes.is_none_or(|o| *m < o)) {
-            Some(less) => with_room(&group, less, || super::set_all(&settings)),
-            None => super::set_all(&settings),
-        }
+        done
     }
 
     fn counters(&self, id: &ContainerId) -> Vec<(Counter, PathBuf)> {
@@ -324,12 +450,12 @@ impl Cgroups for V2 {
             ("memory.pressure", Counter::MemoryPressure),
             ("io.pressure", Counter::IoPressure),
         ];
-        let group = self.parent.join(id.as_str());
+        let group = self.group(id);
         FILES.iter().map(|(file, counter)| (*counter, group.join(file))).collect()
     }
 
     fn freeze(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let group = self.parent.join(id.as_str());
+        let group = self.group(id);
         put(group.join(FREEZE), "1")?;
         let frozen = super::wait_frozen(|| {
             let path = group.join("cgroup.events");
@@ -344,17 +470,19 @@ impl Cgroups for V2 {
     }
 
     fn thaw(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        put(self.parent.join(id.as_str()).join(FREEZE), "0")
+        put(self.group(id).join(FREEZE), "0")
     }
 
     fn is_frozen(&self, id: &ContainerId) -> bool {
-        let file = self.parent.join(id.as_str()).join(FREEZE);
+        let file = self.group(id).join(FREEZE);
         fs::read_to_string(file).is_ok_and(|t| t.trim() == "1")
     }
 
     fn features(&self) -> Vec<(&'static str, bool)> {
         // The rest comes with Linux 5.7; the plan could do nothing without it.
-        let has = |name: &str| name != CGROUP_KILL || self.parent.join(CGROUP_KILL).exists();
+        // The root has no such file, every group below it does.
+        let groups = [self.parent.clone(), self.point.join("system.slice")];
+        let has = |name: &str| name != CGROUP_KILL || groups.iter().any(|group| group.join(CGROUP_KILL).exists());
         super::FEATURES.map(|name| (name, has(name))).to_vec()
     }
 
@@ -362,9 +490,13 @@ impl Cgroups for V2 {
         WANTED.iter().filter(|c| !self.has(c)).map(|c| format!("no {c} cgroup: its limits cannot be applied")).collect()
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.scopes.trouble()
+    }
+
     fn path_in_hierarchies(&self, id: &ContainerId) -> String {
-        let parent = self.parent.strip_prefix(&self.point).unwrap_or(&self.parent);
-        format!("/{}/{id}", parent.display())
+        let group = self.group(id);
+        format!("/{}", group.strip_prefix(&self.point).unwrap_or(&group).display())
     }
 
     fn mounts(&self) -> Vec<(String, String)> {
@@ -388,6 +520,7 @@ mod tests {
     fn beside_the_first_process() {
         assert_eq!(leaf("0::/berth/abc/init.scope\n", "abc"), "init.scope");
         assert_eq!(leaf("0::/system.slice/berthd.service/berth/abc/a/b\n", "abc"), "a/b");
+        assert_eq!(leaf("0::/a.slice/berth-abc.scope/x\n", "berth-abc.scope"), "x");
         for none in ["0::/berth/abc\n", "0::/\n", ""] {
             assert_eq!(leaf(none, "abc"), "", "{none}");
         }

@@ -463,10 +463,17 @@ fn delegate(spec: &ContainerSpec, host: &Host, ids: Option<IdRange>) -> Result<O
 }
 
 /// What the container's cgroups are made with.
-pub(crate) fn limits(spec: &ContainerSpec, given: &[GivenDevice], default_pids: Option<i64>) -> Limits {
+pub(crate) fn limits(name: &str, spec: &ContainerSpec, given: &[GivenDevice], default_pids: Option<i64>) -> Limits {
     let mut resources = spec.resources.clone();
     resources.pids = resources.pids.or(default_pids);
-    Limits { resources, devices: device_rules(spec, given) }
+    Limits {
+        resources,
+        devices: device_rules(spec, given),
+        name: name.to_owned(),
+        parent: spec.cgroup_parent.clone(),
+        // As a stop of ours.
+        stop_timeout: std::time::Duration::from_secs(spec.stop_timeout_secs.unwrap_or(10).into()),
+    }
 }
 
 pub(crate) fn device_rules(spec: &ContainerSpec, given: &[GivenDevice]) -> Option<Vec<DeviceRule>> {

@@ -90,7 +90,7 @@ impl Lab {
             labels: &berth_model::selinux::Labels::NONE,
         })?;
         let netns = (spec.network != NetworkMode::Host).then(new_network);
-        let prepared = self.runtime.prepare(&self.id, spec, self.paths())?;
+        let prepared = self.runtime.prepare((&self.id, "lab"), spec, self.paths())?;
         let request =
             SpawnRequest { prepared, plan, rootfs: self.root(), trees: Vec::new(), netns, userns: None, attach };
         self.runtime.spawn(request)

@@ -1,0 +1,143 @@
+//! What systemd is asked for.
+
+use crate::SystemdError;
+use crate::bus::Bus;
+use crate::wire::{Arg, Property, Value};
+use std::time::{Duration, Instant};
+
+const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+/// Since when scopes have an OOMPolicy=; those before leave the file alone.
+const OOM_POLICY: u32 = 253;
+/// For a unit of the same name to be gone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A scope to be started (systemd.scope(5)).
+#[derive(Clone, Debug)]
+pub struct Scope<'a> {
+    pub name: &'a str,
+    pub slice: &'a str,
+    pub description: &'a str,
+    /// Who is in it from the beginning: a scope cannot be empty.
+    pub process: u32,
+    /// From the SIGTERM of a stop to the SIGKILL. `None`: systemd's own.
+    pub stop_timeout: Option<Duration>,
+    /// Where memory runs out, all processes end together: memory.oom.group, which systemd writes as it thinks fit.
+    pub oom_group: bool,
+    pub limits: &'a [Property],
+}
+
+impl Scope<'_> {
+    fn properties(&self) -> Vec<Property> {
+        let text = |text: &str| Value::Text(text.to_owned());
+        let mut all = vec![
+            Property::new("Description", text(self.description)),
+            Property::new("Slice", text(self.slice)),
+            // What is below is its owner's (https://systemd.io/CGROUP_DELEGATION).
+            Property::new("Delegate", Value::Bool(true)),
+            // At a shutdown of the host it is its owner's who ends it in order.
+            Property::new("DefaultDependencies", Value::Bool(false)),
+            // It goes also when it failed.
+            Property::new("CollectMode", text("inactive-or-failed")),
+            Property::new("PIDs", Value::Numbers(vec![self.process])),
+        ];
+        let accounting = ["CPUAccounting", "MemoryAccounting", "IOAccounting", "TasksAccounting"];
+        all.extend(accounting.map(|name| Property::new(name, Value::Bool(true))));
+        if let Some(timeout) = self.stop_timeout {
+            let micros = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
+            all.push(Property::new("TimeoutStopUSec", Value::Long(micros)));
+        }
+        all.extend_from_slice(self.limits);
+        all
+    }
+}
+
+/// Of a version such as `252.39-1~deb12u1`; 0: it begins with no number.
+fn major(version: &str) -> u32 {
+    let digits = version.trim_start_matches('v').split(|c: char| !c.is_ascii_digit()).next();
+    digits.and_then(|d| d.parse().ok()).unwrap_or_default()
+}
+
+/// One connection to systemd.
+pub struct Manager {
+    bus: Bus,
+}
+
+impl Manager {
+    /// # Errors
+    /// There is no systemd on this host, or it does not talk to this user.
+    pub fn connect() -> Result<Self, SystemdError> {
+        Ok(Manager { bus: Bus::connect()? })
+    }
+
+    /// As `systemctl --version` has it: `252.39-1~deb12u1`.
+    pub fn version(&mut self) -> Result<String, SystemdError> {
+        self.bus.property("Version")
+    }
+
+    /// Starts a scope, and returns when its process is in it.
+    pub fn start(&mut self, scope: &Scope<'_>) -> Result<(), SystemdError> {
+        let act = format!("starting {}", scope.name);
+        let mut properties = scope.properties();
+        if scope.oom_group && major(&self.version()?) >= OOM_POLICY {
+            properties.push(Property::new("OOMPolicy", Value::Text("kill".into())));
+        }
+        let args = [Arg::Text(scope.name), Arg::Text("replace"), Arg::Properties(&properties), Arg::NoUnits];
+        let begun = Instant::now();
+        loop {
+            match self.bus.manager("StartTransientUnit", &args, &act) {
+                // One of before that has failed, or is on its way out. A living one is nobody's to end here.
+                Err(e) if e.is(UNIT_EXISTS) && begun.elapsed() < PATIENCE => {
+                    self.forget(scope.name)?;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                answer => return self.done(answer?, scope.name, act),
+            }
+        }
+    }
+
+    /// Until the next boot, as all that is transient.
+    pub fn set(&mut self, unit: &str, properties: &[Property]) -> Result<(), SystemdError> {
+        if properties.is_empty() {
+            return Ok(());
+        }
+        let args = [Arg::Text(unit), Arg::Bool(true), Arg::Properties(properties)];
+        self.bus.manager("SetUnitProperties", &args, &format!("setting properties of {unit}")).map(drop)
+    }
+
+    /// Stops a unit with what is left in it, and lets systemd forget that it failed. Gone already is fine.
+    pub fn stop(&mut self, unit: &str) -> Result<(), SystemdError> {
+        let act = format!("stopping {unit}");
+        match self.bus.manager("StopUnit", &[Arg::Text(unit), Arg::Text("replace")], &act) {
+            Err(e) if e.is(NO_SUCH_UNIT) => return Ok(()),
+            answer => self.done(answer?, unit, act)?,
+        }
+        self.forget(unit)
+    }
+
+    /// That it failed.
+    fn forget(&mut self, unit: &str) -> Result<(), SystemdError> {
+        match self.bus.manager("ResetFailedUnit", &[Arg::Text(unit)], &format!("forgetting {unit}")) {
+            Err(e) if !e.is(NO_SUCH_UNIT) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn done(&mut self, answer: Vec<String>, unit: &str, act: String) -> Result<(), SystemdError> {
+        let Some(job) = answer.first() else { return Err(SystemdError::Answer { act }) };
+        match self.bus.wait(job, &act)?.as_str() {
+            "done" => Ok(()),
+            other => Err(SystemdError::Job { act, unit: unit.to_owned(), result: other.to_owned() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_begin_with_a_number() {
+        assert_eq!((major("252.39-1~deb12u1"), major("v253-rc1"), major("257"), major("")), (252, 253, 257, 0));
+    }
+}
