@@ -23,7 +23,7 @@ pub struct Cli {
     /// Write more to that file
     #[arg(long)]
     pub debug: bool,
-    /// Not supported: groups are made in cgroupfs
+    /// Have systemd make the group, a scope: cgroupsPath is slice:prefix:name (cgroup v2 alone)
     #[arg(long)]
     pub systemd_cgroup: bool,
     /// Print the version

@@ -1,7 +1,7 @@
 //! The parent's side of making a container: what needs the host's rights.
 
 use crate::Context;
-use crate::cgroup::Group;
+use crate::cgroup::{self, Group};
 use crate::config::{self, Config};
 use crate::error::{Error, plain};
 use crate::hooks;
@@ -46,7 +46,7 @@ pub fn create(context: &Context, id: &str, request: &Request) -> Result<Created,
     let file = bundle.join("config.json");
     let config: Config = config::read(&file)?;
     let mut warnings = Vec::new();
-    let mut plan = plan::plan(&config, &bundle, id, &mut warnings)?;
+    let mut plan = plan::plan(&config, &bundle, id, context.systemd_cgroup, &mut warnings)?;
     let act = format!("root.path: finding {}", plan.rootfs.display());
     plan.rootfs = fs::canonicalize(&plan.rootfs).map_err(Error::io(act))?;
     // Before anything is opened that stays open, which could get the number of a descriptor that the caller has not given.
@@ -66,6 +66,7 @@ pub fn create(context: &Context, id: &str, request: &Request) -> Result<Created,
             created: jiff::Timestamp::now().to_string(),
             annotations: config.annotations.clone(),
             cgroup: plan.cgroup.clone(),
+            unit: plan.scope.as_ref().map(|scope| scope.unit.clone()),
             no_new_keyring: request.no_new_keyring,
             ..Record::default()
         };
@@ -113,7 +114,8 @@ impl Draft<'_> {
             let _ = process::pidfd_send_signal(pidfd.as_fd(), 9);
             let _ = process::reap(Some(pid), true);
         }
-        if let Some(Err(e)) = self.group.map(|g| g.remove()) {
+        let unit = self.plan.scope.as_ref().map(|scope| &*scope.unit);
+        if let Some(Err(e)) = self.group.map(|g| g.remove(unit)) {
             context.log.warning(&e.to_string());
             return;
         }
@@ -191,12 +193,18 @@ fn make(
     draft.home.save(&record)?;
     let group = Group::find(&plan.cgroup)?;
     draft.group = Some(group.clone());
-    group.create()?;
+    let holder = match &plan.scope {
+        Some(scope) => Some(scope.start(&group, &record.id)?),
+        None => group.create().map(|()| None)?,
+    };
     if group.is_frozen() {
         let message = format!("/{}: the cgroup is frozen, by one above it", group.path.display());
         return Err(Error::field("linux.cgroupsPath", message));
     }
     group.apply(&config.linux.resources, false, warnings)?;
+    if let Some(scope) = &plan.scope {
+        cgroup::scope::tell(&scope.unit, &group)?;
+    }
     if let Some(uid) = plan.cgroup_owner {
         group.delegate(uid)?;
     }
@@ -221,6 +229,7 @@ fn make(
     note(draft, &mut record)?;
     map(plan, pid)?;
     group.add(pid)?;
+    drop(holder);
     go_on(&ours)?;
     if plan.is_born_twice() {
         draft.child = Some(successor(&ours, pid)?);

@@ -15,7 +15,7 @@ pub fn features() -> Value {
         "linux": {
             "namespaces": namespaces,
             "capabilities": capabilities,
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true },
             "seccomp": {
                 "enabled": true,
                 "actions": [
@@ -91,7 +91,7 @@ mod tests {
     fn what_spec_writes_is_a_plan() {
         let config = crate::config::parse("config.json", &super::spec().to_string()).unwrap();
         let mut warnings = Vec::new();
-        let plan = crate::plan::plan(&config, std::path::Path::new("/b"), "x", &mut warnings).unwrap();
+        let plan = crate::plan::plan(&config, std::path::Path::new("/b"), "x", false, &mut warnings).unwrap();
         assert!(plan.mounts.len() == 7 && warnings.is_empty(), "{warnings:?}");
         assert!(super::features()["mountOptions"].as_array().unwrap().len() > 40);
     }

@@ -1,7 +1,7 @@
 //! What is done with a container that is made: start, kill, delete, pause, and looks at it.
 
 use crate::Context;
-use crate::cgroup::Group;
+use crate::cgroup::{Group, scope};
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::hooks;
@@ -101,7 +101,7 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<(), Error> {
         // Who shares a pid namespace outlives the first process.
         group.signal_all(SIGKILL)?;
     }
-    group.remove()?;
+    group.remove(record.unit.as_deref())?;
     if let Ok(config) = config::read::<Config>(&home.path.join("config.json")) {
         let state = json(&record, Status::Stopped);
         // "MUST log a warning, but the remaining hooks and lifecycle continue as if the hook had succeeded."
@@ -153,7 +153,11 @@ pub fn update(context: &Context, id: &str, resources: &config::Resources) -> Res
         return Err(Error::State("container not running".into()));
     }
     let mut warnings = Vec::new();
-    Group::find(&record.cgroup)?.apply(resources, true, &mut warnings)?;
+    let group = Group::find(&record.cgroup)?;
+    group.apply(resources, true, &mut warnings)?;
+    if let Some(unit) = &record.unit {
+        scope::tell(unit, &group)?;
+    }
     for warning in warnings {
         context.log.warning(&warning);
     }

@@ -39,6 +39,8 @@ use std::process::ExitCode;
 #[derive(Clone, Debug)]
 pub struct Context {
     pub root: PathBuf,
+    /// New containers' groups are made by systemd.
+    pub systemd_cgroup: bool,
     pub log: Log,
 }
 
@@ -65,9 +67,6 @@ fn run(cli: Cli, log: &Log) -> Result<u8, Error> {
         println!("berth-runtime version {}\nspec: {}", env!("CARGO_PKG_VERSION"), state::OCI_VERSION);
         return Ok(0);
     }
-    if cli.systemd_cgroup {
-        return Err(Error::field("--systemd-cgroup", "is not supported: berth-runtime makes groups in cgroupfs alone"));
-    }
     let Some(command) = cli.command else { return Err(Error::State("no command is given: see --help".into())) };
     let root = std::path::absolute(&cli.root).map_err(Error::io("--root"))?;
     if commands::makes_processes(&command) {
@@ -75,7 +74,7 @@ fn run(cli: Cli, log: &Log) -> Result<u8, Error> {
     }
     // What a careless caller has open is none of the container's, nor of a hook's.
     berth_sys::process::cloexec_from(3).map_err(Error::io("marking descriptors close-on-exec"))?;
-    commands::run(&Context { root, log: log.clone() }, command)
+    commands::run(&Context { root, systemd_cgroup: cli.systemd_cgroup, log: log.clone() }, command)
 }
 
 /// Goes on as a sealed copy of this program in memory: a container could overwrite the file by /proc/PID/exe otherwise (CVE-2019-5736).

@@ -33,6 +33,9 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// Below the hierarchies' roots.
     pub cgroup: PathBuf,
+    /// The unit of systemd that the group is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// `--no-new-keyring`: its processes keep their caller's session keyring.
     pub no_new_keyring: bool,
 }

@@ -77,7 +77,6 @@ fn what_cannot_be_made_leaves_nothing() {
     bench.config(&["sh"], |c| c["process"]["terminal"] = json!(true));
     fails(bench.create(&[]), "--console-socket");
     fails(bench.runtime(&["state", "../etc"]), "is no name");
-    fails(bench.runtime(&["--systemd-cgroup", "list"]), "--systemd-cgroup");
     nothing();
 }
 

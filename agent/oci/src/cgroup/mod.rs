@@ -1,6 +1,7 @@
 //! The control group of a container: the same path in every hierarchy of v1, or one in v2's.
 
 mod devices;
+pub mod scope;
 mod stats;
 mod v1;
 mod v2;
@@ -205,9 +206,10 @@ impl Group {
         file.is_some_and(|f| fs::read_to_string(f).is_ok_and(|t| t.trim() == "FROZEN"))
     }
 
-    /// The kernel needs a moment to let go of a process that has just ended: `EBUSY` until then.
-    pub fn remove(&self) -> Result<(), Error> {
+    /// With its unit, where systemd has made it. The kernel needs a moment to let go of a process that has just ended: `EBUSY` until then.
+    pub fn remove(&self, unit: Option<&str>) -> Result<(), Error> {
         let began = Instant::now();
+        unit.map_or(Ok(()), scope::stop)?;
         for folder in self.folders() {
             loop {
                 match remove_tree(&folder) {

@@ -8,6 +8,7 @@ pub mod selinux;
 pub use mounts::{MountKind, MountPlan, option_names as mount_options};
 pub use process::{ProcessPlan, SeccompPlan, process};
 
+use crate::cgroup::scope::Scope;
 use crate::config::{Config, Device, Hooks, IdMapping, Linux};
 use crate::error::Error;
 use berth_runtime::sysctl::{self, Owner};
@@ -70,6 +71,8 @@ pub struct Plan {
     pub hooks: Hooks,
     /// Below the roots of the hierarchies, without a slash in front.
     pub cgroup: PathBuf,
+    /// systemd makes the group.
+    pub scope: Option<Scope>,
     /// User of the host that the group is delegated to, on cgroup v2.
     pub cgroup_owner: Option<u32>,
 }
@@ -115,7 +118,14 @@ pub const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
 ];
 
 /// What was asked for and cannot be had in full goes to `warnings`.
-pub fn plan(config: &Config, bundle: &Path, id: &str, warnings: &mut Vec<String>) -> Result<Plan, Error> {
+/// `systemd`: it is systemd that makes the group.
+pub fn plan(
+    config: &Config,
+    bundle: &Path,
+    id: &str,
+    systemd: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Plan, Error> {
     version(&config.oci_version)?;
     if config.annotations.contains_key("") {
         return Err(Error::field("annotations", "has an empty key"));
@@ -129,6 +139,7 @@ pub fn plan(config: &Config, bundle: &Path, id: &str, warnings: &mut Vec<String>
     let rootfs = bundle.join(&root.path);
     let given = config.process.as_ref().ok_or_else(|| Error::field("process", "is missing"))?;
     let (new, join) = namespaces(linux)?;
+    let scope = if systemd { Some(Scope::plan(linux.cgroups_path.as_deref(), id)?) } else { None };
     let mut plan = Plan {
         new,
         join,
@@ -149,7 +160,11 @@ pub fn plan(config: &Config, bundle: &Path, id: &str, warnings: &mut Vec<String>
         personality: personality(linux)?,
         process: process(given, linux.seccomp.as_ref(), warnings)?,
         hooks: config.hooks.clone(),
-        cgroup: cgroup(linux.cgroups_path.as_deref(), id)?,
+        cgroup: match &scope {
+            Some(scope) => scope.path(),
+            None => cgroup(linux.cgroups_path.as_deref(), id)?,
+        },
+        scope,
         cgroup_owner: None,
         mount_label: selinux::label("linux.mountLabel", linux.mount_label.as_deref())?,
     };
@@ -327,7 +342,7 @@ fn cgroup(path: Option<&str>, id: &str) -> Result<PathBuf, Error> {
     let Some(path) = path.filter(|p| !p.is_empty()) else { return Ok(Path::new("berth-runtime").join(id)) };
     let bad = |message: String| Err(Error::field("linux.cgroupsPath", message));
     if path.matches(':').count() == 2 && !path.starts_with('/') {
-        return bad(format!("{path:?} is systemd's form; berth-runtime makes groups in cgroupfs alone"));
+        return bad(format!("{path:?} is systemd's form, which needs --systemd-cgroup"));
     }
     if path.split('/').any(|p| p == "..") {
         return bad(format!("{path:?} leads above its hierarchy"));

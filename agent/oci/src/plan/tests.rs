@@ -3,7 +3,7 @@ use super::*;
 fn parsed(text: &str) -> Result<(Plan, Vec<String>), String> {
     let config: Config = crate::config::parse("config.json", text).map_err(|e| e.to_string())?;
     let mut warnings = Vec::new();
-    plan(&config, Path::new("/bundle"), "c1", &mut warnings).map(|p| (p, warnings)).map_err(|e| e.to_string())
+    plan(&config, Path::new("/bundle"), "c1", false, &mut warnings).map(|p| (p, warnings)).map_err(|e| e.to_string())
 }
 
 fn with(change: impl FnOnce(&mut serde_json::Value)) -> Result<(Plan, Vec<String>), String> {
