@@ -1,8 +1,9 @@
 #!/bin/bash
-# vm-e2e.sh FOLDER [FILTER...] : inside the VM of vm.sh: the end-to-end tests whose names begin as a FILTER says (`resources:: run::logs`), and
-# with the FILTER `oci` those of berth-runtime, on cgroup v2 alone. FOLDER has the programs, and in deps/ the tests (target/debug).
-# BERTH_TEST_BINARIES=FOLDER2: with these programs instead, a package's for example. One test at a time: the VM has one processor.
-# What an older kernel lacks is left out by name, with the reason.
+# vm-e2e.sh FOLDER [FILTER...] : inside the VM of vm.sh: the end-to-end tests whose names begin as a FILTER says (`resources:: run::logs`; `all`),
+# and with the FILTER `oci` those of berth-runtime, on cgroup v2 alone. FOLDER has the programs, and in deps/ the tests (target/debug).
+# BERTH_TEST_BINARIES=FOLDER2: with these programs instead, a package's for example. One test at a time, since the VM has one processor, and each
+# in a process of its own, which may take BERTH_TEST_SECONDS. What fails is shown when it fails, and named again at the end.
+# What an older kernel or an emulated processor cannot do is left out by name, with the reason.
 set -u
 cd "$(dirname "$0")/.."
 . tests/fixtures/env.sh
@@ -11,9 +12,9 @@ kernel=$(uname -r); kernel=${kernel%%-*}
 newest() { find "$bin/deps" -maxdepth 1 -type f -perm -u+x -name "$1-*" ! -name '*.*' -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2; }
 export RUST_BACKTRACE=0 BERTH_TEST_IMAGES_READY=1 BERTH_TEST_ATTACK_SECS=90
 
-skipped=()
+declare -A why
 skip() { # TEST WHY
-  echo "left out on $kernel: $1: $2"; skipped+=(--skip "$1")
+  why[$1]=$2
 }
 
 skip userns::a_crowd_shares_nothing "50 handshakes at once take an emulated processor longer than the agent lets them"
@@ -29,11 +30,25 @@ mount -o loop /vm-disk "$BERTH_TEST_DIR/run"
 export TMPDIR=$BERTH_TEST_DIR/run/tmp; mkdir -p "$TMPDIR"
 tests/fixtures/registry.sh start || exit 1
 
-status=0
+passed=0 failed=() left_out=0
 run() { # BINARY FILTER...
-  local binary=$1; shift
-  [ -x "$binary" ] || { echo "vm-e2e.sh: no test program for: $*"; status=1; return; }
-  "$binary" --test-threads 1 "${skipped[@]}" "$@" || status=1
+  local binary=$1 name names begun filter log=/tmp/vm-e2e.log; shift
+  [ -x "$binary" ] || { echo "vm-e2e.sh: no test program for: $*"; failed+=("$*"); return; }
+  names=$("$binary" --list --format terse 2>/dev/null | sed -n 's/: test$//p')
+  for filter in "${@:-all}"; do
+    for name in $names; do
+      [ "$filter" = all ] || case $name in "$filter"*) ;; *) continue ;; esac
+      if [ -n "${why[$name]:-}" ]; then
+        echo "left out on $kernel: $name: ${why[$name]}"; left_out=$((left_out + 1)); continue
+      fi
+      begun=$SECONDS
+      if timeout -k 5 "${BERTH_TEST_SECONDS:-900}" "$binary" --exact "$name" --nocapture </dev/null >$log 2>&1; then
+        echo "ok: $name ($((SECONDS - begun)) s)"; passed=$((passed + 1)); grep -aE '^(skipped|left out)' $log
+      else
+        echo "FAILED ($?): $name ($((SECONDS - begun)) s)"; failed+=("$name"); tail -120 $log
+      fi
+    done
+  done
 }
 filters=()
 for filter in "$@"; do
@@ -46,4 +61,5 @@ for filter in "$@"; do
 done
 [ ${#filters[@]} = 0 ] || run "$(newest e2e)" "${filters[@]}"
 tests/fixtures/registry.sh stop
-exit $status
+echo "on $kernel: $((passed + ${#failed[@]})) tests run, $passed passed, ${#failed[@]} failed, $left_out left out"
+[ ${#failed[@]} = 0 ] || { printf 'failed: %s\n' "${failed[@]}"; exit 1; }

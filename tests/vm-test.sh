@@ -2,7 +2,7 @@
 # vm-test.sh : tries the binaries on kernels with nothing but cgroup v2, in a VM: vm-smoke.sh. VM_KERNEL="6.1 6.12" BERTH_BIN=target/debug,
 # which need the fail points for the upgrades.
 # Then the Debian package under systemd: vm-systemd.sh (which systemd.sh tries without a VM).
-# VM_TESTS="smoke:: network:: oci": those tests of tests/e2e, too, and with oci those of berth-runtime: vm-e2e.sh.
+# VM_TESTS="smoke:: network:: oci": those tests of tests/e2e (`all`: every one, some hours), too, and with oci those of berth-runtime: vm-e2e.sh.
 set -eu
 cd "$(dirname "$0")/.."
 . tests/fixtures/env.sh
@@ -31,6 +31,6 @@ for kernel in ${VM_KERNEL:-6.1 6.12}; do
   if [ -n "${VM_TESTS:-}" ]; then
     cargo test --quiet --no-run --workspace --features berth/failpoints --tests
     # shellcheck disable=SC2086
-    VM_KERNEL=$kernel VM_SECONDS=${VM_SECONDS:-7200} tests/vm.sh tests/vm-e2e.sh target/debug $VM_TESTS
+    VM_KERNEL=$kernel VM_SECONDS=${VM_SECONDS:-14400} tests/vm.sh tests/vm-e2e.sh target/debug $VM_TESTS
   fi
 done

@@ -120,12 +120,14 @@ for _ in $(seq 200); do [ -S "$work/root" ] && [ -S "$work/share" ] && break; sl
 # cx16=off: emulated cmpxchg16b of Debian 12's qemu makes kernel 6.12 panic. KVM only when asked for: nested ones often hang.
 model=max,cx16=off accel=tcg,thread=multi
 [ -z "${VM_KVM:-}" ] || model=host,arch-capabilities=off accel=kvm
+# norandmaps: the emulation keeps what it has translated by address. With addresses of its own for each process all programs would be
+# translated again at each start, which is three quarters of the time that these tests take.
 timeout "$seconds" qemu-system-x86_64 -accel $accel -machine q35 -cpu $model -smp "$cpus" -m "$memory" \
   -nodefaults -display none -no-reboot -object memory-backend-memfd,id=mem,size="${memory}M",share=on -numa node,memdev=mem \
   -chardev socket,id=c0,path="$work/root" -device vhost-user-fs-pci,chardev=c0,tag=root \
   -chardev socket,id=c1,path="$work/share" -device vhost-user-fs-pci,chardev=c1,tag=share \
   -serial "file:$work/console" -serial stdio -kernel "$(ls "$root"/boot/vmlinuz-* | tail -1)" -initrd "$initrd" \
-  -append "console=ttyS0 quiet panic=-1 mitigations=off cgroup_no_v1=all ${VM_APPEND:-}" </dev/null 2>"$work/qemu" | stdbuf -o0 tr -d '\r' || true
+  -append "console=ttyS0 quiet panic=-1 mitigations=off norandmaps cgroup_no_v1=all ${VM_APPEND:-}" </dev/null 2>"$work/qemu" | stdbuf -o0 tr -d '\r' || true
 if [ ! -e "$share/status" ]; then
   { echo "vm.sh: the VM ended (or was ended after $seconds s) without a status; its console:"; tail -20 "$work/console"; cat "$work/qemu" "$work/root.log"; } >&2
   exit 124
