@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 bin=$1; shift
 kernel=$(uname -r); kernel=${kernel%%-*}
 newest() { find "$bin/deps" -maxdepth 1 -type f -perm -u+x -name "$1-*" ! -name '*.*' -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2; }
-export RUST_BACKTRACE=0 BERTH_TEST_IMAGES_READY=1 BERTH_TEST_ATTACK_SECS=90
+export RUST_BACKTRACE=0 BERTH_TEST_IMAGES_READY=1 BERTH_TEST_ATTACK_SECS=90 BERTH_TEST_TRIAL_SECS=20
 
 declare -A why
 skip() { # TEST WHY

@@ -4,7 +4,7 @@
 //! points read.
 
 use crate::harness::agent::{Output, signal};
-use crate::harness::{Node, eventually, image, until};
+use crate::harness::{Node, eventually, image, size, until};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -61,8 +61,14 @@ pub fn signed(node: &Node, traits: &str) -> PathBuf {
     file
 }
 
+/// How long a program is tried: an emulated processor needs this long to start one.
+fn trial_seconds() -> u64 {
+    size("BERTH_TEST_TRIAL_SECS", 5)
+}
+
 fn upgrade(node: &Node, file: &Path, more: &[&str]) -> Output {
-    let mut arguments = vec!["agent", "upgrade", "--confirm-within", "5s", file.to_str().expect("utf-8")];
+    let within = format!("{}s", trial_seconds());
+    let mut arguments = vec!["agent", "upgrade", "--confirm-within", &within, file.to_str().expect("utf-8")];
     arguments.extend(more);
     node.ctl(&arguments)
 }
@@ -234,7 +240,7 @@ fn nobody_confirms() {
         sha256: field("sha256"),
         size_bytes: field("size").parse().expect("size"),
         signature: berth::hex::decode(&field("signature")).expect("hex").into(),
-        confirm_seconds: 5,
+        confirm_seconds: u32::try_from(trial_seconds()).expect("seconds"),
         ..Default::default()
     };
     let program = bytes::Bytes::from(std::fs::read(&file).expect("program"));
