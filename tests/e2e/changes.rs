@@ -70,7 +70,7 @@ fn diff_in_the_directory_store() {
 
 #[test]
 fn export_is_the_whole_root() {
-    let node = node("export", "erofs");
+    let node = node("export", "auto");
     edited(&node);
     let here = node.scratch();
     for (state, name) in [("running", "a.tar"), ("stopped", "b.tar")] {
