@@ -70,12 +70,17 @@ check "a path is no slice" "$(berthctl create --cgroup-parent /a/b "$image" 2>&1
 berthctl run -d --name tight --network none --userns host --pids-limit 1 "$image" sleep 1000 >/dev/null
 check "a limit of one process" "$(file tight pids.max) $(file tight pids.current) $(shown tight TasksMax)" "1 1 1"
 modprobe loop
-berthctl run -d --name raw --network none --userns host --cgroup-conf memory.high=50331648 --memory 96m --oom-group "$image" sleep 1000 >/dev/null
+together=--oom-group
+if [ "$(systemctl --version | awk 'NR == 1 { print $2 }')" -lt 253 ]; then
+  check "an old systemd keeps no group" "$(berthctl run --rm --network none --oom-group "$image" true 2>&1 | grep -c 'takes systemd 253')" 1
+  together=
+fi
+berthctl run -d --name raw --network none --userns host --cgroup-conf memory.high=50331648 --memory 96m $together "$image" sleep 1000 >/dev/null
 foreign() { berthctl exec raw sh -c 'rm -f /loop; mknod /loop c 10 237; cat /loop' 2>&1 | grep -o 'Operation not permitted'; }
 check "devices" "$(foreign)" "Operation not permitted"
 systemctl daemon-reload
 check "daemon-reload: files by their names" "$(file raw memory.high) $(shown raw MemoryHigh)" "50331648 50331648"
-check "daemon-reload: all processes end together" "$(file raw memory.oom.group)" 1
+[ -z "$together" ] || check "daemon-reload: all processes end together" "$(file raw memory.oom.group)" 1
 check "daemon-reload: devices" "$(foreign)" "Operation not permitted"
 
 seen=0; for _ in $(seq 12); do
@@ -91,7 +96,9 @@ check "an exit code" "$(berthctl run --rm --network none "$image" sh -c 'exit 3'
 before=$(units 'berth-*.scope')
 check "a command that is not there leaves nothing" "$(berthctl run --rm --network none "$image" /nothing >/dev/null 2>&1; echo $?; units 'berth-*.scope')" "127
 $before"
-check "a user namespace" "$(berthctl run --rm --network none --userns auto "$image" cat /proc/self/cgroup)" "0::/"
+# A data root in memory has idmapped mounts since Linux 6.3.
+mapped=$(berthctl info --format '{{json .}}' | grep -c 'no idmapped mounts')
+[ "$mapped" != 0 ] || check "a user namespace" "$(berthctl run --rm --network none --userns auto "$image" cat /proc/self/cgroup)" "0::/"
 
 # The other driver, with containers of this one: each keeps what it has.
 sed -i 's/^cgroup_driver = .*/cgroup_driver = "cgroupfs"/' /etc/berth/berthd.toml; systemctl restart berthd; answers

@@ -33,6 +33,10 @@ pub enum SystemdError {
     Job { act: String, unit: String, result: String },
     #[error("systemd started {unit}, and moved no process to it")]
     NotMoved { unit: String },
+    #[error(
+        "systemd {version} does not keep {what} (--oom-group): that takes systemd 253, or containers.cgroup_driver = \"cgroupfs\""
+    )]
+    TooOld { version: String, what: &'static str },
     /// What came is no D-Bus message, or not the one that was asked for.
     #[error("{act}: the answer cannot be read")]
     Answer { act: String },

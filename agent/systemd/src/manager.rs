@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
-/// Since when scopes have an OOMPolicy=; those before leave the file alone.
+/// Since when scopes have an OOMPolicy=. Those before write 0 to memory.oom.group whenever they are reloaded.
 const OOM_POLICY: u32 = 253;
 /// For a unit of the same name to be gone.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -79,7 +79,14 @@ impl Manager {
     pub fn start(&mut self, scope: &Scope<'_>) -> Result<(), SystemdError> {
         let act = format!("starting {}", scope.name);
         let mut properties = scope.properties();
-        if scope.oom_group && major(&self.version()?) >= OOM_POLICY {
+        if scope.oom_group {
+            let version = self.version()?;
+            if major(&version) < OOM_POLICY {
+                return Err(SystemdError::TooOld {
+                    version,
+                    what: "an end of all processes together where memory runs out",
+                });
+            }
             properties.push(Property::new("OOMPolicy", Value::Text("kill".into())));
         }
         let args = [Arg::Text(scope.name), Arg::Text("replace"), Arg::Properties(&properties), Arg::NoUnits];
