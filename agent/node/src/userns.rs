@@ -234,7 +234,11 @@ pub(crate) fn probe(store: &LayerStore, data_root: &Path) -> Option<String> {
         Err(e) => return Some(format!("the kernel makes none: {e}")),
     };
     let shift = Shift { userns: users.as_fd(), uid: ids.base, gid: ids.base };
-    store.probe_shift(&data_root.join("userns-probe"), shift).err().map(|e| format!("no idmapped mounts: {e}"))
+    match store.probe_shift(&data_root.join("userns-probe"), shift) {
+        // That says nothing of what the kernel can, and containers must not get the host's ids for it. What cannot start says so.
+        Err(e) if e.disk_full() => None,
+        tried => tried.err().map(|e| format!("no idmapped mounts: {e}")),
+    }
 }
 
 /// A user namespace with its ids, for one start.

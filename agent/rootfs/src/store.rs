@@ -165,6 +165,14 @@ fn check(path: &Path) -> Result<Meta, String> {
     Ok(meta)
 }
 
+/// False: there was no room to try it.
+fn erofs_works(dir: &Path) -> std::io::Result<bool> {
+    match erofs::probe(dir) {
+        Err(e) if berth_sys::fs::is_disk_full(&e) => Ok(false),
+        tried => tried.map(|()| true),
+    }
+}
+
 impl LayerStore {
     /// Opens (or makes) the store in `dir`, removes what earlier processes left half done. One process at a time.
     ///
@@ -175,16 +183,16 @@ impl LayerStore {
             let path = dir.join(name);
             fs::create_dir_all(&path).act(|| format!("making {}", path.display()))?;
         }
-        let form = match driver {
-            Driver::Directory => Form::Directory,
-            Driver::Erofs => erofs::probe(dir).map(|()| Form::Erofs).map_err(RootfsError::ErofsUnsupported)?,
-            Driver::Auto => match erofs::probe(dir) {
-                Ok(()) => Form::Erofs,
-                Err(reason) => {
-                    tracing::info!(%reason, "the kernel cannot mount erofs from files: layers are kept as directories");
-                    Form::Directory
-                }
-            },
+        // A full disk says nothing of what the kernel can.
+        let tried = if driver == Driver::Directory { Ok(false) } else { erofs_works(dir) };
+        let form = match (driver, tried) {
+            (Driver::Directory, _) => Some(Form::Directory),
+            (_, Ok(works)) => works.then_some(Form::Erofs),
+            (Driver::Erofs, Err(reason)) => return Err(RootfsError::ErofsUnsupported(reason)),
+            (Driver::Auto, Err(reason)) => {
+                tracing::info!(%reason, "the kernel cannot mount erofs from files: layers are kept as directories");
+                Some(Form::Directory)
+            }
         };
         let mut layers = HashMap::new();
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
@@ -207,6 +215,10 @@ impl LayerStore {
                 layers.insert(digest, state);
             }
         }
+        let form = form.unwrap_or_else(|| {
+            let erofs = |state: &State| matches!(state, State::Good(meta) if meta.form == Form::Erofs);
+            if driver == Driver::Erofs || layers.values().any(erofs) { Form::Erofs } else { Form::Directory }
+        });
         let trash = Arc::new(Trash { dir: dir.join("trash"), emptying: Mutex::new(()) });
         // Woken by a send, ended by the sender's drop; wake-ups while it works come to one.
         let (wake, woken) = mpsc::sync_channel::<()>(1);
