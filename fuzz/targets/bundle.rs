@@ -27,8 +27,12 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let _ = plan::process(&process, None, &mut Vec::new());
     }
     let Ok(config) = config::parse::<config::Config>("config.json", &text) else { return };
-    let Ok(plan) = plan::plan(&config, Path::new("/bundle"), "c1", &mut Vec::new()) else { return };
     let inside = |path: &Path| path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    if let Ok(plan) = plan::plan(&config, Path::new("/bundle"), "c1", true, &mut Vec::new()) {
+        let scope = plan.scope.expect("systemd makes it");
+        assert!(inside(&scope.path()) && scope.unit.ends_with(".scope") && !scope.unit.contains('/'), "{scope:?}");
+    }
+    let Ok(plan) = plan::plan(&config, Path::new("/bundle"), "c1", false, &mut Vec::new()) else { return };
     assert!(inside(&plan.cgroup) && plan.cgroup.components().any(|c| matches!(c, Component::Normal(_))));
     for (path, _) in &plan.sysctls {
         let parts: Vec<&str> = path.split('/').collect();

@@ -2,44 +2,14 @@
 
 use super::Group;
 use crate::error::Error;
+use crate::plan::Scope;
 use berth_sys::process::{self, Cloned};
-use berth_systemd::unit::{DEFAULT_SLICE, scope_name, slice_path};
 use berth_systemd::{Manager, Property, SystemdError, limits};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-
-/// Where a bundle says nothing.
-const PREFIX: &str = "berth-runtime";
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Scope {
-    pub unit: String,
-    pub slice: String,
-}
+use std::path::Path;
 
 impl Scope {
-    /// From `SLICE:PREFIX:NAME`, as runc has it.
-    pub fn plan(path: Option<&str>, id: &str) -> Result<Self, Error> {
-        let bad = |message: String| Error::field("linux.cgroupsPath", message);
-        let parts: Vec<&str> = path.filter(|p| !p.is_empty()).map_or(vec!["", PREFIX, id], |p| p.split(':').collect());
-        let [slice, prefix, name] = parts[..] else {
-            let path = path.unwrap_or_default();
-            return Err(bad(format!("{path:?} must be slice:prefix:name with --systemd-cgroup")));
-        };
-        if name.is_empty() || name.ends_with(".slice") {
-            return Err(bad(format!("{name:?} is no name of a scope")));
-        }
-        let slice = if slice.is_empty() { DEFAULT_SLICE } else { slice };
-        slice_path(slice).map_err(bad)?;
-        Ok(Scope { unit: scope_name(prefix, name), slice: slice.to_owned() })
-    }
-
-    /// Below the hierarchy's root.
-    pub fn path(&self) -> PathBuf {
-        slice_path(&self.slice).unwrap_or_default().join(&self.unit)
-    }
-
     /// Makes the group around a process that only holds it, until it has others.
     pub fn start(&self, group: &Group, id: &str) -> Result<Holder, Error> {
         if !group.v2 {
@@ -142,26 +112,5 @@ impl Drop for Holder {
     fn drop(&mut self) {
         let _ = process::pidfd_send_signal(self.pidfd.as_fd(), 9);
         let _ = process::reap(Some(self.pid), true);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_runcs() {
-        let plan = |path| Scope::plan(path, "c1").map(|s| (s.unit.clone(), s.path().display().to_string()));
-        assert_eq!(
-            plan(Some("user-app.slice:libpod:abc")).unwrap(),
-            ("libpod-abc.scope".into(), "user.slice/user-app.slice/libpod-abc.scope".into())
-        );
-        let own = ("berth-runtime-c1.scope".to_owned(), "system.slice/berth-runtime-c1.scope".to_owned());
-        assert_eq!((plan(None).unwrap(), plan(Some("")).unwrap()), (own.clone(), own));
-        assert_eq!(plan(Some("::x")).unwrap().1, "system.slice/x.scope");
-        for bad in ["/a/b", "a:b", "a.slice:b:c:d", "a:b:c", "a.slice:b:", "a.slice:b:c.slice"] {
-            let why = plan(Some(bad)).unwrap_err().to_string();
-            assert!(why.starts_with("linux.cgroupsPath: "), "{bad}: {why}");
-        }
     }
 }

@@ -2,13 +2,14 @@
 
 mod mounts;
 mod process;
+mod scope;
 mod seccomp;
 pub mod selinux;
 
 pub use mounts::{MountKind, MountPlan, option_names as mount_options};
 pub use process::{ProcessPlan, SeccompPlan, process};
+pub use scope::Scope;
 
-use crate::cgroup::scope::Scope;
 use crate::config::{Config, Device, Hooks, IdMapping, Linux};
 use crate::error::Error;
 use berth_runtime::sysctl::{self, Owner};
