@@ -215,6 +215,8 @@ where
                 Ok(None) => inward.shut = true,
                 Err(e) => return Err(Broken::Here(e)),
             },
+            // The window is full, and who could confirm some of it has gone.
+            else => return Err(Broken::There(None)),
         }
     }
 }
@@ -239,6 +241,18 @@ mod tests {
             carry(reader, writer, ReceiverStream::new(frames), &sender, |f| f, until).await
         });
         (near, to, from, task)
+    }
+
+    #[tokio::test]
+    async fn who_goes_with_a_full_window_is_gone() {
+        let (mut near, to, mut from, task) = one_end(Until::BothEnd);
+        let fills = tokio::spawn(async move { while near.write_all(&[0; 1000]).await.is_ok() {} });
+        let drained = tokio::spawn(async move { while from.recv().await.is_some() {} });
+        to.send(Ok(Frame::End)).await.expect("sent");
+        drop(to);
+        assert!(matches!(task.await.expect("no panic"), Err(Broken::There(None))));
+        drained.await.expect("drained");
+        fills.await.expect("filled");
     }
 
     #[tokio::test]
