@@ -10,9 +10,12 @@ pub fn decode(f: &mut Fields, given: v1::SelinuxOptions) -> LabelOptions {
     let v1::SelinuxOptions { disable, user, role, r#type: kind, level, file_type } = given;
     let parts = [("user", &user), ("role", &role), ("type", &kind), ("level", &level), ("file_type", &file_type)];
     for (name, part) in parts {
-        let more: &[u8] = if name == "level" { b":,-_." } else { b"_-." };
+        let (more, said): (&[u8], _) = match name {
+            "level" => (b":,-_.", "must be a level such as s0:c1,c2: letters, digits and the signs of : , - _ ."),
+            _ => (b"_-.", "must be a part of a context: letters, digits, '_', '-' and '.'"),
+        };
         let good = part.len() <= MAX_LABEL && part.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b));
-        f.check(good, format!("selinux.{name}"), "must be a part of a context: letters, digits, '_', '-' and '.'");
+        f.check(good, format!("selinux.{name}"), said);
     }
     LabelOptions { disable, user, role, kind, level, file_type }
 }
