@@ -417,6 +417,14 @@ impl Node {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
 
+    /// Files of cgroups that the agent holds open, as it does while somebody watches what containers use.
+    pub fn counter_files(&self) -> usize {
+        let links = fs::read_dir(format!("/proc/{}/fd", self.pid())).into_iter().flatten().flatten();
+        links
+            .filter(|l| fs::read_link(l.path()).is_ok_and(|to| to.starts_with("/sys/fs/cgroup") && to.is_file()))
+            .count()
+    }
+
     // --- the ctl
 
     fn write_ctl_config(&self) {
