@@ -3,12 +3,12 @@
 # The machine's own root is the VM's, through virtiofs, read-only below an overlay in memory: programs and test images are all there,
 # and nothing that happens inside stays, except what is written to /vmshare ($BERTH_TEST_DIR/vm/share). There is no network but loopback.
 # Environment: VM_KERNEL=6.1 (Debian 12's cloud kernel) or 6.12 (Debian 13's); VM_CPUS=2 VM_MEMORY=3072 (MiB) VM_SECONDS=900, VM_KVM=1,
-# VM_APPEND=more of the kernel's command line (`security=selinux selinux=1`).
+# VM_APPEND=more of the kernel's command line (`security=selinux selinux=1`); VM_SHARE=another folder as /vmshare, for a VM beside another.
 # VM_SYSTEMD=1: a fresh Debian of the kernel's release instead of the machine's own root, with systemd as its first process; the command
 # is a service there, and finds in /vmshare what it needs.
 set -eu
 . "$(dirname "$0")/fixtures/env.sh"
-home=$BERTH_TEST_DIR/vm share=$BERTH_TEST_DIR/vm/share
+home=$BERTH_TEST_DIR/vm share=${VM_SHARE:-$BERTH_TEST_DIR/vm/share}
 kernel=${VM_KERNEL:-6.1} cpus=${VM_CPUS:-2} memory=${VM_MEMORY:-3072} seconds=${VM_SECONDS:-900}
 mkdir -p "$share"
 
