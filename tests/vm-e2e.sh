@@ -21,9 +21,6 @@ skip userns::a_crowd_shares_nothing "50 handshakes at once take an emulated proc
 
 skip health::what_becomes_of_the_unhealthy "a container is unhealthy, and stopped, before an emulated processor has run its first line"
 
-case $kernel in 6.1.* | 6.12.*)
-  skip volume_options::a_stopped_containers_volumes_are_copied_from_and_to "something is mounted on a detached mount since Linux 6.15" ;;
-esac
 case $kernel in 6.1.*)
   for test in volume_options::tmpfs_by_option volume_faults::making_and_removing; do
     skip $test "tmpfs has mounts with mapped owners since Linux 6.3"

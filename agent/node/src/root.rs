@@ -76,8 +76,7 @@ impl Root {
                 let dir = inner_.container_dir(&record.id);
                 let layer = if record.spec.auto_remove { make_folder(&dir)? } else { WritableLayer::open(&dir)? };
                 let mount = inner_.layers.store.mount(&record.layers, &layer, MountOptions::default())?;
-                let fd = mount.fd()?;
-                let (volumes, absent) = volumes::hang(&inner_, &container, &mount);
+                let (fd, volumes, absent) = volumes::hang(&inner_, &container, &mount)?;
                 Ok((mount, fd, volumes, absent))
             })
             .await?;

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Attributes of a mount (mount_setattr(2)). Joined with `|`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -197,13 +198,59 @@ pub fn copy_tree(root: BorrowedFd<'_>, at: BorrowedFd<'_>, recursive: bool) -> i
     })
 }
 
-/// On a thread that ends behind it: its mount namespace is another one from here on.
-fn copy_hung(root: BorrowedFd<'_>, at: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
+/// On a thread that ends behind it: its mount namespace is another one from here on, with `root` over all of it.
+fn hang_here(root: BorrowedFd<'_>) -> io::Result<()> {
     crate::process::unshare(libc::CLONE_NEWNS as u64)?;
     // Nothing of it is to be seen in the namespace that it is a copy of.
     set_propagation(Path::new("/"), Propagation::Private, true)?;
-    move_mount(root, Path::new("/"))?;
+    move_mount(root, Path::new("/"))
+}
+
+fn copy_hung(root: BorrowedFd<'_>, at: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
+    hang_here(root)?;
     open_tree(Some(at), Path::new(""), true, recursive)
+}
+
+/// Lets `work` hang mounts into the mount `root`, which hangs nowhere itself, and gives the root that has them.
+///
+/// Before Linux 6.15 nothing is mounted on what hangs nowhere (`EINVAL`): there `work` runs on a thread whose mount namespace has `root`, and what
+/// comes back is a copy of it with all that is mounted below; `root` itself stays as it was.
+pub fn furnish<T: Send>(
+    root: BorrowedFd<'_>,
+    work: impl FnOnce(BorrowedFd<'_>) -> T + Send,
+) -> io::Result<(OwnedFd, T)> {
+    if mounts_on_detached() {
+        let done = work(root);
+        return Ok((root.try_clone_to_owned()?, done));
+    }
+    furnish_hung(root, work)
+}
+
+fn furnish_hung<T: Send>(
+    root: BorrowedFd<'_>,
+    work: impl FnOnce(BorrowedFd<'_>) -> T + Send,
+) -> io::Result<(OwnedFd, T)> {
+    std::thread::scope(|scope| {
+        let furnished = scope.spawn(|| {
+            hang_here(root)?;
+            let done = work(root);
+            Ok((open_tree(Some(root), Path::new(""), true, true)?, done))
+        });
+        furnished.join().unwrap_or_else(|_| Err(io::Error::other("the thread that mounts has ended")))
+    })
+}
+
+/// Whether this kernel mounts on mounts that hang nowhere (Linux 6.15).
+fn mounts_on_detached() -> bool {
+    static DOES: OnceLock<bool> = OnceLock::new();
+    *DOES.get_or_init(|| {
+        let memory = || {
+            let fs = FsContext::open("tmpfs")?;
+            fs.create()?;
+            fs.mount(MountAttr::NONE)
+        };
+        matches!((memory(), memory()), (Ok(below), Ok(above)) if move_mount_to_fd(above.as_fd(), below.as_fd()).is_ok())
+    })
 }
 
 /// Hangs the mount `from` at `path`; a symlink at the end of `path` is not followed.
@@ -342,6 +389,33 @@ mod tests {
             drop(root);
             assert!(crate::fs::openat(copy.as_fd(), "b", crate::fs::Open::PATH, 0).is_ok());
             assert!(is_mount_root(copy.as_fd()).unwrap());
+            assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts, "nothing hangs here");
+        }
+    }
+
+    /// As root: both ways to mount on a mount that hangs nowhere.
+    #[test]
+    fn mounts_are_hung_into_a_detached_mount() {
+        for old in [false, true] {
+            let memory = || {
+                let context = FsContext::open("tmpfs").ok()?;
+                context.create().ok()?;
+                context.mount(MountAttr::NOSUID).ok()
+            };
+            let (Some(root), Some(above)) = (memory(), memory()) else { return };
+            crate::fs::mkdirat(root.as_fd(), "a", 0o700).unwrap();
+            crate::fs::mkdirat(above.as_fd(), "b", 0o700).unwrap();
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let work = |root: BorrowedFd<'_>| {
+                let a = crate::fs::openat(root, "a", crate::fs::Open::PATH, 0)?;
+                move_mount_to_fd(above.as_fd(), a.as_fd())
+            };
+            let (furnished, done) =
+                if old { furnish_hung(root.as_fd(), work) } else { furnish(root.as_fd(), work) }.unwrap();
+            done.unwrap();
+            drop((root, above));
+            let found = crate::fs::openat(furnished.as_fd(), "a/b", crate::fs::Open::PATH, 0);
+            assert!(found.is_ok(), "old: {old}");
             assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts, "nothing hangs here");
         }
     }

@@ -9,7 +9,7 @@ use berth_rootfs::RootMount;
 use berth_sys::fs::{self as sysfs, Open, Resolve};
 use berth_sys::mount;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// The volumes that are in use by that. Dropped behind the root.
@@ -35,15 +35,18 @@ impl Drop for Hung {
     }
 }
 
-/// Hangs the volumes into the root of a container that nobody can start meanwhile; blocking. With the targets of mounts that are not there then:
-/// folders of the host, images and tmpfs, which a run gets only, volumes that cannot be reached now, and on kernels before Linux 6.15, which mount nothing
-/// on a detached mount, all of them.
-pub(crate) fn hang(inner: &Arc<Inner>, container: &Arc<Container>, root: &RootMount) -> (Hung, Vec<String>) {
+/// Hangs the volumes into the root of a container that nobody can start meanwhile; blocking. With the root that has them, and the targets of mounts
+/// that are not there then: folders of the host, images and tmpfs, which a run gets only, and volumes that cannot be reached now.
+pub(crate) fn hang(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    root: &RootMount,
+) -> Result<(OwnedFd, Hung, Vec<String>), NodeError> {
     let record = container.record();
+    let hung = Hung { inner: inner.clone(), container: container.clone() };
     let mut mounts: Vec<&Mount> = record.spec.mounts.iter().collect();
     // What lies in another one comes behind it.
     mounts.sort_by_key(|m| names(&m.target).count());
-    let mut absent = Vec::new();
     if record.starts == 0 {
         // As its first start would fill them, before anything hides what the image has.
         for (mount, wanted) in volumes_of(&record.spec).filter(|(_, wanted)| !wanted.no_copy) {
@@ -53,24 +56,35 @@ pub(crate) fn hang(inner: &Arc<Inner>, container: &Arc<Container>, root: &RootMo
             }
         }
     }
+    let mut absent = Vec::new();
+    let mut trees = Vec::new();
     for mount in mounts {
-        let there = match &mount.kind {
-            MountKind::Tmpfs { .. } | MountKind::Bind { .. } | MountKind::Image(_) => false,
-            MountKind::Volume(wanted) => {
-                let hung = ready(inner, &container.id, wanted, None)
-                    .and_then(|place| Ok(place.tree(wanted.subpath.as_deref(), mount.read_only)?))
-                    .and_then(|tree| mount_at(root, &mount.target, &tree));
-                if let Err(error) = &hung {
-                    tracing::debug!(volume = wanted.name, target = mount.target, %error, "not there for a copy");
-                }
-                hung.is_ok()
-            }
+        let tree = match &mount.kind {
+            MountKind::Tmpfs { .. } | MountKind::Bind { .. } | MountKind::Image(_) => None,
+            MountKind::Volume(wanted) => ready(inner, &container.id, wanted, None)
+                .and_then(|place| Ok(place.tree(wanted.subpath.as_deref(), mount.read_only)?))
+                .inspect_err(|error| tracing::debug!(volume = wanted.name, %error, "not there for a copy"))
+                .ok(),
         };
-        if !there {
-            absent.push(mount.target.clone());
+        match tree {
+            Some(tree) => trees.push((&mount.target, tree)),
+            None => absent.push(mount.target.clone()),
         }
     }
-    (Hung { inner: inner.clone(), container: container.clone() }, absent)
+    if trees.is_empty() {
+        return Ok((root.fd()?, hung, absent));
+    }
+    let mount_all = |root: BorrowedFd<'_>| {
+        let failed = trees.iter().filter_map(|(target, tree)| Some((*target, mount_at(root, target, tree).err()?)));
+        failed.map(|(target, error)| (target.clone(), error)).collect::<Vec<_>>()
+    };
+    let (furnished, failed) = mount::furnish(root.as_fd(), mount_all)
+        .map_err(NodeError::io(format!("mounting the volumes of {}", record.name)))?;
+    for (target, error) in failed {
+        tracing::debug!(target, %error, "not there for a copy");
+        absent.push(target);
+    }
+    Ok((furnished, hung, absent))
 }
 
 fn names(path: &str) -> impl Iterator<Item = &str> {
@@ -78,17 +92,17 @@ fn names(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Makes what is missing of the target, as a start does.
-fn mount_at(root: &RootMount, target: &str, tree: &OwnedFd) -> Result<(), NodeError> {
+fn mount_at(root: BorrowedFd<'_>, target: &str, tree: &OwnedFd) -> Result<(), NodeError> {
     let act = |what: &str| NodeError::io(format!("{what} {target} in the container"));
     let how = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
-    let mut at = sysfs::openat2(root.as_fd(), ".", Open::PATH | Open::DIRECTORY, 0, how).map_err(act("opening"))?;
+    let mut at = sysfs::openat2(root, ".", Open::PATH | Open::DIRECTORY, 0, how).map_err(act("opening"))?;
     let mut path = String::from(".");
     for name in names(target) {
         path = format!("{path}/{name}");
-        at = match sysfs::openat2(root.as_fd(), &path, Open::PATH, 0, how) {
+        at = match sysfs::openat2(root, &path, Open::PATH, 0, how) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 sysfs::mkdirat(at.as_fd(), name, 0o755).map_err(act("making"))?;
-                sysfs::openat2(root.as_fd(), &path, Open::PATH, 0, how).map_err(act("opening"))?
+                sysfs::openat2(root, &path, Open::PATH, 0, how).map_err(act("opening"))?
             }
             found => found.map_err(act("opening"))?,
         };
