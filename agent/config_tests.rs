@@ -1,4 +1,7 @@
+use super::network::parse_subnet;
 use super::*;
+use berth_node::{GcConfig, Watermarks};
+use std::time::Duration;
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(Path::new("/etc/berth/berthd.toml"), text).map_err(|e| e.to_string())

@@ -1,5 +1,6 @@
 //! `[network]`: the default bridge, where ports may be published, and where networks come from.
 
+use super::Check;
 use berth_model::publish::PublishPolicy;
 use berth_node::{AddressPool, CniSettings};
 use serde::Deserialize;
@@ -75,7 +76,29 @@ impl Default for Network {
 }
 
 impl Network {
-    /// Checked by [`Network::wrong_cni`].
+    pub(super) fn check(&self, check: Check<'_>) {
+        let bridge = &self.bridge;
+        let good = (1..=15).contains(&bridge.len())
+            && bridge.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+            && !matches!(bridge.as_str(), "." | "..");
+        check(good, "network.bridge", "must be 1 to 15 letters, digits, '-', '_' and '.'");
+        for (key, why) in self.publish().1.into_iter().chain(self.wrong_cni()) {
+            check(false, key, &why);
+        }
+        if let Err(why) = self.gateway() {
+            check(false, "network.subnet", &why);
+        }
+        for why in self.pools.iter().filter_map(|pool| pool.parse().err()) {
+            check(false, "network.pools", &why);
+        }
+    }
+
+    /// The host's address on the bridge, and the prefix length of its subnet.
+    pub(super) fn gateway(&self) -> Result<(Ipv4Addr, u8), String> {
+        parse_subnet(&self.subnet)
+    }
+
+    /// Checked by [`Network::check`].
     pub(super) fn cni(&self) -> CniSettings {
         CniSettings {
             conf_dir: self.cni_conf_dir.clone(),
@@ -84,7 +107,7 @@ impl Network {
         }
     }
 
-    pub(super) fn wrong_cni(&self) -> Vec<(&'static str, String)> {
+    fn wrong_cni(&self) -> Vec<(&'static str, String)> {
         let mut wrong = Vec::new();
         let absolute = "must be an absolute path".to_owned();
         if self.cni_conf_dir.as_ref().is_some_and(|d| !d.is_absolute()) {
@@ -119,4 +142,27 @@ impl Network {
         }
         (policy, wrong)
     }
+}
+
+/// `address/prefix`: the host's address in it and the prefix length. The network's own address means its first host.
+pub(super) fn parse_subnet(text: &str) -> Result<(Ipv4Addr, u8), String> {
+    let wrong = || format!("{text:?} must be an IPv4 address with a prefix length, such as 172.31.240.1/20");
+    let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+    let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+    if !(8..=29).contains(&prefix) {
+        return Err(format!("{text:?} must have a prefix length of 8 to 29"));
+    }
+    let bits = u32::from(address);
+    let host_mask = u32::MAX >> prefix;
+    let gateway = match bits & host_mask {
+        0 => bits + 1,
+        host if host == host_mask => return Err(format!("{text:?} is the network's broadcast address")),
+        _ => bits,
+    };
+    let gateway = Ipv4Addr::from(gateway);
+    if gateway.is_loopback() || gateway.is_multicast() || gateway.is_unspecified() {
+        return Err(format!("{text:?} is no address for hosts"));
+    }
+    Ok((gateway, prefix))
 }

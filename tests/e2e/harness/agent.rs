@@ -1,17 +1,16 @@
 //! `berthd` and `berthctl` as processes, for one test.
 
+mod api;
+mod ctl;
+
 use super::pki::{Identity, Pki, ctl_binary};
 use super::slot::Slot;
 use super::{LONG, eventually, image, leak, test_dir};
-use berth::v1::containers_client::ContainersClient;
-use berth::v1::files_client::FilesClient;
-use berth::v1::images_client::ImagesClient;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 /// What a command said and how it ended.
 #[derive(Debug)]
@@ -423,181 +422,6 @@ impl Node {
         links
             .filter(|l| fs::read_link(l.path()).is_ok_and(|to| to.starts_with("/sys/fs/cgroup") && to.is_file()))
             .count()
-    }
-
-    // --- the ctl
-
-    fn write_ctl_config(&self) {
-        let identity = self.pki.identity("admin");
-        let text = format!("current = \"test\"\n{}", context_toml("test", &self.endpoint(), &self.pki.ca(), &identity));
-        fs::write(self.dir.join("config.toml"), text).expect("config.toml");
-    }
-
-    /// `berthctl` as admin.
-    pub fn ctl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(ctl_binary());
-        command.env("BERTH_CONFIG", self.dir.join("config.toml")).args(arguments);
-        command
-    }
-
-    pub fn ctl(&self, arguments: &[&str]) -> Output {
-        run(self.ctl_command(arguments).stdin(Stdio::null()))
-    }
-
-    /// As somebody else.
-    pub fn ctl_as(&self, identity: &Identity, arguments: &[&str]) -> Output {
-        let config =
-            self.dir.join(format!("config-{}.toml", identity.cert.file_stem().expect("stem").to_string_lossy()));
-        let text = format!("current = \"test\"\n{}", context_toml("test", &self.endpoint(), &self.pki.ca(), identity));
-        fs::write(&config, text).expect("config");
-        let mut command = Command::new(ctl_binary());
-        run(command.env("BERTH_CONFIG", &config).args(arguments).stdin(Stdio::null()))
-    }
-
-    pub fn ctl_stdin(&self, arguments: &[&str], stdin: &str) -> Output {
-        let file = self.dir.join("stdin");
-        fs::write(&file, stdin).expect("stdin");
-        run(self.ctl_command(arguments).stdin(File::open(file).expect("stdin")))
-    }
-
-    /// Standard output of a command that must succeed.
-    #[track_caller]
-    pub fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.ctl(arguments);
-        assert_eq!(
-            output.code,
-            0,
-            "berthctl {arguments:?}\n{}{}\n--- agent:\n{}",
-            output.stdout,
-            output.stderr,
-            self.tail()
-        );
-        output.stdout.trim_end().to_owned()
-    }
-
-    /// Standard error of a command that must fail with `code`.
-    #[track_caller]
-    pub fn fails(&self, code: i32, arguments: &[&str]) -> String {
-        let output = self.ctl(arguments);
-        assert_eq!(output.code, code, "berthctl {arguments:?}\n{}{}", output.stdout, output.stderr);
-        output.stderr
-    }
-
-    /// `run --rm --network none busybox sh -c SCRIPT` with options before the image.
-    #[track_caller]
-    pub fn sh(&self, options: &[&str], script: &str) -> String {
-        let output = self.sh_output(options, script);
-        assert_eq!(
-            output.code,
-            0,
-            "{options:?} {script:?}\n{}{}\n--- agent:\n{}",
-            output.stdout,
-            output.stderr,
-            self.tail()
-        );
-        output.stdout.trim_end().to_owned()
-    }
-
-    pub fn sh_output(&self, options: &[&str], script: &str) -> Output {
-        let busybox = image("busybox");
-        let mut arguments = vec!["run", "--rm"];
-        if !options.contains(&"--network") {
-            arguments.extend(["--network", "none"]);
-        }
-        arguments.extend(options);
-        arguments.extend([busybox.as_str(), "sh", "-c", script]);
-        self.ctl(&arguments)
-    }
-
-    /// Starts a busybox in the background that runs SCRIPT; gives its id.
-    #[track_caller]
-    pub fn detached(&self, options: &[&str], script: &str) -> String {
-        let busybox = image("busybox");
-        let mut arguments = vec!["run", "-d"];
-        if !options.contains(&"--network") {
-            arguments.extend(["--network", "none"]);
-        }
-        arguments.extend(options);
-        arguments.extend([busybox.as_str(), "sh", "-c", script]);
-        let id = self.ok(&arguments);
-        if !options.contains(&"--init") {
-            self.until_trapped(&id, script);
-        }
-        id
-    }
-
-    /// A shell has just been started when `run -d` ends: its traps come a little later, and process 1 does not feel a signal that it does
-    /// not catch. Looks into the kernel's masks (proc_pid_status(5)) until every signal that the script names is there.
-    #[track_caller]
-    pub fn until_trapped(&self, container: &str, script: &str) {
-        let named = |(name, _): &&(&str, u32)| script.contains(&format!("' {name};"));
-        let signals = [("HUP", 1), ("INT", 2), ("USR1", 10), ("USR2", 12), ("TERM", 15)];
-        let wanted = signals.iter().filter(named).fold(0u64, |mask, (_, number)| mask | 1 << (number - 1));
-        if wanted == 0 {
-            return;
-        }
-        let pid = self.inspect(container)["State"]["Pid"].as_u64().expect("pid");
-        super::until(&format!("the traps of {script:?} are set"), || {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let mask = |field: &str| {
-                let line = status.lines().find_map(|line| line.strip_prefix(field));
-                line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-            };
-            (mask("SigCgt:") | mask("SigIgn:")) & wanted == wanted
-        });
-    }
-
-    pub fn inspect(&self, container: &str) -> serde_json::Value {
-        let text = self.ok(&["inspect", "-o", "json", container]);
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-        value.as_array().and_then(|list| list.first().cloned()).unwrap_or(value)
-    }
-
-    fn tail(&self) -> String {
-        let log = self.agent_log();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
-    }
-
-    // --- the API
-
-    pub async fn channel(&self) -> Channel {
-        self.channel_as(&self.pki.identity("admin")).await.expect("connect")
-    }
-
-    pub async fn channel_as(&self, identity: &Identity) -> Result<Channel, tonic::transport::Error> {
-        let read = |path: &Path| fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(read(&self.pki.ca())))
-            .identity(tonic::transport::Identity::from_pem(read(&identity.cert), read(&identity.key)))
-            .domain_name("localhost");
-        Endpoint::from_shared(self.endpoint()).expect("endpoint").tls_config(tls)?.connect().await
-    }
-
-    pub async fn files(&self) -> FilesClient<Channel> {
-        FilesClient::new(self.channel().await)
-    }
-
-    pub async fn containers(&self) -> ContainersClient<Channel> {
-        ContainersClient::new(self.channel().await)
-    }
-
-    /// A pull with credentials of its own; the ctl takes them from nowhere.
-    pub fn pull_with_password(&self, reference: &str, password: &str) -> Result<(), tonic::Status> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        runtime.block_on(async {
-            let auth =
-                berth::v1::RegistryAuth { username: "someone".into(), password: password.into(), ..Default::default() };
-            let request =
-                berth::v1::PullRequest { reference: reference.into(), auth: Some(auth), ..Default::default() };
-            let mut stream = self.images().await.pull(request).await?.into_inner();
-            while stream.message().await?.is_some() {}
-            Ok(())
-        })
-    }
-
-    pub async fn images(&self) -> ImagesClient<Channel> {
-        ImagesClient::new(self.channel().await)
     }
 
     // --- the end

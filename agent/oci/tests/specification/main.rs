@@ -29,16 +29,18 @@
 //! | config.md, Annotations, Extensibility | strings by strings; unknown properties are ignored, bad values are errors | unknown_properties_are_ignored, values_that_cannot_be_had_are_errors |
 //! | config-linux.md, Namespaces | joined by an absolute path of the right type, made without, inherited when not named, never twice | lifecycle::namespaces_new_and_joined, values_that_cannot_be_had_are_errors |
 //! | config-linux.md, Devices | there, or an error where another file is; the default ones; /dev/ptmx | devices_are_there_or_it_is_an_error, lifecycle::mounts_devices_and_walls |
-//! | config-linux.md, Cgroups path | absolute from the hierarchies' roots; the same value is the same place | the_cgroup_is_where_its_path_says |
-//! | config-linux.md, Cgroup ownership | delegated files that are not there do not fail it | delegated_groups_belong_to_the_container_s_root |
-//! | config-linux.md, Device list | in the listed order | device_rules_hold_in_their_order |
-//! | config-linux.md, Memory | checkBeforeUpdate refuses what is below the use | limits_below_the_use_are_refused_when_that_is_asked |
-//! | config-linux.md, Unified | written as they are; an error without the controller | raw_keys_are_written_or_refused |
+//! | config-linux.md, Cgroups path | absolute from the hierarchies' roots; the same value is the same place | cgroups::the_cgroup_is_where_its_path_says |
+//! | config-linux.md, Cgroup ownership | delegated files that are not there do not fail it | cgroups::delegated_groups_belong_to_the_container_s_root |
+//! | config-linux.md, Device list | in the listed order | cgroups::device_rules_hold_in_their_order |
+//! | config-linux.md, Memory | checkBeforeUpdate refuses what is below the use | cgroups::limits_below_the_use_are_refused_when_that_is_asked |
+//! | config-linux.md, Unified | written as they are; an error without the controller | cgroups::raw_keys_are_written_or_refused |
 //! | config-linux.md, Seccomp | no errno where the action has none; names for each rule | values_that_cannot_be_had_are_errors |
 //! | config-linux.md, Masked and Readonly Paths | absolute | values_that_cannot_be_had_are_errors |
 //! | config-linux.md, Intel RDT, net devices, memory policy, seccomp's listener | not supported: an error that names them, and resctrl is not touched | values_that_cannot_be_had_are_errors |
 //! | runtime-linux.md | links in /dev, no descriptors but the standard streams | the_process_beside_its_rights, lifecycle::exec_joins_what_the_container_has |
 
+mod cgroups;
+#[path = "../common/mod.rs"]
 mod common;
 
 use common::{Bench, fails, ok, only_v2, text};
@@ -474,156 +476,4 @@ fn devices_are_there_or_it_is_an_error() {
     std::fs::remove_file(rootfs.join("anywhere/zero")).unwrap();
     symlink("/dev/null", rootfs.join("anywhere/zero")).unwrap();
     fails(bench.create(&[]), "/anywhere/zero");
-}
-
-#[test]
-fn the_cgroup_is_where_its_path_says() {
-    let bench = Bench::new();
-    let name = format!("relative-{}", bench.id());
-    let place = |path: String| {
-        bench.config(&["sleep", "1000"], |c| c["linux"]["cgroupsPath"] = json!(path));
-        ok(bench.create(&[]));
-        let pid = bench.state()["pid"].as_u64().unwrap();
-        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-        ok(bench.runtime(&["delete", "--force", &bench.id()]));
-        let line = text.lines().find(|l| l.contains(":memory:") || l.starts_with("0::") && only_v2()).unwrap();
-        line.rsplit(':').next().unwrap().to_owned()
-    };
-    let absolute = format!("/berth-oci-test/{}", bench.id());
-    assert_eq!(place(absolute.clone()), absolute);
-    let first = place(name.clone());
-    assert!(first.ends_with(&name), "{first}");
-    assert_eq!(place(name), first);
-}
-
-#[test]
-fn device_rules_hold_in_their_order() {
-    let bench = Bench::new();
-    let rule = |allow: bool, minor: Option<i64>, access: &str| json!({"allow": allow, "type": if minor.is_some() {"c"} else {"a"}, "major": minor.map(|_| 10), "minor": minor, "access": access});
-    let script = "mknod /d c 10 229; head -c0 /d && echo read; (: >/d) 2>/dev/null && echo write";
-    symlink("busybox", bench.bundle().join("rootfs/bin/mknod")).unwrap();
-    let run = |rules: Value| {
-        bench.config(&["sh", "-c", script], |c| {
-            c["linux"]["resources"]["devices"] = rules;
-            for set in ["bounding", "effective", "permitted"] {
-                c["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_MKNOD"));
-            }
-        });
-        let said = text(&bench.run().stdout);
-        let _ = std::fs::remove_file(bench.bundle().join("rootfs/d"));
-        said.replace('\n', " ")
-    };
-    // /dev/fuse, which can be opened where its module is there; the rules are asked before the driver is.
-    let all = run(json!([rule(true, None, "rwm")]));
-    if all != "read write " {
-        eprintln!("left out: this kernel has no /dev/fuse: {all:?}");
-        return;
-    }
-    assert_eq!(run(json!([rule(false, None, "rwm"), rule(true, Some(229), "rwm")])), "read write ");
-    assert_eq!(run(json!([rule(true, Some(229), "rwm"), rule(false, None, "rwm")])), "");
-    assert_eq!(
-        run(json!([rule(false, None, "rwm"), rule(true, Some(229), "rwm"), rule(false, Some(229), "w")])),
-        "read "
-    );
-}
-
-#[test]
-fn limits_below_the_use_are_refused_when_that_is_asked() {
-    let bench = Bench::new();
-    bench.config(
-        &["sh", "-c", "dd if=/dev/zero of=/m/x bs=1M count=20 2>/dev/null; echo full; exec sleep 1000"],
-        |c| {
-            let mount = json!({"destination": "/m", "type": "tmpfs", "source": "tmpfs"});
-            c["mounts"].as_array_mut().unwrap().push(mount);
-            c["linux"]["resources"]["memory"] = json!({"limit": 100_000_000});
-        },
-    );
-    ok(bench.create(&[]));
-    ok(bench.runtime(&["start", &bench.id()]));
-    let began = std::time::Instant::now();
-    while bench.output() != "full\n" {
-        assert!(began.elapsed().as_secs() < 20);
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    let file = bench.at.join("resources.json");
-    std::fs::write(&file, json!({"memory": {"limit": 10_000_000, "checkBeforeUpdate": true}}).to_string()).unwrap();
-    fails(bench.runtime(&["update", "-r", file.to_str().unwrap(), &bench.id()]), "linux.resources.memory.limit");
-    assert_eq!(bench.status(), "running");
-}
-
-#[test]
-fn raw_keys_are_written_or_refused() {
-    let bench = Bench::new();
-    let create = |unified: Value| {
-        bench.config(&["sleep", "1000"], |c| c["linux"]["resources"]["unified"] = unified);
-        bench.create(&[])
-    };
-    if !only_v2() {
-        fails(create(json!({"memory.high": "10000000"})), "linux.resources.unified.memory.high");
-        return;
-    }
-    ok(create(json!({"memory.high": "20971520", "memory.oom.group": "1", "pids.max": "99", "cgroup.max.depth": "3"})));
-    let group = bench.groups().pop().unwrap();
-    let read = |file: &str| std::fs::read_to_string(group.join(file)).unwrap().trim().to_owned();
-    assert_eq!(
-        ["memory.high", "memory.oom.group", "pids.max", "cgroup.max.depth"].map(read),
-        ["20971520", "1", "99", "3"]
-    );
-    ok(bench.runtime(&["delete", "--force", &bench.id()]));
-    for bad in
-        [json!({"nosuch.limit": "1"}), json!({"memory.high": "x"}), json!({"../x.y": "1"}), json!({"memory": "1"})]
-    {
-        fails(create(bad), "linux.resources.unified");
-    }
-}
-
-#[test]
-fn delegated_groups_belong_to_the_container_s_root() {
-    let bench = Bench::new();
-    if !only_v2() {
-        eprintln!("left out: groups of cgroup v1 are not delegated");
-        return;
-    }
-    let group = |options: Value, own: bool| {
-        bench.config(&["sleep", "1000"], |c| {
-            let map = json!([{"containerID": 0, "hostID": 200_000, "size": 65536}]);
-            (c["linux"]["uidMappings"], c["linux"]["gidMappings"]) = (map.clone(), map);
-            let namespaces = c["linux"]["namespaces"].as_array_mut().unwrap();
-            namespaces.push(json!({"type": "user"}));
-            namespaces.retain(|n| own || n["type"] != "cgroup");
-            let mounts = c["mounts"].as_array_mut().unwrap();
-            mounts
-                .iter_mut()
-                .filter(|m| m["destination"] == "/sys/fs/cgroup")
-                .for_each(|m| m["options"] = options.clone());
-        });
-        ok(bench.create(&[]));
-        ok(bench.runtime(&["start", &bench.id()]));
-        bench.groups().pop().unwrap()
-    };
-    let owner = |path: &Path| std::fs::metadata(path).unwrap().uid();
-    for (options, own) in [(json!(["ro"]), true), (json!([]), false)] {
-        let group = group(options, own);
-        assert_eq!((owner(&group), owner(&group.join("cgroup.procs"))), (0, 0));
-        ok(bench.runtime(&["delete", "--force", &bench.id()]));
-    }
-    let group = group(json!(["nosuid", "noexec", "nodev"]), true);
-    assert_eq!(owner(&group), 200_000);
-    for file in ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
-        assert_eq!(owner(&group.join(file)), 200_000, "{file}");
-    }
-    for file in ["memory.max", "pids.max", "cgroup.freeze", "cgroup.kill"] {
-        let path = group.join(file);
-        assert!(!path.exists() || owner(&path) == 0, "{file}");
-    }
-    let script = "cd /sys/fs/cgroup && mkdir leaf inner && echo $$ > leaf/cgroup.procs && echo 1 > leaf/cgroup.procs && \
-        echo +pids > cgroup.subtree_control && echo 7 > inner/pids.max && cat inner/pids.max; echo 1 > pids.max || echo refused";
-    let out = bench.runtime(&["exec", &bench.id(), "sh", "-c", script]);
-    assert_eq!(text(&out.stdout), "7\nrefused\n", "{}", text(&out.stderr));
-    // The group is parted by now: a process more goes beside the first one.
-    assert_eq!(ok(bench.runtime(&["exec", &bench.id(), "cat", "/proc/self/cgroup"])), "0::/leaf\n");
-    ok(bench.runtime(&["pause", &bench.id()]));
-    assert_eq!(bench.status(), "paused");
-    ok(bench.runtime(&["delete", "--force", &bench.id()]));
-    assert_eq!(bench.groups(), Vec::<std::path::PathBuf>::new());
 }
