@@ -82,10 +82,13 @@ impl Feed {
         }
     }
 
-    /// A new stream has everything before this position and nothing behind it.
-    pub fn go_on_at(&mut self, position: u64) {
+    /// A new stream has everything before this position and nothing behind it. False: what it wants is no longer here.
+    #[must_use]
+    pub fn go_on_at(&mut self, position: u64) -> bool {
+        let kept = position >= self.fed;
         self.accepted(position);
         (self.sent, self.sent_pieces) = (self.fed, 0);
+        kept
     }
 
     /// What was sent to an agent that does not say what it accepts is its own business.
@@ -118,7 +121,7 @@ mod tests {
                 feed.push(Bytes::from_static(piece.as_bytes()));
             }
             assert_eq!(text(&mut feed), "abcdef$");
-            feed.go_on_at(position);
+            assert!(feed.go_on_at(position));
             assert_eq!(text(&mut feed), "abcdef$"[position as usize..], "{position}");
             assert!(feed.all_sent());
         }
@@ -134,5 +137,6 @@ mod tests {
         assert_eq!((text(&mut feed).as_str(), feed.has_room(), feed.all_sent()), ("de", true, true));
         feed.forget_sent();
         assert_eq!((feed.fed, feed.pieces.len()), (5, 0));
+        assert!(!feed.go_on_at(2), "those bytes are gone");
     }
 }

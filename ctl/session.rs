@@ -30,6 +30,8 @@ const IMPATIENT: u32 = 3;
 /// So much output is confirmed at once; less, when nothing more comes for a moment.
 const CONFIRM_BYTES: u64 = 64 << 10;
 const CONFIRM_AFTER: Duration = Duration::from_millis(200);
+/// An agent that knows sessions says so right behind the start. What was sent meanwhile is kept for so long, then it is taken for one that does not.
+const SESSION_AFTER: Duration = Duration::from_secs(2);
 /// The agent takes a farewell within this; it is courtesy.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -202,6 +204,8 @@ pub async fn run<F: Frame, R>(
     let mut link: Option<Link<F, R>> = None;
     let mut patience = Patience::default();
     let (mut asked, mut started, mut resumable) = (false, false, false);
+    // From then on nothing is expected to be resumed.
+    let mut plain_at: Option<Instant> = None;
     let (mut written, mut feed, mut others) = (Written::default(), Feed::default(), VecDeque::new());
     let mut farewell: Option<Farewell> = None;
     let ended = loop {
@@ -234,12 +238,16 @@ pub async fn run<F: Frame, R>(
             }
             continue;
         };
+        let mut full_at = plain_at.filter(|_| !resumable && !feed.has_room());
+        if full_at.take_if(|at| Instant::now() >= *at).is_some() {
+            feed.forget_sent();
+        }
         let says_farewell = farewell.as_ref().is_some_and(|f| !f.said && (!f.behind_input || feed.all_sent()));
         let confirms = now.session && written.is_due(Instant::now());
         let sends = now.open && (!others.is_empty() || feed.is_ready() || confirms || says_farewell);
         // What is due already waits for room, not for a time.
         let confirm_at = written.at.filter(|_| now.session && !confirms);
-        let until = [farewell.as_ref().map(|f| f.until), confirm_at].into_iter().flatten().min();
+        let until = [farewell.as_ref().map(|f| f.until), confirm_at, full_at].into_iter().flatten().min();
         let frame = tokio::select! {
             biased;
             permit = now.sender.reserve(), if sends => {
@@ -258,9 +266,6 @@ pub async fn run<F: Frame, R>(
                     }
                 };
                 permit.send(F::input(next));
-                if !now.session && !resumable {
-                    feed.forget_sent();
-                }
                 continue;
             }
             Some(local) = urgent.recv(), if farewell.is_none() => {
@@ -313,6 +318,7 @@ pub async fn run<F: Frame, R>(
                 // A stream that goes on sends nothing before it knows from where.
                 now.open = !resumable;
                 started = true;
+                plain_at.get_or_insert_with(|| Instant::now() + SESSION_AFTER);
                 if options.detach {
                     farewell = Some(Farewell::new(false, false, Ok(End::Closed)));
                 } else if let Some((inputs, urge)) = idle.take() {
@@ -323,8 +329,11 @@ pub async fn run<F: Frame, R>(
                 }
             }
             Output::Session(begun) => {
-                if resumable {
-                    feed.go_on_at(begun.stdin_taken);
+                if resumable && !feed.go_on_at(begun.stdin_taken) {
+                    break Err(failed(Error::new(format!(
+                        "{} lost a part of the input when it ended",
+                        connection.label
+                    ))));
                 }
                 feed.window = begun.stdin_window.max(1);
                 (now.session, now.open, resumable) = (true, true, true);
