@@ -238,3 +238,67 @@ fn the_default_bridge_has_no_names() {
     node.ok(&["network", "rm", "front"]);
     node.finish();
 }
+
+#[test]
+fn whoever_shares_a_namespace_has_its_names() {
+    let node = Node::start("names-shared");
+    node.ok(&["network", "create", "front"]);
+    node.ok(&["network", "create", "back"]);
+    idle(&node, "other", &["--network", "front"]);
+    idle(&node, "deep", &["--network", "back"]);
+    idle(&node, "pod", &["--network", "front", "--hostname", "podname", "--add-host", "extra:192.0.2.7"]);
+    idle(&node, "side", &["--network", "container:pod"]);
+    let read = |container: &str, file: &str| node.ok(&["exec", container, "cat", file]);
+    let same = || ["/etc/hosts", "/etc/resolv.conf", "/etc/hostname"].iter().all(|f| read("side", f) == read("pod", f));
+    assert!(same(), "{}", read("side", "/etc/hosts"));
+    assert_eq!(node.ok(&["exec", "side", "hostname"]), "podname");
+    for (name, address) in [("other", ip(&node, "other", "front", false)), ("extra", "192.0.2.7".into())] {
+        assert!(finds(&node, "side", name, &address), "{name}");
+    }
+    // As its networks change, and behind another agent.
+    node.ok(&["network", "connect", "back", "pod"]);
+    assert!(same() && finds(&node, "side", "deep", &ip(&node, "deep", "back", false)));
+    node.ok(&["network", "disconnect", "back", "pod"]);
+    assert!(same());
+    for (option, value) in [("--hostname", "x"), ("--dns", "192.0.2.53"), ("--add-host", "x:192.0.2.1")] {
+        let said =
+            node.fails(125, &["run", "--rm", "--network", "container:pod", option, value, &image("nginx"), "true"]);
+        assert!(said.contains("whose network it shares"), "{said}");
+    }
+    node.ok(&["rm", "-f", "side", "pod", "deep", "other"]);
+    node.ok(&["network", "rm", "front", "back"]);
+    node.finish();
+}
+
+#[test]
+fn names_on_a_macvlan_stand_in_the_hosts_files() {
+    let mut node = Node::start("names-macvlan");
+    let alias = node.fails(125, &["run", "--rm", "--network-alias", "x", &image("nginx"), "true"]);
+    assert!(alias.contains("networks of your own"), "{alias}");
+    // The default bridge comes with the first container, and is an interface that a macvlan can sit on.
+    idle(&node, "first", &["--network", "bridge"]);
+    let parent = format!("parent={}", node.slot.bridge());
+    let made = node.ctl(&["network", "create", "-d", "macvlan", "-o", &parent, "--subnet", "192.0.2.0/24", "lan"]);
+    if made.code == 0 {
+        idle(&node, "one", &["--network", "lan"]);
+        idle(&node, "two", &["--network", "lan", "--network-alias", "pair"]);
+        let two = ip(&node, "two", "lan", false);
+        // Who comes finds who is there, at once; who is there finds who comes.
+        assert!(finds(&node, "two", "one", &ip(&node, "one", "lan", false)));
+        until("one finds two", || finds(&node, "one", "two", &two) && finds(&node, "one", "pair", &two));
+        node.ok(&["exec", "one", "sh", "-c", "echo 198.51.100.1 mine >>/etc/hosts"]);
+        node.kill_agent();
+        node.spawn();
+        node.ok(&["rename", "two", "deux"]);
+        until("the new name is known", || finds(&node, "one", "deux", &two));
+        node.ok(&["rm", "-f", "deux"]);
+        until("one that has gone is not found", || found(&node, "one", "ahostsv4", "deux").is_empty());
+        assert!(finds(&node, "one", "mine", "198.51.100.1"), "what the container wrote stays");
+        node.ok(&["rm", "-f", "one"]);
+        node.ok(&["network", "rm", "lan"]);
+    } else {
+        assert!(made.stderr.contains("the kernel refuses a macvlan"), "{}", made.stderr);
+    }
+    node.ok(&["rm", "-f", "first"]);
+    node.finish();
+}

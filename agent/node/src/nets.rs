@@ -11,12 +11,13 @@ use berth_model::network::{
     DEFAULT_NETWORK, EndpointSpec, Ipv6Mode, NetworkDriver, NetworkId, NetworkMode, NetworkRecord, PREDEFINED,
     PortMapping, Subnet4,
 };
-use berth_model::{ContainerRecord, ContainerSpec, Phase, Timestamp};
+use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp};
 use berth_network::Want;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use tokio::sync::watch;
 
@@ -197,6 +198,16 @@ pub(crate) fn namespace_of(inner: &Inner, id: &str) -> Result<OwnedFd, NodeError
     Ok(file.into())
 }
 
+/// Folders with the files of those who see a container's networks: its own, and of the running ones that share its namespace.
+pub(crate) fn state_dirs(inner: &Inner, id: &ContainerId) -> Vec<PathBuf> {
+    let shares = |c: &Arc<Container>| {
+        let other = c.record();
+        other.phase == Phase::Running && matches!(&other.spec.network, NetworkMode::Container(of) if *of == id.as_str())
+    };
+    let others = inner.containers.all().into_iter().filter(shares).map(|c| inner.container_dir(&c.id));
+    std::iter::once(inner.container_dir(id)).chain(others).collect()
+}
+
 /// The container whose network a spec joins; the spec has its id from here on.
 pub(crate) fn joined(inner: &Inner, spec: &mut ContainerSpec) -> Result<Option<Arc<Container>>, NodeError> {
     let NetworkMode::Container(other) = &spec.network else { return Ok(None) };
@@ -212,6 +223,18 @@ pub(crate) fn resolve(inner: &Inner, spec: &mut ContainerSpec) -> Result<Vec<(St
         && !matches!(other.record().spec.network, NetworkMode::Bridge | NetworkMode::None)
     {
         wrong.push(("network_container".to_owned(), "shares another namespace itself".to_owned()));
+    }
+    if matches!(spec.network, NetworkMode::Container(_)) {
+        // Docker refuses them too: these files are the other one's.
+        let own = [
+            ("hostname", spec.hostname.is_some()),
+            ("dns", !spec.dns.is_empty()),
+            ("dns_search", !spec.dns_search.is_empty()),
+            ("dns_options", !spec.dns_options.is_empty()),
+            ("extra_hosts", !spec.extra_hosts.is_empty()),
+        ];
+        let why = "is that of the container whose network it shares; say it there";
+        wrong.extend(own.iter().filter(|(_, said)| *said).map(|(field, _)| ((*field).to_owned(), why.to_owned())));
     }
     let mut seen = HashSet::new();
     for (n, endpoint) in spec.networks.iter_mut().enumerate() {
@@ -246,6 +269,9 @@ pub(crate) fn check_endpoint(network: &NetworkRecord, endpoint: &EndpointSpec) -
         wrong.push(("network", format!("{} is no network with addresses: it stands alone", network.name)));
         return wrong;
     };
+    if network.is_predefined() && !endpoint.aliases.is_empty() {
+        wrong.push(("aliases", format!("are answered on networks of your own only, not on {}", network.name)));
+    }
     let chosen = network.is_predefined() && (endpoint.ipv4.is_some() || endpoint.ipv6.is_some());
     if chosen {
         wrong.push(("ipv4_address", "can be chosen on networks of your own only".to_owned()));

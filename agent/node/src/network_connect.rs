@@ -5,7 +5,7 @@
 //! record knows is swept by its name.
 
 use crate::container::{Container, Gate};
-use crate::nets::{check_endpoint, endpoints, namespace_of, want, way_out};
+use crate::nets::{check_endpoint, endpoints, namespace_of, state_dirs, want, way_out};
 use crate::network_change::event;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
@@ -219,10 +219,12 @@ pub(crate) async fn settle(inner: &Arc<Inner>, gate: &mut Gate) -> Result<(), No
     fail::point("network.connect.after_settled")
 }
 
-/// The container's resolv.conf names the servers of its networks, its hosts file its own addresses. It runs on with what it has when that fails.
+/// The container's resolv.conf names the servers of its networks, its hosts file its own addresses; so do those of the containers that share its
+/// namespace. They run on with what they have when that fails.
 fn rewrite_files(inner: &Inner, record: &ContainerRecord, now: &Attachments) {
-    let (dir, gateway) = (inner.container_dir(&record.id), inner.networks.gateway().into());
-    let changed = inner.runtime.networks_changed((&record.id, &record.spec), &dir, &record.networks, now, gateway);
+    let dirs = state_dirs(inner, &record.id);
+    let gateway = inner.networks.gateway().into();
+    let changed = inner.runtime.networks_changed((&record.id, &record.spec), &dirs, &record.networks, now, gateway);
     if let Err(error) = changed {
         tracing::warn!(container = %record.id, %error, "writing its hosts and resolv.conf for other networks");
     }

@@ -14,7 +14,7 @@ use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
 use berth_model::{ContainerRecord, Phase, Timestamp};
 use berth_rootfs::{MountOptions, RootMount, WritableLayer};
-use berth_runtime::{AttachOptions, Attachment, PlanInput, Prepared, Shim, SpawnRequest};
+use berth_runtime::{AttachOptions, Attachment, PlanInput, Prepared, Shared, Shim, SpawnRequest};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -319,6 +319,10 @@ fn spawn(
     let planning = debug_span!(target: TRACE, "plan").entered();
     let passwd = root.read("/etc/passwd", USERS_MAX)?;
     let group = root.read("/etc/group", USERS_MAX)?;
+    let shared = match &record.spec.network {
+        NetworkMode::Container(other) => Some(inner.containers.find(other)?.record()),
+        _ => None,
+    };
     let plan = inner.runtime.plan(&PlanInput {
         id: &container.id,
         name: &record.name,
@@ -327,6 +331,8 @@ fn spawn(
         passwd: passwd.as_deref(),
         group: group.as_deref(),
         networks: &record.networks,
+        peers: resolver::peers(inner, shared.as_deref().unwrap_or(record)),
+        shares: shared.as_ref().map(|r| Shared { id: &r.id, spec: &r.spec, networks: &r.networks }),
         host_gateway: inner.networks.gateway().into(),
         // Not below /run: the container may write its /etc/hosts as long as it likes, and /run is the host's memory.
         state_dir: &inner.container_dir(&container.id),

@@ -39,6 +39,8 @@ fn start(
             passwd: None,
             group: None,
             networks: &[],
+            shares: None,
+            peers: None,
             host_gateway: [127, 0, 0, 1].into(),
             state_dir: &dir,
             run_dir: &dir,

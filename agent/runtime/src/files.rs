@@ -122,6 +122,36 @@ pub(crate) fn resolv_conf(
 /// A container that makes its file longer keeps it as it is.
 const MAX_BYTES: usize = 1 << 20;
 
+/// Around the names that stand in /etc/hosts because nobody answers them: who is on a macvlan does not reach its host's DNS server.
+const PEERS: [&str; 2] = ["# Others on networks without a DNS server, kept by berth:\n", "# So far.\n"];
+
+/// With a place for them, behind the container's own lines.
+pub(crate) fn with_peers(mut hosts: String, peers: &str) -> String {
+    let _ = write!(hosts, "{}{peers}{}", PEERS[0], PEERS[1]);
+    hosts
+}
+
+/// Puts others into that place, where it still is.
+pub(crate) fn replace_peers(path: &Path, peers: &str) -> io::Result<()> {
+    let text = match read_at_most(path, MAX_BYTES) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    let find = |mark: &str, from: usize| {
+        let at = text.get(from..)?.windows(mark.len()).position(|w| w == mark.as_bytes());
+        at.map(|at| from + at)
+    };
+    let Some(begin) = find(PEERS[0], 0).map(|at| at + PEERS[0].len()) else { return Ok(()) };
+    let Some(end) = find(PEERS[1], begin).filter(|_| text.len() < MAX_BYTES) else { return Ok(()) };
+    if text[begin..end] == *peers.as_bytes() {
+        return Ok(());
+    }
+    let rest = [peers.as_bytes(), &text[end..]].concat();
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.write_all_at(&rest, begin as u64)?;
+    file.set_len((begin + rest.len()) as u64)
+}
+
 /// Replaces the first lines of a file that a container has mounted, in place: another file under its name would not be what it sees. A file that
 /// begins otherwise, or is not there, is left alone.
 pub(crate) fn replace_front(path: &Path, old: &str, new: &str) -> io::Result<()> {
@@ -139,6 +169,25 @@ pub(crate) fn replace_front(path: &Path, old: &str, new: &str) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn others_come_and_go_between_the_container_s_lines() {
+        let path = std::env::temp_dir().join(format!("berth-peers-{}", std::process::id()));
+        std::fs::write(&path, with_peers("127.0.0.1\tlocalhost\n".into(), "") + "10.0.0.9\tmine\n").unwrap();
+        for peers in ["192.0.2.2\ta b\n192.0.2.3\tc\n", "192.0.2.3\tc\n", ""] {
+            replace_peers(&path, peers).unwrap();
+            let want = with_peers("127.0.0.1\tlocalhost\n".into(), peers) + "10.0.0.9\tmine\n";
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), want);
+        }
+        // Whoever takes the marks away keeps the file.
+        for own in ["1.2.3.4\tx\n".to_owned(), format!("{}1.2.3.4\tx\n", PEERS[0]), PEERS[1].to_owned()] {
+            std::fs::write(&path, &own).unwrap();
+            replace_peers(&path, "192.0.2.3\tc\n").unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), own);
+        }
+        std::fs::remove_file(&path).unwrap();
+        replace_peers(&path, "192.0.2.3\tc\n").unwrap();
+    }
 
     #[test]
     fn what_a_container_has_written_stays() {

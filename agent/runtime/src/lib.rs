@@ -43,7 +43,7 @@ pub use plan::{DEFAULT_CAPABILITIES, Plan};
 pub use process::ProcessInfo;
 pub use requests::{
     AttachOptions, CgroupDriver, ContainerPaths, Effective, ExecRequest, OWN_RUNTIME, OtherRuntime, PlanInput,
-    RuntimeConfig, SpawnRequest, Spawned, check_slice,
+    RuntimeConfig, Shared, SpawnRequest, Spawned, check_slice,
 };
 pub use selinux::{Level, PRIVILEGED_PAIR, Selinux, SelinuxState};
 pub use session::{NewSession, Resumed, forget, resume, sweep};
@@ -190,11 +190,12 @@ impl Runtime {
     }
 
     /// Makes /etc/hosts and /etc/resolv.conf of a container that runs say the networks that it is on `now`. What the container has put behind the
-    /// agent's own lines stays; a file in which it has changed these is left as it is. `state_dir`: as in [`PlanInput`].
+    /// agent's own lines stays; a file in which it has changed these is left as it is. `state_dirs`: as in [`PlanInput`], its own, and those of the
+    /// containers that share its namespace.
     pub fn networks_changed(
         &self,
         (id, spec): (&ContainerId, &ContainerSpec),
-        state_dir: &Path,
+        state_dirs: &[PathBuf],
         before: &[NetworkAttachment],
         now: &[NetworkAttachment],
         host_gateway: IpAddr,
@@ -202,12 +203,20 @@ impl Runtime {
         let host_resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let texts =
             |networks| plan::network_files((id, spec), &self.inner.host, networks, host_gateway, &host_resolv_conf);
-        for ((name, old), (_, new)) in texts(before).into_iter().zip(texts(now)) {
-            if old != new {
-                files::replace_front(&state_dir.join(name), &old, &new)?;
+        let mut done = Ok(());
+        for ((name, old), (_, new)) in
+            texts(before).into_iter().zip(texts(now)).filter(|((_, old), (_, new))| old != new)
+        {
+            for dir in state_dirs {
+                done = done.and(files::replace_front(&dir.join(name), &old, &new));
             }
         }
-        Ok(())
+        done
+    }
+
+    /// Other lines in the place of [`PlanInput::peers`].
+    pub fn peers_changed(&self, state_dirs: &[PathBuf], peers: &str) -> std::io::Result<()> {
+        state_dirs.iter().try_for_each(|dir| files::replace_peers(&dir.join("hosts"), peers))
     }
 
     pub fn plan(&self, input: &PlanInput<'_>) -> Result<Plan, RuntimeError> {

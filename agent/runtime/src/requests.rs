@@ -86,6 +86,10 @@ pub struct PlanInput<'a> {
     /// What it has on its networks.
     pub networks: &'a [NetworkAttachment],
     pub host_gateway: IpAddr,
+    /// Whose network namespace it shares: it has that one's hostname, hosts and resolv.conf with it.
+    pub shares: Option<Shared<'a>>,
+    /// Lines for hosts with the others on its networks that have no DNS server. None: it is on no such network.
+    pub peers: Option<String>,
     /// Folder for hosts, hostname, resolv.conf (made by spawn), on the host.
     pub state_dir: &'a Path,
     /// /run/berth/containers/ID, where another runtime has its bundle.
@@ -100,6 +104,21 @@ pub struct PlanInput<'a> {
     pub hooks: &'a serde_json::Map<String, serde_json::Value>,
     /// Of SELinux; those that mean something here ([`crate::Runtime::labels`]).
     pub labels: &'a Labels,
+}
+
+impl<'a> PlanInput<'a> {
+    /// Who it is on the network.
+    pub(crate) fn face(&self) -> Shared<'a> {
+        self.shares.unwrap_or(Shared { id: self.id, spec: self.spec, networks: self.networks })
+    }
+}
+
+/// A container as those see it who share its network namespace.
+#[derive(Clone, Copy)]
+pub struct Shared<'a> {
+    pub id: &'a ContainerId,
+    pub spec: &'a ContainerSpec,
+    pub networks: &'a [NetworkAttachment],
 }
 
 /// What runs in the end: for inspect and for the plan.

@@ -7,13 +7,14 @@
 mod process;
 
 use crate::NodeError;
+use crate::nets;
 use crate::node::Inner;
 use berth_model::network::{Attachments, DEFAULT_NETWORK, NetworkAttachment, NetworkDriver, NetworkRecord};
 use berth_model::supervision::HealthStatus;
 use berth_model::{ContainerId, ContainerRecord, Phase};
 use berth_names::zone::{Host, Zone};
 use process::Process;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -44,6 +45,8 @@ struct State {
     looked: bool,
     /// Networks that cannot be served, and why.
     failed: Failed,
+    /// What the hosts files of containers say of others, where no server does.
+    peers: HashMap<ContainerId, String>,
 }
 
 impl Resolver {
@@ -73,6 +76,11 @@ impl Resolver {
 /// host.
 fn has_names(network: &NetworkRecord) -> bool {
     network.driver == NetworkDriver::Bridge && !network.is_predefined()
+}
+
+/// Whether they are in the hosts files of those who are on it instead.
+fn has_peers(network: &NetworkRecord) -> bool {
+    network.driver == NetworkDriver::Macvlan
 }
 
 fn host(record: &ContainerRecord, attachment: &NetworkAttachment) -> Host {
@@ -142,8 +150,8 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         let inner_ = inner.clone();
         let look = move || {
             let mut state = inner_.resolver.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let own = inner_.nets.all().iter().any(|n| has_names(n));
-            if own || !state.looked || !state.written.is_empty() {
+            let own = inner_.nets.all().iter().any(|n| has_names(n) || has_peers(n));
+            if own || !state.peers.is_empty() || !state.looked || !state.written.is_empty() {
                 compare(&inner_, &mut state);
             }
         };
@@ -159,8 +167,8 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// What the files are to say.
-fn wanted(inner: &Inner, state: &mut State) -> BTreeMap<String, (Arc<NetworkRecord>, Zone)> {
+/// Who is where, by the network's name.
+fn present(inner: &Inner, state: &mut State) -> BTreeMap<String, Vec<Host>> {
     let mut hosts: BTreeMap<String, Vec<Host>> = BTreeMap::new();
     let mut add = |record: &ContainerRecord| {
         for attachment in record.networks.iter().filter(|a| a.network != DEFAULT_NETWORK) {
@@ -180,18 +188,76 @@ fn wanted(inner: &Inner, state: &mut State) -> BTreeMap<String, (Arc<NetworkReco
             _ => drop(state.joining.remove(&record.id)),
         }
     }
-    let networks = hosts.into_iter().filter_map(|(name, mut hosts)| {
+    hosts.values_mut().for_each(|hosts| hosts.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id))));
+    hosts
+}
+
+/// What the files are to say.
+fn wanted(inner: &Inner, hosts: BTreeMap<String, Vec<Host>>) -> BTreeMap<String, (Arc<NetworkRecord>, Zone)> {
+    let networks = hosts.into_iter().filter_map(|(name, hosts)| {
         let network = inner.nets.by_name(&name).filter(|n| has_names(n))?;
-        hosts.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         Some((network.id.to_string(), (network.clone(), zone(&network, hosts))))
     });
     networks.collect()
 }
 
+/// For a container that is about to run, behind [`join`]: lines of hosts(5) with the others on its networks that no server answers for. None: it is on
+/// no such network.
+pub(crate) fn peers(inner: &Inner, record: &ContainerRecord) -> Option<String> {
+    let on_one = |a: &NetworkAttachment| inner.nets.by_name(&a.network).is_some_and(|n| has_peers(&n));
+    if !record.networks.iter().any(on_one) {
+        return None;
+    }
+    let mut state = inner.resolver.state.lock().unwrap_or_else(PoisonError::into_inner);
+    let present = present(inner, &mut state);
+    let lists = present.iter().filter(|(name, _)| inner.nets.by_name(name).is_some_and(|n| has_peers(&n)));
+    let lists: Vec<&[Host]> = lists.map(|(_, hosts)| hosts.as_slice()).collect();
+    Some(others(record.id.as_str(), &lists))
+}
+
+/// Of the networks that `id` is on: one line for each address of each other.
+fn others(id: &str, networks: &[&[Host]]) -> String {
+    let mut text = String::new();
+    for hosts in networks.iter().filter(|hosts| hosts.iter().any(|h| h.id == id)) {
+        for host in hosts.iter().filter(|h| h.id != id) {
+            for address in &host.addresses {
+                text.push_str(&format!("{address}\t{}", host.name));
+                host.aliases.iter().for_each(|alias| text.push_str(&format!(" {alias}")));
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+/// Makes the hosts files of those who have no server say who else is there. One that cannot be written is left as it is until the next change.
+fn write_peers(inner: &Inner, state: &mut State, present: &BTreeMap<String, Vec<Host>>) {
+    let lists = present.iter().filter(|(name, _)| inner.nets.by_name(name).is_some_and(|n| has_peers(&n)));
+    let lists: Vec<&[Host]> = lists.map(|(_, hosts)| hosts.as_slice()).collect();
+    let ids: BTreeSet<&str> = lists.iter().flat_map(|hosts| hosts.iter().map(|h| h.id.as_str())).collect();
+    state.peers.retain(|id, _| ids.contains(id.as_str()));
+    for container in ids.iter().filter_map(|id| inner.containers.find(id).ok()) {
+        let text = others(container.id.as_str(), &lists);
+        if state.peers.get(&container.id) == Some(&text) {
+            continue;
+        }
+        match inner.runtime.peers_changed(&nets::state_dirs(inner, &container.id), &text) {
+            // One that is still being made has them from its plan.
+            Ok(()) if container.phase() == Phase::Running => drop(state.peers.insert(container.id.clone(), text)),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(container = %container.id, %error, "writing the names of others into its hosts file");
+            }
+        }
+    }
+}
+
 /// Makes the files say what the records say, and the server read them. What fails is said in the log and tried again with the next change; a
 /// container runs without names rather than not at all.
 fn compare(inner: &Arc<Inner>, state: &mut State) {
-    let wanted = wanted(inner, state);
+    let present = present(inner, state);
+    write_peers(inner, state, &present);
+    let wanted = wanted(inner, present);
     if wanted.is_empty() && state.written.is_empty() && state.looked {
         return;
     }

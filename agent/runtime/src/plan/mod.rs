@@ -101,7 +101,11 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     if let Some((field, message)) = check(spec).into_iter().next() {
         return Err(RuntimeError::Spec { field, message });
     }
-    let hostname = hostname(spec, host, input.id);
+    let face = input.face();
+    let hostname = match input.shares {
+        Some(_) if !spec.host_uts => hostname(face.spec, host, face.id),
+        _ => hostname(spec, host, input.id),
+    };
     let mut effective = effective(spec, input.image)?;
     let user = user::resolve("user", &effective.user, &spec.groups, input.passwd, input.group)?;
     input.ids.map_or(Ok(()), |ids| userns::has(ids, &user))?;

@@ -79,9 +79,13 @@ fn is_below(path: &str, folder: &str) -> bool {
 /// /etc/hosts and its like: file on the host, content.
 pub(super) fn files(input: &PlanInput<'_>, hostname: &str, host_resolv_conf: &str) -> Vec<(PathBuf, String)> {
     let at = |name: &str| input.state_dir.join(name);
-    let [hosts, resolv_conf] =
-        network_files(input.spec, hostname, input.networks, input.host_gateway, host_resolv_conf);
-    vec![(at(hosts.0), hosts.1), (at("hostname"), format!("{hostname}\n")), (at(resolv_conf.0), resolv_conf.1)]
+    let face = input.face();
+    let [hosts, resolv_conf] = network_files(face.spec, hostname, face.networks, input.host_gateway, host_resolv_conf);
+    let text = match &input.peers {
+        Some(peers) => files::with_peers(hosts.1, peers),
+        None => hosts.1,
+    };
+    vec![(at(hosts.0), text), (at("hostname"), format!("{hostname}\n")), (at(resolv_conf.0), resolv_conf.1)]
 }
 
 /// Those of them that the container's networks are in.

@@ -75,6 +75,8 @@ impl Lab {
             passwd: Some(PASSWD.as_bytes()),
             group: Some(GROUP.as_bytes()),
             networks: &[],
+            shares: None,
+            peers: None,
             host_gateway: "172.18.0.1".parse().unwrap(),
             state_dir: &state,
             run_dir: &state,
