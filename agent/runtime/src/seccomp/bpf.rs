@@ -70,12 +70,20 @@ struct Verdict {
 pub(super) fn compile(profile: &Profile, target: &Target) -> Result<Program, SeccompError> {
     let mut blocks = Vec::new();
     for &(audit, tables) in target.arch.tables() {
+        let admitted: Vec<Table> = tables.iter().copied().filter(|t| profile.architectures.admit(*t, target)).collect();
+        if admitted.is_empty() {
+            continue;
+        }
         let mut block = vec![insn(LD_ABS, NR)];
         let mut calls = BTreeMap::new();
-        for &table in tables {
+        for &table in &admitted {
             collect(profile, target, table, &mut calls);
         }
-        block.extend(search(&segments(&calls, profile.default), profile.default));
+        let mut segments = segments(&calls, profile.default);
+        if tables.contains(&Table::X32) && !admitted.contains(&Table::X32) {
+            without_x32(&mut segments);
+        }
+        block.extend(search(&segments, profile.default));
         blocks.push((audit, block));
     }
     let mut insns = vec![insn(LD_ABS, ARCH)];
@@ -137,6 +145,15 @@ fn segments(calls: &BTreeMap<u32, Verdict>, default: Action) -> Vec<(u32, Verdic
     }
     push(next, gap);
     out
+}
+
+/// The numbers of x32 are another architecture's. -1 is none: a tracer has skipped the call.
+fn without_x32(segments: &mut Vec<(u32, Verdict)>) {
+    segments.retain(|(at, _)| *at < X32_BIT);
+    // Behind the last call of all there is a gap.
+    let gap = segments.last().map(|(_, verdict)| verdict.clone()).unwrap_or_default();
+    segments.push((X32_BIT, Verdict { conditional: Vec::new(), otherwise: Some(Action::KillProcess) }));
+    segments.push((u32::MAX, gap));
 }
 
 /// A binary search over the segments; the accumulator holds the number.

@@ -1,7 +1,7 @@
 //! Docker's default profile: what it allows always, and what only with a capability. The list is moby's
 //! (profiles/seccomp/default.json) without io_uring, which moby has taken out since 25.0.
 
-use super::{Action, Compare, Condition, Profile, Rule, When};
+use super::{Action, Architectures, Compare, Condition, Profile, Rule, When};
 
 /// Allowed without any condition.
 const ALWAYS: &str = "
@@ -116,5 +116,5 @@ pub(super) fn profile() -> Profile {
         conditions: Vec::new(),
         when: without_admin(),
     });
-    Profile { default: Action::Errno(EPERM), rules }
+    Profile { default: Action::Errno(EPERM), rules, architectures: Architectures::All }
 }

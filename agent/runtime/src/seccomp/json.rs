@@ -1,7 +1,7 @@
 //! Profiles in Docker's JSON format (docs.docker.com, "Seccomp security profiles").
 
 use super::tables::Table;
-use super::{Action, Compare, Condition, Profile, Rule, SeccompError, When};
+use super::{Action, Architectures, Compare, Condition, Profile, Rule, SeccompError, When};
 use serde::Deserialize;
 
 /// Bytes of a profile at most; Docker's own is 13 KB.
@@ -14,17 +14,25 @@ const MAX_RULES: usize = 4096;
 struct File {
     default_action: String,
     default_errno_ret: Option<u32>,
-    /// The two ways to name architectures: the host's and its 32-bit ones are always meant.
-    #[serde(default, rename = "architectures")]
-    _architectures: serde_json::Value,
-    #[serde(default, rename = "archMap")]
-    _arch_map: serde_json::Value,
+    #[serde(default)]
+    architectures: Option<Vec<String>>,
+    #[serde(default)]
+    arch_map: Option<Vec<SubArchitectures>>,
     #[serde(default)]
     flags: Vec<String>,
     #[serde(default, rename = "listenerPath")]
     listener_path: Option<String>,
     #[serde(default)]
     syscalls: Vec<Syscall>,
+}
+
+/// Which architectures go with which one of the host.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SubArchitectures {
+    architecture: String,
+    #[serde(default)]
+    sub_architectures: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +92,7 @@ pub fn parse(text: &str) -> Result<Profile, SeccompError> {
     if file.syscalls.len() > MAX_RULES {
         return Err(wrong("syscalls", format!("{} rules; at most {MAX_RULES}", file.syscalls.len())));
     }
+    let architectures = architectures(&file.architectures.unwrap_or_default(), file.arch_map.unwrap_or_default())?;
     let default = action("defaultAction", &file.default_action, file.default_errno_ret)?;
     let rules = file
         .syscalls
@@ -91,7 +100,30 @@ pub fn parse(text: &str) -> Result<Profile, SeccompError> {
         .enumerate()
         .map(|(i, s)| rule(&format!("syscalls[{i}]"), s))
         .collect::<Result<_, _>>()?;
-    Ok(Profile { default, rules })
+    Ok(Profile { default, rules, architectures })
+}
+
+/// What libseccomp makes of them: without either one there is the host's own alone.
+fn architectures(named: &[String], map: Vec<SubArchitectures>) -> Result<Architectures, SeccompError> {
+    let table = |field: &str, name: &str| {
+        Table::from_scmp(name)
+            .ok_or_else(|| wrong(field, format!("{name:?} is no architecture, such as SCMP_ARCH_X86_64")))
+    };
+    let tables = |field: &str, names: &[String]| -> Result<Vec<Table>, SeccompError> {
+        names.iter().filter_map(|name| table(field, name).transpose()).collect()
+    };
+    if !named.is_empty() && !map.is_empty() {
+        return Err(wrong("archMap", "does not go with architectures: say one of them"));
+    }
+    if map.is_empty() {
+        return Ok(Architectures::Named(tables("architectures", named)?));
+    }
+    let mut hosts = Vec::new();
+    for entry in map {
+        let subs = tables("archMap.subArchitectures", &entry.sub_architectures.unwrap_or_default())?;
+        hosts.extend(table("archMap.architecture", &entry.architecture)?.map(|host| (host, subs)));
+    }
+    Ok(Architectures::ByHost(hosts))
 }
 
 fn rule(at: &str, syscall: Syscall) -> Result<Rule, SeccompError> {

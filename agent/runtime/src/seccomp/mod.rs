@@ -16,7 +16,6 @@ pub use bpf::{Insn, Program};
 pub use json::parse;
 pub use oci::to_oci;
 pub use tables::Arch;
-#[cfg(fuzzing)]
 pub use tables::Table;
 
 use std::collections::{BTreeSet, HashMap};
@@ -111,6 +110,31 @@ pub struct Profile {
     /// For every call that no rule names.
     pub default: Action,
     pub rules: Vec<Rule>,
+    pub architectures: Architectures,
+}
+
+/// By which tables a container's processes may call. By another one they are killed, as libseccomp does it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Architectures {
+    /// All that the host's processes can.
+    #[default]
+    All,
+    /// The host's own, and these.
+    Named(Vec<Table>),
+    /// The host's own, and those that stand behind it.
+    ByHost(Vec<(Table, Vec<Table>)>),
+}
+
+impl Architectures {
+    fn admit(&self, table: Table, target: &Target) -> bool {
+        let own = target.arch.own_table();
+        table == own
+            || match self {
+                Architectures::All => true,
+                Architectures::Named(named) => named.contains(&table),
+                Architectures::ByHost(hosts) => hosts.iter().any(|(host, subs)| *host == own && subs.contains(&table)),
+            }
+    }
 }
 
 /// What a profile is compiled for.

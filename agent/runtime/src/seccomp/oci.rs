@@ -1,6 +1,5 @@
 //! A profile as `linux.seccomp` of the runtime-spec, for runtimes that compile it themselves.
 
-use super::tables::Arch;
 use super::{Action, Compare, Profile, Target};
 use serde_json::{Value, json};
 
@@ -23,10 +22,9 @@ pub fn to_oci(profile: &Profile, target: &Target) -> Value {
             call
         })
         .collect();
-    let architectures = match target.arch {
-        Arch::X86_64 => json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
-        Arch::Aarch64 => json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]),
-    };
+    let tables = target.arch.tables().iter().flat_map(|(_, tables)| tables.iter().copied());
+    let admitted = tables.filter(|t| profile.architectures.admit(*t, target));
+    let architectures: Vec<&str> = admitted.map(super::Table::scmp_name).collect();
     let mut seccomp = json!({ "defaultAction": default, "architectures": architectures, "syscalls": syscalls });
     if let Some(errno) = default_errno {
         seccomp["defaultErrnoRet"] = errno.into();
@@ -66,7 +64,7 @@ fn arg(index: u8, compare: Compare, value: u64) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seccomp::parse;
+    use crate::seccomp::{Arch, Architectures, Table, parse};
 
     #[test]
     fn a_profile_comes_back_as_the_same_rules() {
@@ -77,6 +75,8 @@ mod tests {
         holding.rules.retain(|r| r.when.holds(&target) && r.action != profile.default);
         holding.rules.iter_mut().for_each(|r| r.when = Default::default());
         again.rules.iter_mut().for_each(|r| r.when = Default::default());
+        assert_eq!(again.architectures, Architectures::Named(vec![Table::X86_64, Table::X32, Table::I386]));
+        again.architectures = Architectures::All;
         assert_eq!(again, holding);
         assert!(again.rules.len() > 5);
     }

@@ -57,7 +57,7 @@ const X32_OWN: &[(&str, u32)] = &[
 ];
 
 /// One system call table that a process of the host may enter.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Table {
     X86_64,
     X32,
@@ -85,6 +85,14 @@ impl Arch {
         }
     }
 
+    /// What a 64-bit process calls by.
+    pub const fn own_table(self) -> Table {
+        match self {
+            Arch::X86_64 => Table::X86_64,
+            Arch::Aarch64 => Table::Aarch64,
+        }
+    }
+
     /// Audit architectures with the tables behind them; x32 shares x86_64's.
     pub const fn tables(self) -> &'static [(u32, &'static [Table])] {
         match self {
@@ -94,7 +102,49 @@ impl Arch {
     }
 }
 
+/// Architectures that libseccomp knows and no host of ours has (seccomp_arch_add(3)): a profile may name them.
+const FOREIGN: [&str; 18] = [
+    "MIPS",
+    "MIPS64",
+    "MIPS64N32",
+    "MIPSEL",
+    "MIPSEL64",
+    "MIPSEL64N32",
+    "PPC",
+    "PPC64",
+    "PPC64LE",
+    "S390",
+    "S390X",
+    "PARISC",
+    "PARISC64",
+    "RISCV64",
+    "LOONGARCH64",
+    "M68K",
+    "SH",
+    "SHEB",
+];
+
 impl Table {
+    const ALL: [Table; 5] = [Table::X86_64, Table::X32, Table::I386, Table::Aarch64, Table::Arm];
+
+    /// As profiles write it.
+    pub const fn scmp_name(self) -> &'static str {
+        match self {
+            Table::X86_64 => "SCMP_ARCH_X86_64",
+            Table::X32 => "SCMP_ARCH_X32",
+            Table::I386 => "SCMP_ARCH_X86",
+            Table::Aarch64 => "SCMP_ARCH_AARCH64",
+            Table::Arm => "SCMP_ARCH_ARM",
+        }
+    }
+
+    /// `Some(None)`: an architecture that hosts of ours never have. `None`: no architecture.
+    pub fn from_scmp(name: &str) -> Option<Option<Table>> {
+        let known = Table::ALL.into_iter().find(|t| t.scmp_name() == name);
+        let foreign = || name.strip_prefix("SCMP_ARCH_").is_some_and(|n| FOREIGN.contains(&n));
+        if known.is_some() || foreign() { Some(known) } else { None }
+    }
+
     /// The number of a call as the kernel gives it to the filter; `None`: this table has no such call.
     pub fn number(self, name: &str) -> Option<u32> {
         match self {

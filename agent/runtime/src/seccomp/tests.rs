@@ -114,7 +114,7 @@ fn comparisons_on_64_bits() {
                 ],
                 when: When::default(),
             };
-            let profile = Profile { default: Action::Errno(1), rules: vec![rule] };
+            let profile = Profile { default: Action::Errno(1), rules: vec![rule], architectures: Architectures::All };
             let program = compile(&profile, &target(Arch::X86_64, &[])).unwrap();
             for argument in values {
                 for first in [7, 8] {
@@ -144,7 +144,11 @@ fn far_branches_lead_where_they_should() {
         conditions: vec![Condition { index: 0, compare: Compare::Eq, value: number(name) }],
         when: When::default(),
     };
-    let profile = Profile { default: Action::Errno(1), rules: names.iter().map(rule).collect() };
+    let profile = Profile {
+        default: Action::Errno(1),
+        rules: names.iter().map(rule).collect(),
+        architectures: Architectures::All,
+    };
     let program = compile(&profile, &target(Arch::X86_64, &[])).unwrap();
     assert!(program.insns.len() > 1000, "{} instructions", program.insns.len());
     for name in &names {
@@ -217,4 +221,41 @@ fn bad_profiles_name_their_field() {
         let error = parse(&text).unwrap_err().to_string();
         assert!(error.contains(part), "{error:?} should name {part:?}");
     }
+}
+
+#[test]
+fn a_profile_says_by_which_architectures_one_calls() {
+    let kill = Action::KillProcess.code();
+    let admits = |keys: &str| {
+        let profile = parse(&format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW"{keys}}}"#)).unwrap();
+        let program = compile(&profile, &target(Arch::X86_64, &[])).unwrap();
+        let by = |arch, table: Table| answer(&program, arch, table, "read", [0; 6]) == ALLOW;
+        let tracer = run(&program.insns, &Call { number: u32::MAX, arch: X86_64, args: [0; 6] });
+        assert_eq!(tracer, ALLOW, "a call that a tracer skips");
+        [by(X86_64, Table::X86_64), by(X86_64, Table::X32), by(I386, Table::I386)]
+    };
+    assert_eq!(admits(""), [true, false, false], "the host's own alone");
+    assert_eq!(admits(r#", "architectures": null, "archMap": null"#), [true, false, false]);
+    assert_eq!(admits(r#", "architectures": ["SCMP_ARCH_X86"]"#), [true, false, true]);
+    assert_eq!(
+        admits(r#", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X32", "SCMP_ARCH_S390X"]"#),
+        [true, true, false]
+    );
+    let map = |of: &str| {
+        format!(r#", "archMap": [{{"architecture": "{of}", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}}]"#)
+    };
+    assert_eq!(admits(&map("SCMP_ARCH_X86_64")), [true, true, true]);
+    assert_eq!(admits(&map("SCMP_ARCH_AARCH64")), [true, false, false]);
+    for (keys, says) in [
+        (r#", "architectures": ["SCMP_ARCH_NOSUCH"]"#, "SCMP_ARCH_NOSUCH"),
+        (r#", "architectures": ["X86"]"#, "architectures"),
+        (r#", "archMap": [{"architecture": "amd64"}]"#, "archMap.architecture"),
+        (r#", "architectures": ["SCMP_ARCH_X86"], "archMap": [{"architecture": "SCMP_ARCH_X86_64"}]"#, "archMap"),
+    ] {
+        let error = parse(&format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW"{keys}}}"#)).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    // The default profile is for all of them.
+    let program = compile(&default_profile(), &target(Arch::X86_64, &[])).unwrap();
+    assert_ne!(answer(&program, I386, Table::I386, "read", [0; 6]), kill);
 }
