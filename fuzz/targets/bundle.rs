@@ -44,6 +44,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     assert!(plan.mounts.iter().all(|m| rooted(&m.target) && !plan::same(&m.target, "/")));
     assert!(plan.devices.iter().all(|d| rooted(&d.path)));
     assert!(plan.masked.iter().chain(&plan.read_only).all(|p| p.starts_with('/')));
+    assert!([plan.process.uid, plan.process.gid].iter().chain(&plan.process.groups).all(|id| *id <= i32::MAX as u32));
     assert!(plan.process.rlimits.iter().all(|(_, soft, hard)| soft <= hard));
     let caps = plan.process.capabilities;
     assert_eq!((caps.effective & !caps.permitted, caps.ambient & !caps.inheritable), (0, 0));

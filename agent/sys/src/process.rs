@@ -218,8 +218,12 @@ pub const RESOURCES: [(&str, u32); 16] = [
     ("stack", libc::RLIMIT_STACK as u32),
 ];
 
-/// Sets groups, gid and uid, all three of each (real, effective, saved), of a process with one thread.
+/// Sets groups, gid and uid, all three of each (real, effective, saved), of a process with one thread. `EINVAL` for the number that means to the
+/// kernel that nothing is to change.
 pub fn set_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    if [uid, gid].contains(&u32::MAX) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     // SAFETY: pointer and length are of one slice; the raw calls change this thread only, which is the only one.
     check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
     // SAFETY: takes numbers only.

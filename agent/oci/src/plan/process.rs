@@ -65,6 +65,12 @@ pub fn process(given: &Process, profile: Option<&Value>, warnings: &mut Vec<Stri
             return Err(Error::field(field, "is not supported by berth-runtime"));
         }
     }
+    // -1 means "as it is" to the kernel (setresuid(2)), which is root here.
+    let ids = [("process.user.uid", given.user.uid), ("process.user.gid", given.user.gid)];
+    let groups = given.user.additional_gids.iter().map(|gid| ("process.user.additionalGids", *gid));
+    if let Some((field, id)) = ids.into_iter().chain(groups).find(|(_, id)| i32::try_from(*id).is_err()) {
+        return Err(Error::field(field, format!("{id} is not between 0 and 2147483647")));
+    }
     if let Some(score) = given.oom_score_adj.filter(|s| !(-1000..=1000).contains(s)) {
         return Err(Error::field("process.oomScoreAdj", format!("{score} is not between -1000 and 1000")));
     }

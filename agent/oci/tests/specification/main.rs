@@ -125,6 +125,13 @@ fn values_that_cannot_be_had_are_errors() {
         ),
         ("/process/rlimits", json!([{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}]), "above the hard limit"),
         ("/process/oomScoreAdj", json!(1001), "oomScoreAdj"),
+        ("/process/user", json!({"uid": 4_294_967_295_u32, "gid": 0}), "process.user.uid"),
+        ("/process/user", json!({"uid": 0, "gid": 2_147_483_648_u32}), "process.user.gid"),
+        (
+            "/process/user",
+            json!({"uid": 0, "gid": 0, "additionalGids": [4_294_967_295_u32]}),
+            "process.user.additionalGids",
+        ),
         ("/hooks", hook(json!({"path": "bin/true"})), "must be an absolute path"),
         ("/hooks", hook(json!({"timeout": 0})), "must be above 0"),
         ("/hooks", hook(json!({"timeout": -1})), "must be above 0"),
