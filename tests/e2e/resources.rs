@@ -179,6 +179,10 @@ fn files_of_the_group_need_v2_and_say_so() {
         assert_eq!(limit(&node, &id, &["memory.oom.group"]).as_deref(), Some("1"));
         node.ok(&["update", "--cgroup-conf", "memory.high=33554432", "--oom-group=false", &id]);
         assert_eq!(limit(&node, &id, &["memory.high"]).as_deref(), Some("33554432"));
+        // Room is made by that very file when the limit falls: what is asked for stays all the same.
+        node.ok(&["update", "--memory", "128m", &id]);
+        node.ok(&["update", "--memory", "64m", "--cgroup-conf", "memory.high=25165824", &id]);
+        assert_eq!(limit(&node, &id, &["memory.high"]).as_deref(), Some("25165824"));
         assert_eq!(limit(&node, &id, &["memory.oom.group"]).as_deref(), Some("0"));
     } else {
         let output = node.ctl(&[&["run", "--rm"][..], &options, &[&image("busybox"), "true"]].concat());

@@ -226,7 +226,13 @@ fn enable(folder: &Path) {
 /// Does `then` when the group uses no more than `bytes`, after having let the kernel take back what it can.
 ///
 /// memory.max below what is in use would kill processes at once; memory.high makes the kernel reclaim within the write.
-fn with_room(group: &Path, bytes: u64, then: impl FnOnce() -> Result<(), RuntimeError>) -> Result<(), RuntimeError> {
+/// `sets`: `then` writes a memory.high of its own, which stays.
+fn with_room(
+    group: &Path,
+    bytes: u64,
+    sets: bool,
+    then: impl FnOnce() -> Result<(), RuntimeError>,
+) -> Result<(), RuntimeError> {
     let high = Setting::new(group.join("memory.high"), bytes.to_string());
     let before = fs::read_to_string(&high.path).map_err(|e| high.refused(e))?;
     put(high.path.clone(), &high.value)?;
@@ -238,7 +244,9 @@ fn with_room(group: &Path, bytes: u64, then: impl FnOnce() -> Result<(), Runtime
         }
         _ => then(),
     };
-    put(high.path, before.trim())?;
+    if !(sets && done.is_ok()) {
+        put(high.path, before.trim())?;
+    }
     done
 }
 
@@ -426,7 +434,10 @@ impl Cgroups for V2 {
             super::set_all(&settings)
         };
         let done = match new.memory_bytes.filter(|m| old.memory_bytes.is_none_or(|o| *m < o)) {
-            Some(less) => with_room(&group, less, write),
+            Some(less) => {
+                let sets = settings.iter().any(|s| s.path.ends_with("memory.high"));
+                with_room(&group, less, sets, write)
+            }
             None => write(),
         };
         if done.is_err() && self.scopes.group(id).is_some() {
