@@ -378,6 +378,7 @@ impl Config {
                 runtimes: self.runtimes.decode(),
                 default_runtime: self.runtimes.default_name(),
                 landlock: self.isolation.landlock,
+                no_new_privileges: self.isolation.no_new_privileges,
                 selinux: self.isolation.selinux == SelinuxUse::Auto,
             },
             event_history: self.event_history,

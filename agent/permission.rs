@@ -44,6 +44,8 @@ pub struct Grants {
     pub selinux: bool,
     /// Containers without Landlock where the agent's default is with it.
     pub landlock: bool,
+    /// Containers whose programs get more rights than who executes them, where the agent's default is without.
+    pub new_privileges: bool,
     /// Volumes with the local driver's type, device and o.
     pub volume_options: bool,
     /// Collectors that the agent sends a container's log to.
@@ -86,6 +88,8 @@ pub enum Need {
     Selinux,
     /// To be without what the agent's default is.
     Landlock,
+    /// Set-id bits and file capabilities that count.
+    NewPrivileges,
     VolumeOptions,
     /// Its address: the agent connects there as root of the host, and the container chooses what it sends.
     LogCollector(String),
@@ -115,6 +119,7 @@ impl Need {
             Need::Apparmor => "apparmor",
             Need::Selinux => "selinux",
             Need::Landlock => "landlock",
+            Need::NewPrivileges => "new_privileges",
             Need::VolumeOptions => "volume_options",
             Need::LogCollector(_) => "log_collectors",
             Need::Macvlan => "macvlan",
@@ -157,6 +162,7 @@ impl Need {
             ("apparmor", true) => Need::Apparmor,
             ("selinux", true) => Need::Selinux,
             ("landlock", true) => Need::Landlock,
+            ("new_privileges", true) => Need::NewPrivileges,
             ("volume_options", true) => Need::VolumeOptions,
             ("log_collectors", false) => Need::LogCollector(text()),
             ("macvlan", true) => Need::Macvlan,
@@ -184,6 +190,7 @@ impl fmt::Display for Need {
             Need::Apparmor => f.write_str("an AppArmor profile other than the default"),
             Need::Selinux => f.write_str("a SELinux label other than the default"),
             Need::Landlock => f.write_str("a container without Landlock"),
+            Need::NewPrivileges => f.write_str("a container whose programs may gain privileges"),
             Need::VolumeOptions => f.write_str("a volume with options that reach the host"),
             Need::LogCollector(address) => write!(f, "a log collector of its own, {address}"),
             Need::Macvlan => f.write_str("driver macvlan"),
@@ -218,6 +225,7 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     add(!spec.selinux.is_default(), Need::Selinux);
     // The record of a container that never was to have it says nothing.
     add(spec.landlock == Some(false), Need::Landlock);
+    add(spec.new_privileges, Need::NewPrivileges);
     add(spec.log.own_address, Need::LogCollector(spec.log.syslog.address.to_string()));
     // With the host's root in it the limits would be the container's own to lift.
     let limits = spec.writable_cgroups && spec.userns == UsernsMode::Host;
@@ -413,6 +421,7 @@ impl Grants {
             Need::Apparmor => self.apparmor,
             Need::Selinux => self.selinux,
             Need::Landlock => self.landlock,
+            Need::NewPrivileges => self.new_privileges,
             Need::VolumeOptions => self.volume_options,
             Need::LogCollector(_) => self.log_collectors,
             Need::Macvlan => self.macvlan,

@@ -92,6 +92,7 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
         (ContainerSpec { selinux: label("type:spc_t"), ..d() }, "SELinux", "selinux = true", "unconfined = true"),
         (ContainerSpec { selinux: label("level:s0:c1,c2"), ..d() }, "SELinux", "selinux = true", "privileged = true"),
         (ContainerSpec { apparmor: "/usr/bin/man".into(), ..d() }, "AppArmor", "apparmor = true", "landlock = true"),
+        (ContainerSpec { new_privileges: true, ..d() }, "gain privileges", "new_privileges = true", "landlock = true"),
         (ContainerSpec { landlock: Some(false), ..d() }, "without Landlock", "landlock = true", "unconfined = true"),
         (bind("/srv/a", Propagation::Rprivate), "/srv/a", "host_paths = ['/srv']", "host_paths = ['/srv/b', '/sr']"),
         (bind("/", Propagation::Rprivate), "path /", "host_paths = ['/']", "host_paths = ['/srv']"),

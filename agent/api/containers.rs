@@ -80,7 +80,7 @@ impl Creation {
         f.done()?;
         node.volumes_from(&mut spec).map_err(status::from_node)?;
         node.network_from(&mut spec).map_err(status::from_node)?;
-        spec.landlock = node.landlock(&spec);
+        node.default_walls(&mut spec);
         let object = match &spec.name {
             Some(name) => format!("{name} ({})", spec.image),
             None => spec.image.clone(),

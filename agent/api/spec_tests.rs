@@ -65,7 +65,7 @@ fn full() -> v1::ContainerConfig {
         sysctls: [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into(),
         cap_add: vec!["NET_ADMIN".into()],
         cap_drop: vec!["ALL".into()],
-        no_new_privileges: true,
+        no_new_privileges: Some(true),
         writable_cgroups: true,
         privileged: true,
         init: true,

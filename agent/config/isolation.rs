@@ -3,12 +3,20 @@
 use serde::Deserialize;
 
 /// The table `[isolation]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Isolation {
+    /// Programs of containers that say nothing of it get no more rights than who executes them.
+    pub no_new_privileges: bool,
     /// Containers that say nothing of it have a Landlock domain.
     pub landlock: bool,
     pub selinux: SelinuxUse,
+}
+
+impl Default for Isolation {
+    fn default() -> Self {
+        Isolation { no_new_privileges: true, landlock: false, selinux: SelinuxUse::default() }
+    }
 }
 
 /// Whether containers have SELinux labels.

@@ -193,7 +193,7 @@ pub struct Create {
     /// Capability to drop, or ALL
     #[arg(long, value_name = "NAME", help_heading = "Security")]
     pub cap_drop: Vec<String>,
-    /// no-new-privileges, writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, apparmor=unconfined, apparmor=PROFILE, label=disable, label=user:|role:|type:|level:|filetype:NAME (SELinux) or landlock=on|off
+    /// no-new-privileges[=false], writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, apparmor=unconfined, apparmor=PROFILE, label=disable, label=user:|role:|type:|level:|filetype:NAME (SELinux) or landlock=on|off
     #[arg(long, value_name = "OPTION", help_heading = "Security")]
     pub security_opt: Vec<String>,
     /// All capabilities and devices, no seccomp
@@ -359,8 +359,8 @@ impl Create {
         for option in &self.security_opt {
             let (key, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
             match (key, value) {
-                ("no-new-privileges", "" | "true") => security.no_new_privileges = true,
-                ("no-new-privileges", "false") => security.no_new_privileges = false,
+                ("no-new-privileges", "" | "true") => security.no_new_privileges = Some(true),
+                ("no-new-privileges", "false") => security.no_new_privileges = Some(false),
                 ("writable-cgroups", "" | "true") => security.writable_cgroups = true,
                 ("writable-cgroups", "false") => security.writable_cgroups = false,
                 ("seccomp", "unconfined") => security.seccomp = "unconfined".into(),
@@ -376,7 +376,7 @@ impl Create {
                 }
                 _ => {
                     return Err(Error::usage(format!("--security-opt {option:?} is not supported")).hint(
-                        "there are no-new-privileges, writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, apparmor=unconfined, apparmor=PROFILE, label=disable, label=KEY:NAME and landlock=on|off",
+                        "there are no-new-privileges[=false], writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, apparmor=unconfined, apparmor=PROFILE, label=disable, label=KEY:NAME and landlock=on|off",
                     ));
                 }
             }
@@ -388,7 +388,7 @@ impl Create {
 /// What `--security-opt` says.
 #[derive(Default)]
 struct Security {
-    no_new_privileges: bool,
+    no_new_privileges: Option<bool>,
     writable_cgroups: bool,
     seccomp: String,
     apparmor: String,

@@ -86,7 +86,7 @@ fn config(value: &mut Value, c: &v1::ContainerConfig, s: &v1::ContainerSummary) 
 
 fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     let mut security = Vec::new();
-    if c.no_new_privileges {
+    if c.no_new_privileges() {
         security.push("no-new-privileges".to_owned());
     }
     if c.writable_cgroups {

@@ -117,7 +117,7 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
         "Init": c.init,
         "CapAdd": c.cap_add,
         "CapDrop": c.cap_drop,
-        "NoNewPrivileges": c.no_new_privileges,
+        "NoNewPrivileges": c.no_new_privileges(),
         "WritableCgroups": c.writable_cgroups,
         "CgroupParent": c.cgroup_parent,
         "AppArmor": c.apparmor,

@@ -88,7 +88,7 @@ fn inspected_as_docker_does() {
             kind: Some(v1::mount::Kind::Bind(v1::BindMount { source: "/srv".into(), ..Default::default() })),
             ..Default::default()
         }],
-        no_new_privileges: true,
+        no_new_privileges: Some(true),
         ..Default::default()
     };
     let network = v1::ContainerNetwork {

@@ -25,7 +25,7 @@ fn a_profile_that_the_host_does_not_have_is_refused_by_name() {
     assert_eq!(line.contains("not enabled"), !is_enabled(), "{line}");
     let id = node.ok(&["create", "--security-opt", "apparmor=unconfined", &busybox]);
     let template = "{{.AppArmorProfile}} {{.HostConfig.SecurityOpt}}";
-    assert_eq!(node.ok(&["inspect", "--format", template, &id]), "unconfined [apparmor=unconfined]");
+    assert_eq!(node.ok(&["inspect", "--format", template, &id]), "unconfined [no-new-privileges apparmor=unconfined]");
     node.ok(&["rm", &id]);
     node.finish();
 }

@@ -17,6 +17,7 @@ const OPTIONS: &[(&[&str], &str, &str)] = &[
     (&["--security-opt", "seccomp=unconfined"], "unconfined", "true"),
     (&["--security-opt", "apparmor=unconfined"], "apparmor", "true"),
     (&["--security-opt", "label=disable"], "selinux", "true"),
+    (&["--security-opt", "no-new-privileges=false"], "new_privileges", "true"),
     (&["--mount", "type=volume,target=/v,volume-opt=type=tmpfs,volume-opt=device=tmpfs"], "volume_options", "true"),
     (&["--log-driver", "syslog", "--log-opt", "syslog-address=udp://127.0.0.1:9"], "log_collectors", "true"),
     (&["--oom-score-adj", "-1"], "oom_score_adj", "-1"),

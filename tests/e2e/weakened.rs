@@ -109,7 +109,7 @@ fn root_of_a_container_takes_an_address() {
 fn a_program_with_the_set_id_bit_makes_root() {
     works_without("weak-nnp", "no_new_privs", |node| {
         let options = ["--security-opt", "no-new-privileges", "--security-opt", "seccomp=unconfined"];
-        escape(node, &["-v", "programs:/p"], "cp /escape /p/x && chmod 4755 /p/x");
+        escape(node, &[&options[..], &["-v", "programs:/p"]].concat(), "cp /escape /p/x && chmod 4755 /p/x");
         let user = node.sh(&[&options[..], &["-u", "1234", "-v", "programs:/p"]].concat(), "/p/x euid");
         node.ok(&["volume", "rm", "programs"]);
         assert!(matches!(&*user, "0" | "1234"), "{user:?}");

@@ -53,6 +53,8 @@ pub struct ContainerSpec {
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub no_new_privileges: bool,
+    /// Asked for against the agent's default.
+    pub new_privileges: bool,
     /// Its group of cgroup v2 is its user namespace's root's to part.
     #[serde(default)]
     pub writable_cgroups: bool,

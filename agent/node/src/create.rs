@@ -14,9 +14,9 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 impl crate::Node {
-    /// What a request's word about Landlock means here: before it is asked what the spec needs.
-    pub fn landlock(&self, spec: &ContainerSpec) -> Option<bool> {
-        self.inner().runtime.landlock(spec)
+    /// What a request's words about walls mean here: before it is asked what the spec needs.
+    pub fn default_walls(&self, spec: &mut ContainerSpec) {
+        self.inner().runtime.default_walls(spec);
     }
 }
 
@@ -26,7 +26,7 @@ pub(crate) async fn create(
     mut request: CreateRequest,
 ) -> Result<Created, NodeError> {
     request.spec.runtime = inner.runtime.named(&request.spec.runtime);
-    request.spec.landlock = inner.runtime.landlock(&request.spec);
+    inner.runtime.default_walls(&mut request.spec);
     let mut wrong = inner.runtime.check(&request.spec);
     wrong.extend(nets::resolve(inner, &mut request.spec)?);
     if let Some(Err(e)) = request.spec.name.as_deref().map(check_name) {

@@ -34,6 +34,8 @@ pub struct RuntimeConfig {
     pub default_runtime: String,
     /// Containers that say nothing of it have a Landlock domain.
     pub landlock: bool,
+    /// Programs of containers that say nothing of it get no more rights than who executes them.
+    pub no_new_privileges: bool,
     /// Containers have SELinux labels where the host has SELinux.
     pub selinux: bool,
 }

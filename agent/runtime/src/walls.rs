@@ -7,8 +7,16 @@ use crate::{OWN_RUNTIME, Runtime, RuntimeError, plan};
 use berth_model::ContainerSpec;
 
 impl Runtime {
+    /// What a request's words, and its silence, mean in the container's record. Once more changes nothing.
+    pub fn default_walls(&self, spec: &mut ContainerSpec) {
+        spec.landlock = self.landlock(spec);
+        let default = self.inner.config.no_new_privileges && !spec.privileged;
+        spec.no_new_privileges |= default && !spec.new_privileges;
+        spec.new_privileges &= default;
+    }
+
     /// What a request's word means in the container's record: nothing, but where the agent's default says so, or is contradicted.
-    pub fn landlock(&self, spec: &ContainerSpec) -> Option<bool> {
+    fn landlock(&self, spec: &ContainerSpec) -> Option<bool> {
         match spec.landlock {
             Some(true) => Some(true),
             asked if self.inner.config.landlock && !self.mounts_by_itself(spec) => Some(asked.unwrap_or(true)),
