@@ -9,6 +9,7 @@ mod addressing;
 mod advisories;
 mod apparmor;
 mod attach;
+mod binds;
 mod boot;
 #[cfg(feature = "failpoints")]
 mod campaign;

@@ -9,8 +9,8 @@ use rustix::mount::{
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Attributes of a mount (mount_setattr(2)). Joined with `|`.
@@ -365,9 +365,76 @@ pub fn is_mount_root(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
+/// To and from where mounts below a mount travel (mount_namespaces(7)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Peers {
+    pub shared: bool,
+    pub slave: bool,
+}
+
+/// A mount of this mount namespace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    pub point: PathBuf,
+    pub peers: Peers,
+}
+
+/// The mount that `fd` is open on.
+///
+/// # Errors
+/// `NotFound`: it hangs nowhere in this mount namespace.
+pub fn peers(fd: BorrowedFd<'_>) -> io::Result<Found> {
+    // The id is in fdinfo since Linux 3.15; statx(2) has it since 5.8 only.
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let id = info.lines().find_map(|l| l.strip_prefix("mnt_id:")).map_or("", str::trim);
+    let mounts = std::fs::read("/proc/self/mountinfo")?;
+    let line = mounts.split(|b| *b == b'\n').find_map(|line| peers_of(line, id));
+    line.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("mount {id} is not in /proc/self/mountinfo")))
+}
+
+/// A line of mountinfo, when it is that of the mount `id` (proc_pid_mountinfo(5)): id, parent, device, root, mount point, options, any number of
+/// optional fields, and a dash.
+fn peers_of(line: &[u8], id: &str) -> Option<Found> {
+    let mut fields = line.split(|b| *b == b' ');
+    if fields.next()? != id.as_bytes() {
+        return None;
+    }
+    let point = PathBuf::from(std::ffi::OsString::from_vec(unescaped(fields.nth(3)?)));
+    let optional = fields.skip(1).take_while(|f| *f != b"-");
+    let peers = optional.fold(Peers::default(), |p, field| Peers {
+        shared: p.shared || field.starts_with(b"shared:"),
+        slave: p.slave || field.starts_with(b"master:"),
+    });
+    Some(Found { point, peers })
+}
+
+/// Blanks, tabs, line ends and backslashes stand there as three octal digits.
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), field);
+    while let Some((first, more)) = rest.split_first() {
+        let octal = more.get(..3).filter(|_| *first == b'\\');
+        let value = octal.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        bytes.push(value.unwrap_or(*first));
+        rest = if value.is_some() { &more[3..] } else { more };
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mountinfo_says_how_mounts_travel() {
+        let of = |line: &str| peers_of(line.as_bytes(), "36").map(|f| (f.point, f.peers.shared, f.peers.slave));
+        let both = "36 35 98:0 /mnt1 /mnt\\040two rw,noatime shared:1 master:2 propagate_from:3 - ext3 /dev/root rw";
+        assert_eq!(of(both), Some(("/mnt two".into(), true, true)));
+        assert_eq!(of("36 35 98:0 / / rw - ext3 shared:1 rw"), Some(("/".into(), false, false)));
+        assert_eq!(of("36 35 98:0 / /a\\134b\\9 rw unbindable - x y z"), Some(("/a\\b\\9".into(), false, false)));
+        assert_eq!(of("136 35 98:0 / / rw shared:1 - ext3 /dev/root rw"), None);
+        let root = crate::fs::open("/", crate::fs::Open::PATH, 0).unwrap();
+        assert_eq!(peers(root.as_fd()).unwrap().point, Path::new("/"));
+    }
 
     /// As root: both ways to a copy of a part of a mount that hangs nowhere.
     #[test]

@@ -6,7 +6,7 @@
 use crate::NodeError;
 use berth_model::spec::{Mount, MountKind, Propagation};
 use berth_sys::fs::{self as sysfs, Open, Resolve};
-use berth_sys::mount::{self as sysmount, AttrChange, MountAttr};
+use berth_sys::mount::{self as sysmount, AttrChange, MountAttr, Peers};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -57,6 +57,29 @@ pub(super) fn tree(mount: &Mount, from: BorrowedFd<'_>) -> Result<OwnedFd, NodeE
         sysmount::mount_setattr(tree.as_fd(), change).map_err(io())?;
     }
     Ok(tree)
+}
+
+/// Mounts travel only where the mount that a source lies on lets them; elsewhere a propagation would do nothing. As in Docker, that mount alone is
+/// looked at. `None`: it is as the propagation needs it.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn stuck(source: &str, from: BorrowedFd<'_>, wanted: Propagation) -> Result<Option<String>, NodeError> {
+    let (fits, word): (fn(Peers) -> bool, _) = match wanted {
+        Propagation::Private | Propagation::Rprivate => return Ok(None),
+        Propagation::Shared | Propagation::Rshared => (|p| p.shared, "a shared"),
+        Propagation::Slave | Propagation::Rslave => (|p| p.shared || p.slave, "a shared or slave"),
+    };
+    let found = sysmount::peers(from).map_err(NodeError::io(format!("looking how mounts travel at {source}")))?;
+    if fits(found.peers) {
+        return Ok(None);
+    }
+    let at = found.point.display();
+    let make = if word == "a shared" { "shared" } else { "slave or --make-shared" };
+    Ok(Some(format!(
+        "path {source} is mounted on {at} but it is not {word} mount: mount --make-{make} {at} makes it one, and without the word the mount \
+         is a private one"
+    )))
 }
 
 /// Opens `path` inside `folder` as if that were the root; links of /proc are refused.

@@ -277,7 +277,7 @@ pub(crate) fn trees(
             ready(inner, &container.id, wanted, Some((from, &mount.target)))?;
         }
     }
-    for mount in &record.spec.mounts {
+    for (n, mount) in record.spec.mounts.iter().enumerate() {
         match &mount.kind {
             MountKind::Volume(wanted) => {
                 let place = ready(inner, &container.id, wanted, None)?;
@@ -303,6 +303,7 @@ pub(crate) fn trees(
                 trees.push(tree);
             }
             MountKind::Bind { source, idmap, recursive, create_source, .. } => {
+                can_travel(n, mount, None)?;
                 warnings.extend(selinux::relabel_path(inner, record, mount, (source, *create_source))?);
                 let owners = record.spec.owners(*idmap);
                 if let Some(shift) = shift.filter(|_| owners == Owners::MappedIfPossible)
@@ -331,6 +332,26 @@ pub(crate) fn trees(
     });
     let _ = inner.store.submit_blocking(events.collect(), Durability::Quick)?;
     Ok(mounted)
+}
+
+/// Refuses a propagation that would do nothing. `from`: the source, where it is held; else it is looked for, or the folder that it will be made in.
+fn can_travel(n: usize, mount: &Mount, from: Option<BorrowedFd<'_>>) -> Result<(), NodeError> {
+    let MountKind::Bind { source, propagation, .. } = &mount.kind else { return Ok(()) };
+    let found;
+    let from = match from {
+        Some(from) => from,
+        None => {
+            let open = |path: &Path| sysfs::open(path, Open::PATH, 0).ok();
+            // The start itself says what is wrong with one that is not there.
+            let Some(there) = Path::new(source).ancestors().find_map(open) else { return Ok(()) };
+            found = there;
+            found.as_fd()
+        }
+    };
+    match super::host_path::stuck(source, from, *propagation)? {
+        Some(why) => Err(NodeError::Invalid(vec![(format!("config.mounts[{n}].bind.propagation"), why)])),
+        None => Ok(()),
+    }
 }
 
 /// A mount of this folder of the host, or of the one that it will be made in, which is never attached: it shows what the file system can.
