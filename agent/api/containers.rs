@@ -436,7 +436,7 @@ impl containers_server::Containers for Containers {
         }
         answer.log = Some(encode::log_state(&log, detail.view.record.spec.log.driver));
         if role.is_none_or(|role| role < Role::Operator) {
-            encode::hide_env(&mut answer);
+            encode::hide_secrets(&mut answer);
         }
         Ok(Response::new(answer))
     }

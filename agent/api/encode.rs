@@ -151,8 +151,13 @@ pub fn log_state(log: &LogState, driver: LogDriver) -> v1::LogState {
     }
 }
 
-/// Takes the values out of the environment: passwords and tokens are handed to containers there.
-pub fn hide_env(detail: &mut v1::InspectContainerResponse) {
+/// Takes the values out of the environment, where passwords and tokens are handed to containers, and passwords out of the options of volumes.
+pub fn hide_secrets(detail: &mut v1::InspectContainerResponse) {
+    for mount in detail.config.iter_mut().flat_map(|c| c.mounts.iter_mut()) {
+        if let Some(v1::mount::Kind::Volume(volume)) = &mut mount.kind {
+            super::volumes::hide_secrets(&mut volume.options);
+        }
+    }
     let config = detail.config.iter_mut().flat_map(|c| c.env.iter_mut());
     for entry in detail.effective_env.iter_mut().chain(config) {
         if let Some(equals) = entry.find('=') {

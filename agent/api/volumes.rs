@@ -4,6 +4,7 @@ use super::decode::{Fields, MAX_NAME, MAX_PATH};
 use super::{Answers, call, encode, filter, finish, list, reclaim};
 use crate::permission::{self, Need};
 use crate::status;
+use berth::role::Role;
 use berth::v1::{self, volumes_server};
 use berth_model::pattern::LabelPattern;
 use berth_model::spec::{ImageMount, MountKind, VolumeMount};
@@ -123,6 +124,21 @@ pub fn encode_from(from: &[(String, Option<bool>)]) -> Vec<String> {
     from.iter().map(text).collect()
 }
 
+/// Takes passwords out of a volume's options, for callers who may only look.
+pub fn hide_secrets(options: &mut HashMap<String, String>) {
+    let all: BTreeMap<_, _> = options.drain().collect();
+    options.extend(berth_volume::without_secrets(&all));
+}
+
+/// As `role` may see it.
+fn shown(role: Option<Role>, view: &VolumeView, size_bytes: Option<u64>) -> v1::Volume {
+    let mut volume = volume(view, size_bytes);
+    if role.is_none_or(|role| role < Role::Operator) {
+        hide_secrets(&mut volume.options);
+    }
+    volume
+}
+
 fn volume(view: &VolumeView, size_bytes: Option<u64>) -> v1::Volume {
     let record = &view.record;
     v1::Volume {
@@ -185,6 +201,7 @@ impl volumes_server::Volumes for Volumes {
     }
 
     async fn list(&self, request: Request<v1::ListVolumesRequest>) -> Result<Response<Self::ListStream>, Status> {
+        let role = call(&request)?.role();
         let request = request.into_inner();
         let mut f = Fields::default();
         f.count("filters", request.filters.len(), 256);
@@ -209,7 +226,7 @@ impl volumes_server::Volumes for Volumes {
         };
         let volumes = self.node.volumes().into_iter().filter(|view| fits(&filters, view)).map(|view| {
             let size = bytes.as_ref().map(|b| b.get(&view.record.name).copied().unwrap_or(0));
-            v1::ListVolumesResponse { volume: Some(volume(&view, size)) }
+            v1::ListVolumesResponse { volume: Some(shown(role, &view, size)) }
         });
         Ok(Response::new(list(volumes.collect())))
     }
@@ -218,6 +235,7 @@ impl volumes_server::Volumes for Volumes {
         &self,
         request: Request<v1::InspectVolumeRequest>,
     ) -> Result<Response<v1::InspectVolumeResponse>, Status> {
+        let role = call(&request)?.role();
         let request = request.into_inner();
         let mut f = Fields::default();
         f.name("volume", &request.volume);
@@ -227,7 +245,7 @@ impl volumes_server::Volumes for Volumes {
             true => self.node.volume_bytes().await.map_err(status::from_node)?.get(&request.volume).copied(),
             false => None,
         };
-        Ok(Response::new(v1::InspectVolumeResponse { volume: Some(volume(&view, size)) }))
+        Ok(Response::new(v1::InspectVolumeResponse { volume: Some(shown(role, &view, size)) }))
     }
 
     async fn remove(

@@ -218,6 +218,37 @@ fn an_operator_cannot_become_root_of_the_host() {
 }
 
 #[test]
+fn a_viewer_sees_no_passwords_of_volumes() {
+    let node = Node::with_busybox("roles-volume-secrets");
+    let (viewer, operator) = (node.pki.identity("viewer"), node.pki.identity("operator"));
+    let login = "o=username=u,password=topsecret,credentials=/root/topsecret,vers=3.0";
+    let share = ["-o", "type=cifs", "-o", "device=//u:topsecret@192.0.2.1/share", "-o", login];
+    node.ok(&[&["volume", "create"], &share[..], &["share"]].concat());
+    let mount = "type=volume,source=other,target=/data,volume-opt=type=cifs,volume-opt=device=//192.0.2.1/share,\"volume-opt=o=password=topsecret,ro\"";
+    node.ok(&["create", "--name", "box", "--network", "none", "--mount", mount, &image("busybox"), "true"]);
+    let asked: [&[&str]; 5] = [
+        &["volume", "inspect", "share"],
+        &["volume", "inspect", "other"],
+        &["volume", "ls", "-o", "json"],
+        &["volume", "ls", "--format", "{{.Options}}"],
+        &["inspect", "box"],
+    ];
+    for arguments in asked {
+        let seen = node.ctl_as(&viewer, arguments);
+        assert_eq!(seen.code, 0, "{arguments:?}: {seen:?}");
+        assert!(!format!("{seen:?}").contains("topsecret"), "{arguments:?}: {seen:?}");
+    }
+    let volume = node.ctl_as(&viewer, asked[0]).stdout;
+    assert!(volume.contains("username=u,password=***,credentials=***,vers=3.0"), "{volume}");
+    assert!(volume.contains("//u:***@192.0.2.1/share"), "{volume}");
+    // Who may use it sees what it is.
+    for arguments in [asked[0], asked[1], asked[2]] {
+        assert!(node.ctl_as(&operator, arguments).stdout.contains("password=topsecret"), "{arguments:?}");
+    }
+    node.finish();
+}
+
+#[test]
 fn every_change_leaves_a_record_without_secrets() {
     let node = Node::with_busybox("roles-audit");
     let viewer = node.pki.identity("viewer");

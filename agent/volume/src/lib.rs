@@ -19,7 +19,7 @@ mod place;
 mod store;
 
 pub use copy::{copy_tree, extractor};
-pub use options::{Backing, BadOptions, Foreign, is_of_host};
+pub use options::{Backing, BadOptions, Foreign, is_of_host, without_secrets};
 pub use place::{Place, tree_of};
 pub use store::{Draft, VolumeStore};
 

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 const LEAST_BYTES: u64 = 8 << 20;
 /// As much as ext4 can be without options of its own.
 const MOST_BYTES: u64 = 16 << 40;
+/// In the place of a password.
+const HIDDEN: &str = "***";
 
 /// Where a volume's files are.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,6 +88,44 @@ pub struct BadOptions {
 /// Whether these options lead to something of the host, which not every caller may name.
 pub fn is_of_host(options: &BTreeMap<String, String>) -> bool {
     options.keys().any(|key| key != "size")
+}
+
+/// `options` for those who may look and no more: passwords, and names of files that hold them, are left out.
+pub fn without_secrets(options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let shown = |(key, value): (&String, &String)| {
+        let value = match key.as_str() {
+            "o" => value.split(',').map(word_without_secret).collect::<Vec<_>>().join(","),
+            "device" => without_login(value),
+            _ => value.clone(),
+        };
+        (key.clone(), value)
+    };
+    options.iter().map(shown).collect()
+}
+
+/// By a part of its name, so that the file systems' own variants are known too: password2, passwd, secretfile, credentials, key_serial.
+fn word_without_secret(word: &str) -> String {
+    const SECRET: &[&str] = &["pass", "pwd", "secret", "cred", "token", "key"];
+    let Some((key, value)) = word.split_once('=') else { return word.to_owned() };
+    let name = key.trim().to_ascii_lowercase();
+    if SECRET.iter().any(|part| name.contains(part)) {
+        return format!("{key}={HIDDEN}");
+    }
+    // mount.cifs(8) takes USER%PASSWORD there.
+    match value.split_once('%') {
+        Some((user, _)) if name.starts_with("user") => format!("{key}={user}%{HIDDEN}"),
+        _ => word.to_owned(),
+    }
+}
+
+/// `//USER:PASSWORD@HOST/share`, `https://USER:PASSWORD@HOST/`
+fn without_login(device: &str) -> String {
+    let Some((scheme, rest)) = device.split_once("//") else { return device.to_owned() };
+    let (host, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    match host.rsplit_once('@').and_then(|(login, host)| Some((login.split_once(':')?.0, host))) {
+        Some((user, host)) => format!("{scheme}//{user}:{HIDDEN}@{host}{path}"),
+        None => device.to_owned(),
+    }
 }
 
 /// `10g`, `512m`, `4096`: powers of 1024, as Docker has them.
@@ -270,6 +310,28 @@ mod tests {
         assert_eq!(cifs("addr=nas"), "source=//nas/share addr=192.0.2.7");
         assert_eq!(cifs("ip=10.0.0.9"), "source=//nas/share ip=10.0.0.9");
         assert_eq!(told(&[("type", "tmpfs"), ("o", "size=1m")]), "source=tmpfs size=1m");
+    }
+
+    #[test]
+    fn secrets_are_left_out_for_those_who_look() {
+        let shown = |key: &str, value: &str| {
+            let options = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+            without_secrets(&options).remove(key).unwrap()
+        };
+        let login = "username=me,password=a=b, PassWD=x,pass2=y,vers=3.0,credentials=/root/smb,ro,key_serial=7";
+        let hidden = "username=me,password=***, PassWD=***,pass2=***,vers=3.0,credentials=***,ro,key_serial=***";
+        assert_eq!(shown("o", login), hidden);
+        assert_eq!(shown("o", "name=admin,secretfile=/etc/ceph/secret"), "name=admin,secretfile=***");
+        assert_eq!(shown("o", "user=me%topsecret,domain=X"), "user=me%***,domain=X");
+        for plain in ["size=2m,uid=1000,mode=750", "bind,ro", "", "addr=10.0.0.1,sec=krb5,nolock"] {
+            assert_eq!(shown("o", plain), plain);
+        }
+        assert_eq!(shown("device", "//me:topsecret@nas/share"), "//me:***@nas/share");
+        assert_eq!(shown("device", "https://me:a@b@dav.example.net"), "https://me:***@dav.example.net");
+        for plain in ["//nas/share", "nas:/export", "[2001:db8::1]:/x", "/dev/sdb1", "//me@nas/a:b@c", ":/srv"] {
+            assert_eq!(shown("device", plain), plain);
+        }
+        assert_eq!(shown("size", "10g"), "10g");
     }
 
     #[test]
