@@ -47,6 +47,27 @@ fn tmpfs_by_option() {
 }
 
 #[test]
+fn a_tmpfs_has_the_owner_and_mode_that_it_was_given() {
+    let node = Node::with_busybox("volume-tmpfs-owner");
+    let look = |volume: &str, option: &[&str]| {
+        let mount = format!("{volume}:/data");
+        node.sh(&[option, &["-v", &mount]].concat(), "stat -c '%u %g %a' /data")
+    };
+    let said = "o=size=2m,uid=1000,gid=1001,mode=750";
+    node.ok(&["volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", said, "owned"]);
+    for option in [&[][..], &["--userns", "host"]] {
+        assert_eq!(look("owned", option), "1000 1001 750", "{option:?}");
+    }
+    assert_eq!(node.sh(&["-u", "1000:1001", "-v", "owned:/data"], "echo mine >/data/x; cat /data/x"), "mine");
+    // As Docker's, which is as the kernel makes it.
+    node.ok(&["volume", "create", "-o", "type=tmpfs", "-o", "o=size=2m", "plain"]);
+    assert_eq!(look("plain", &[]), "0 0 1777");
+    node.ok(&["volume", "create", "-o", "type=tmpfs", "-o", "o=mode=2775,gid=7", "group"]);
+    assert_eq!(look("group", &[]), "0 7 2775");
+    node.finish();
+}
+
+#[test]
 fn file_systems_that_the_kernel_lacks_are_named() {
     let node = Node::with_busybox("volume-foreign");
     let has = |fs_type: &str| {

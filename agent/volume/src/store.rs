@@ -10,7 +10,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -68,6 +68,22 @@ fn make(path: &Path, mode: u32) -> Result<(), VolumeError> {
     std::fs::DirBuilder::new().mode(mode).create(path).act(act)?;
     // Whatever the umask is.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).act(act)
+}
+
+/// Makes a folder with the owner and mode of `root`: those that the options uid, gid and mode of a tmpfs give to its root. It has its name when it
+/// has them.
+fn make_as_root_of(root: &Path, path: &Path) -> Result<(), VolumeError> {
+    let act = || format!("making {}", path.display());
+    let meta = std::fs::metadata(root).act(act)?;
+    let new = root.join(NEW);
+    match std::fs::create_dir(&new) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other.act(act)?,
+    }
+    // The mode comes last: a new owner takes the set-id bits away (chown(2)).
+    std::os::unix::fs::chown(&new, Some(meta.uid()), Some(meta.gid())).act(act)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(meta.mode() & 0o7777)).act(act)?;
+    std::fs::rename(&new, path).act(act)
 }
 
 impl VolumeStore {
@@ -286,7 +302,10 @@ impl VolumeStore {
         if inside {
             let data = at.join(INSIDE);
             if !data.is_dir() {
-                make(&data, 0o755)?;
+                match backing {
+                    Backing::Mount(_) => make_as_root_of(&at, &data)?,
+                    _ => make(&data, 0o755)?,
+                }
             }
         }
         Ok(())
