@@ -307,6 +307,7 @@ fn from_volume(error: &VolumeError, message: String) -> Draft {
         VolumeError::Mkfs(_) => Draft::new(Code::FailedPrecondition, "MKFS_FAILED", message),
         VolumeError::NoSubpath(_) => Draft::new(Code::FailedPrecondition, "NO_SUBPATH", message),
         VolumeError::Elsewhere(_) => Draft::new(Code::FailedPrecondition, "VOLUME_ELSEWHERE", message),
+        VolumeError::Full { .. } => Draft::new(Code::ResourceExhausted, "VOLUME_FULL", message),
         VolumeError::NotEmpty => Draft::new(Code::FailedPrecondition, "VOLUME_NOT_EMPTY", message),
         VolumeError::Extract(e) => match e {
             berth_rootfs::tar::ExtractError::Io { source, .. } => from_io(source, message),

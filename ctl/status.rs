@@ -107,6 +107,9 @@ fn hint(reason: &str, code: Code, tls: bool) -> Option<&'static str> {
         "REGISTRY_UNAVAILABLE" => "is the registry up and reachable from the host?",
         "DIGEST_MISMATCH" => "the registry sent other bytes than it named; try again, then tell its operator",
         "DISK_FULL" => "berthctl system df shows what takes the room, berthctl system prune --dry-run what can go",
+        "VOLUME_FULL" => {
+            "it keeps the size that it was made with: make a larger one (berthctl volume create --opt size=...), and import there"
+        }
         "PORT_IN_USE" => "choose another host port with -p, or stop what listens there",
         "COMMAND_NOT_FOUND" => "is the program in the image, and in its PATH?",
         "COMMAND_NOT_EXECUTABLE" => "is the file executable, and built for this architecture?",

@@ -68,6 +68,21 @@ fn a_tmpfs_has_the_owner_and_mode_that_it_was_given() {
 }
 
 #[test]
+fn a_volume_that_is_full_itself_is_not_the_hosts_disk() {
+    let node = Node::with_busybox("volume-full");
+    let tar = node.scratch().join("data.tar").display().to_string();
+    node.sh(&["-v", "data:/data"], "dd if=/dev/zero bs=1M count=20 2>/dev/null | tr '\\0' x >/data/file");
+    node.ok(&["volume", "export", "-o", &tar, "data"]);
+    node.ok(&["volume", "create", "--opt", "size=16m", "small"]);
+    let said = node.fails(1, &["volume", "import", "small", &tar]);
+    assert!(said.contains("the volume's own file system of a fixed size is full"), "{said}");
+    assert!(said.contains("volume create --opt size=") && !said.contains("system df"), "{said}");
+    // Nothing of it is left there.
+    assert_eq!(node.sh(&["-v", "small:/x"], "ls -A /x | grep -v lost+found | wc -l"), "0");
+    node.finish();
+}
+
+#[test]
 fn file_systems_that_the_kernel_lacks_are_named() {
     let node = Node::with_busybox("volume-foreign");
     let has = |fs_type: &str| {

@@ -48,9 +48,30 @@ pub enum VolumeError {
     Elsewhere(String),
     #[error("the volume is not empty")]
     NotEmpty,
+    #[error("{act}: the volume's own {what} is full")]
+    Full { act: String, what: &'static str },
 }
 
 impl VolumeError {
+    /// The same error of work on the files of a volume with a file system of its own: when that is full, the host's disk is not.
+    #[must_use]
+    pub fn within(self, backing: &Backing) -> VolumeError {
+        let what = match backing {
+            Backing::Disk { .. } => "file system of a fixed size",
+            Backing::Mount(_) => "file system",
+            Backing::Folder | Backing::Bind { .. } => return self,
+        };
+        match self {
+            VolumeError::Io { act, source } if berth_sys::fs::is_disk_full(&source) => VolumeError::Full { act, what },
+            VolumeError::Extract(berth_tar::ExtractError::Io { entry, source })
+                if berth_sys::fs::is_disk_full(&source) =>
+            {
+                VolumeError::Full { act: format!("writing {entry:?}"), what }
+            }
+            other => other,
+        }
+    }
+
     /// No space, no inodes or no quota left.
     pub fn disk_full(&self) -> bool {
         match self {

@@ -208,7 +208,7 @@ fn copied(inner: &Inner, work: &Work, backing: &Backing) -> Result<Draft, NodeEr
             let attached = volumes.store.attach(&name, backing);
             let filled =
                 attached.and_then(|()| volumes.store.place(&name, backing).fill(from.as_fd(), &go_on).map(drop));
-            filled.and(volumes.store.detach(&name)).map_err(NodeError::from)
+            filled.map_err(|e| e.within(backing)).and(volumes.store.detach(&name)).map_err(NodeError::from)
         }
     };
     match filled {

@@ -236,7 +236,8 @@ fn into_there(
     }
     let Some(fill) = &place.fill else { return Err(berth_volume::VolumeError::Elsewhere(name.clone()).into()) };
     berth_rootfs::remove_tree(fill)?;
-    let done = place.draft(fill).map_err(NodeError::from).and_then(|to| extract(to, pieces)).and_then(|done| {
+    let taken = place.draft(fill).map_err(NodeError::from).and_then(|to| extract(to, pieces));
+    let done = taken.map_err(|e| e.within(&volume.backing)).and_then(|done| {
         fail::point("volume.after_extract")?;
         place.take(replace)?;
         fail::point("volume.after_take")?;

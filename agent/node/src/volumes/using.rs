@@ -294,6 +294,7 @@ pub(crate) fn trees(
             }
             MountKind::Bind { within: Some(within), source, idmap, recursive, .. } => {
                 let from = super::host_path::source(mount, within)?;
+                can_travel(n, mount, Some(from.as_fd()))?;
                 warnings.extend(selinux::relabel_bind(inner, record, mount, from.as_fd())?);
                 let tree = super::host_path::tree(mount, from.as_fd())?;
                 let owners = record.spec.owners(*idmap);
@@ -470,7 +471,7 @@ fn first_fill(inner: &Inner, volume: &Volume, place: &Place, from: Filling<'_>, 
     if filled.is_err() {
         super::remove::clear(fill);
     }
-    let filled = filled?;
+    let filled = filled.map_err(|e| e.within(&volume.backing))?;
     fail::point("volume.after_fill")?;
     tracing::debug!(volume = volume.record.name, filled, "first use");
     Ok(())
