@@ -236,6 +236,9 @@ pub fn from_node(error: NodeError) -> Status {
             Draft::with(Code::FailedPrecondition, "CONNECTION_FAILED", message, [("errno", errno(&source))])
                 .resource("container", &container)
         }
+        NodeError::VolumeChanged(name) => {
+            Draft::new(Code::FailedPrecondition, "VOLUME_CHANGED", message).resource("volume", &name)
+        }
         NodeError::VolumeNotFound(name) => {
             Draft::new(Code::NotFound, "VOLUME_NOT_FOUND", message).resource("volume", &name)
         }

@@ -107,6 +107,7 @@ fn hint(reason: &str, code: Code, tls: bool) -> Option<&'static str> {
         "REGISTRY_UNAVAILABLE" => "is the registry up and reachable from the host?",
         "DIGEST_MISMATCH" => "the registry sent other bytes than it named; try again, then tell its operator",
         "DISK_FULL" => "berthctl system df shows what takes the room, berthctl system prune --dry-run what can go",
+        "VOLUME_CHANGED" => "begin anew; stop the volume's containers for a tar that belongs together",
         "VOLUME_FULL" => {
             "it keeps the size that it was made with: make a larger one (berthctl volume create --opt size=...), and import there"
         }

@@ -9,7 +9,7 @@ use berth::v1::{self, volumes_server};
 use berth_model::pattern::LabelPattern;
 use berth_model::spec::{ImageMount, MountKind, VolumeMount};
 use berth_model::volume::check_volume_name;
-use berth_node::{ExportItem, ImportItem, ImportRequest, Node, NodeError, VolumeView};
+use berth_node::{ExportItem, Had, ImportItem, ImportRequest, Node, NodeError, VolumeView};
 use berth_volume::Backing;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -298,13 +298,20 @@ impl volumes_server::Volumes for Volumes {
     async fn export(&self, request: Request<v1::ExportVolumeRequest>) -> Result<Response<Self::ExportStream>, Status> {
         use v1::export_volume_response::Kind;
         let call = call(&request)?;
-        let name = request.into_inner().volume;
+        let v1::ExportVolumeRequest { volume: name, offset, sha256 } = request.into_inner();
         let mut f = Fields::default();
         f.name("volume", &name);
+        let is_digest = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());
+        f.check(
+            offset == 0 || is_digest,
+            "sha256",
+            "must be the SHA-256 of the tar up to the offset, in 64 hexadecimal digits",
+        );
         f.done()?;
         call.permit(&permission::of_volume(&self.node, &name), &name, "")?;
         call.about(&name, "");
-        let mut items = self.node.export_volume(&name).await.map_err(status::from_node)?;
+        let had = (offset > 0).then_some(Had { bytes: offset, sha256 });
+        let mut items = self.node.export_volume(&name, had).await.map_err(status::from_node)?;
         let (sender, stream) = mpsc::channel(1);
         super::spawn(async move {
             loop {
@@ -316,6 +323,7 @@ impl volumes_server::Volumes for Volumes {
                 let Some(item) = item else { return };
                 let answer = item.map_err(status::from_node).map(|item| {
                     let kind = match item {
+                        ExportItem::At(bytes) => Kind::At(v1::VolumeTarAt { bytes }),
                         ExportItem::Tar(bytes) => Kind::Tar(bytes),
                         ExportItem::Done { sha256, bytes } => Kind::End(v1::VolumeTarEnd { sha256, bytes }),
                     };

@@ -1,36 +1,22 @@
 //! `volume`: create, ls, inspect, rm, prune, export, import, clone and df.
 
-use super::changes::Out;
+mod export;
+mod import;
+
 use super::{details, for_names, list, prune};
 use crate::complete;
-use crate::connect::{Connection, Patience, UNARY_TIMEOUT, request_id};
+use crate::connect::{Connection, UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Format, Shape, Show, Sink};
-use crate::replay::Replay;
+use crate::output::{Format, Shape, Show};
 use crate::units::{human_size, time};
-use berth::hex;
 use berth::v1::{self, volumes_client::VolumesClient};
-use bytes::Bytes;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
-use std::rc::Rc;
-use std::sync::Arc;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-
-/// Bytes of one frame of a tar.
-const PIECE: usize = 128 << 10;
-/// Frames that wait for the agent.
-const QUEUE: usize = 4;
-/// Bytes of standard input that an import keeps. How much of a tar has arrived is not known before all of it has: what is longer cannot be sent
-/// again to an agent that was restarted in between.
-const KEPT: usize = 16 << 20;
 
 #[derive(Debug, Subcommand)]
 pub enum Volume {
@@ -119,7 +105,9 @@ pub struct Rm {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A volume that is in use is read while it is written: stop its containers for a copy that belongs together.\n\nExamples:\n  \
+    after_help = "A volume that is in use is read while it is written: stop its containers for a copy that belongs together.\n\nWhen the agent is \
+        restarted in between, the tar goes on at the byte where it broke off. Where the volume has changed meanwhile, a file is written anew, and \
+        a pipe is cut off, which is an error.\n\nExamples:\n  \
         berthctl volume export -o data.tar data\n  berthctl -H a volume export data | berthctl -H b volume import data"
 )]
 pub struct Export {
@@ -201,8 +189,8 @@ pub async fn run(fleet: &Fleet, args: Volume) -> Result<u8> {
         Volume::Inspect(a) => inspect(fleet, a).await,
         Volume::Rm(a) => rm(fleet, a).await,
         Volume::Prune(a) => prune::volumes(fleet, a).await,
-        Volume::Export(a) => export(fleet, a).await,
-        Volume::Import(a) => import(fleet, a).await,
+        Volume::Export(a) => export::export(fleet, a).await,
+        Volume::Import(a) => import::import(fleet, a).await,
         Volume::Clone(a) => clone(fleet, a).await,
         Volume::Df(a) => df(fleet, a).await,
     }
@@ -321,191 +309,4 @@ async fn clone(fleet: &Fleet, args: Clone) -> Result<u8> {
         }
     })
     .await
-}
-
-/// Why a transfer ended too early.
-enum Cut {
-    Local(Error),
-    Remote(tonic::Status),
-}
-
-async fn export(fleet: &Fleet, args: Export) -> Result<u8> {
-    if fleet.hosts.len() > 1 {
-        return Err(Error::usage("the tars of several hosts do not go into one").hint("export from one host: -H HOST"));
-    }
-    if args.output.is_none() && std::io::stdout().is_terminal() {
-        return Err(Error::usage("a tar is nothing for a terminal").hint("-o FILE writes it to a file"));
-    }
-    let (labels, args) = (fleet.clone(), Rc::new(args));
-    let call = move |c: Connection| {
-        let (args, sink) = (args.clone(), Sink::new(labels.label(&c.label)));
-        async move {
-            let going = super::cp::Going::new(&sink, args.output.is_none(), "Exporting");
-            let mut patience = Patience::default();
-            let done = loop {
-                let mut out = None;
-                let cut = match exported(&c, &args, &mut out, &going).await {
-                    Ok(()) => break out.map_or(Ok(()), Out::finish),
-                    Err(Cut::Local(error)) => break Err(error),
-                    Err(Cut::Remote(status)) => status,
-                };
-                // What standard output has cannot be taken back; a file begins anew.
-                if let Some(bytes) = out.as_ref().and_then(Out::given) {
-                    let mut error = c.error(&cut);
-                    error.message = format!("{}; the tar is cut off after {bytes} bytes", error.message);
-                    let hint = "-o FILE writes a file that is whole or not there, and begins again by itself";
-                    break Err(error.hint(hint));
-                }
-                drop(out);
-                if let Err(e) = patience.wait(&c, &cut).await {
-                    break Err(e);
-                }
-            };
-            going.end();
-            done
-        }
-    };
-    fleet.each(call, |_, ()| Ok(())).await
-}
-
-/// One try. What comes is hashed, and must be what the agent says of it at the end.
-async fn exported(c: &Connection, args: &Export, out: &mut Option<Out>, going: &super::cp::Going) -> Result<(), Cut> {
-    use v1::export_volume_response::Kind;
-    let request = c.request(v1::ExportVolumeRequest { volume: args.volume.clone() }, None);
-    let mut frames = c.volumes().export(request).await.map_err(Cut::Remote)?.into_inner();
-    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    while let Some(frame) = frames.message().await.map_err(Cut::Remote)? {
-        match frame.kind {
-            Some(Kind::Tar(tar)) => {
-                let to = match &mut *out {
-                    Some(to) => to,
-                    none => none.insert(Out::open(args.output.as_deref()).map_err(Cut::Local)?),
-                };
-                hash.update(&tar);
-                going.add(tar.len());
-                to.write(&tar).map_err(Cut::Local)?;
-            }
-            Some(Kind::End(end)) => {
-                let is = hex::encode(hash.finish().as_ref());
-                if is != end.sha256 {
-                    return Err(Cut::Local(Error::new(format!(
-                        "what came is not what {} sent: its digest is {is}, and should be {}",
-                        c.label, end.sha256
-                    ))));
-                }
-                return Ok(());
-            }
-            None => {}
-        }
-    }
-    Err(Cut::Local(Error::new(format!("{} ended the tar before its digest: it is a part", c.label))))
-}
-
-async fn import(fleet: &Fleet, args: Import) -> Result<u8> {
-    let stdin = args.file.as_os_str() == "-";
-    if stdin && fleet.hosts.len() > 1 {
-        return Err(Error::usage("standard input can go to one host only").hint("write the tar to a file first"));
-    }
-    if stdin && std::io::stdin().is_terminal() {
-        return Err(Error::usage("a terminal gives no tar").hint("name a file, or send one to standard input: < FILE"));
-    }
-    if !stdin {
-        // Before any host is asked.
-        std::fs::File::open(&args.file).map_err(|e| Error::io(format!("opening {}", args.file.display()), &e))?;
-    }
-    let (labels, args) = (fleet.clone(), Rc::new(args));
-    let call = move |c: Connection| {
-        let (args, sink) = (args.clone(), Sink::new(labels.label(&c.label)));
-        async move {
-            let start =
-                v1::ImportVolumeStart { request_id: request_id()?, volume: args.volume.clone(), replace: args.replace };
-            let going = super::cp::Going::new(&sink, false, "Importing");
-            let mut patience = Patience::default();
-            let kept = stdin.then(|| Arc::new(Replay::new(KEPT)));
-            let done = loop {
-                match imported(&c, &args, start.clone(), kept.clone(), &going).await {
-                    Ok(done) => break Ok(done),
-                    Err(Cut::Local(error)) => break Err(error),
-                    Err(Cut::Remote(status)) if kept.as_ref().is_some_and(|k| k.is_lost()) => {
-                        break Err(not_again(&c, &status));
-                    }
-                    // The volume is as it was: the tar is sent once more from its beginning.
-                    Err(Cut::Remote(status)) => {
-                        if let Err(e) = patience.wait(&c, &status).await {
-                            break Err(e);
-                        }
-                    }
-                }
-            };
-            going.end();
-            let done = done?;
-            for name in done.skipped {
-                super::warn(&sink, &[format!("the device {name} was left out")]);
-            }
-            sink.line(&args.volume)
-        }
-    };
-    fleet.each(call, |_, ()| Ok(())).await
-}
-
-/// The tar is longer than what is kept of it.
-fn not_again(c: &Connection, status: &tonic::Status) -> Error {
-    let error = c.error(status);
-    if !c.worth_repeating(status) {
-        return error;
-    }
-    error.hint(
-        "the volume is as it was, and standard input cannot be read again: begin anew, or import a file, which is sent again by itself",
-    )
-}
-
-/// `kept`: standard input; without it, a file.
-async fn imported(
-    c: &Connection,
-    args: &Import,
-    start: v1::ImportVolumeStart,
-    kept: Option<Arc<Replay>>,
-    going: &super::cp::Going,
-) -> Result<v1::ImportVolumeResponse, Cut> {
-    use v1::import_volume_request::Kind;
-    let frame = |kind| v1::ImportVolumeRequest { kind: Some(kind) };
-    let (frames, stream) = mpsc::channel(QUEUE);
-    let _ = frames.send(frame(Kind::Start(start))).await;
-    let (file, going) = (args.file.clone(), going.clone());
-    let (told, read) = tokio::sync::oneshot::channel();
-    // A thread of its own: nobody waits at the end for one that waits for a pipe.
-    let thread = std::thread::Builder::new().name("read".into()).spawn(move || {
-        let work = || -> std::io::Result<()> {
-            let (mut from, kept): (Box<dyn Read>, _) = match kept {
-                Some(kept) => (Box::new(std::io::stdin()), kept),
-                None => (Box::new(std::fs::File::open(&file)?), Arc::default()),
-            };
-            let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-            let mut bytes = 0;
-            // Not taken: the agent has ended the call, and says why.
-            let whole = kept.read(&mut *from, PIECE, |piece, is_first| {
-                hash.update(piece);
-                bytes += piece.len() as u64;
-                if is_first {
-                    going.add(piece.len());
-                }
-                frames.blocking_send(frame(Kind::Tar(Bytes::copy_from_slice(piece)))).is_ok()
-            })?;
-            if whole {
-                let end = v1::VolumeTarEnd { sha256: hex::encode(hash.finish().as_ref()), bytes };
-                let _ = frames.blocking_send(frame(Kind::End(end)));
-            }
-            Ok(())
-        };
-        let _ = told.send(work());
-    });
-    thread.map_err(|e| Cut::Local(Error::io("starting a thread", &e)))?;
-    match c.volumes().import(c.request(ReceiverStream::new(stream), None)).await {
-        Ok(answer) => Ok(answer.into_inner()),
-        // Its own trouble comes first: it is why the agent got no whole tar.
-        Err(status) => match tokio::time::timeout(std::time::Duration::from_millis(200), read).await {
-            Ok(Ok(Err(e))) => Err(Cut::Local(Error::io(format!("reading {}", args.file.display()), &e))),
-            _ => Err(Cut::Remote(status)),
-        },
-    }
 }

@@ -80,6 +80,7 @@ mod visible;
 #[cfg(feature = "failpoints")]
 mod volume_faults;
 mod volume_options;
+mod volume_resume;
 mod volumes;
 #[cfg(feature = "failpoints")]
 mod weakened;

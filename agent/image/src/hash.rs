@@ -5,6 +5,7 @@ use berth_model::Digest;
 use berth_model::digest::Algorithm;
 
 /// Hashes what comes in pieces.
+#[derive(Clone)]
 pub struct Hasher {
     algorithm: Algorithm,
     context: Context,

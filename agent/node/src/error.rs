@@ -110,6 +110,9 @@ pub enum NodeError {
     /// Containers have it, running or not, or somebody is at work on it.
     #[error("volume {volume} is in use by {}", by.join(", "))]
     VolumeInUse { volume: String, by: Vec<String> },
+    /// A tar of it cannot go on where an earlier one broke off.
+    #[error("volume {0} has changed since: its tar is another one than the one that broke off")]
+    VolumeChanged(String),
     #[error("there is a volume {volume} already, {why}")]
     VolumeExists { volume: String, why: String },
     #[error(transparent)]

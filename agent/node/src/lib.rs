@@ -98,7 +98,7 @@ pub use top::Processes;
 pub use update::{ContainerUpdate, ResourceUpdate};
 pub use userns::UsernsConfig;
 pub use view::*;
-pub use volumes::{ExportItem, ImportItem, ImportRequest};
+pub use volumes::{ExportItem, Had, ImportItem, ImportRequest};
 
 use crate::container::Container;
 use crate::requests::{Begin, Ticket, fingerprint};

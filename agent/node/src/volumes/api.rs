@@ -1,6 +1,6 @@
 //! The node's methods about volumes.
 
-use super::{ExportItem, ImportItem, ImportRequest};
+use super::{ExportItem, Had, ImportItem, ImportRequest};
 use crate::gc::policy::LabelFilter;
 use crate::node::Inner;
 use crate::requests::{Begin, fingerprint};
@@ -96,12 +96,16 @@ impl Node {
         self.freeing(who, "PruneVolumes", content, work).await
     }
 
-    /// A volume's files as a tar, and the digest of it last.
+    /// A volume's files as a tar, and the digest of it last; without what the caller `had` of it before.
     ///
     /// # Errors
-    /// `VolumeNotFound`; in the stream `Io`, `Volume`.
-    pub async fn export_volume(&self, name: &str) -> Result<mpsc::Receiver<Result<ExportItem, NodeError>>, NodeError> {
-        super::export(self.inner(), name).await
+    /// `VolumeNotFound`; in the stream `VolumeChanged`, `Io`, `Volume`, `Stopping`.
+    pub async fn export_volume(
+        &self,
+        name: &str,
+        had: Option<Had>,
+    ) -> Result<mpsc::Receiver<Result<ExportItem, NodeError>>, NodeError> {
+        super::export(self.inner(), name, had).await
     }
 
     /// Makes a volume of a tar, or fills or replaces one that no container runs with: as a whole or not at all. A repeated request id is

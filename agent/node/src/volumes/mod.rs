@@ -18,7 +18,7 @@ pub(crate) use create::{clone, create};
 pub(crate) use hang::{Hung, hang};
 pub(crate) use recover::{Opened, detach_unused, open, sweep};
 pub(crate) use remove::{forget, prune, remove};
-pub use transfer::{ExportItem, ImportItem, ImportRequest};
+pub use transfer::{ExportItem, Had, ImportItem, ImportRequest};
 pub(crate) use transfer::{export, import};
 pub(crate) use usage::{bytes, sizes};
 pub(crate) use using::{Mounted, from_others, images_of, let_go, resolve, trees, undo, view};

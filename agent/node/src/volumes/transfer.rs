@@ -9,6 +9,7 @@ use berth_model::digest::Algorithm;
 use berth_model::volume::VolumeRecord;
 use berth_tar::{Extracted, Packer, Packing};
 use bytes::{Bytes, BytesMut};
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -25,8 +26,21 @@ const STUCK: Duration = Duration::from_secs(600);
 /// A tar of a volume: its pieces, and the digest of all of them last.
 #[derive(Debug)]
 pub enum ExportItem {
+    /// First, where the caller has some of it: the tar goes on behind so many bytes.
+    At(u64),
     Tar(Bytes),
-    Done { sha256: String, bytes: u64 },
+    Done {
+        sha256: String,
+        bytes: u64,
+    },
+}
+
+/// What a caller has of a tar whose stream broke off.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Had {
+    pub bytes: u64,
+    /// Of these bytes, in hexadecimal digits.
+    pub sha256: String,
 }
 
 /// An import, from its caller's first frame.
@@ -48,7 +62,11 @@ pub enum ImportItem {
 }
 
 /// Cuts a stream into pieces, and counts and hashes it.
-struct Out {
+struct Out<'a> {
+    /// As long as the stream is what the caller has: it is hashed, and goes nowhere.
+    had: Option<Had>,
+    /// That was something else.
+    changed: &'a Cell<bool>,
     send: mpsc::Sender<Result<ExportItem, NodeError>>,
     piece: BytesMut,
     hasher: Hasher,
@@ -56,10 +74,23 @@ struct Out {
     handle: tokio::runtime::Handle,
 }
 
-impl Out {
+impl Out<'_> {
     fn give(&mut self) -> io::Result<()> {
         let piece = std::mem::replace(&mut self.piece, BytesMut::with_capacity(PIECE)).freeze();
-        let send = self.send.send(Ok(ExportItem::Tar(piece)));
+        self.tell(ExportItem::Tar(piece))
+    }
+
+    /// All that the caller has has gone by.
+    fn compare(&self, had: &Had) -> io::Result<()> {
+        if !had.sha256.eq_ignore_ascii_case(self.hasher.clone().finish().hex()) {
+            self.changed.set(true);
+            return Err(io::Error::other("the tar is another one"));
+        }
+        self.tell(ExportItem::At(had.bytes))
+    }
+
+    fn tell(&self, item: ExportItem) -> io::Result<()> {
+        let send = self.send.send(Ok(item));
         match self.handle.block_on(tokio::time::timeout(STUCK, send)) {
             Ok(Ok(())) => Ok(()),
             _ => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the caller has gone")),
@@ -67,8 +98,18 @@ impl Out {
     }
 }
 
-impl Write for Out {
+impl Write for Out<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(had) = &self.had {
+            let n = bytes.len().min(usize::try_from(had.bytes - self.bytes).unwrap_or(usize::MAX));
+            self.hasher.update(&bytes[..n]);
+            self.bytes += n as u64;
+            if had.bytes == self.bytes {
+                self.compare(had)?;
+                self.had = None;
+            }
+            return Ok(n);
+        }
         let n = bytes.len().min(PIECE - self.piece.len());
         self.piece.extend_from_slice(&bytes[..n]);
         self.hasher.update(&bytes[..n]);
@@ -84,10 +125,12 @@ impl Write for Out {
     }
 }
 
-/// Reads a volume as a tar, whose first entry `./` is the volume's root. One that is in use is read while it is written.
+/// Reads a volume as a tar, whose first entry `./` is the volume's root. One that is in use is read while it is written. What the caller `had`
+/// is made once more, and compared in the place of sent.
 pub(crate) async fn export(
     inner: &Arc<Inner>,
     name: &str,
+    had: Option<Had>,
 ) -> Result<mpsc::Receiver<Result<ExportItem, NodeError>>, NodeError> {
     let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
     let work = begin(inner, name, "an export of it")?;
@@ -95,32 +138,55 @@ pub(crate) async fn export(
     let (inner_, handle) = (inner.clone(), tokio::runtime::Handle::current());
     inner.tasks.spawn_blocking(move || {
         let _permit = permit;
-        let packed = (|| -> Result<ExportItem, NodeError> {
-            attach(&inner_, &work.volume)?;
-            let from = inner_.volumes.place(&work.volume).open()?;
-            let stop = inner_.stop.clone();
-            let check =
-                move || if stop.is_cancelled() { Err(io::Error::other("the agent is stopping")) } else { Ok(()) };
-            let out = Out {
-                send: send.clone(),
-                piece: BytesMut::with_capacity(PIECE),
-                hasher: Hasher::new(Algorithm::Sha256),
-                bytes: 0,
-                handle: handle.clone(),
-            };
-            let act = || format!("reading the volume {}", work.volume.record.name);
-            let mut packer = Packer::new(out, Packing { one_file_system: true, ..Packing::default() }, &check);
-            packer.add(from.as_fd(), b".").map_err(NodeError::io(act()))?;
-            let mut out = packer.finish().map_err(NodeError::io(act()))?;
-            if !out.piece.is_empty() {
-                out.give().map_err(NodeError::io(act()))?;
-            }
-            Ok(ExportItem::Done { sha256: out.hasher.finish().hex().to_owned(), bytes: out.bytes })
-        })();
+        let packed = packed(&inner_, &work.volume, had, &send, &handle);
         drop(work);
         let _ = handle.block_on(tokio::time::timeout(STUCK, send.send(packed)));
     });
     Ok(receive)
+}
+
+/// Makes the tar, and says what it was.
+fn packed(
+    inner: &Arc<Inner>,
+    volume: &Volume,
+    had: Option<Had>,
+    send: &mpsc::Sender<Result<ExportItem, NodeError>>,
+    handle: &tokio::runtime::Handle,
+) -> Result<ExportItem, NodeError> {
+    let name = &volume.record.name;
+    attach(inner, volume)?;
+    let from = inner.volumes.place(volume).open()?;
+    let check = || match () {
+        () if inner.stop.is_cancelled() => Err(io::Error::other("the agent is stopping")),
+        // Seen here while nothing is sent because the caller has it.
+        () if send.is_closed() => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the caller has gone")),
+        () => Ok(()),
+    };
+    let changed = Cell::new(false);
+    let out = Out {
+        had,
+        changed: &changed,
+        send: send.clone(),
+        piece: BytesMut::with_capacity(PIECE),
+        hasher: Hasher::new(Algorithm::Sha256),
+        bytes: 0,
+        handle: handle.clone(),
+    };
+    let mut packer = Packer::new(out, Packing { one_file_system: true, ..Packing::default() }, &check);
+    let made = packer.add(from.as_fd(), b".").and_then(|()| packer.finish()).and_then(|mut out| {
+        if !out.piece.is_empty() {
+            out.give()?;
+        }
+        Ok(out)
+    });
+    match made {
+        // It ended before all that the caller has.
+        Ok(out) if out.had.is_some() => Err(NodeError::VolumeChanged(name.clone())),
+        Ok(out) => Ok(ExportItem::Done { sha256: out.hasher.finish().hex().to_owned(), bytes: out.bytes }),
+        Err(_) if changed.get() => Err(NodeError::VolumeChanged(name.clone())),
+        Err(_) if inner.stop.is_cancelled() => Err(NodeError::Stopping),
+        Err(e) => Err(NodeError::io(format!("reading the volume {name}"))(e)),
+    }
 }
 
 fn attach(inner: &Inner, volume: &Volume) -> Result<(), NodeError> {

@@ -1,0 +1,145 @@
+//! Tars of volumes whose stream breaks in the middle: they go on where they were, or say why they cannot.
+
+use crate::harness::{Node, until};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+
+/// More than pipes and flow control take before anybody reads.
+const MIB: usize = 72;
+const SUM: &str = "cd /data; find . -type f | sort | xargs md5sum | md5sum";
+
+/// A volume `data` with a large file between small ones, and the digest of its files.
+fn filled(node: &Node) -> String {
+    let script = format!(
+        "cd /data; echo first >a; dd if=/dev/urandom of=large bs=1048576 count={MIB} 2>/dev/null; ln large link; mkdir z; echo last >z/z; {SUM}"
+    );
+    let sum = node.sh(&["-v", "data:/data"], &script);
+    until("nobody has it", || node.ok(&["ps", "-aq"]).is_empty());
+    sum
+}
+
+fn inside(node: &Node, volume: &str) -> PathBuf {
+    node.data().join("volumes").join(volume).join("_data")
+}
+
+fn exported(node: &Node) -> Child {
+    let mut command = node.ctl_command(&["volume", "export", "data"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("berthctl")
+}
+
+/// The first bytes of a tar; behind them the pipe holds it up.
+fn begun(child: &mut Child, bytes: usize) -> Vec<u8> {
+    let mut some = vec![0; bytes];
+    child.stdout.as_mut().expect("pipe").read_exact(&mut some).expect("tar");
+    some
+}
+
+fn rest(child: Child) -> (Output, String) {
+    let output = child.wait_with_output().expect("wait");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, said)
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).expect("read")
+}
+
+#[test]
+fn an_export_into_a_pipe_goes_on() {
+    let mut node = Node::with_busybox("resume-export");
+    filled(&node);
+    let whole = node.scratch().join("whole.tar");
+    node.ok(&["volume", "export", "-o", &whole.display().to_string(), "data"]);
+    let whole = read(&whole);
+    // Killed twice in the middle, then told to stop.
+    let mut child = exported(&node);
+    let mut tar = begun(&mut child, 1 << 20);
+    node.kill_agent();
+    node.spawn();
+    tar.extend(begun(&mut child, 20 << 20));
+    node.kill_agent();
+    node.spawn();
+    tar.extend(begun(&mut child, 20 << 20));
+    node.stop_agent();
+    node.spawn();
+    let (output, said) = rest(child);
+    assert!(output.status.success(), "{said}");
+    tar.extend(output.stdout);
+    assert!(tar == whole, "{} bytes, and should be {}", tar.len(), whole.len());
+    node.finish();
+}
+
+#[test]
+fn an_export_of_a_volume_that_changed_meanwhile_says_so() {
+    let mut node = Node::with_busybox("resume-changed");
+    filled(&node);
+    let data = inside(&node, "data");
+    let changes: [&dyn Fn(); 2] = [
+        &|| std::fs::write(data.join("a"), "other").expect("write"),
+        // The tar ends before what came already.
+        &|| {
+            std::fs::remove_dir_all(data.join("z"))
+                .and(std::fs::remove_file(data.join("large")))
+                .and(std::fs::remove_file(data.join("link")))
+                .expect("remove")
+        },
+    ];
+    for change in changes {
+        let mut child = exported(&node);
+        let some = begun(&mut child, 1 << 20).len();
+        node.kill_agent();
+        change();
+        node.spawn();
+        let (output, said) = rest(child);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("volume data has changed since"), "{said}");
+        let told = format!("the tar is cut off after {} bytes", some + output.stdout.len());
+        assert!(said.contains(&told) && said.contains("begin anew"), "{said}");
+    }
+    node.finish();
+}
+
+/// What an agent says to a caller that has had other bytes, or more than there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offset_goes_with_its_digest() {
+    use berth::v1::{self, export_volume_response::Kind};
+    let node = Node::with_busybox("resume-digest");
+    node.sh(&["-v", "data:/data"], "echo first >/data/a");
+    let tar = node.scratch().join("data.tar");
+    node.ok(&["volume", "export", "-o", &tar.display().to_string(), "data"]);
+    let tar = read(&tar);
+    let digest =
+        |bytes: &[u8]| berth::hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    let channel = node.channel_as(&node.pki.identity("operator")).await.expect("connect");
+    let ask = async |offset: u64, sha256: &str| -> Result<(Vec<u8>, bool, String), tonic::Status> {
+        let mut client = v1::volumes_client::VolumesClient::new(channel.clone());
+        let request = v1::ExportVolumeRequest { volume: "data".into(), offset, sha256: sha256.into() };
+        let mut frames = client.export(request).await?.into_inner();
+        let (mut came, mut at, mut end) = (Vec::new(), false, String::new());
+        while let Some(frame) = frames.message().await? {
+            match frame.kind.expect("a frame") {
+                Kind::At(place) => at = came.is_empty() && place.bytes == offset,
+                Kind::Tar(bytes) => came.extend_from_slice(&bytes),
+                Kind::End(last) => end = last.sha256,
+            }
+        }
+        Ok((came, at, end))
+    };
+    for offset in [0, 1, 511, 512, tar.len() - 1, tar.len()] {
+        let (came, at, end) = ask(offset as u64, &digest(&tar[..offset])).await.expect("the rest");
+        assert!(came == tar[offset..] && end == digest(&tar), "{offset}");
+        assert_eq!(at, offset > 0, "{offset}");
+    }
+    for (offset, sha256, code) in [
+        (512, digest(&tar[..511]), tonic::Code::FailedPrecondition),
+        (tar.len() as u64 + 1, digest(&tar), tonic::Code::FailedPrecondition),
+        (u64::MAX, digest(&tar), tonic::Code::FailedPrecondition),
+        (512, String::new(), tonic::Code::InvalidArgument),
+        (512, "x".repeat(64), tonic::Code::InvalidArgument),
+    ] {
+        let refused = ask(offset, &sha256).await.expect_err("another tar");
+        assert_eq!(refused.code(), code, "{offset}: {refused:?}");
+    }
+    node.finish();
+}
