@@ -105,6 +105,7 @@ pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Volumes/Create"),
     long_change("/berth.v1.Volumes/Export"),
     long_change("/berth.v1.Volumes/Import"),
+    long_change("/berth.v1.Volumes/ImportInParts"),
     look("/berth.v1.Volumes/Inspect"),
     look("/berth.v1.Volumes/List"),
     long_change("/berth.v1.Volumes/Prune"),

@@ -33,6 +33,11 @@ fn length(piece: &Bytes) -> u64 {
 }
 
 impl Feed {
+    /// With room for so many bytes.
+    pub fn with_window(window: u64) -> Feed {
+        Feed { window, ..Feed::default() }
+    }
+
     /// There is room for more; otherwise standard input is left alone.
     pub fn has_room(&self) -> bool {
         self.end - self.fed < self.window

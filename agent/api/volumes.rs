@@ -9,11 +9,11 @@ use berth::v1::{self, volumes_server};
 use berth_model::pattern::LabelPattern;
 use berth_model::spec::{ImageMount, MountKind, VolumeMount};
 use berth_model::volume::check_volume_name;
-use berth_node::{ExportItem, Had, ImportItem, ImportRequest, Node, NodeError, VolumeView};
+use berth_node::{ExportItem, Extracted, Had, ImportItem, ImportRequest, Node, NodeError, Requester, VolumeView};
 use berth_volume::Backing;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -176,6 +176,7 @@ impl volumes_server::Volumes for Volumes {
     type ListStream = Answers<v1::ListVolumesResponse>;
     type PruneStream = Answers<v1::PruneVolumesResponse>;
     type ExportStream = Answers<v1::ExportVolumeResponse>;
+    type ImportInPartsStream = Answers<v1::ImportVolumeProgress>;
 
     async fn create(
         &self,
@@ -341,24 +342,40 @@ impl volumes_server::Volumes for Volumes {
         &self,
         request: Request<Streaming<v1::ImportVolumeRequest>>,
     ) -> Result<Response<v1::ImportVolumeResponse>, Status> {
-        use v1::import_volume_request::Kind;
-        let call = call(&request)?;
-        let mut requests = request.into_inner();
-        let Some(Kind::Start(start)) = requests.message().await?.and_then(|m| m.kind) else {
-            return Err(status::bad_stream("the first frame must be start"));
-        };
-        let mut f = Fields::under("start.");
-        f.request_id(&start.request_id);
-        name(&mut f, "volume", &start.volume);
-        f.done()?;
-        call.permit(&permission::of_volume(&self.node, &start.volume), &start.volume, &start.request_id)?;
-        let who = call.about(&start.volume, &start.request_id);
-        let (pieces, receive) = mpsc::channel(4);
-        super::spawn(feed(requests, pieces));
+        let (who, request, receive) = self.import_start(request, false).await?;
         let node = self.node.clone();
-        let request = ImportRequest { volume: start.volume, replace: start.replace };
         let done = finish(async move { node.import_volume(&who, request, receive).await }).await?;
-        Ok(Response::new(v1::ImportVolumeResponse { entries: done.entries, bytes: done.bytes, skipped: done.skipped }))
+        Ok(Response::new(imported(done)))
+    }
+
+    async fn import_in_parts(
+        &self,
+        request: Request<Streaming<v1::ImportVolumeRequest>>,
+    ) -> Result<Response<Self::ImportInPartsStream>, Status> {
+        use v1::import_volume_progress::Kind;
+        let (who, request, receive) = self.import_start(request, true).await?;
+        let (safe, mut told) = watch::channel(None);
+        let (sender, stream) = mpsc::channel(4);
+        let node = self.node.clone();
+        let progress = |kind| v1::ImportVolumeProgress { kind: Some(kind) };
+        super::spawn(async move {
+            let work = finish(async move { node.import_volume_in_parts(&who, request, receive, safe).await });
+            tokio::pin!(work);
+            let done = loop {
+                tokio::select! {
+                    done = &mut work => break done,
+                    Ok(()) = told.changed() => {
+                        let bytes = *told.borrow_and_update();
+                        if let Some(bytes) = bytes {
+                            // Nobody there: the work finds that out by itself.
+                            let _ = sender.send(Ok(progress(Kind::SafeBytes(bytes)))).await;
+                        }
+                    }
+                }
+            };
+            let _ = sender.send(done.map(|done| progress(Kind::Done(imported(done))))).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     async fn clone(
@@ -379,6 +396,36 @@ impl volumes_server::Volumes for Volumes {
         let made =
             finish(async move { node.clone_volume(&who, &request.source, &request.target, labels).await }).await?;
         Ok(Response::new(v1::CloneVolumeResponse { volume: Some(volume(&made, None)) }))
+    }
+}
+
+fn imported(done: Extracted) -> v1::ImportVolumeResponse {
+    v1::ImportVolumeResponse { entries: done.entries, bytes: done.bytes, skipped: done.skipped }
+}
+
+impl Volumes {
+    /// Reads the first frame of an import; the others come through the channel. `again`: it may have begun in an earlier call.
+    async fn import_start(
+        &self,
+        request: Request<Streaming<v1::ImportVolumeRequest>>,
+        again: bool,
+    ) -> Result<(Requester, ImportRequest, mpsc::Receiver<Result<ImportItem, NodeError>>), Status> {
+        use v1::import_volume_request::Kind;
+        let call = call(&request)?;
+        let mut requests = request.into_inner();
+        let Some(Kind::Start(start)) = requests.message().await?.and_then(|m| m.kind) else {
+            return Err(status::bad_stream("the first frame must be start"));
+        };
+        let mut f = Fields::under("start.");
+        f.request_id(&start.request_id);
+        f.check(!again || !start.request_id.is_empty(), "request_id", "must be there: by it the import is known again");
+        name(&mut f, "volume", &start.volume);
+        f.done()?;
+        call.permit(&permission::of_volume(&self.node, &start.volume), &start.volume, &start.request_id)?;
+        let who = call.about(&start.volume, &start.request_id);
+        let (pieces, receive) = mpsc::channel(4);
+        super::spawn(feed(requests, pieces));
+        Ok((who, ImportRequest { volume: start.volume, replace: start.replace }, receive))
     }
 }
 

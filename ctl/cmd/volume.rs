@@ -121,8 +121,8 @@ pub struct Export {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "When the agent is restarted in between, a file is sent again from its beginning, and so is standard input of at most 16 MiB.\n\n\
-        Example:\n  berthctl volume import data data.tar"
+    after_help = "When the agent is restarted in between, standard input goes on where it was: the host keeps what has arrived of it, and needs room \
+        for the tar beside its files. A file is sent again from its beginning.\n\nExample:\n  berthctl volume import data data.tar"
 )]
 pub struct Import {
     /// What the volume has goes; else it must be empty

@@ -72,6 +72,7 @@ const CHANGING: &[&str] = &[
     "/berth.v1.Volumes/Create",
     "/berth.v1.Volumes/Export",
     "/berth.v1.Volumes/Import",
+    "/berth.v1.Volumes/ImportInParts",
     "/berth.v1.Volumes/Prune",
     "/berth.v1.Volumes/Remove",
 ];

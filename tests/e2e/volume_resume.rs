@@ -1,7 +1,7 @@
 //! Tars of volumes whose stream breaks in the middle: they go on where they were, or say why they cannot.
 
 use crate::harness::{Node, until};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
@@ -141,5 +141,150 @@ async fn an_offset_goes_with_its_digest() {
         let refused = ask(offset, &sha256).await.expect_err("another tar");
         assert_eq!(refused.code(), code, "{offset}: {refused:?}");
     }
+    node.finish();
+}
+
+/// What is kept of imports: parts that are safe.
+fn parts(node: &Node) -> usize {
+    let folders = std::fs::read_dir(node.data().join("volumes")).into_iter().flatten().flatten();
+    let imports = folders.filter(|e| e.file_name().to_string_lossy().starts_with(".import-"));
+    let files = imports.flat_map(|e| std::fs::read_dir(e.path()).into_iter().flatten().flatten());
+    files.filter(|e| e.file_name() != "new").count()
+}
+
+fn nothing_is_kept(node: &Node) -> bool {
+    let folders = std::fs::read_dir(node.data().join("volumes")).expect("volumes").flatten();
+    folders.filter(|e| e.file_name().to_string_lossy().starts_with('.')).count() == 0
+}
+
+fn tar_of(node: &Node) -> Vec<u8> {
+    let tar = node.scratch().join("data.tar");
+    node.ok(&["volume", "export", "-o", &tar.display().to_string(), "data"]);
+    read(&tar)
+}
+
+#[test]
+fn an_import_from_a_pipe_goes_on() {
+    let mut node = Node::with_busybox("resume-import");
+    let sum = filled(&node);
+    let tar = tar_of(&node);
+    let mut command = node.ctl_command(&["volume", "import", "copy"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ctl");
+    let mut stdin = child.stdin.take().expect("pipe");
+    // Killed in the middle, and then told to stop while its caller waits for input.
+    stdin.write_all(&tar[..30 << 20]).expect("input");
+    until("some of it is safe", || parts(&node) > 0);
+    node.kill_agent();
+    node.spawn();
+    stdin.write_all(&tar[30 << 20..55 << 20]).expect("input");
+    until("more of it is safe", || parts(&node) > 5);
+    node.stop_agent();
+    node.spawn();
+    stdin.write_all(&tar[55 << 20..]).expect("input");
+    drop(stdin);
+    let (output, said) = rest(child);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(node.sh(&["-v", "copy:/data"], SUM), sum);
+    assert!(nothing_is_kept(&node));
+    node.finish();
+}
+
+#[test]
+fn an_export_goes_on_into_an_import_that_goes_on() {
+    let mut from = Node::with_busybox("resume-from");
+    let mut to = Node::with_busybox("resume-to");
+    let sum = filled(&from);
+    to.stop_agent();
+    // Some seconds for the whole of it.
+    to.set_env("BERTH_FAILPOINTS", Some("volume.while_arriving=sleep:15"));
+    to.spawn();
+    let mut source = exported(&from);
+    let mut command = to.ctl_command(&["volume", "import", "data"]);
+    let pipe = source.stdout.take().expect("pipe");
+    let sink = command.stdin(pipe).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ctl");
+    drop(command);
+    until("some of it is safe", || parts(&to) > 1);
+    from.kill_agent();
+    from.spawn();
+    until("it goes on", || parts(&to) > 3);
+    to.kill_agent();
+    to.spawn();
+    until("it goes on", || parts(&to) > 4);
+    from.kill_agent();
+    to.kill_agent();
+    to.set_env("BERTH_FAILPOINTS", None);
+    from.spawn();
+    to.spawn();
+    let ((exported, said), (imported, told)) = (rest(source), rest(sink));
+    assert!(exported.status.success() && imported.status.success(), "{said} {told}");
+    assert_eq!(to.sh(&["-v", "data:/data"], SUM), sum);
+    assert!(nothing_is_kept(&to));
+    from.finish();
+    to.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrives_is_kept_and_checked() {
+    use berth::v1::{self, import_volume_progress::Kind as Told, import_volume_request::Kind};
+    let node = Node::with_busybox("resume-parts");
+    filled(&node);
+    let tar = tar_of(&node);
+    let channel = node.channel_as(&node.pki.identity("operator")).await.expect("connect");
+    let frame = |kind| v1::ImportVolumeRequest { kind: Some(kind) };
+    let start = |id: &str| v1::ImportVolumeStart { request_id: id.into(), volume: "copy".into(), replace: false };
+    // Sends what is behind the first answer, and gives that answer and the last one.
+    let send = async |id: &str, upto: usize, sha256: Option<String>| {
+        let mut client = v1::volumes_client::VolumesClient::new(channel.clone());
+        let (frames, stream) = tokio::sync::mpsc::channel(4);
+        frames.send(frame(Kind::Start(start(id)))).await.expect("start");
+        let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+        let mut answers = client.import_in_parts(stream).await?.into_inner();
+        let mut at = 0;
+        while let Some(answer) = answers.message().await? {
+            match answer.kind.expect("an answer") {
+                Told::Done(_) => break,
+                Told::SafeBytes(_) if at > 0 => {}
+                Told::SafeBytes(safe) => {
+                    at = safe.max(1);
+                    let mut rest = tar[safe as usize..upto]
+                        .chunks(1 << 20)
+                        .map(|p| Kind::Tar(p.to_vec().into()))
+                        .collect::<Vec<_>>();
+                    rest.extend(sha256.clone().map(|sha256| Kind::End(v1::VolumeTarEnd { sha256, bytes: 0 })));
+                    let frames = frames.clone();
+                    let last = sha256.is_none();
+                    tokio::spawn(async move {
+                        for kind in rest {
+                            frames.send(v1::ImportVolumeRequest { kind: Some(kind) }).await.expect("piece");
+                        }
+                    })
+                    .await
+                    .expect("sent");
+                    if last {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok::<u64, tonic::Status>(at)
+    };
+    let eight = 8 << 20;
+    // Cut off in the second part: the first one is kept, for this id alone.
+    assert_eq!(send("one", eight + 77, None).await.expect("cut"), 1);
+    until("a part is safe", || parts(&node) == 1);
+    assert_eq!(send("two", 10, None).await.expect("cut"), 1);
+    assert_eq!(send("one", 2 * eight + 77, None).await.expect("cut"), eight as u64);
+    until("another part is safe", || parts(&node) == 2);
+    // Another digest: nothing is imported, and nothing is kept.
+    let refused = send("one", tar.len(), Some("0".repeat(64))).await.expect_err("another digest");
+    assert!(refused.code() == tonic::Code::InvalidArgument && refused.message().contains("digest"), "{refused:?}");
+    assert_eq!(parts(&node), 0);
+    let digest = berth::hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &tar).as_ref());
+    assert_eq!(send("one", tar.len(), Some(digest.clone())).await.expect("whole"), 1);
+    // One that cannot end well is refused before anything is sent; and there is no import without a name of its own.
+    let refused = send("three", 10, None).await.expect_err("not empty");
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused:?}");
+    let refused = send("", 10, None).await.expect_err("no id");
+    assert!(refused.message().contains("request_id"), "{refused:?}");
     node.finish();
 }

@@ -71,6 +71,8 @@ pub const NAMES: &[&str] = &[
     "volume.after_removal_record",
     "volume.after_retire",
     "volume.while_clearing",
+    "volume.while_arriving",
+    "volume.after_arrival",
     "volume.while_importing",
     "volume.after_extract",
     "volume.after_take",

@@ -78,6 +78,7 @@ mod volumes;
 mod wait;
 
 pub use berth_cdi::{Name as CdiName, check_kind as check_cdi_kind};
+pub use berth_tar::Extracted;
 pub use check::{Checked, Condition};
 pub use cni::CniSettings;
 pub use container::Hold;

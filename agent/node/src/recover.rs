@@ -138,6 +138,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     });
     inner.watchers.spawn(reaper::run(inner.clone(), jobs));
     inner.watchers.spawn(session::sweep(inner.clone()));
+    inner.watchers.spawn(volumes::sweep_parts(inner.clone()));
     let recovered = containers(&inner, records, loaded.same_boot).await;
     if let Err(e) = recovered {
         inner.stop.cancel();

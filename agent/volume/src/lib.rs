@@ -7,6 +7,8 @@
 //! `_fill` beside `_data` while the first files are copied. Each becomes what it is meant to be by one rename(2), behind which the folder
 //! is synced; so a crash leaves a volume as it was before or as it is behind a step, and leftovers are known by their names.
 //!
+//! What arrives of a tar that its sender cannot send twice is kept in `.import-…` ([`Parts`]), which no step needs and time removes.
+//!
 //! Files of a volume are handed out as detached mounts ([`Place::tree`]); a path inside is resolved by openat2(2) below the volume's root
 //! and held by its descriptor from then on, so that nobody who swaps folders for links meanwhile leads out of it (CVE-2021-25741).
 //!
@@ -15,11 +17,13 @@
 
 mod copy;
 mod options;
+mod parts;
 mod place;
 mod store;
 
 pub use copy::{copy_tree, extractor};
 pub use options::{Backing, BadOptions, Foreign, is_of_host, without_secrets};
+pub use parts::{PART, Parts};
 pub use place::{Place, tree_of};
 pub use store::{Draft, VolumeStore};
 

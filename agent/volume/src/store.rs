@@ -2,7 +2,7 @@
 
 use crate::options::Foreign;
 use crate::place::sync;
-use crate::{Act, Backing, Place, VolumeError};
+use crate::{Act, Backing, Parts, Place, VolumeError, parts};
 use berth_sys::fs::{self as sysfs, Open};
 use berth_sys::loop_device;
 use berth_sys::mount::{self, FsContext, MountAttr};
@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// No such file system.
 const ENODEV: i32 = 19;
@@ -27,6 +28,7 @@ const DISK: &str = "disk";
 const TOLD: &str = "record.json";
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
+const IMPORT: &str = ".import-";
 
 /// All volumes of a node. Cheap to clone. What it does blocks.
 #[derive(Clone, Debug)]
@@ -200,6 +202,36 @@ impl VolumeStore {
             }
         }
         Ok((names, leftovers))
+    }
+
+    /// Opens or makes what is kept of an import; `key` has letters and digits only.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn parts(&self, key: &str) -> Result<Parts, VolumeError> {
+        Parts::open(self.parts_dir(key))
+    }
+
+    /// Where that is.
+    pub fn parts_dir(&self, key: &str) -> PathBuf {
+        self.dir.join(format!("{IMPORT}{key}"))
+    }
+
+    /// The imports of which nothing has come for so long: their keys and folders.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn idle_parts(&self, age: Duration) -> Result<Vec<(String, PathBuf)>, VolumeError> {
+        let act = || format!("listing {}", self.dir.display());
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).act(act)? {
+            let entry = entry.act(act)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(key) = name.strip_prefix(IMPORT).filter(|_| parts::is_idle(&entry.path(), age)) {
+                found.push((key.to_owned(), entry.path()));
+            }
+        }
+        Ok(found)
     }
 
     /// What [`Draft::describe`] has kept.

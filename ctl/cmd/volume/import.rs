@@ -1,5 +1,7 @@
 //! `volume import`: a tar on its way to a volume.
 
+mod parts;
+
 use super::Import;
 use crate::cmd::cp::Going;
 use crate::connect::{Connection, Patience, request_id};
@@ -20,8 +22,8 @@ use tokio_stream::wrappers::ReceiverStream;
 const PIECE: usize = 128 << 10;
 /// Frames that wait for the agent.
 const QUEUE: usize = 4;
-/// Bytes of standard input that an import keeps. How much of a tar has arrived is not known before all of it has: what is longer cannot be sent
-/// again to an agent that was restarted in between.
+/// Bytes of standard input that are kept for an agent that does not say how much of it has arrived: what is longer cannot be sent again to one
+/// that was restarted in between.
 const KEPT: usize = 16 << 20;
 
 /// Why a try ended too early.
@@ -49,6 +51,10 @@ pub async fn import(fleet: &Fleet, args: Import) -> Result<u8> {
             let start =
                 v1::ImportVolumeStart { request_id: request_id()?, volume: args.volume.clone(), replace: args.replace };
             let going = Going::new(&sink, false, "Importing");
+            if stdin && let Some(done) = parts::import(&c, &start, &going).await.inspect_err(|_| going.end())? {
+                going.end();
+                return told(&sink, &args.volume, done);
+            }
             let mut patience = Patience::default();
             let kept = stdin.then(|| Arc::new(Replay::new(KEPT)));
             let done = loop {
@@ -67,14 +73,17 @@ pub async fn import(fleet: &Fleet, args: Import) -> Result<u8> {
                 }
             };
             going.end();
-            let done = done?;
-            for name in done.skipped {
-                crate::cmd::warn(&sink, &[format!("the device {name} was left out")]);
-            }
-            sink.line(&args.volume)
+            told(&sink, &args.volume, done?)
         }
     };
     fleet.each(call, |_, ()| Ok(())).await
+}
+
+fn told(sink: &Sink, volume: &str, done: v1::ImportVolumeResponse) -> Result<()> {
+    for name in done.skipped {
+        crate::cmd::warn(sink, &[format!("the device {name} was left out")]);
+    }
+    sink.line(volume)
 }
 
 /// The tar is longer than what is kept of it.

@@ -9,7 +9,13 @@ use crate::{Node, NodeError, Requester};
 use berth_tar::Extracted;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+
+/// Of an import that was sent again because its answer was lost.
+fn answer(done: &str) -> Extracted {
+    let (entries, bytes) = serde_json::from_str(done).unwrap_or_default();
+    Extracted { entries, bytes, ..Extracted::default() }
+}
 
 impl Node {
     /// Makes a volume, or gives the one that is there with the same options and labels. No name: one is made up.
@@ -121,14 +127,38 @@ impl Node {
     ) -> Result<Extracted, NodeError> {
         let ticket = match self.inner().requests.begin(who, "ImportVolume", fingerprint(&request)).await? {
             Begin::New(ticket) => ticket,
-            Begin::Answered(done) => {
-                // Sent again because the answer was lost.
-                let (entries, bytes) = serde_json::from_str(&done).unwrap_or_default();
-                return Ok(Extracted { entries, bytes, ..Extracted::default() });
-            }
+            Begin::Answered(done) => return Ok(answer(&done)),
         };
         let inner = self.inner().clone();
         let done = self.inner().to_its_end(async move { super::import(&inner, request, pieces).await }).await?;
+        self.answered(ticket, &serde_json::to_string(&(done.entries, done.bytes)).unwrap_or_default()).await;
+        Ok(done)
+    }
+
+    /// As [`Node::import_volume`], for a caller that cannot send its tar twice: what has arrived is kept, also behind a restart of the agent, and a
+    /// repeated request id goes on there. `safe` is told how many bytes that are.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn import_volume_in_parts(
+        &self,
+        who: &Requester,
+        request: ImportRequest,
+        pieces: mpsc::Receiver<Result<ImportItem, NodeError>>,
+        safe: watch::Sender<Option<u64>>,
+    ) -> Result<Extracted, NodeError> {
+        let ticket = match self.inner().requests.begin(who, "ImportVolume", fingerprint(&request)).await? {
+            Begin::New(ticket) => ticket,
+            Begin::Answered(done) => {
+                super::parts::forget_answered(self.inner(), who, &request).await;
+                return Ok(answer(&done));
+            }
+        };
+        let (inner, who) = (self.inner().clone(), who.clone());
+        let done = self
+            .inner()
+            .to_its_end(async move { super::parts::import(&inner, &who, request, pieces, safe).await })
+            .await?;
         self.answered(ticket, &serde_json::to_string(&(done.entries, done.bytes)).unwrap_or_default()).await;
         Ok(done)
     }

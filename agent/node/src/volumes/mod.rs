@@ -8,6 +8,7 @@ mod api;
 mod create;
 mod hang;
 mod host_path;
+mod parts;
 mod recover;
 mod remove;
 mod transfer;
@@ -16,6 +17,7 @@ mod using;
 
 pub(crate) use create::{clone, create};
 pub(crate) use hang::{Hung, hang};
+pub(crate) use parts::sweep as sweep_parts;
 pub(crate) use recover::{Opened, detach_unused, open, sweep};
 pub(crate) use remove::{forget, prune, remove};
 pub use transfer::{ExportItem, Had, ImportItem, ImportRequest};
@@ -62,6 +64,8 @@ struct Entry {
 pub(crate) struct Volumes {
     pub store: VolumeStore,
     table: Mutex<BTreeMap<String, Entry>>,
+    /// Imports in parts that somebody is at.
+    arriving: Mutex<BTreeSet<String>>,
     /// Held while volumes are made or removed by name.
     pub making: tokio::sync::Mutex<()>,
 }
@@ -107,6 +111,10 @@ fn detach_idle(inner: &Inner, volume: &Volume) {
 impl Volumes {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn arriving(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.arriving.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// By name.

@@ -86,7 +86,8 @@ pub(crate) fn open(dir: &Path, records: Vec<VolumeRecord>) -> Result<Opened, Nod
         let volume = Volume::new(record)?;
         table.insert(name, Entry { volume: Some(volume), ..Entry::default() });
     }
-    let volumes = Volumes { store, table: Mutex::new(table), making: tokio::sync::Mutex::default() };
+    let volumes =
+        Volumes { store, table: Mutex::new(table), arriving: Mutex::default(), making: tokio::sync::Mutex::default() };
     Ok(Opened { volumes, writes, leftovers })
 }
 

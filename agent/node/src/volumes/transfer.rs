@@ -278,15 +278,20 @@ fn extract(
     }
 }
 
-/// Into a volume that is there.
-fn into_there(
-    inner: &Arc<Inner>,
-    work: &super::Work,
-    replace: bool,
-    pieces: mpsc::Receiver<Result<ImportItem, NodeError>>,
-) -> Result<Extracted, NodeError> {
-    let volume = &work.volume;
-    let name = &volume.record.name;
+/// What would refuse an import at its end, asked before its beginning.
+pub(super) async fn may_begin(inner: &Arc<Inner>, request: &ImportRequest) -> Result<(), NodeError> {
+    let work = match begin_import(inner, &request.volume).await {
+        Err(NodeError::VolumeNotFound(name)) => {
+            return create::check(&VolumeRecord { name, ..VolumeRecord::default() });
+        }
+        begun => begun?,
+    };
+    let (inner_, replace) = (inner.clone(), request.replace);
+    inner.blocking(move || takes(&inner_, &work.volume, replace).map(drop)).await
+}
+
+/// Where the files of a volume are that an import may go into.
+fn takes(inner: &Inner, volume: &Volume, replace: bool) -> Result<berth_volume::Place, NodeError> {
     if let Some(elsewhere) = volume.backing.elsewhere() {
         return Err(berth_volume::VolumeError::Elsewhere(elsewhere).into());
     }
@@ -300,6 +305,19 @@ fn into_there(
     if !replace && !place.is_empty()? {
         return Err(berth_volume::VolumeError::NotEmpty.into());
     }
+    Ok(place)
+}
+
+/// Into a volume that is there.
+fn into_there(
+    inner: &Arc<Inner>,
+    work: &super::Work,
+    replace: bool,
+    pieces: mpsc::Receiver<Result<ImportItem, NodeError>>,
+) -> Result<Extracted, NodeError> {
+    let volume = &work.volume;
+    let name = &volume.record.name;
+    let place = takes(inner, volume, replace)?;
     let Some(fill) = &place.fill else { return Err(berth_volume::VolumeError::Elsewhere(name.clone()).into()) };
     berth_rootfs::remove_tree(fill)?;
     let taken = place.draft(fill).map_err(NodeError::from).and_then(|to| extract(to, pieces));
