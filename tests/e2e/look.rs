@@ -103,10 +103,19 @@ fn lists_are_filtered() {
 fn several_logs_are_one() {
     let node = Node::with_busybox("look-logs");
     let busybox = image("busybox");
-    node.ok(&["run", "-d", "--name", "aa", "--network", "none", &busybox, "sh", "-c", "echo 1; sleep 0.6; echo 3"]);
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    node.ok(&["run", "-d", "--name", "bb", "--network", "none", &busybox, "sh", "-c", "echo 2; sleep 0.6; echo 4"]);
-    let followed = node.ok(&["logs", "-f", "aa", "bb"]);
+    // One line of each after the other, however slow the machine is.
+    let script =
+        |first: &str, second: &str| format!("echo {first}; until [ -e /go ]; do sleep 0.05; done; echo {second}");
+    for (name, script) in [("aa", script("1", "3")), ("bb", script("2", "4"))] {
+        node.ok(&["run", "-d", "--name", name, "--network", "none", &busybox, "sh", "-c", &script]);
+        until("the first line is there", || node.ok(&["logs", name]).lines().count() == 1);
+    }
+    let follow = node.ctl_command(&["logs", "-f", "aa", "bb"]).stdout(Stdio::piped()).spawn().expect("logs");
+    node.ok(&["exec", "aa", "touch", "/go"]);
+    until("the second line is there", || node.ok(&["logs", "aa"]).lines().count() == 2);
+    node.ok(&["exec", "bb", "touch", "/go"]);
+    let followed = follow.wait_with_output().expect("logs");
+    let followed = String::from_utf8_lossy(&followed.stdout).into_owned();
     let mut lines: Vec<&str> = followed.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["aa | 1", "aa | 3", "bb | 2", "bb | 4"]);
