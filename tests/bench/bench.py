@@ -673,7 +673,7 @@ def throughput(options, crun, peers):
         for way in sorted({way for way, _ in values}):
             if (way, 'docker') in values:
                 times = ratio('throughput', f'berth / docker {way}', values[way, 'berth'], values[way, 'docker'])
-                target(f'throughput, {way}: of docker', times, 0.95, at_most=False)
+                target(f'throughput, {way}: of docker', times, 1.0, at_most=False)
     finally:
         for server in servers:
             server.kill()
@@ -796,6 +796,26 @@ SECTIONS = {'start': start, 'exec': execs, 'rate': rate, 'memory': memory, 'pull
             'stats': stats, 'crowd': crowd, 'throughput': throughput, 'neighbours': neighbours}
 
 
+def keep(path):
+    """The sections of this run in the place of their older ones; the others stay, each with its time."""
+    now = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
+    try:
+        with open(path) as file:
+            kept = json.load(file)
+    except (OSError, ValueError):
+        kept = {}
+    if kept.get('kernel') != os.uname().release or 'times' not in kept:
+        kept = {'results': {}, 'targets': [], 'times': {}}
+    measured = {v['target'] for v in verdicts}
+    merged = {'kernel': os.uname().release, 'cpus': os.cpu_count(),
+              'times': kept['times'] | {section: now for section in results},
+              'results': kept['results'] | results,
+              'targets': [v for v in kept['targets'] if v['target'] not in measured] + verdicts}
+    with open(path + '.new', 'w') as file:
+        json.dump(merged, file, indent=1)
+    os.replace(path + '.new', path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--sections', default=','.join(s for s in SECTIONS if s not in ['crowd', 'throughput', 'neighbours']))
@@ -833,9 +853,7 @@ def main():
     for v in verdicts:
         say(f"  {'met   ' if v['met'] else 'MISSED'} {v['target']:<52} {v['value']:>9.2f}  (limit {v['limit']})")
     os.makedirs(os.path.dirname(options.json), exist_ok=True)
-    with open(options.json, 'w') as file:
-        json.dump({'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), 'kernel': os.uname().release, 'cpus': os.cpu_count(),
-                   'results': results, 'targets': verdicts}, file, indent=1)
+    keep(options.json)
     say(f'\n{options.json}')
     v1_mounts.end()
     shutil.rmtree(WORK, ignore_errors=True)
