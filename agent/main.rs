@@ -64,6 +64,9 @@ enum Command {
 
 fn main() -> ExitCode {
     berth_sys::memory::one_heap();
+    // Folders that are made on the way for containers (missing mount sources, targets, parents in a tar) are their users' to enter. What is the
+    // agent's own is below folders of root alone, or has its mode from the call that makes it.
+    berth_sys::process::set_umask(0o022);
     // Before anything else is opened. Without them a start costs more, and says itself what is wrong.
     let _ = berth_sys::spawn::reserve();
     let args = Args::parse();

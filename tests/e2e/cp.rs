@@ -199,11 +199,13 @@ fn read_only_roots_and_roles() {
     let file = node.scratch().join("file");
     fs::write(&file, "x").expect("file");
     let file = file.display().to_string();
-    node.detached(&["--name", "ro", "--read-only", "--tmpfs", "/rw"], SLEEP);
+    node.detached(&["--name", "ro", "--read-only", "--tmpfs", "/rw", "-v", "kept:/kept"], SLEEP);
     assert!(node.fails(1, &["cp", &file, "ro:/new"]).contains("read-only"));
     node.ok(&["cp", &file, "ro:/rw/new"]);
     node.ok(&["stop", "-t", "0", "ro"]);
     assert!(node.fails(1, &["cp", &file, "ro:/new"]).contains("read-only"));
+    node.ok(&["cp", &file, "ro:/kept/new"]);
+    assert_eq!(node.sh(&["-v", "kept:/k"], "cat /k/new"), "x");
     node.detached(&["--name", "plain"], SLEEP);
     node.detached(&["--name", "root", "--privileged"], SLEEP);
     let (operator, viewer) = (node.pki.identity("operator"), node.pki.identity("viewer"));
@@ -229,18 +231,27 @@ fn mounts_of_a_stopped_container_are_not_taken_for_its_files() {
     fs::write(&file, "x").expect("file");
     let file = file.display().to_string();
     let bind = format!("{}:/data", here.display());
-    node.detached(&["--name", "box", "-v", &bind, "-v", "files:/vol", "--tmpfs", "/memory"], SLEEP);
+    let one = format!("{}:/etc/one", here.join("seen").display());
+    node.detached(&["--name", "box", "-v", &bind, "-v", &one, "-v", "files:/vol", "--tmpfs", "/memory"], SLEEP);
+    node.ok(&["exec", "box", "sh", "-c", "mkdir /dat; ln -s /data /d; ln -s ../etc/one /dat/link; ln -s /vol /v"]);
     node.ok(&["cp", "box:/data/seen", &file]);
     assert_eq!(fs::read_to_string(&file).expect("file"), "on the host");
     node.ok(&["cp", &file, "box:/data/new"]);
     assert_eq!(fs::read_to_string(here.join("new")).expect("new"), "on the host");
     node.ok(&["stop", "-t", "0", "box"]);
-    for arguments in
-        [["cp", "box:/data/seen", &file], ["cp", &file, "box:/data/late"], ["cp", &file, "box:/etc/../data"]]
-    {
+    for arguments in [
+        ["cp", "box:/data/seen", &file],
+        ["cp", &file, "box:/data/late"],
+        ["cp", &file, "box:/etc/../data"],
+        ["cp", &file, "box:/d/late"],
+        ["cp", "box:/d/", &file],
+    ] {
         let error = node.fails(1, &arguments);
         assert!(error.contains("mount /data") && error.contains("while it runs"), "{arguments:?}: {error}");
     }
+    assert!(node.fails(1, &["cp", &file, "box:/dat/link"]).contains("mount /etc/one"));
+    node.ok(&["cp", &file, "box:/v/new"]);
+    node.ok(&["cp", &file, "box:/dat/new"]);
     // Memory is not there either: what is written below it nobody would see again. (Volumes are: volume_options.rs.)
     for arguments in [["cp", &file, "box:/memory/late"], ["cp", "box:/memory/late", &file]] {
         let error = node.fails(1, &arguments);

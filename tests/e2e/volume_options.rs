@@ -163,6 +163,24 @@ fn a_stopped_containers_volumes_are_copied_from_and_to() {
         "-c",
         SLEEP,
     ]);
+    // Whoever the container's processes are: folders that a copy makes are theirs to enter.
+    node.ok(&[
+        "create",
+        "--name",
+        "user",
+        "-u",
+        "1000",
+        "-v",
+        "deep:/x/y/z",
+        &image("busybox"),
+        "ls",
+        "-ld",
+        "/x",
+        "/x/y",
+    ]);
+    node.ok(&["cp", "user:/etc/passwd", &out]);
+    let folders = node.ok(&["start", "-a", "user"]);
+    assert_eq!(folders.matches("drwxr-xr-x").count(), 2, "{folders}");
     node.ok(&["cp", &file, "fresh:/var/www/more"]);
     node.ok(&["cp", &file, "fresh:/not/there/more"]);
     node.ok(&["start", "fresh"]);

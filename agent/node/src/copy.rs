@@ -18,14 +18,17 @@ use berth_tar::{
 use bytes::{Bytes, BytesMut};
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Bytes of one piece of a tar.
 const PIECE: usize = 128 << 10;
+/// ST_RDONLY of statvfs(3).
+const READ_ONLY: u64 = 1;
 /// Pieces that wait for a caller.
 const QUEUE: usize = 4;
 /// A caller that takes nothing for so long has forgotten the copy, and a stopped container waits for its end.
@@ -64,11 +67,17 @@ pub(crate) async fn into(
     let name = container.record().name.clone();
     let done = inner
         .blocking(move || {
-            if root.read_only() {
+            let absent = Absent::of(&root, &name);
+            absent.refuse_text(&request.path)?;
+            let target = target(root.fd(), &request)?;
+            let to = match &target.top {
+                Top::Renamed { to, .. } => to.as_slice(),
+                _ => b"",
+            };
+            absent.refuse(target.base.as_fd(), to, &request.path)?;
+            if root.read_only() && sysfs::mount_flags(target.base.as_fd()).is_ok_and(|flags| flags & READ_ONLY != 0) {
                 return Err(NodeError::RootReadOnly(name));
             }
-            no_mount(&name, root.absent(), &request.path)?;
-            let target = target(root.fd(), &request)?;
             let owner = if request.keep_owner { Owner::Kept } else { Owner::Fixed(0, 0) };
             let (top, follow) = (target.top, target.follow);
             let ids = root.ids();
@@ -109,16 +118,18 @@ pub(crate) async fn out(
     follow: bool,
 ) -> Result<CopiedOut, NodeError> {
     let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
-    let root = Root::open(inner, &container).await?;
-    no_mount(&container.record().name, root.absent(), &path)?;
     let event = inner.events.add_container(&container.record(), "archive-path", &[]);
     let _ = inner.store.submit(vec![event], Durability::Quick).await?;
     let name = container.record().name.clone();
+    // From here on it lives and dies on threads that may block: its end unmounts.
+    let root = Root::open(inner, &container).await?;
     let (sender, pieces) = mpsc::channel(QUEUE);
     let (first, found) = oneshot::channel();
     inner.tasks.spawn_blocking(move || {
         let _permit = permit;
-        let object = match object(root.fd(), &path, follow) {
+        let absent = Absent::of(&root, &name);
+        let found = absent.refuse_text(&path).and_then(|()| object(root.fd(), &path, follow));
+        let object = match found.and_then(|object| absent.refuse(object.fd.as_fd(), b"", &path).map(|()| object)) {
             Ok(object) => object,
             Err(e) => return drop(first.send(Err(e))),
         };
@@ -253,16 +264,55 @@ fn parts(path: &[u8]) -> Vec<&[u8]> {
     parts
 }
 
-/// Files that a container has only while it runs: what is below the mount is neither what was asked for, nor would anybody
+/// Files that a container has only while it runs: what is below such a mount is neither what was asked for, nor would anybody
 /// see what is written there.
-fn no_mount(container: &str, absent: &[String], path: &[u8]) -> Result<(), NodeError> {
-    let asked = parts(path);
-    match absent.iter().find(|target| asked.starts_with(&parts(target.as_bytes()))) {
-        None => Ok(()),
-        Some(target) => {
-            Err(NodeError::NotMounted { container: container.to_owned(), path: shown(path), target: target.clone() })
-        }
+struct Absent<'a> {
+    container: &'a str,
+    root: BorrowedFd<'a>,
+    targets: &'a [String],
+    /// Where they are in the root, links on their way followed.
+    places: Vec<(PathBuf, &'a String)>,
+}
+
+impl<'a> Absent<'a> {
+    fn of(root: &'a Root, container: &'a str) -> Absent<'a> {
+        let (fd, targets) = (root.fd(), root.absent());
+        let place = |target: &'a String| {
+            let found = in_root(fd, target.as_bytes(), Open::NONE).ok()?;
+            Some((place_of(found.as_fd())?, target))
+        };
+        Absent { container, root: fd, targets, places: targets.iter().filter_map(place).collect() }
     }
+
+    /// By the words of the path.
+    fn refuse_text(&self, path: &[u8]) -> Result<(), NodeError> {
+        let asked = parts(path);
+        let target = self.targets.iter().find(|target| asked.starts_with(&parts(target.as_bytes())));
+        target.map_or(Ok(()), |target| Err(self.error(target, path)))
+    }
+
+    /// By what it led to, over links: `name` in `found`.
+    fn refuse(&self, found: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<(), NodeError> {
+        let Some(mut place) = place_of(found).filter(|_| !self.places.is_empty()) else { return Ok(()) };
+        if !name.is_empty() && name != b"." {
+            place.push(OsStr::from_bytes(name));
+        }
+        // The same mounts: what is found in a volume has its place there.
+        if place_of(self.root).is_none_or(|root| !place.starts_with(root)) {
+            return Ok(());
+        }
+        let target = self.places.iter().find(|(absent, _)| place.starts_with(absent));
+        target.map_or(Ok(()), |(_, target)| Err(self.error(target, path)))
+    }
+
+    fn error(&self, target: &str, path: &[u8]) -> NodeError {
+        NodeError::NotMounted { container: self.container.to_owned(), path: shown(path), target: target.to_owned() }
+    }
+}
+
+/// The path by which the kernel knows it, in the tree of mounts that it is in.
+fn place_of(fd: BorrowedFd<'_>) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
 }
 
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
@@ -376,7 +426,9 @@ mod tests {
         for (path, good) in
             [("/data", false), ("/data/x", false), ("/etc/../data/.", false), ("/database", true), ("/", true)]
         {
-            assert_eq!(no_mount("box", &absent, path.as_bytes()).is_ok(), good, "{path}");
+            let root = std::fs::File::open("/").unwrap();
+            let absent = Absent { container: "box", root: root.as_fd(), targets: &absent, places: Vec::new() };
+            assert_eq!(absent.refuse_text(path.as_bytes()).is_ok(), good, "{path}");
         }
     }
 

@@ -153,7 +153,9 @@ impl Node {
     /// # Errors
     /// `PathNotFound`; in the pieces `EndedMeanwhile`, `Io`.
     pub async fn copy_out(&self, container: &str, path: Vec<u8>, follow: bool) -> Result<CopiedOut, NodeError> {
-        copy::out(self.inner(), self.find(container)?, path, follow).await
+        let (inner, found) = (self.inner().clone(), self.find(container)?);
+        // Whoever goes meanwhile leaves no root that is mounted behind its lock.
+        self.inner().to_its_end(async move { copy::out(&inner, found, path, follow).await }).await
     }
 
     /// What a container has changed in its image's files, in batches: a folder before what is in it, names sorted.

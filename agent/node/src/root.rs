@@ -8,6 +8,7 @@ use crate::volumes::{self, Hung};
 use berth_model::Phase;
 use berth_model::userns::IdRange;
 use berth_rootfs::{MountOptions, RootMount, WritableLayer};
+use berth_sys::mount::{AttrChange, MountAttr, mount_setattr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -77,6 +78,11 @@ impl Root {
                 let layer = if record.spec.auto_remove { make_folder(&dir)? } else { WritableLayer::open(&dir)? };
                 let mount = inner_.layers.store.mount(&record.layers, &layer, MountOptions::default())?;
                 let (fd, volumes, absent) = volumes::hang(&inner_, &container, &mount)?;
+                if read_only {
+                    // What asked to be read-only stays so while nothing runs that would notice; its volumes are as they were asked for.
+                    let change = AttrChange { set: MountAttr::RDONLY, ..AttrChange::default() };
+                    mount_setattr(fd.as_fd(), change).map_err(NodeError::io("making the root read-only"))?;
+                }
                 Ok((mount, fd, volumes, absent))
             })
             .await?;

@@ -292,7 +292,12 @@ impl Node {
         assert!(self.child.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.dir.join("agent.log")).expect("agent.log");
         let mut command = match &self.boot_id {
-            None => Command::new(&self.program),
+            None => {
+                // As some hosts' service managers start programs.
+                let mut command = Command::new("sh");
+                command.args(["-c", "umask 077 && exec \"$0\" \"$@\""]).arg(&self.program);
+                command
+            }
             Some(id) => self.in_boot(id, &self.program),
         };
         command.arg("--config").arg(self.dir.join("berthd.toml")).stdin(Stdio::null());
