@@ -17,7 +17,7 @@ pub struct Containers {
     pub cgroup_parent: Option<String>,
     /// Processes and threads of one container; -1: no limit.
     pub default_pids: i64,
-    /// Where vendors' descriptions of devices are; those of later folders go first.
+    /// Where vendors' descriptions of devices are; those of later folders go first. What is not root's, or what others may write, is not used.
     pub cdi_dirs: Vec<PathBuf>,
     /// Bytes of one log file before it is rotated.
     pub log_file_bytes: u64,

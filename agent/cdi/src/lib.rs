@@ -10,10 +10,12 @@ mod spec;
 pub use name::{Name, check_kind};
 pub use spec::{DeviceNode, Edits, Hook, Mount, Spec, parse};
 
+use berth_sys::fs::{self as sysfs, Kind, Open, Stat};
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::ffi::{OsStr, OsString};
+use std::fs::File as Opened;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -55,29 +57,43 @@ pub struct Registry {
 
 impl Registry {
     /// Reads all files of these folders; one that comes later in the list goes before the others. What is missing or broken does not keep the
-    /// rest from being used.
+    /// rest from being used. Blocking.
     pub fn read(folders: &[PathBuf]) -> Registry {
-        let (mut files, mut broken) = (Vec::new(), Vec::new());
+        Self::read_of(folders, ROOT)
+    }
+
+    /// `owner`: whose folders and files are believed.
+    fn read_of(folders: &[PathBuf], owner: u32) -> Registry {
+        let mut all = Registry { files: Vec::new(), broken: Vec::new() };
         for (rank, folder) in folders.iter().enumerate() {
-            let Ok(entries) = fs::read_dir(folder) else { continue };
-            let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
-            paths.sort();
-            for path in paths {
+            let (fd, mut names) = match list(folder, owner) {
+                Ok(Some(listed)) => listed,
+                Ok(None) => continue,
+                Err(why) => {
+                    all.unused(folder, &why);
+                    continue;
+                }
+            };
+            names.sort();
+            for name in names {
+                let path = folder.join(&name);
                 let yaml = match path.extension().and_then(|e| e.to_str()) {
                     Some("json") => false,
                     Some("yaml" | "yml") => true,
                     _ => continue,
                 };
-                match load(&path).and_then(|text| parse(&text, yaml)) {
-                    Ok(spec) => files.push(File { path, rank, spec }),
-                    Err(why) => {
-                        tracing::warn!(file = %path.display(), "this CDI file is not used: {why}");
-                        broken.push(format!("{}: {why}", path.display()));
-                    }
+                match load(fd.as_fd(), &name, owner).and_then(|text| parse(&text, yaml)) {
+                    Ok(spec) => all.files.push(File { path, rank, spec }),
+                    Err(why) => all.unused(&path, &why),
                 }
             }
         }
-        Registry { files, broken }
+        all
+    }
+
+    fn unused(&mut self, path: &Path, why: &str) {
+        tracing::warn!(file = %path.display(), "this is not used for CDI devices: {why}");
+        self.broken.push(format!("{}: {why}", path.display()));
     }
 
     /// Every device, by its whole name.
@@ -168,18 +184,57 @@ impl Mount {
     }
 }
 
-/// Whoever can write such a file decides over devices of the host: only root may.
-fn load(path: &Path) -> Result<String, String> {
-    let file = fs::File::open(path).map_err(|e| e.to_string())?;
-    let meta = file.metadata().map_err(|e| e.to_string())?;
-    if !meta.is_file() {
-        return Err("is no file".into());
+/// Whoever can write such a file, or put one there, decides over devices of the host: only root may.
+const ROOT: u32 = 0;
+
+fn believed(stat: &Stat, owner: u32) -> Result<(), String> {
+    if stat.uid != owner {
+        return Err(format!("belongs to user {}, and may belong to user {owner} only: chown {owner}", stat.uid));
     }
-    if meta.mode() & 0o022 != 0 {
+    if stat.mode & 0o022 != 0 {
         return Err("may be written by others than its owner: chmod go-w".into());
     }
+    Ok(())
+}
+
+/// The folder, and the names in it. `None`: there is no such folder.
+fn list(folder: &Path, owner: u32) -> Result<Option<(OwnedFd, Vec<OsString>)>, String> {
+    let text = |e: io::Error| e.to_string();
+    let fd = match sysfs::open(folder, Open::RDONLY | Open::DIRECTORY | Open::NONBLOCK, 0) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(text)?,
+    };
+    believed(&sysfs::fstat(fd.as_fd()).map_err(text)?, owner)?;
+    let mut names = Vec::new();
+    loop {
+        let more = sysfs::read_dir(fd.as_fd(), MAX_NAMES).map_err(text)?;
+        if more.is_empty() {
+            return Ok(Some((fd, names)));
+        }
+        names.extend(more.into_iter().map(|entry| entry.name));
+        if names.len() > MAX_NAMES {
+            return Err(format!("has more than {MAX_NAMES} files"));
+        }
+    }
+}
+
+/// Vendors have one or two files.
+const MAX_NAMES: usize = 4096;
+
+/// Opened as a path first: a pipe would keep who opens it until somebody writes, and a device may do something at being opened.
+fn load(folder: BorrowedFd<'_>, name: &OsStr, owner: u32) -> Result<String, String> {
+    let text = |e: io::Error| e.to_string();
+    let at = sysfs::openat(folder, name, Open::PATH, 0).map_err(text)?;
+    let stat = sysfs::fstat(at.as_fd()).map_err(text)?;
+    if stat.kind != Kind::Regular {
+        return Err("is no file".into());
+    }
+    believed(&stat, owner)?;
+    let own = format!("/proc/self/fd/{}", at.as_raw_fd());
+    let file = sysfs::open(own, Open::RDONLY | Open::NONBLOCK, 0).map_err(text)?;
     let mut text = String::new();
-    file.take(spec::MAX_BYTES as u64 + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    let read = Opened::from(file).take(spec::MAX_BYTES as u64 + 1).read_to_string(&mut text);
+    read.map_err(|e| e.to_string())?;
     Ok(text)
 }
 

@@ -7,6 +7,7 @@ use berth_model::ContainerSpec;
 use berth_model::selinux::Relabel;
 use berth_model::spec::{Device, Mount, MountKind, NodeAttributes, Propagation};
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 pub(crate) type Hooks = Map<String, Value>;
 
@@ -19,8 +20,12 @@ fn edits(inner: &Inner, spec: &ContainerSpec) -> Result<Edits, NodeError> {
 }
 
 /// Whether all that a new container asks for is there.
-pub(crate) fn check(inner: &Inner, spec: &ContainerSpec) -> Result<(), NodeError> {
-    if spec.cdi_devices.is_empty() { Ok(()) } else { edits(inner, spec).map(drop) }
+pub(crate) async fn check(inner: &Arc<Inner>, spec: &ContainerSpec) -> Result<(), NodeError> {
+    if spec.cdi_devices.is_empty() {
+        return Ok(());
+    }
+    let (inner_, spec) = (inner.clone(), spec.clone());
+    inner.blocking(move || edits(&inner_, &spec).map(drop)).await
 }
 
 /// The spec with what its CDI devices stand for, and their hooks as an OCI configuration has them. `None`: it asks for none. Blocking.

@@ -36,7 +36,7 @@ pub(crate) async fn create(
     if !wrong.is_empty() {
         return Err(NodeError::Invalid(wrong));
     }
-    cdi::check(inner, &request.spec)?;
+    cdi::check(inner, &request.spec).await?;
     let content = fingerprint(&(&request.spec, &request.platform, request.pull as u8));
     let ticket = loop {
         match inner.requests.begin(who, "Create", content).await? {
