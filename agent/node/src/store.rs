@@ -381,10 +381,12 @@ impl Writer {
         }
     }
 
-    /// Where it fails although it will give room, the reserve is given up for it.
+    /// Where it fails although all of it will give room, the reserve is given up for it. What comes with requests that take room is tried again
+    /// without them.
     fn transaction(&mut self, batch: &[Request]) -> Result<(), StoreError> {
         let mut outcome = self.write_all(batch);
-        if outcome.is_err() && batch.iter().flat_map(|r| &r.writes).any(gives_room) && self.reserve.give_up() {
+        let all_give = |writer: &Self| batch.iter().all(|r| r.writes.iter().any(|w| writer.gives_room(w)));
+        if outcome.is_err() && all_give(self) && self.reserve.give_up() {
             tracing::warn!("the disk is full: the room that was kept for this is given up");
             outcome = self.write_all(batch);
         }
@@ -392,6 +394,16 @@ impl Writer {
             self.reserve.keep();
         }
         outcome.map_err(|e| self.explained(e))
+    }
+
+    fn gives_room(&self, write: &Write) -> bool {
+        let phase = |id: &ContainerId| {
+            let row = self
+                .connection
+                .query_row("SELECT json FROM containers WHERE id = ?1", [id.as_str()], |row| row.get::<_, String>(0));
+            Some(serde_json::from_str::<ContainerRecord>(&row.ok()?).ok()?.phase)
+        };
+        gives_room(write, phase)
     }
 
     /// SQLite says "disk I/O error" for much: what the file system says is nearer to the cause.

@@ -213,3 +213,64 @@ fn acknowledged_writes_survive_a_kill() {
         let _ = std::fs::remove_file(wal_path(&path));
     }
 }
+
+/// A writer whose database takes no more pages, with a reserve beside it.
+fn full_writer(dir: &TempDir, records: Vec<ContainerRecord>) -> Writer {
+    let path = dir.path().join("node.db");
+    let connection = connect(&path).unwrap();
+    let mut reserve = Reserve::new(&path);
+    reserve.keep();
+    let (to_sync, _) = std::sync::mpsc::sync_channel(QUEUE);
+    let mut writer = Writer {
+        connection,
+        to_sync,
+        failing: Arc::default(),
+        times: Arc::default(),
+        event_keep: 100,
+        untrimmed: 0,
+        reserve,
+        path,
+        copied: None,
+    };
+    let writes = records.into_iter().map(|r| Write::PutContainer(Arc::new(r))).collect();
+    writer.commit(vec![request(writes).0]);
+    let pages: i64 = writer.connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+    writer.connection.pragma_update(None, "max_page_count", pages).unwrap();
+    writer
+}
+
+fn request(writes: Vec<Write>) -> (Request, Ack) {
+    let (done, ack) = oneshot::channel();
+    (Request { writes, durability: Durability::Quick, done }, Ack(ack))
+}
+
+/// More than the pages that are there hold.
+fn large(mut record: ContainerRecord, phase: Phase) -> Write {
+    record.phase = phase;
+    record.warnings = vec!["x".repeat(100_000)];
+    Write::PutContainer(Arc::new(record))
+}
+
+#[tokio::test]
+async fn the_reserve_is_for_what_gives_room_alone() {
+    let dir = TempDir::new("store-reserve");
+    let exited = ContainerRecord { phase: Phase::Exited, ..container_record(1) };
+    let running = ContainerRecord { phase: Phase::Running, ..container_record(2) };
+    let mut writer = full_writer(&dir, vec![exited.clone(), running.clone()]);
+    let kept = || dir.path().join("node.db.reserve").exists();
+    assert!(kept());
+    // What takes room gets none of it by its company.
+    let ((new, new_ack), (gone, gone_ack)) =
+        (request(vec![large(container_record(3), Phase::Created)]), request(vec![Write::DeleteVolume("v".to_owned())]));
+    writer.commit(vec![new, gone]);
+    assert!(new_ack.safe().await.is_err());
+    gone_ack.safe().await.unwrap();
+    assert!(kept(), "given up for a new container");
+    // Nor by what it was before.
+    let (renamed, ack) = request(vec![large(exited, Phase::Exited)]);
+    writer.commit(vec![renamed]);
+    assert!(ack.safe().await.is_err() && kept(), "given up for a change of a stopped container");
+    let (ended, _) = request(vec![large(running, Phase::Exited)]);
+    writer.commit(vec![ended]);
+    assert!(!kept(), "kept at a container's end");
+}

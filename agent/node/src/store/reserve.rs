@@ -1,7 +1,7 @@
 //! Room on the disk that is kept for one purpose: on a full disk, to write down that something goes which will give room.
 
 use super::Write;
-use berth_model::Phase;
+use berth_model::{ContainerId, Phase};
 use berth_sys::fs as sysfs;
 use std::io;
 use std::os::fd::AsFd;
@@ -74,10 +74,14 @@ fn make(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What is written down when something has ended or goes; nothing that could take the room for more.
-pub(super) fn gives_room(write: &Write) -> bool {
+/// What is written down when something has ended or goes; nothing that could take the room for more. `phase`: of a container, as it is on
+/// record. One that has ended gives its room once, at its end, and takes some with all that is changed of it later.
+pub(super) fn gives_room(write: &Write, phase: impl FnOnce(&ContainerId) -> Option<Phase>) -> bool {
     match write {
-        Write::PutContainer(record) => matches!(record.phase, Phase::Exited | Phase::Removing),
+        Write::PutContainer(record) => {
+            matches!(record.phase, Phase::Exited | Phase::Removing)
+                && phase(&record.id).is_some_and(|p| p != record.phase)
+        }
         Write::DeleteContainer(_) | Write::DeleteVolume(_) | Write::DeleteImage(_) | Write::DeleteTag(_) => true,
         Write::DeleteNetwork(_) | Write::ForgetRequest(..) => true,
         _ => false,
