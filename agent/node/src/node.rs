@@ -54,6 +54,7 @@ pub(crate) struct Inner {
     pub runtime: Runtime,
     pub userns: crate::userns::Ranges,
     pub pairs: crate::selinux::Pairs,
+    pub own_folders: crate::selinux::Own,
     pub stats: Stats,
     pub counts: Counts,
     pub reaper: mpsc::Sender<Job>,

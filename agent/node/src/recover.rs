@@ -55,6 +55,7 @@ const COPIES: usize = 64;
 /// What open() needs from blocking calls.
 struct Parts {
     lock: File,
+    own_folders: selinux::Own,
     store: Store,
     loaded: Loaded,
     layers: Layers,
@@ -74,6 +75,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     let Ok(parts) = parts else { return Err(NodeError::Stopping) };
     let Parts {
         lock,
+        own_folders,
         store,
         mut loaded,
         layers,
@@ -100,6 +102,7 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
     }
     let inner = Arc::new(Inner {
         pairs: Default::default(),
+        own_folders,
         userns: Ranges::new(config.userns.clone(), no_userns),
         started: Timestamp::now(),
         platform: host_platform(),
@@ -178,6 +181,8 @@ fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
         private_folder(&dir.join("containers"))?;
     }
     let lock = lock(&config.data_root.join("lock"))?;
+    let own_folders = selinux::Own::find(&[&config.data_root, &config.run_root]);
+    let own_folders = own_folders.map_err(NodeError::io("looking where data_root and run_root are"))?;
     let boot_id = berth_sys::store::boot_id().map_err(NodeError::io("reading the boot id"))?;
     // The runtime compiles its filter and seals the shim beside the reading of the store.
     std::thread::scope(|scope| {
@@ -197,6 +202,7 @@ fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
         let boot_id = boot_id.clone();
         Ok(Parts {
             lock,
+            own_folders,
             store,
             loaded,
             layers,

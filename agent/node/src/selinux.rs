@@ -1,5 +1,7 @@
 //! SELinux: which container has which two categories, and files that become a container's.
 
+mod walk;
+
 use crate::NodeError;
 use crate::node::Inner;
 use berth_model::selinux::{CATEGORIES, Context, Labels, Relabel, level_of, pair_of};
@@ -7,18 +9,16 @@ use berth_model::spec::{Mount, VolumeMount};
 use berth_model::{ContainerRecord, ContainerSpec};
 use berth_rootfs::LayerStore;
 use berth_runtime::{Level, PRIVILEGED_PAIR, Runtime};
-use berth_sys::fs::{self as sysfs, Kind, Open, Resolve};
+use berth_sys::fs::{self as sysfs, Open, Resolve};
 use berth_volume::Place;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use walk::Failed;
 
 const XATTR: &std::ffi::CStr = c"security.selinux";
-const EOPNOTSUPP: i32 = 95;
-const EROFS: i32 = 30;
 
 type Table = BTreeMap<(u16, u16), u32>;
 
@@ -130,14 +130,16 @@ pub(crate) fn label_layers(runtime: &Runtime, store: &LayerStore, dir: &Path) ->
     let root = sysfs::open(dir, Open::RDONLY | Open::DIRECTORY, 0).map_err(act())?;
     let has = sysfs::fgetxattr(root.as_fd(), XATTR).map_err(act())?.unwrap_or_default();
     if String::from_utf8_lossy(&has).trim_end_matches('\0') != label {
-        match relabel(root.as_fd(), &label) {
-            Err((_, e)) if matches!(e.raw_os_error(), Some(EOPNOTSUPP | EROFS)) => {
+        match relabel(root.as_fd(), &format_args!("{}", dir.display()), &label) {
+            Err(Failed { source: e, .. }) if walk::is_unlabelled(&e) => {
                 tracing::warn!(dir = %dir.display(), error = %e, "layers have no labels: containers may not be let to read them");
             }
-            other => other.map_err(|(path, source)| {
+            Err(Failed { path, source }) => {
                 let act = format!("labelling {path} of {} {label}", dir.display());
-                NodeError::Io { act, source }
-            })?,
+                return Err(NodeError::Io { act, source });
+            }
+            Ok(None) => {}
+            Ok(Some(sentence)) => tracing::warn!("{sentence}"),
         }
     }
     store.set_label(label);
@@ -175,12 +177,39 @@ const HOSTS: [&str; 27] = [
     "/var/log",
 ];
 
+/// The agent's own folders as they are found by whoever walks there, through all links.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Own(Vec<PathBuf>);
+
+impl Own {
+    /// `folders`: as the configuration has them.
+    ///
+    /// # Errors
+    /// One cannot be found.
+    pub fn find(folders: &[&Path]) -> io::Result<Own> {
+        // By both names: what is there may be moved behind a link while the agent runs.
+        let real: io::Result<Vec<PathBuf>> = folders.iter().map(std::fs::canonicalize).collect();
+        Ok(Own(real?.into_iter().chain(folders.iter().map(|f| f.to_path_buf())).collect()))
+    }
+}
+
+/// Whose folder or file is to be relabelled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Whose {
+    /// A caller named its path.
+    Callers,
+    /// A volume, which is found in the agent's folder.
+    Volumes,
+}
+
 /// Why the files of this folder stay the host's.
-fn refusal(real: &Path, own: &[&Path]) -> Option<String> {
-    let is_hosts = HOSTS.iter().any(|path| real == Path::new(path)) || own.iter().any(|path| path.starts_with(real));
+fn refusal(real: &Path, own: &Own, whose: Whose) -> Option<String> {
+    let is_hosts = HOSTS.iter().any(|path| real == Path::new(path));
+    // With all that is in it: the store, keys of the node, other containers' files.
+    let is_own = own.0.iter().any(|path| path.starts_with(real) || (whose == Whose::Callers && real.starts_with(path)));
     // Somebody's home, with keys that other programs look for.
     let is_home = real.parent() == Some(Path::new("/home"));
-    (is_hosts || is_home).then(|| {
+    (is_hosts || is_own || is_home).then(|| {
         format!(
             "{} is the host's, and is not relabelled: leave out z and Z, or give a folder of its own",
             real.display()
@@ -210,7 +239,7 @@ pub(crate) fn relabel_bind(
 ) -> Result<Option<String>, NodeError> {
     match wanted(inner.runtime.labels(&record.selinux), mount.relabel) {
         None => Ok(None),
-        Some(label) => relabelled(inner, source, "the mount source", &label),
+        Some(label) => relabelled(inner, source, ("the mount source", Whose::Callers), &label),
     }
 }
 
@@ -260,96 +289,51 @@ pub(crate) fn relabel_volume(
         let is_containers = Context::parse(&has).is_some_and(|context| context.kind == host.file_type());
         return match wanted(labels, Relabel::Shared).filter(|_| place.fill.is_some() && !is_containers) {
             None => Ok(None),
-            Some(label) => relabelled(inner, root.as_fd(), &what, &label),
+            Some(label) => relabelled(inner, root.as_fd(), (&what, Whose::Volumes), &label),
         };
     }
     let Some(label) = wanted(labels, mount.relabel) else { return Ok(None) };
     match volume.subpath.as_deref().filter(|path| !path.is_empty()) {
-        None => relabelled(inner, root.as_fd(), &what, &label),
+        None => relabelled(inner, root.as_fd(), (&what, Whose::Volumes), &label),
         Some(path) => {
             let how = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
             let at = sysfs::openat2(root.as_fd(), path, Open::PATH, 0, how);
             let at = at.map_err(NodeError::io(format!("opening {path:?} in {what}")))?;
-            relabelled(inner, at.as_fd(), &what, &label)
+            relabelled(inner, at.as_fd(), (&what, Whose::Volumes), &label)
         }
     }
 }
 
 /// A sentence where its file system has no labels.
-fn relabelled(inner: &Inner, tree: BorrowedFd<'_>, what: &str, label: &str) -> Result<Option<String>, NodeError> {
+fn relabelled(
+    inner: &Inner,
+    tree: BorrowedFd<'_>,
+    (what, whose): (&str, Whose),
+    label: &str,
+) -> Result<Option<String>, NodeError> {
     let real = std::fs::read_link(format!("/proc/self/fd/{}", tree.as_raw_fd()));
     let real = real.map_err(NodeError::io(format!("looking where {what} is")))?;
-    if let Some(why) = refusal(&real, &[&inner.config.data_root, &inner.config.run_root]) {
+    if let Some(why) = refusal(&real, &inner.own_folders, whose) {
         return Err(NodeError::Invalid(vec![("config.mounts".to_owned(), why)]));
     }
     let real = real.display();
-    match relabel(tree, label) {
-        Ok(()) => Ok(None),
-        Err((_, e)) if matches!(e.raw_os_error(), Some(EOPNOTSUPP | EROFS)) => Ok(Some(format!(
+    match relabel(tree, &format_args!("{real}"), label) {
+        Ok(sentence) => Ok(sentence),
+        Err(Failed { source: e, .. }) if walk::is_unlabelled(&e) => Ok(Some(format!(
             "the file system of {real} takes no labels ({e}): what the container may do there is the policy's"
         ))),
-        Err((path, source)) => Err(NodeError::Io { act: format!("labelling {path} of {real} {label}"), source }),
-    }
-}
-
-/// A file, or a folder with all below it. The folder itself comes last, so that one that has the label was done to its end. No link is
-/// followed, and no folder of another mount: what is mounted below may be the host's own. What goes meanwhile is passed over.
-fn relabel(tree: BorrowedFd<'_>, label: &str) -> Result<(), (String, io::Error)> {
-    let failed = |path: &Path, name: &OsStr, e| (path.join(name).display().to_string(), e);
-    let top = Path::new(".");
-    let is_folder = sysfs::fstat(tree).map_err(|e| failed(top, "".as_ref(), e))?.kind == Kind::Directory;
-    let how = Resolve::BENEATH | Resolve::NO_SYMLINKS | Resolve::NO_MAGICLINKS | Resolve::NO_XDEV;
-    let set = |folder: BorrowedFd<'_>, path: &Path, name: &OsStr| match sysfs::lsetxattrat(
-        folder,
-        name,
-        XATTR,
-        label.as_bytes(),
-    ) {
-        Err(e) if is_passed_over(&e) => Ok(()),
-        other => other.map_err(|e| failed(path, name, e)),
-    };
-    let mut folders = if is_folder { vec![top.to_owned()] } else { Vec::new() };
-    while let Some(path) = folders.pop() {
-        let flags = Open::RDONLY | Open::DIRECTORY | Open::NONBLOCK;
-        let folder = match sysfs::openat2(tree, &path, flags, 0, how) {
-            Err(e) if is_passed_over(&e) || sysfs::is_link_loop(&e) => continue,
-            other => other.map_err(|e| failed(&path, "".as_ref(), e))?,
-        };
-        if path != top {
-            set(folder.as_fd(), &path, ".".as_ref())?;
-        }
-        loop {
-            let entries = sysfs::read_dir(folder.as_fd(), 1024).map_err(|e| failed(&path, "".as_ref(), e))?;
-            if entries.is_empty() {
-                break;
-            }
-            for entry in entries {
-                if entry.kind != Kind::Directory {
-                    set(folder.as_fd(), &path, &entry.name)?;
-                }
-                // What the file system does not tell the kind of is tried.
-                if matches!(entry.kind, Kind::Directory | Kind::Unknown) {
-                    folders.push(path.join(&entry.name));
-                }
-            }
+        Err(Failed { path, source }) => {
+            Err(NodeError::Io { act: format!("labelling {path} of {real} {label}"), source })
         }
     }
-    let name = if is_folder { "." } else { "" };
-    set_top(tree, name, label).map_err(|e| failed(top, "".as_ref(), e))
 }
 
-/// A descriptor that was opened as a path alone takes no fsetxattr(2), and a file's has nothing below it.
-fn set_top(tree: BorrowedFd<'_>, name: &str, label: &str) -> io::Result<()> {
-    if !name.is_empty() {
-        return sysfs::lsetxattrat(tree, name, XATTR, label.as_bytes());
-    }
-    let file = sysfs::open(format!("/proc/self/fd/{}", tree.as_raw_fd()), Open::RDONLY | Open::NONBLOCK, 0)?;
-    sysfs::fsetxattr(file.as_fd(), XATTR, label.as_bytes())
-}
-
-fn is_passed_over(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::CrossesDevices)
-        || matches!(e.raw_os_error(), Some(EOPNOTSUPP | EROFS))
+/// A file, or a folder with all below it. A sentence about what lies too deep.
+fn relabel(tree: BorrowedFd<'_>, what: &std::fmt::Arguments<'_>, label: &str) -> Result<Option<String>, Failed> {
+    let too_deep = walk::set_all(tree, XATTR, label.as_bytes())?;
+    Ok((too_deep > 0).then(|| {
+        format!("{too_deep} folders of {what} lie too deep and keep their labels: containers may not be let into them")
+    }))
 }
 
 #[cfg(test)]
@@ -381,7 +365,7 @@ mod tests {
 
     #[test]
     fn what_hosts_are_made_of_keeps_its_label() {
-        let own = [Path::new("/data/berth"), Path::new("/run/berth")];
+        let own = Own(["/data/berth", "/run/berth"].map(PathBuf::from).to_vec());
         for (path, refused) in [
             ("/", true),
             ("/etc", true),
@@ -391,11 +375,31 @@ mod tests {
             ("/home/alice/site", false),
             ("/data", true),
             ("/data/berth", true),
+            ("/data/berth/pki", true),
+            ("/data/berth/volumes/v", true),
+            ("/data/berth2", false),
             ("/data/other", false),
             ("/run", true),
             ("/srv/www", false),
         ] {
-            assert_eq!(refusal(Path::new(path), &own).is_some(), refused, "{path}");
+            assert_eq!(refusal(Path::new(path), &own, Whose::Callers).is_some(), refused, "{path}");
         }
+        for (path, refused) in [("/data/berth", true), ("/data/berth/volumes/v", false), ("/run", true)] {
+            assert_eq!(refusal(Path::new(path), &own, Whose::Volumes).is_some(), refused, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_agents_folders_are_known_through_links() {
+        let dir = crate::testing::TempDir::new("selinux-own");
+        let top = dir.path().canonicalize().unwrap();
+        let (real, link) = (top.join("real"), top.join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let own = Own::find(&[&link]).unwrap();
+        for path in [&real, &link, &real.join("node.db"), &top] {
+            assert!(refusal(path, &own, Whose::Callers).is_some(), "{}", path.display());
+        }
+        assert!(Own::find(&[&top.join("none")]).is_err());
     }
 }

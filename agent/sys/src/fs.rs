@@ -301,6 +301,12 @@ pub fn lsetxattrat(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>, key: &CStr, val
     Ok(rustix::fs::lsetxattr(path, key, value, XattrFlags::empty())?)
 }
 
+/// Of what `fd` stands for, also one that was opened with [`Open::PATH`], which fsetxattr(2) refuses; a link's own (through /proc/self/fd).
+pub fn setxattr_of(fd: BorrowedFd<'_>, key: &CStr, value: &[u8]) -> io::Result<()> {
+    let path = proc_fd_path(fd, OsStr::new(""))?;
+    Ok(rustix::fs::setxattr(path, key, value, XattrFlags::empty())?)
+}
+
 pub fn fsetxattr(fd: BorrowedFd<'_>, key: &CStr, value: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty())?)
 }
