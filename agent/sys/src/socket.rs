@@ -87,6 +87,22 @@ pub fn connect_at_once(path: &Path) -> io::Result<OwnedFd> {
     connect_with(path, libc::SOCK_NONBLOCK)
 }
 
+/// Connects to a listening stream socket, and waits no longer than this for room in its queue (socket(7), SO_SNDTIMEO).
+///
+/// # Errors
+/// `TimedOut`: somebody listens and does not take it; else as [`connect`].
+pub fn connect_stream_within(path: &Path, limit: std::time::Duration) -> io::Result<OwnedFd> {
+    let (address, len) = address(path)?;
+    let socket = stream()?;
+    rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Send, Some(limit))?;
+    // SAFETY: the address lives through the call and len is its length.
+    if unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) } < 0 {
+        let error = io::Error::last_os_error();
+        return Err(if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error });
+    }
+    Ok(socket)
+}
+
 fn connect_with(path: &Path, flags: libc::c_int) -> io::Result<OwnedFd> {
     let (address, len) = address(path)?;
     let socket = seqpacket(flags)?;

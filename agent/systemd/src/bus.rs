@@ -5,6 +5,7 @@ use crate::wire::{self, Arg, Call, Message};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// systemd's own socket, root's alone: it is there as long as systemd is, whatever becomes of the bus.
@@ -35,11 +36,20 @@ pub struct Bus {
 
 impl Bus {
     pub fn connect() -> Result<Self, SystemdError> {
-        let (stream, private) = match UnixStream::connect(PRIVATE) {
+        Self::connect_to(PRIVATE, BUS, PATIENCE)
+    }
+
+    /// Who listens and does not answer is there: that is no reason to do without it.
+    fn connect_to(private: &'static str, bus: &'static str, patience: Duration) -> Result<Self, SystemdError> {
+        let open = |path| berth_sys::socket::connect_stream_within(Path::new(path), patience).map(UnixStream::from);
+        let busy = |path, e: io::Error| SystemdError::io(format!("connecting to systemd at {path}"))(e);
+        let (stream, private) = match open(private) {
             Ok(stream) => (stream, true),
-            Err(source) => match UnixStream::connect(BUS) {
+            Err(source) if source.kind() == io::ErrorKind::TimedOut => return Err(busy(private, source)),
+            Err(source) => match open(bus) {
                 Ok(stream) => (stream, false),
-                Err(_) => return Err(SystemdError::Absent { path: PRIVATE, source }),
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(busy(bus, e)),
+                Err(_) => return Err(SystemdError::Absent { path: private, source }),
             },
         };
         let mut bus = Bus { stream, serial: 0, ended: Vec::new() };
@@ -162,5 +172,38 @@ impl Bus {
         let mut rest = vec![0; wire::rest(&fixed).ok_or_else(unreadable)?];
         read(&mut rest, &self.stream).map_err(SystemdError::io(act))?;
         Message::parse(&fixed, &rest).ok_or_else(unreadable)
+    }
+}
+
+#[cfg(test)]
+impl Bus {
+    /// On a connection that is made and known.
+    pub fn on(stream: UnixStream) -> Self {
+        Bus { stream, serial: 0, ended: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_listens_and_does_not_answer_is_not_waited_for_forever() {
+        let name = std::env::temp_dir().join(format!("berth-bus-{}", std::process::id()));
+        let path: &'static str = name.to_str().unwrap().to_owned().leak();
+        let patience = Duration::from_millis(200);
+        let connect = || Bus::connect_to(path, "/nowhere", patience).err().unwrap();
+        assert!(matches!(connect(), SystemdError::Absent { .. }));
+        let _listener = berth_sys::socket::listen_for_streams(&name).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = berth_sys::socket::connect_stream_within(&name, Duration::from_millis(20)) {
+            waiting.push(stream);
+        }
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || send.send(Bus::connect_to(path, "/nowhere", patience).err()));
+        let error = receive.recv_timeout(Duration::from_secs(10)).expect("it waits for room in the queue");
+        assert!(matches!(&error, Some(SystemdError::Io { source, .. }) if source.kind() == io::ErrorKind::TimedOut));
+        drop(waiting);
+        std::fs::remove_file(&name).unwrap();
     }
 }
