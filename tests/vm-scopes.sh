@@ -134,6 +134,11 @@ check "berth-runtime: stopped by systemctl" "$(berth-runtime state c1 | jq -r .s
 berth-runtime delete c1; check "berth-runtime: deleted" "$? $(berth-runtime list -q)" "0 "
 berth-runtime --systemd-cgroup create --bundle $bundle c1 </dev/null >/dev/null 2>&1; berth-runtime delete -f c1
 check "berth-runtime: deleted while it waits" "$? $(gone oci-c1.scope)" "0 gone"
+systemd-run --quiet --scope --unit oci-c1 --slice berthtest-other.slice sleep 1000 </dev/null >/dev/null 2>&1 & other=$!
+for _ in $(seq 50); do [ "$(systemctl is-active oci-c1.scope)" = active ] && break; sleep .1; done
+berth-runtime --systemd-cgroup create --bundle $bundle c1 </dev/null >/dev/null 2>&1
+check "berth-runtime: a unit that is somebody's is left alone" "$? $(systemctl is-active oci-c1.scope) $(berth-runtime list -q)" "1 active "
+systemctl stop oci-c1.scope; wait $other; gone oci-c1.scope >/dev/null
 jq '.process.args = ["/nothing"]' $bundle/config.json > /run/config.json; mv /run/config.json $bundle/config.json
 berth-runtime --systemd-cgroup create --bundle $bundle c1 </dev/null >/dev/null 2>&1
 check "berth-runtime: what fails leaves nothing" "$? $(gone oci-c1.scope) $(find /sys/fs/cgroup -name 'oci-c1*')" "1 gone "

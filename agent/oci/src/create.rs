@@ -53,7 +53,7 @@ pub fn create(context: &Context, id: &str, request: &Request) -> Result<Created,
     let preserve = preserved(request.preserve_fds, &mut plan.process.env)?;
     let (console, ours) = console(&plan.process, request)?;
     let lock = home.make()?;
-    let mut draft = Draft { home: &home, group: None, child: None, plan: &plan, record: None };
+    let mut draft = Draft { home: &home, group: None, unit: None, child: None, plan: &plan, record: None };
     let kept = Group::find(&plan.cgroup)
         .and_then(|group| group.expect_unused())
         .and_then(|()| home.put("config.json", &fs::read(&file).map_err(Error::io("reading config.json"))?));
@@ -101,7 +101,10 @@ pub fn create(context: &Context, id: &str, request: &Request) -> Result<Created,
 struct Draft<'a> {
     home: &'a Home,
     plan: &'a Plan,
+    /// Ours to remove.
     group: Option<Group>,
+    /// The unit that it is; one of that name that systemd has not made for this container is somebody's.
+    unit: Option<&'a str>,
     child: Option<(u32, OwnedFd)>,
     /// Hooks were run: those of the end are to be run, too.
     record: Option<Record>,
@@ -114,8 +117,7 @@ impl Draft<'_> {
             let _ = process::pidfd_send_signal(pidfd.as_fd(), 9);
             let _ = process::reap(Some(pid), true);
         }
-        let unit = self.plan.scope.as_ref().map(|scope| &*scope.unit);
-        if let Some(Err(e)) = self.group.map(|g| g.remove(unit)) {
+        if let Some(Err(e)) = self.group.map(|g| g.remove(self.unit)) {
             context.log.warning(&e.to_string());
             return;
         }
@@ -189,13 +191,21 @@ fn make(
     warnings: &mut Vec<String>,
 ) -> Result<Made, Error> {
     let plan = draft.plan;
-    // Before anything is made: whoever cleans up knows where to look.
-    draft.home.save(&record)?;
     let group = Group::find(&plan.cgroup)?;
-    draft.group = Some(group.clone());
     let holder = match &plan.scope {
-        Some(scope) => Some(scope.start(&group, &record.id)?),
-        None => group.create().map(|()| None)?,
+        Some(scope) => {
+            // Not on record before: whoever cleans up would stop what may be somebody's. A scope of ours goes with its holder.
+            let taken = || (draft.group, draft.unit) = (Some(group.clone()), Some(&*scope.unit));
+            let holder = scope.start(&group, &record.id, taken)?;
+            draft.home.save(&record)?;
+            Some(holder)
+        }
+        None => {
+            // Before anything is made: whoever cleans up knows where to look.
+            draft.home.save(&record)?;
+            draft.group = Some(group.clone());
+            group.create().map(|()| None)?
+        }
     };
     if group.is_frozen() {
         let message = format!("/{}: the cgroup is frozen, by one above it", group.path.display());

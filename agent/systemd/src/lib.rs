@@ -14,7 +14,7 @@ mod manager;
 pub mod unit;
 mod wire;
 
-pub use manager::{Manager, Scope};
+pub use manager::{Begun, Manager, Scope};
 pub use wire::{Property, Value};
 
 use std::io;

@@ -58,6 +58,14 @@ fn major(version: &str) -> u32 {
     digits.and_then(|d| d.parse().ok()).unwrap_or_default()
 }
 
+/// A scope that systemd has begun.
+#[derive(Debug)]
+pub struct Begun {
+    answer: Vec<String>,
+    unit: String,
+    act: String,
+}
+
 /// One connection to systemd.
 pub struct Manager {
     bus: Bus,
@@ -77,6 +85,13 @@ impl Manager {
 
     /// Starts a scope, and returns when its process is in it.
     pub fn start(&mut self, scope: &Scope<'_>) -> Result<(), SystemdError> {
+        let begun = self.begin(scope)?;
+        self.finish(begun)
+    }
+
+    /// Has systemd begin a scope. From the answer on the unit of this name is this scope, whatever becomes of it; before, and where this fails, it
+    /// may be somebody's.
+    pub fn begin(&mut self, scope: &Scope<'_>) -> Result<Begun, SystemdError> {
         let act = format!("starting {}", scope.name);
         let mut properties = scope.properties();
         if scope.oom_group {
@@ -98,9 +113,14 @@ impl Manager {
                     self.forget(scope.name)?;
                     std::thread::sleep(Duration::from_millis(20));
                 }
-                answer => return self.done(answer?, scope.name, act),
+                answer => return Ok(Begun { answer: answer?, unit: scope.name.to_owned(), act }),
             }
         }
+    }
+
+    /// Returns when the process is in the scope.
+    pub fn finish(&mut self, begun: Begun) -> Result<(), SystemdError> {
+        self.done(begun.answer, &begun.unit, begun.act)
     }
 
     /// Until the next boot, as all that is transient.
@@ -142,9 +162,73 @@ impl Manager {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire;
+    use std::io::{Read, Write};
 
     #[test]
     fn versions_begin_with_a_number() {
         assert_eq!((major("252.39-1~deb12u1"), major("v253-rc1"), major("257"), major("")), (252, 253, 257, 0));
+    }
+
+    /// A message as the specification has it, with one text in it.
+    fn answer(kind: u8, to: u32, error: &str, text: &str) -> Vec<u8> {
+        let pad = |bytes: &mut Vec<u8>| bytes.resize(bytes.len().next_multiple_of(8), 0);
+        let put = |bytes: &mut Vec<u8>, text: &str| {
+            bytes.extend((text.len() as u32).to_le_bytes());
+            bytes.extend(text.as_bytes());
+            bytes.push(0);
+        };
+        let mut fields = b"\x05\x01u\0".to_vec();
+        fields.extend(to.to_le_bytes());
+        if !error.is_empty() {
+            fields.extend(b"\x04\x01s\0");
+            put(&mut fields, error);
+            pad(&mut fields);
+        }
+        fields.extend(b"\x08\x01g\0\x01s\0");
+        let mut body = Vec::new();
+        put(&mut body, text);
+        let mut message = vec![b'l', kind, 0, 1];
+        for number in [body.len() as u32, 1, fields.len() as u32] {
+            message.extend(number.to_le_bytes());
+        }
+        pad(&mut fields);
+        [message, fields, body].concat()
+    }
+
+    /// Answers one call after the other.
+    fn systemd(answers: Vec<(u8, &'static str, &'static str)>) -> Manager {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        std::thread::spawn(move || {
+            let mut theirs = theirs;
+            for (serial, (kind, error, text)) in (1..).zip(answers) {
+                let mut fixed = [0; wire::FIXED];
+                theirs.read_exact(&mut fixed).unwrap();
+                let mut rest = vec![0; wire::rest(&fixed).unwrap()];
+                theirs.read_exact(&mut rest).unwrap();
+                theirs.write_all(&answer(kind, serial, error, text)).unwrap();
+            }
+        });
+        Manager { bus: Bus::on(ours) }
+    }
+
+    const SCOPE: Scope<'_> = Scope {
+        name: "x.scope",
+        slice: "system.slice",
+        description: "",
+        process: 1,
+        stop_timeout: None,
+        oom_group: false,
+        limits: &[],
+    };
+
+    #[test]
+    fn a_unit_is_ours_when_systemd_has_taken_the_order() {
+        let refused = systemd(vec![(wire::ERROR, "org.freedesktop.systemd1.Other", "no")]).begin(&SCOPE);
+        assert!(refused.unwrap_err().is("org.freedesktop.systemd1.Other"));
+        // Taken, and never done: the connection ends first.
+        let mut manager = systemd(vec![(wire::REPLY, "", "/job/1")]);
+        let begun = manager.begin(&SCOPE).unwrap();
+        assert!(manager.finish(begun).is_err());
     }
 }

@@ -10,8 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 impl Scope {
-    /// Makes the group around a process that only holds it, until it has others.
-    pub fn start(&self, group: &Group, id: &str) -> Result<Holder, Error> {
+    /// Makes the group around a process that only holds it, until it has others. `taken` is called when systemd has taken the order: the unit of
+    /// this name may be somebody's before, and where that is refused.
+    pub fn start(&self, group: &Group, id: &str, taken: impl FnOnce()) -> Result<Holder, Error> {
         if !group.v2 {
             return Err(Error::field("--systemd-cgroup", "needs a host with cgroup v2 alone, and this one has v1"));
         }
@@ -25,7 +26,10 @@ impl Scope {
             oom_group: false,
             limits: &[],
         };
-        Manager::connect().and_then(|mut manager| manager.start(&scope)).map_err(refused)?;
+        let mut manager = Manager::connect().map_err(refused)?;
+        let begun = manager.begin(&scope).map_err(refused)?;
+        taken();
+        manager.finish(begun).map_err(refused)?;
         let text = fs::read_to_string(format!("/proc/{}/cgroup", holder.pid)).unwrap_or_default();
         let place = text.lines().find_map(|l| l.strip_prefix("0::/")).map(Path::new);
         if place != Some(&self.path()) {

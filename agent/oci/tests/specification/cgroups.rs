@@ -153,3 +153,26 @@ fn delegated_groups_belong_to_the_container_s_root() {
     ok(bench.runtime(&["delete", "--force", &bench.id()]));
     assert_eq!(bench.groups(), Vec::<std::path::PathBuf>::new());
 }
+
+/// A unit of a name that is taken, and its group, are somebody's.
+#[test]
+fn a_scope_that_is_refused_takes_nobodys_group_away() {
+    if std::path::Path::new("/run/systemd/private").exists() {
+        eprintln!("left out: this host has a systemd that would make the scope, see tests/vm-scopes.sh");
+        return;
+    }
+    let bench = Bench::new();
+    bench
+        .config(&["sleep", "1000"], |c| c["linux"]["cgroupsPath"] = json!(format!("berthtest.slice:x:{}", bench.id())));
+    let point = if only_v2() { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/pids" };
+    let slice = std::path::Path::new(point).join("berthtest.slice");
+    let theirs = slice.join(format!("x-{}.scope", bench.id()));
+    std::fs::create_dir_all(&theirs).unwrap();
+    let refused = bench.runtime(&["--systemd-cgroup", "create", &bench.id()]);
+    let is_there = theirs.exists();
+    let _ = std::fs::remove_dir(&theirs);
+    let _ = std::fs::remove_dir(&slice);
+    fails(refused, "--systemd-cgroup");
+    assert!(is_there, "{} was removed", theirs.display());
+    assert!(!bench.state_folder().join(bench.id()).exists());
+}
