@@ -76,6 +76,13 @@ if [ "$(systemctl --version | awk 'NR == 1 { print $2 }')" -lt 253 ]; then
   together=
 fi
 berthctl run -d --name raw --network none --userns host --cgroup-conf memory.high=50331648 --memory 96m $together "$image" sleep 1000 >/dev/null
+check "a file that systemd writes as it likes is refused" "$(berthctl run --rm --network none --cgroup-conf cpu.weight.nice=3 "$image" true 2>&1 | grep -c 'unified.*cpu.weight.nice')" 1
+berthctl run -d --name exact --network none --userns host --cpus 0.12345 --cgroup-conf cpu.idle=1 --cgroup-conf memory.zswap.max=4096 "$image" sleep 1000 >/dev/null
+berthctl update --pids-limit 33 exact >/dev/null
+exact() { file exact cpu.idle; file exact pids.max; [ ! -e "$(group exact)/memory.zswap.max" ] || file exact memory.zswap.max | sed 's/^4096$//'; }
+check "update: what has no such limit stays" "$(exact | xargs) $(file exact cpu.max)" "1 33 12345 100000"
+systemctl daemon-reload; check "daemon-reload: an idle group stays idle" "$(exact | xargs)" "1 33"
+berthctl rm -f exact >/dev/null
 foreign() { berthctl exec raw sh -c 'rm -f /loop; mknod /loop c 10 237; cat /loop' 2>&1 | grep -o 'Operation not permitted'; }
 check "devices" "$(foreign)" "Operation not permitted"
 systemctl daemon-reload
@@ -126,7 +133,9 @@ told() { systemctl show -P MemoryMax oci-c1.scope; systemctl show -P TasksMax oc
 check "berth-runtime: limits" "$(told | xargs)" "67108864 30 67108864 30 33333 100000"
 berth-runtime start c1; systemctl daemon-reload
 check "berth-runtime: daemon-reload" "$(told | xargs | cut -d' ' -f1-4)" "67108864 30 67108864 30"
-berth-runtime update --memory 50331648 --pids-limit 40 c1; systemctl daemon-reload
+echo "33333 100000" > $oci/cpu.max; berth-runtime update --memory 50331648 --pids-limit 40 c1
+check "berth-runtime: an update leaves the other limits exact" "$(cat $oci/cpu.max)" "33333 100000"
+systemctl daemon-reload
 check "berth-runtime: update" "$(told | xargs | cut -d' ' -f1-4)" "50331648 40 50331648 40"
 check "berth-runtime: exec" "$(berth-runtime exec c1 cat /proc/self/cgroup)" "0::/"
 systemctl stop oci-c1.scope

@@ -194,11 +194,14 @@ fn make(
     let group = Group::find(&plan.cgroup)?;
     let holder = match &plan.scope {
         Some(scope) => {
+            let together =
+                config.linux.resources.unified.get(cgroup::scope::OOM_GROUP).is_some_and(|v| v.trim() == "1");
             // Not on record before: whoever cleans up would stop what may be somebody's. A scope of ours goes with its holder.
             let taken = || (draft.group, draft.unit) = (Some(group.clone()), Some(&*scope.unit));
-            let holder = scope.start(&group, &record.id, taken)?;
+            let started = scope.start(&group, &record.id, together, taken)?;
+            warnings.extend(started.warning);
             draft.home.save(&record)?;
-            Some(holder)
+            Some(started.holder)
         }
         None => {
             // Before anything is made: whoever cleans up knows where to look.

@@ -154,6 +154,9 @@ pub fn update(context: &Context, id: &str, resources: &config::Resources) -> Res
     }
     let mut warnings = Vec::new();
     let group = Group::find(&record.cgroup)?;
+    if record.unit.is_some() {
+        scope::check_update(&group, resources)?;
+    }
     group.apply(resources, true, &mut warnings)?;
     if let Some(unit) = &record.unit {
         scope::tell(unit, &group)?;

@@ -157,6 +157,9 @@ impl Runtime {
         let mode = self.inner.cgroups.mode();
         let r = &spec.resources;
         wrong.extend(self.check_slice(spec));
+        if self.inner.config.cgroup_driver == CgroupDriver::Systemd {
+            wrong.extend(cgroup::unkept(r));
+        }
         for (field, asked) in [("unified", !r.unified.is_empty()), ("oom_group", r.oom_group)] {
             if asked && mode != "v2" {
                 wrong.push((

@@ -5,15 +5,18 @@
 //! much of D-Bus as that takes and `wire` its encoding, in place of a library for it: those that are kept up are asynchronous and bring some
 //! twenty crates, while the OCI command line forks and must have no threads.
 //!
-//! Blocking, one connection for each [`Manager`], no state: what is to be remembered is the caller's. Not here: writing to cgroups.
+//! Blocking, one connection for each [`Manager`], no state: what is to be remembered is the caller's. Limits are written to cgroups elsewhere;
+//! [`Files`] only writes again what systemd itself wrote over.
 #![forbid(unsafe_code)]
 
 mod bus;
+mod files;
 pub mod limits;
 mod manager;
 pub mod unit;
 mod wire;
 
+pub use files::Files;
 pub use manager::{Begun, Manager, Scope};
 pub use wire::{Property, Value};
 

@@ -1,7 +1,7 @@
 //! Which properties of a unit stand for which files of a v2 cgroup (systemd.resource-control(5)).
 //!
-//! systemd writes the files of all its units again when it is reloaded: what is not a property of the unit is back at its default then. Files
-//! that systemd does not know (hugetlb, rdma, misc) it leaves as they are.
+//! systemd writes the files of all its units again when it is reloaded, and those of one unit whenever a property of it is set: what is not a
+//! property of the unit is back at its default then. Files that systemd does not know (hugetlb, rdma, misc) it leaves as they are.
 
 use crate::wire::{Property, Value};
 
@@ -9,9 +9,36 @@ use crate::wire::{Property, Value};
 const INFINITY: u64 = u64::MAX;
 /// Processors and nodes at most; Linux has 8192 of the former.
 const MAX_CPUS: usize = 8192;
+/// CPUWeight=idle.
+const IDLE: u64 = 0;
 
-/// The properties that stand for one file with one value as it is written to the file. Empty: systemd leaves this file alone.
-pub fn properties(file: &str, value: &str) -> Vec<Property> {
+/// What systemd writes, in an order in which it can be written again.
+pub const FILES: [&str; 17] = [
+    "memory.min",
+    "memory.low",
+    "memory.high",
+    "memory.max",
+    "memory.swap.max",
+    "memory.zswap.max",
+    "memory.zswap.writeback",
+    "memory.oom.group",
+    "pids.max",
+    "cpu.idle",
+    "cpu.weight",
+    "cpu.max",
+    "cpuset.cpus",
+    "cpuset.mems",
+    "io.weight",
+    "io.bfq.weight",
+    "io.max",
+];
+
+/// The properties that stand for one file with one value as it is written to the file. Empty: systemd leaves this file alone, or another one's
+/// property says it: that of `cpu.weight` for a `cpu.idle` of 0 and, where it is 0, the other way round.
+///
+/// # Errors
+/// Why systemd would write something else to this file at the next opportunity.
+pub fn properties(file: &str, value: &str) -> Result<Vec<Property>, String> {
     let value = value.trim();
     let bytes = |name| Some(vec![Property::new(name, Value::Long(amount(value)?))]);
     let list = |name| Some(vec![Property::new(name, Value::Bytes(mask(value)?))]);
@@ -21,21 +48,54 @@ pub fn properties(file: &str, value: &str) -> Vec<Property> {
         "memory.high" => bytes("MemoryHigh"),
         "memory.max" => bytes("MemoryMax"),
         "memory.swap.max" => bytes("MemorySwapMax"),
+        ZSWAP_MAX => bytes("MemoryZSwapMax"),
+        "memory.zswap.writeback" => {
+            let wanted = matches!(value, "0" | "1");
+            wanted.then(|| vec![Property::new("MemoryZSwapWriteback", Value::Bool(value == "1"))])
+        }
+        "memory.oom.group" => return Err("systemd writes it as OOMPolicy= says, which is set at the start only".into()),
         "pids.max" => bytes("TasksMax"),
-        // 0 is how the kernel shows cpu.idle.
-        "cpu.weight" if value != "0" => bytes("CPUWeight"),
+        // How the kernel shows cpu.idle.
+        "cpu.weight" if value == "0" => return Ok(Vec::new()),
+        "cpu.weight" => bytes("CPUWeight"),
+        "cpu.weight.nice" => return Err("systemd writes cpu.weight, which is the same: use that".into()),
+        "cpu.idle" if value == "0" => return Ok(Vec::new()),
+        "cpu.idle" => (value == "1").then(|| vec![Property::new("CPUWeight", Value::Long(IDLE))]),
         "cpu.max" => quota(value),
         "cpuset.cpus" => list("AllowedCPUs"),
         "cpuset.mems" => list("AllowedMemoryNodes"),
-        "io.weight" => weight(value),
+        "io.weight" => weight(value, |weight| weight),
+        "io.bfq.weight" => weight(value, of_bfq),
         "io.max" => rates(value),
-        _ => None,
+        _ => return Ok(Vec::new()),
     };
-    found.unwrap_or_default()
+    found.ok_or_else(|| format!("systemd has no property for {value:?} in it"))
 }
 
+const ZSWAP_MAX: &str = "memory.zswap.max";
+
+/// Since which systemd there is such a property. 0: since long ago.
+pub(crate) fn since(property: &Property) -> u32 {
+    match (property.name, &property.value) {
+        ("CPUWeight", Value::Long(IDLE)) => 252,
+        ("MemoryZSwapMax", _) => 253,
+        ("MemoryZSwapWriteback", _) => 256,
+        _ => 0,
+    }
+}
+
+/// The kernel takes K, M and so on behind a number (memparse()).
 fn amount(text: &str) -> Option<u64> {
-    if text == "max" { Some(INFINITY) } else { text.parse().ok() }
+    if text == "max" {
+        return Some(INFINITY);
+    }
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let power = match &text[digits.len()..] {
+        "" => 0,
+        unit if unit.len() == 1 => "KMGTPE".find(&unit.to_ascii_uppercase())? + 1,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << (10 * power))
 }
 
 /// `QUOTA [PERIOD]` in microseconds. systemd keeps per cents of a processor: a part of one is rounded up, so that nobody gets less.
@@ -76,16 +136,32 @@ fn mask(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// The properties that take all disks out of a file.
+pub fn forget_disks(file: &str) -> Vec<Property> {
+    let names: &[&'static str] = match file {
+        "io.weight" | "io.bfq.weight" => &["IODeviceWeight"],
+        "io.max" => &["IOReadBandwidthMax", "IOWriteBandwidthMax", "IOReadIOPSMax", "IOWriteIOPSMax"],
+        _ => &[],
+    };
+    names.iter().map(|name| Property::new(name, Value::Disks(Vec::new()))).collect()
+}
+
 /// udev's link, which systemd looks the number up by.
 fn disk(number: &str) -> String {
     format!("/dev/block/{number}")
 }
 
+/// BFQ's weights are 1 to 1,000 where all others are 1 to 10,000, with 100 in both: what systemd makes this one of (its BFQ_WEIGHT).
+fn of_bfq(weight: u64) -> u64 {
+    const DEFAULT: u64 = 100;
+    if weight <= DEFAULT { weight } else { DEFAULT + (weight - DEFAULT) * 11 }
+}
+
 /// `default WEIGHT`, or `MAJOR:MINOR WEIGHT`.
-fn weight(text: &str) -> Option<Vec<Property>> {
+fn weight(text: &str, of_file: fn(u64) -> u64) -> Option<Vec<Property>> {
     const DEFAULT: u64 = 100;
     let (of, weight) = text.split_once(' ').unwrap_or(("default", text));
-    let number = if weight == "default" { DEFAULT } else { weight.parse().ok()? };
+    let number = if weight == "default" { DEFAULT } else { of_file(weight.parse().ok().filter(|w| *w <= 10_000)?) };
     Some(vec![match of {
         "default" => Property::new("IOWeight", Value::Long(number)),
         of => Property::new("IODeviceWeight", Value::Disks(vec![(disk(of), number)])),
@@ -116,7 +192,10 @@ mod tests {
 
     fn text(file: &str, value: &str) -> String {
         let one = |p: &Property| format!("{}={:?}", p.name, p.value);
-        properties(file, value).iter().map(one).collect::<Vec<_>>().join(" ")
+        match properties(file, value) {
+            Ok(all) => all.iter().map(one).collect::<Vec<_>>().join(" "),
+            Err(why) => why,
+        }
     }
 
     #[test]
@@ -125,9 +204,37 @@ mod tests {
         assert_eq!(text("memory.swap.max", "0"), "MemorySwapMax=Long(0)");
         assert_eq!(text("pids.max", "max"), format!("TasksMax=Long({})", u64::MAX));
         assert_eq!(text("cpu.weight", "39\n"), "CPUWeight=Long(39)");
-        for other in [("hugetlb.2MB.max", "0"), ("memory.oom.group", "1"), ("memory.max", "x"), ("memory.max", "")] {
+        assert_eq!(text("memory.high", "60M"), "MemoryHigh=Long(62914560)");
+        assert_eq!(text("memory.zswap.max", "1k"), "MemoryZSwapMax=Long(1024)");
+        assert_eq!(text("memory.zswap.writeback", "0"), "MemoryZSwapWriteback=Bool(false)");
+        for other in [("hugetlb.2MB.max", "0"), ("misc.max", "x 1"), ("cpu.idle", "0"), ("cpu.weight", "0")] {
             assert_eq!(text(other.0, other.1), "");
         }
+    }
+
+    #[test]
+    fn what_systemd_would_write_over_is_refused() {
+        for (file, value) in [
+            ("memory.oom.group", "1"),
+            ("cpu.weight.nice", "5"),
+            ("memory.max", "x"),
+            ("memory.max", ""),
+            ("memory.max", "1KB"),
+            ("memory.max", "99999999999E"),
+            ("cpu.idle", "2"),
+            ("cpu.max", "1000 0"),
+            ("io.bfq.weight", "default 10001"),
+        ] {
+            assert!(properties(file, value).is_err(), "{file} {value}");
+        }
+    }
+
+    #[test]
+    fn those_of_later_versions_are_known() {
+        let first = |file, value| since(&properties(file, value).unwrap()[0]);
+        assert_eq!(text("cpu.idle", "1"), "CPUWeight=Long(0)");
+        assert_eq!((first("cpu.idle", "1"), first("cpu.weight", "1")), (252, 0));
+        assert_eq!((first("memory.zswap.max", "0"), first("memory.zswap.writeback", "0")), (253, 256));
     }
 
     #[test]
@@ -137,7 +244,6 @@ mod tests {
         assert_eq!(quota("12345"), "CPUQuotaPerSecUSec=Long(130000) CPUQuotaPeriodUSec=Long(100000)");
         assert_eq!(quota("1000 1000000"), "CPUQuotaPerSecUSec=Long(10000) CPUQuotaPeriodUSec=Long(1000000)");
         assert!(quota("max 100000").starts_with(&format!("CPUQuotaPerSecUSec=Long({}) ", u64::MAX)));
-        assert_eq!(quota("1000 0"), "");
     }
 
     #[test]
@@ -146,13 +252,17 @@ mod tests {
         assert_eq!(text("cpuset.mems", "0"), "AllowedMemoryNodes=Bytes([1])");
         assert_eq!(text("cpuset.cpus", ""), "AllowedCPUs=Bytes([])");
         for bad in ["a", "0-99999999", "-", "1-"] {
-            assert_eq!(text("cpuset.cpus", bad), "", "{bad}");
+            assert!(properties("cpuset.cpus", bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn disks_go_by_their_number() {
         assert_eq!(text("io.weight", "default 200"), "IOWeight=Long(200)");
+        assert_eq!(text("io.bfq.weight", "default 200"), "IOWeight=Long(1200)");
+        assert_eq!(text("io.bfq.weight", "50"), "IOWeight=Long(50)");
+        assert_eq!(text("io.bfq.weight", "8:0 1000"), "IODeviceWeight=Disks([(\"/dev/block/8:0\", 10000)])");
+        assert_eq!(text("io.bfq.weight", "8:0 default"), "IODeviceWeight=Disks([(\"/dev/block/8:0\", 100)])");
         assert_eq!(text("io.weight", "8:0 200"), "IODeviceWeight=Disks([(\"/dev/block/8:0\", 200)])");
         assert_eq!(
             text("io.max", "8:16 rbps=1048576 wiops=max"),
@@ -161,6 +271,6 @@ mod tests {
                 u64::MAX
             )
         );
-        assert_eq!(text("io.max", "8:16 what=1"), "");
+        assert!(properties("io.max", "8:16 what=1").is_err());
     }
 }

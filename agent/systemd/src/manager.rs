@@ -2,6 +2,7 @@
 
 use crate::SystemdError;
 use crate::bus::Bus;
+use crate::limits;
 use crate::wire::{Arg, Property, Value};
 use std::time::{Duration, Instant};
 
@@ -128,8 +129,19 @@ impl Manager {
         if properties.is_empty() {
             return Ok(());
         }
-        let args = [Arg::Text(unit), Arg::Bool(true), Arg::Properties(properties)];
+        let properties = self.known(properties)?;
+        let args = [Arg::Text(unit), Arg::Bool(true), Arg::Properties(&properties)];
         self.bus.manager("SetUnitProperties", &args, &format!("setting properties of {unit}")).map(drop)
+    }
+
+    /// Without those that this systemd is too old for: it writes no files of them either.
+    fn known(&mut self, properties: &[Property]) -> Result<Vec<Property>, SystemdError> {
+        let mut known = properties.to_vec();
+        if known.iter().any(|p| limits::since(p) > 0) {
+            let version = major(&self.version()?);
+            known.retain(|p| limits::since(p) <= version);
+        }
+        Ok(known)
     }
 
     /// Stops a unit with what is left in it, and lets systemd forget that it failed. Gone already is fine.
@@ -230,5 +242,15 @@ mod tests {
         let mut manager = systemd(vec![(wire::REPLY, "", "/job/1")]);
         let begun = manager.begin(&SCOPE).unwrap();
         assert!(manager.finish(begun).is_err());
+    }
+
+    #[test]
+    fn what_systemd_is_too_old_for_is_left_out() {
+        let all = [Property::new("MemoryZSwapMax", Value::Long(0)), Property::new("MemoryMax", Value::Long(0))];
+        for (version, known) in [("252.39-1", 1), ("253", 2)] {
+            assert_eq!(systemd(vec![(wire::REPLY, "", version)]).known(&all).unwrap().len(), known, "{version}");
+        }
+        // Nobody is asked where nothing is new.
+        assert_eq!(systemd(Vec::new()).known(&all[1..]).unwrap().len(), 1);
     }
 }

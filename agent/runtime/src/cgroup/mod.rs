@@ -13,6 +13,7 @@ mod weight;
 
 pub(crate) use devices::{DeviceRule, default_rules};
 pub use hierarchy::{Hierarchy, mounted};
+pub(crate) use v2::unkept;
 pub use weight::{cpu_weight, io_weight};
 
 use crate::counters::Counter;
@@ -341,6 +342,11 @@ impl Setting {
     /// For a file of many lines, which does not take back what it shows.
     fn or_back_to(self, undo: impl Into<String>) -> Self {
         Setting { undo: Some(undo.into()), ..self }
+    }
+
+    /// Its name.
+    fn file(&self) -> &str {
+        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
     /// For a group that is new: nothing has to be taken back.

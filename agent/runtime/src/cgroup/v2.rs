@@ -9,7 +9,7 @@ use crate::counters::Counter;
 use crate::{CgroupDriver, RuntimeConfig, RuntimeError};
 use berth_model::ContainerId;
 use berth_model::spec::Resources;
-use berth_systemd::{Property, limits};
+use berth_systemd::{Files, Property, limits};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -89,7 +89,7 @@ impl V2 {
         set("memory", "memory.max", r.memory_bytes.map(|b| b.to_string()));
         set("memory", "memory.low", r.memory_reservation_bytes.map(|b| b.to_string()));
         set("pids", PIDS, r.pids.filter(|p| *p > 0).map(|p| p.to_string()));
-        set("memory", "memory.oom.group", r.oom_group.then(|| "1".to_owned()));
+        set("memory", OOM_GROUP, r.oom_group.then(|| "1".to_owned()));
         set("cpu", "cpu.max", cpu_quota_us(r).map(|quota| format!("{quota} {}", cpu_period_us(r))));
         set("cpu", "cpu.weight", r.cpu_shares.map(|s| cpu_weight(s).to_string()));
         set("cpuset", "cpuset.cpus", r.cpuset_cpus.clone());
@@ -133,8 +133,9 @@ impl V2 {
         holder: u32,
         values: &[(&'static str, String)],
     ) -> Result<PathBuf, RuntimeError> {
-        let properties: Vec<Property> =
-            values.iter().flat_map(|(file, value)| limits::properties(file, value)).collect();
+        // The end of all together is the scope's own, see Scope::oom_group.
+        let told = values.iter().filter(|(file, _)| *file != OOM_GROUP);
+        let properties = properties(told.map(|(file, value)| (*file, &**value)))?;
         let group = self.scopes.start(id, wanted, holder, &properties)?;
         if !wanted.resources.hugepages.is_empty() {
             // systemd hands down what it knows, and huge pages it does not.
@@ -189,17 +190,51 @@ impl V2 {
         Ok(settings)
     }
 
-    /// Tells systemd what the files of the scope are to hold, where the container has one.
-    fn tell(&self, id: &ContainerId, settings: &[Setting]) -> Result<(), RuntimeError> {
-        self.scopes.set(id, &properties(settings))
+    /// Tells systemd what the files of the scope are to hold, where the container has one. `all`: what holds then. systemd writes the other files,
+    /// too, and its own values to some: they get back what they had.
+    fn tell(&self, id: &ContainerId, settings: &[Setting], all: &Resources) -> Result<(), RuntimeError> {
+        let Some(group) = self.scopes.group(id).filter(|_| !settings.is_empty()) else { return Ok(()) };
+        let mut properties = properties(settings.iter().map(|s| (s.file(), &*s.value)))?;
+        if settings.iter().any(|s| s.file() == IDLE && s.value.trim() == "0") {
+            // An idle group has no weight; one that is idle no more has its own again.
+            let raw = all.unified.get(WEIGHT).cloned();
+            let weight = raw.unwrap_or_else(|| all.cpu_shares.map_or(100, cpu_weight).to_string());
+            properties.extend(limits::properties(WEIGHT, &weight).unwrap_or_default());
+        }
+        let files = Files::read(&group);
+        self.scopes.set(id, &properties)?;
+        let asked = |file: &str| settings.iter().any(|s| s.file() == file);
+        files.put_back(asked).map_err(|(path, source)| RuntimeError::Cgroup {
+            act: "writing again what systemd has changed in",
+            path,
+            source,
+        })
     }
 }
 
-fn properties(settings: &[Setting]) -> Vec<Property> {
-    let file = |s: &Setting| s.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    settings.iter().flat_map(|s| limits::properties(&file(s), &s.value)).collect()
+/// Refuses what would be gone with the next reload of systemd.
+fn properties<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Vec<Property>, RuntimeError> {
+    let mut all = Vec::new();
+    for (file, value) in files {
+        all.extend(told(file, value).map_err(|why| RuntimeError::spec(UNIFIED, why))?);
+    }
+    Ok(all)
 }
 
+/// What systemd is told of a file, or why the file cannot be kept as it is.
+fn told(file: &str, value: &str) -> Result<Vec<Property>, String> {
+    limits::properties(file, value).map_err(|why| format!("{file} cannot be kept in a scope of systemd's: {why}"))
+}
+
+/// What is wrong with these for a container in a scope, by their field.
+pub(crate) fn unkept(r: &Resources) -> impl Iterator<Item = (String, String)> {
+    r.unified.iter().filter_map(|(file, value)| Some((UNIFIED.to_owned(), told(file, value).err()?)))
+}
+
+const UNIFIED: &str = "resources.unified";
+const IDLE: &str = "cpu.idle";
+const WEIGHT: &str = "cpu.weight";
+const OOM_GROUP: &str = "memory.oom.group";
 const PIDS: &str = "pids.max";
 /// A kernel that does not count swap has no such file.
 const SWAP: &str = "memory.swap.max";
@@ -295,7 +330,7 @@ impl Cgroups for V2 {
         }
         let lines = self.lines(&group, r, &mut warnings)?;
         if holder.is_some() {
-            self.tell(id, &lines)?;
+            self.tell(id, &lines, r)?;
         }
         lines.iter().try_for_each(Setting::write)?;
         let folder = open(group.clone(), false)?;
@@ -430,7 +465,7 @@ impl Cgroups for V2 {
         let settings = self.changes(&group, old, new)?;
         let write = || {
             // First, because systemd writes the files, too, and a quota in its own steps.
-            self.tell(id, &settings)?;
+            self.tell(id, &settings, new)?;
             super::set_all(&settings)
         };
         let done = match new.memory_bytes.filter(|m| old.memory_bytes.is_none_or(|o| *m < o)) {
@@ -442,7 +477,7 @@ impl Cgroups for V2 {
         };
         if done.is_err() && self.scopes.group(id).is_some() {
             let back = self.changes(&group, new, old)?;
-            if let Err(e) = self.tell(id, &back).and_then(|()| super::set_all(&back)) {
+            if let Err(e) = self.tell(id, &back, old).and_then(|()| super::set_all(&back)) {
                 tracing::error!(container = %id, error = %e, "putting limits back");
             }
         }
@@ -535,5 +570,21 @@ mod tests {
         for none in ["0::/berth/abc\n", "0::/\n", ""] {
             assert_eq!(leaf(none, "abc"), "", "{none}");
         }
+    }
+
+    #[test]
+    fn what_a_reload_would_undo_is_refused_by_name() {
+        let error = |file, value| properties([(file, value)].into_iter()).unwrap_err().to_string();
+        for (file, value) in [("memory.oom.group", "1"), ("cpu.weight.nice", "3"), ("memory.high", "0x10")] {
+            let said = error(file, value);
+            assert!(said.contains("unified") && said.contains(file), "{said}");
+        }
+        let unified = [("cpu.weight.nice", "3"), ("memory.high", "1M")].map(|(f, v)| (f.to_owned(), v.to_owned()));
+        let wrong: Vec<_> = unkept(&Resources { unified: unified.into(), ..Resources::default() }).collect();
+        assert!(
+            matches!(&wrong[..], [(field, why)] if field == UNIFIED && why.contains("cpu.weight.nice")),
+            "{wrong:?}"
+        );
+        assert_eq!(properties([("hugetlb.2MB.max", "0"), ("memory.max", "1M")].into_iter()).unwrap().len(), 1);
     }
 }
