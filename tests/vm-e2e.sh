@@ -22,7 +22,8 @@ skip userns::a_crowd_shares_nothing "50 handshakes at once take an emulated proc
 skip health::what_becomes_of_the_unhealthy "a container is unhealthy, and stopped, before an emulated processor has run its first line"
 
 case $kernel in 6.1.*)
-  for test in volume_options::tmpfs_by_option volume_faults::making_and_removing; do
+  for test in volume_options::tmpfs_by_option volume_options::a_tmpfs_has_the_owner_and_mode_that_it_was_given \
+      binds::read_only_reaches_as_far_below_as_it_is_told volume_faults::making_and_removing; do
     skip $test "tmpfs has mounts with mapped owners since Linux 6.3"
   done
   skip landlock::abstract_sockets_and_processes_of_the_host_are_out_of_reach "Landlock has scopes since Linux 6.12"
