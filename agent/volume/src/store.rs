@@ -440,4 +440,21 @@ mod tests {
         assert_eq!(store.list().unwrap().1, Vec::<PathBuf>::new());
         std::fs::remove_dir_all(&dir).unwrap();
     }
+
+    #[test]
+    fn what_is_kept_of_an_import_is_no_volume_and_gets_old() {
+        let dir = std::env::temp_dir().join(format!("berth-volume-parts-{}", std::process::id()));
+        let store = VolumeStore::open(&dir).unwrap();
+        let (old, new) = (store.parts("old").unwrap(), store.parts("new").unwrap());
+        assert_eq!((old.safe(), new.safe()), (0, 0));
+        let hours_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+        std::fs::File::open(store.parts_dir("old")).unwrap().set_modified(hours_ago).unwrap();
+        assert_eq!(store.list().unwrap(), (Vec::new(), Vec::new()));
+        let hour = Duration::from_secs(3600);
+        assert_eq!(store.idle_parts(hour).unwrap(), [("old".to_owned(), store.parts_dir("old"))]);
+        // Whoever comes back to it has it.
+        store.parts("old").unwrap();
+        assert_eq!(store.idle_parts(hour).unwrap(), []);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }
