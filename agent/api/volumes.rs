@@ -321,7 +321,12 @@ impl volumes_server::Volumes for Volumes {
                     item = items.recv() => item,
                     () = sender.closed() => return,
                 };
-                let Some(item) = item else { return };
+                let Some(item) = item else {
+                    // Ended without a last word: this agent is about to end, and a clean end of the stream would be one of the tar.
+                    let _ = sender.send(Err(status::stopping())).await;
+                    return;
+                };
+                let last = !matches!(item, Ok(ExportItem::At(_) | ExportItem::Tar(_)));
                 let answer = item.map_err(status::from_node).map(|item| {
                     let kind = match item {
                         ExportItem::At(bytes) => Kind::At(v1::VolumeTarAt { bytes }),
@@ -330,7 +335,7 @@ impl volumes_server::Volumes for Volumes {
                     };
                     v1::ExportVolumeResponse { kind: Some(kind) }
                 });
-                if sender.send(answer).await.is_err() {
+                if sender.send(answer).await.is_err() || last {
                     return;
                 }
             }

@@ -15,6 +15,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// Bytes of one piece of a tar.
 const PIECE: usize = 128 << 10;
@@ -22,6 +23,8 @@ const PIECE: usize = 128 << 10;
 const QUEUE: usize = 4;
 /// A caller that takes nothing for so long has forgotten the export.
 const STUCK: Duration = Duration::from_secs(600);
+/// What a caller has to take the last word of an agent that ends.
+const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// A tar of a volume: its pieces, and the digest of all of them last.
 #[derive(Debug)]
@@ -71,6 +74,7 @@ struct Out<'a> {
     piece: BytesMut,
     hasher: Hasher,
     bytes: u64,
+    stop: CancellationToken,
     handle: tokio::runtime::Handle,
 }
 
@@ -90,10 +94,16 @@ impl Out<'_> {
     }
 
     fn tell(&self, item: ExportItem) -> io::Result<()> {
-        let send = self.send.send(Ok(item));
-        match self.handle.block_on(tokio::time::timeout(STUCK, send)) {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the caller has gone")),
+        let sent = async {
+            tokio::select! {
+                sent = tokio::time::timeout(STUCK, self.send.send(Ok(item))) => matches!(sent, Ok(Ok(()))),
+                // Not held up by a caller that does not read: it goes on with the next agent.
+                () = self.stop.cancelled() => false,
+            }
+        };
+        match self.handle.block_on(sent) {
+            true => Ok(()),
+            false => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the caller has gone")),
         }
     }
 }
@@ -140,7 +150,8 @@ pub(crate) async fn export(
         let _permit = permit;
         let packed = packed(&inner_, &work.volume, had, &send, &handle);
         drop(work);
-        let _ = handle.block_on(tokio::time::timeout(STUCK, send.send(packed)));
+        let patience = if inner_.stop.is_cancelled() { LAST_WORD } else { STUCK };
+        let _ = handle.block_on(tokio::time::timeout(patience, send.send(packed)));
     });
     Ok(receive)
 }
@@ -170,6 +181,7 @@ fn packed(
         piece: BytesMut::with_capacity(PIECE),
         hasher: Hasher::new(Algorithm::Sha256),
         bytes: 0,
+        stop: inner.stop.clone(),
         handle: handle.clone(),
     };
     let mut packer = Packer::new(out, Packing { one_file_system: true, ..Packing::default() }, &check);
