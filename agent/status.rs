@@ -397,6 +397,7 @@ fn from_network(error: &NetworkError, message: String) -> Draft {
                 [("address", address.to_string()), ("protocol", (*protocol).into()), ("holder", holder.to_string())];
             Draft::with(Code::FailedPrecondition, "PORT_IN_USE", message, metadata)
         }
+        E::NoneFree { why, .. } => from_network(why, message),
         E::NoContainerPort
         | E::HostAddressFamily(_)
         | E::HostAddressUnknown(_)

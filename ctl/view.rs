@@ -102,8 +102,26 @@ pub fn protocol(p: v1::Protocol) -> &'static str {
 pub fn port(p: &v1::PortMapping) -> Value {
     json!({
         "ContainerPort": format!("{}/{}", ports_from(p.container_port, p.count), protocol(p.protocol())),
-        "HostAddress": format!("{}:{}", bracketed(&p.host_ip), ports_from(p.host_port, p.count)),
+        "HostAddress": format!("{}:{}", bracketed(&p.host_ip), ports_from(p.host_port, p.count.max(p.choice))),
     })
+}
+
+/// Docker's `Ports`: by `80/tcp` the addresses, with one key for each port of a range.
+pub fn bindings(ports: &[v1::PortMapping]) -> Map<String, Value> {
+    let mut bindings: Map<String, Value> = Map::new();
+    for (p, n) in ports.iter().flat_map(|p| (0..p.count.max(1)).map(move |n| (p, n))) {
+        let host = match (p.host_port, p.choice) {
+            (0, _) => String::new(),
+            (first, 2..) => ports_from(first, p.choice),
+            (first, _) => (first + n).to_string(),
+        };
+        let key = format!("{}/{}", p.container_port + n, protocol(p.protocol()));
+        let list = bindings.entry(key).or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(list) = list {
+            list.push(json!({"HostIp": p.host_ip, "HostPort": host}));
+        }
+    }
+    bindings
 }
 
 /// `80`, or `8000-8010`.
@@ -129,19 +147,19 @@ pub fn ports(ports: &[v1::PortMapping]) -> String {
         let first = sorted[i];
         let mut n = 0;
         while let Some(next) = sorted.get(i + n as usize + 1)
-            && next.count.max(first.count) <= 1
+            && next.count.max(first.count).max(next.choice).max(first.choice) <= 1
             && (next.protocol, &next.host_ip) == (first.protocol, &first.host_ip)
             && next.container_port == first.container_port + n + 1
             && next.host_port == first.host_port + n + 1
         {
             n += 1;
         }
-        let range = |p: u32| ports_from(p, first.count.max(n + 1));
+        let range = |p: u32, choice: u32| ports_from(p, first.count.max(n + 1).max(choice));
         shown.push(format!(
             "{}:{}->{}/{}",
             bracketed(&first.host_ip),
-            range(first.host_port),
-            range(first.container_port),
+            range(first.host_port, first.choice),
+            range(first.container_port, 1),
             protocol(first.protocol())
         ));
         i += n as usize + 1;

@@ -299,9 +299,9 @@ impl containers_server::Containers for Containers {
             (r.container.clone(), r.request_id.clone())
         })?;
         let node = self.node.clone();
-        let (id, ports) = finish(async move { node.update_ports(&who, &r.container, add, remove).await }).await?;
-        let ports = ports.iter().map(spec::encode_port).collect();
-        Ok(Response::new(v1::UpdatePortsResponse { id: id.to_string(), ports }))
+        let record = finish(async move { node.update_ports(&who, &r.container, add, remove).await }).await?;
+        let ports = ports::published(&record);
+        Ok(Response::new(v1::UpdatePortsResponse { id: record.id.to_string(), ports }))
     }
 
     async fn top(&self, request: Request<v1::TopRequest>) -> Result<Response<v1::TopResponse>, Status> {

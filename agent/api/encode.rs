@@ -69,7 +69,7 @@ pub fn container(view: &ContainerView) -> v1::ContainerSummary {
         state: state(record) as i32,
         started: record.started.map(time),
         exit: record.exit.as_ref().map(exit),
-        ports: network.map_or(&record.spec.ports, |n| &n.ports).iter().map(super::spec::encode_port).collect(),
+        ports: super::ports::published(record),
         networks: super::endpoints::names(record),
         labels: record.spec.labels.clone().into_iter().collect(),
         ip_address: network.map(|n| n.address.to_string()).unwrap_or_default(),

@@ -1,10 +1,10 @@
 //! `Networks.ExplainPort`: what was found, and what it means for a person.
 
+use super::call;
 use super::decode::Fields;
-use super::{call, spec};
 use crate::status;
 use berth::v1;
-use berth_model::network::Protocol;
+use berth_model::network::{PortMapping, Protocol};
 use berth_model::publish::PublishPolicy;
 use berth_network::{Effect, Explained, Found, Outcome, Place, PortHolder, PublishedHere, Question, is_interface_name};
 use berth_node::Node;
@@ -109,7 +109,7 @@ impl Words<'_> {
         v1::PublishedHere {
             container: self.name(port.container.as_str()),
             network: port.network.clone(),
-            mapping: Some(spec::encode_port(&port.mapping)),
+            mapping: Some(super::ports::encode(&self.of_family(port))),
             elements: port.elements.clone(),
             covers: port.covers,
         }
@@ -150,8 +150,21 @@ impl Words<'_> {
     }
 
     fn elsewhere(&self, port: &PublishedHere) -> String {
-        let at = port.mapping.host_ip.map_or("every address".to_owned(), |ip| ip.to_string());
-        format!("container {} publishes the port on {at} only", self.name(port.container.as_str()))
+        let name = self.name(port.container.as_str());
+        let at: Vec<String> = port.mapping.addresses().iter().map(place).collect();
+        if port.mapping.addresses().cover(self.found.address) {
+            return format!(
+                "container {name}, which publishes the port, has no IPv6 address (its network has no IPv6 subnet)"
+            );
+        }
+        format!("container {name} publishes the port on {} only", at.join(" and "))
+    }
+
+    /// At the address of the packet's family, where it has several.
+    fn of_family(&self, port: &PublishedHere) -> PortMapping {
+        let same = |p: &PortMapping| p.addresses().iter().any(|a| a.is_ipv4() == self.found.address.is_ipv4());
+        let each: Vec<PortMapping> = port.mapping.each(port.ipv6).collect();
+        each.iter().find(|p| same(p)).or(each.first()).unwrap_or(&port.mapping).clone()
     }
 
     /// Whether a process of the container listens; None: nobody can know (UDP and SCTP have nothing to see).
@@ -188,6 +201,10 @@ impl Words<'_> {
         }
         let reached = matches!(found.outcome, Outcome::Container { .. } | Outcome::Process(_) | Outcome::NotThisHost);
         match found.published.iter().find(|p| !p.covers) {
+            Some(other) if !reached && other.mapping.addresses().cover(found.address) => advice.push(format!(
+                "put {} on a network with IPv6 (berthctl network create --ipv6), or connect over IPv4",
+                self.name(other.container.as_str())
+            )),
             Some(other) if !reached => advice.extend(publish(
                 self.node.publish_policy(),
                 &self.name(other.container.as_str()),
@@ -213,6 +230,14 @@ impl Words<'_> {
         }
         advice.extend(found.unseen.iter().map(|what| format!("cannot be evaluated: {what}")));
         advice
+    }
+}
+
+fn place(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(a) if a.is_unspecified() => "every address of IPv4".to_owned(),
+        IpAddr::V6(a) if a.is_unspecified() => "every address of IPv6".to_owned(),
+        one => one.to_string(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::decode::Fields;
 use berth::v1;
+use berth_model::ContainerRecord;
 use berth_model::network::{PortMapping, Protocol};
 use berth_model::publish::PublishPolicy;
 use std::collections::HashSet;
@@ -18,7 +19,8 @@ pub fn decode(f: &mut Fields, list: &[v1::PortMapping], policy: &PublishPolicy) 
     let mut ports = Vec::new();
     for (n, port) in list.iter().enumerate() {
         if let Some(port) = one(f, &format!("ports[{n}]."), port, policy) {
-            let fresh = port.host_port == 0 || taken.insert((port.host_ip, port.host_port, port.protocol));
+            let place = |address| (address, port.host_port, port.protocol);
+            let fresh = port.is_open() || port.addresses().iter().all(|a| taken.insert(place(a)));
             f.check(fresh, format!("ports[{n}].host_port"), "is published twice");
             ports.push(port);
         }
@@ -38,49 +40,63 @@ pub fn decode_update(
     let add = request.add.iter().enumerate().filter_map(|(n, p)| one(f, &format!("add[{n}]."), p, policy)).collect();
     let everywhere = PublishPolicy { default: None, ..policy.clone() };
     let remove = request.remove.iter().enumerate();
-    let remove = remove.filter_map(|(n, p)| one(f, &format!("remove[{n}]."), p, &everywhere)).collect();
+    let remove = remove.filter_map(|(n, p)| decode_one(f, &format!("remove[{n}]."), p, &everywhere)).collect();
     (add, remove)
 }
 
-/// One; `prefix` stands before the names of its fields.
-pub fn one(f: &mut Fields, prefix: &str, port: &v1::PortMapping, policy: &PublishPolicy) -> Option<PortMapping> {
+/// One to publish; `prefix` stands before the names of its fields.
+fn one(f: &mut Fields, prefix: &str, port: &v1::PortMapping, policy: &PublishPolicy) -> Option<PortMapping> {
     let at = |field: &str| format!("{prefix}{field}");
-    let host_ip = address(f, at("host_ip"), &port.host_ip, policy);
-    let count = port.count.max(1);
-    let last = |first: u32| first.saturating_add(count - 1);
-    let host_port = u16::try_from(port.host_port).ok().filter(|_| last(port.host_port) <= 65535);
-    f.check(host_port.is_some(), at("host_port"), "must be 0 to 65535, with the whole range");
-    let container_port = u16::try_from(port.container_port).ok().filter(|p| *p > 0 && last((*p).into()) <= 65535);
-    f.check(container_port.is_some(), at("container_port"), "must be 1 to 65535, with the whole range");
-    let protocol = protocol(port.protocol);
-    f.check(protocol.is_some(), at("protocol"), "must be TCP, UDP or SCTP");
-    f.check(count == 1 || port.host_port > 0, at("host_port"), "must be there for a range");
+    let needs = port.count > 1 || port.choice > 1;
+    f.check(!needs || port.host_port > 0, at("host_port"), "must be there for a range");
     let shifted = port.host_port != port.container_port;
     f.check(
-        !shifted || count <= SHIFTED_MAX,
+        !shifted || port.count <= SHIFTED_MAX,
         at("count"),
         "must be at most 1024 where the container's ports are others",
     );
-    let count = u16::try_from(count).ok()?;
+    decode_one(f, prefix, port, policy)
+}
+
+fn decode_one(f: &mut Fields, prefix: &str, port: &v1::PortMapping, policy: &PublishPolicy) -> Option<PortMapping> {
+    let at = |field: &str| format!("{prefix}{field}");
+    let host = address(f, at("host_ip"), &port.host_ip, policy);
+    let (count, choice) = (port.count.max(1), port.choice.max(1));
+    let last = |first: u32, count: u32| first.saturating_add(count - 1);
+    let host_port = u16::try_from(port.host_port).ok().filter(|p| last((*p).into(), count.max(choice)) <= 65535);
+    f.check(host_port.is_some(), at("host_port"), "must be 0 to 65535, with the whole range");
+    let container_port =
+        u16::try_from(port.container_port).ok().filter(|p| *p > 0 && last((*p).into(), count) <= 65535);
+    f.check(container_port.is_some(), at("container_port"), "must be 1 to 65535, with the whole range");
+    let protocol = protocol(port.protocol);
+    f.check(protocol.is_some(), at("protocol"), "must be TCP, UDP or SCTP");
+    f.check(count == 1 || choice == 1, at("choice"), "must be 1 with a count: the ports of a range are not chosen");
+    let (host_ip, localhost) = host?;
     Some(PortMapping {
-        host_ip: host_ip?,
+        host_ip,
+        localhost,
         host_port: host_port?,
+        choice: u16::try_from(choice).ok()?,
         container_port: container_port?,
         protocol: protocol?,
-        count,
+        count: u16::try_from(count).ok()?,
     })
 }
 
-/// `None`: wrong. `Some(None)`: every address.
-fn address(f: &mut Fields, field: String, text: &str, policy: &PublishPolicy) -> Option<Option<IpAddr>> {
+/// `None`: wrong. Else a mapping's `host_ip` and `localhost`.
+fn address(f: &mut Fields, field: String, text: &str, policy: &PublishPolicy) -> Option<(Option<IpAddr>, bool)> {
     if text.is_empty() {
-        return Some(policy.default);
+        return Some(policy.unnamed());
     }
-    let address = f.take(field.clone(), text.parse::<IpAddr>())?;
-    let address = Some(address).filter(|ip| !ip.is_unspecified());
-    let allowed = policy.allows(address);
+    // ::ffff:192.0.2.1 is 192.0.2.1: no packet of IPv6 has such an address.
+    let address = f.take(field.clone(), text.parse::<IpAddr>())?.to_canonical();
+    let allowed = policy.allows(Some(address));
     if !allowed {
-        let (what, entry) = address.map_or(("every address".into(), "any".into()), |a| (a.to_string(), a.to_string()));
+        let (what, entry) = match address {
+            IpAddr::V4(a) if a.is_unspecified() => ("every address of IPv4".to_owned(), "any".to_owned()),
+            IpAddr::V6(a) if a.is_unspecified() => ("every address of IPv6".to_owned(), "any".to_owned()),
+            one => (one.to_string(), one.to_string()),
+        };
         f.wrong(
             field,
             format!(
@@ -89,7 +105,7 @@ fn address(f: &mut Fields, field: String, text: &str, policy: &PublishPolicy) ->
             ),
         );
     }
-    allowed.then_some(address)
+    allowed.then_some((Some(address), false))
 }
 
 /// `None`: no protocol that ports have.
@@ -100,6 +116,37 @@ pub fn protocol(number: i32) -> Option<Protocol> {
         Ok(v1::Protocol::Sctp) => Some(Protocol::Sctp),
         Err(_) => None,
     }
+}
+
+/// A mapping at the first of its addresses.
+pub fn encode(port: &PortMapping) -> v1::PortMapping {
+    let number = |n: u16| if n == 1 { 0 } else { n.into() };
+    v1::PortMapping {
+        host_ip: port.addresses().iter().next().map(|ip| ip.to_string()).unwrap_or_default(),
+        host_port: port.host_port.into(),
+        container_port: port.container_port.into(),
+        protocol: match port.protocol {
+            Protocol::Tcp => v1::Protocol::Tcp,
+            Protocol::Udp => v1::Protocol::Udp,
+            Protocol::Sctp => v1::Protocol::Sctp,
+        } as i32,
+        count: number(port.count),
+        choice: number(port.choice),
+    }
+}
+
+/// As it was asked for: without an address where none was named.
+pub fn asked(port: &PortMapping) -> v1::PortMapping {
+    let unnamed = port.addresses().iter().count() > 1;
+    v1::PortMapping { host_ip: if unnamed { String::new() } else { encode(port).host_ip }, ..encode(port) }
+}
+
+/// What a container has published, at each address; of one that does not run, what it asks for.
+pub fn published(record: &ContainerRecord) -> Vec<v1::PortMapping> {
+    let main = record.networks.main();
+    let ipv6 = main.is_some_and(|n| n.ipv6.is_some() && !n.is_cni());
+    let ports = main.map_or(&record.spec.ports, |n| &n.ports);
+    ports.iter().flat_map(|p| p.each(ipv6).map(|one| encode(&one)).collect::<Vec<_>>()).collect()
 }
 
 #[cfg(test)]
@@ -124,11 +171,22 @@ mod tests {
             assert_eq!(wrong(on(ip), &open), None);
         }
         let mut f = Fields::under("");
-        let ports = decode(&mut f, &[on(""), on("127.0.0.2"), on("::1")], &strict);
-        let addresses: Vec<_> = ports.iter().map(|p| p.host_ip.map(|ip| ip.to_string()).unwrap_or_default()).collect();
-        assert_eq!(addresses, ["127.0.0.1", "127.0.0.2", "::1"]);
-        assert_eq!(decode(&mut f, &[on("")], &open)[0].host_ip, None);
+        let mut ports = decode(&mut f, &[on("127.0.0.2"), on("::1")], &strict);
+        ports.extend(decode(&mut f, &[on("")], &strict));
+        let shown = |p: &PortMapping| p.addresses().iter().map(|a| a.to_string()).collect::<Vec<_>>().join(" ");
+        assert_eq!(ports.iter().map(shown).collect::<Vec<_>>(), ["127.0.0.2", "::1", "127.0.0.1 ::1"]);
+        // One family each, unless nobody names one.
+        let several = [on(""), on("0.0.0.0"), on("::"), on("::ffff:192.0.2.1")];
+        let one_by_one = several.iter().flat_map(|p| decode(&mut f, std::slice::from_ref(p), &open));
+        let found: Vec<_> = one_by_one.map(|p| shown(&p)).collect();
+        assert_eq!(found, ["0.0.0.0 ::", "0.0.0.0", "::", "192.0.2.1"]);
         f.done().unwrap();
+        let mut f = Fields::under("");
+        for (a, b) in [("", "127.0.0.1"), ("", "::1")] {
+            let twice = decode(&mut f, &[on(a), on(b)], &strict);
+            assert_eq!(twice.len(), 2);
+        }
+        assert_eq!(f.done().unwrap_err().message().matches("published twice").count(), 2);
     }
 
     #[test]
@@ -147,5 +205,15 @@ mod tests {
         {
             wrong(bad.clone(), &policy).unwrap_or_else(|| panic!("{bad:?}"));
         }
+        let choice = |host_port, choice, count| v1::PortMapping { choice, ..range(host_port, 80, count) };
+        assert_eq!(wrong(choice(9300, 1000, 0), &policy), None);
+        for bad in [choice(0, 2, 0), choice(65535, 2, 0), choice(9300, u32::MAX, 0), choice(9300, 2, 2)] {
+            wrong(bad.clone(), &policy).unwrap_or_else(|| panic!("{bad:?}"));
+        }
+        // Of what is closed, any port of the host's is meant.
+        let mut f = Fields::under("");
+        let request = v1::UpdatePortsRequest { remove: vec![range(0, 1, 5000)], ..Default::default() };
+        assert_eq!(decode_update(&mut f, &request, &policy).1[0].count, 5000);
+        f.done().unwrap();
     }
 }

@@ -3,7 +3,7 @@
 use super::decode::{Fields, some};
 use super::limits;
 use berth::v1;
-use berth_model::network::{NetworkMode, PortMapping, Protocol};
+use berth_model::network::NetworkMode;
 use berth_model::publish::PublishPolicy;
 use berth_model::spec::{
     Device, ExtraHost, HostTarget, LogConfig, Mount, MountKind, NodeAttributes, Propagation, Seccomp, Ulimit,
@@ -487,7 +487,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
             NetworkMode::Container(id) => id.clone(),
             _ => String::new(),
         },
-        ports: spec.ports.iter().map(encode_port).collect(),
+        ports: spec.ports.iter().map(super::ports::asked).collect(),
         publish_all: spec.publish_all,
         host_pid: spec.host_pid,
         host_ipc: spec.host_ipc,
@@ -551,21 +551,6 @@ fn encode_mount(mount: &Mount) -> v1::Mount {
     };
     let relabel = super::selinux::encode_relabel(mount.relabel) as i32;
     v1::Mount { target: mount.target.clone(), read_only: mount.read_only, kind: Some(kind), relabel }
-}
-
-/// A published port.
-pub fn encode_port(port: &PortMapping) -> v1::PortMapping {
-    v1::PortMapping {
-        host_ip: port.host_ip.map_or_else(|| "0.0.0.0".into(), |ip| ip.to_string()),
-        host_port: port.host_port.into(),
-        container_port: port.container_port.into(),
-        protocol: match port.protocol {
-            Protocol::Tcp => v1::Protocol::Tcp,
-            Protocol::Udp => v1::Protocol::Udp,
-            Protocol::Sctp => v1::Protocol::Sctp,
-        } as i32,
-        count: if port.count == 1 { 0 } else { port.count.into() },
-    }
 }
 
 #[cfg(test)]

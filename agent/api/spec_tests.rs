@@ -101,7 +101,7 @@ fn full() -> v1::ContainerConfig {
             host_port: 8080,
             container_port: 80,
             protocol: v1::Protocol::Udp as i32,
-            count: 0,
+            ..Default::default()
         }],
         publish_all: true,
         host_pid: true,
@@ -160,7 +160,13 @@ fn all_errors_come_at_once() {
 fn each_wrong_field_is_named() {
     let r = |r: v1::Resources| v1::ContainerConfig { resources: Some(r), ..plain() };
     let port = |host_port, container_port, protocol| v1::ContainerConfig {
-        ports: vec![v1::PortMapping { host_ip: String::new(), host_port, container_port, protocol, count: 0 }],
+        ports: vec![v1::PortMapping {
+            host_ip: String::new(),
+            host_port,
+            container_port,
+            protocol,
+            ..Default::default()
+        }],
         ..plain()
     };
     let mount = |target: &str, kind| v1::ContainerConfig {

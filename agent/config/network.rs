@@ -16,7 +16,7 @@ pub struct Network {
     pub bridge: String,
     /// Addresses of containers; the first one is the host's, unless another one is written: 10.9.0.254/24.
     pub subnet: String,
-    /// Where ports go that are published without an address; 0.0.0.0: to every address.
+    /// Where ports go that are published without an address; 0.0.0.0: to every address of both families; 127.0.0.1: to ::1, too.
     pub publish_address: String,
     /// Where else ports may be published: any, addresses, subnets.
     pub publish_allow: Vec<String>,

@@ -5,7 +5,7 @@ use crate::connect::{Connection, UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
 use crate::output::{Format, Listing, Shape, Show, Sink};
-use crate::spec::port::publish;
+use crate::spec::port::{close, publish};
 use crate::view;
 use berth::v1::{self, ContainerState, Protocol};
 use clap::{Args, Subcommand};
@@ -18,7 +18,7 @@ const SHAPE: Shape =
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
-    after_help = "Examples:\n  berthctl port web\n  berthctl port web 80/tcp\n  berthctl port add web 8080:80\n  berthctl port rm web 80"
+    after_help = "Examples:\n  berthctl port web\n  berthctl port web 80/tcp\n  berthctl port add web 8080:80\n  berthctl port rm web 80\n  berthctl port rm web 9000-9009"
 )]
 pub struct Port {
     #[command(subcommand)]
@@ -51,7 +51,7 @@ enum Change {
         /// Container
         #[arg(add = ArgValueCompleter::new(complete::containers))]
         container: String,
-        /// Ports of the container, or as they were published
+        /// Ports of the container, also some of a range, or as they were published
         #[arg(required = true, value_name = "[IP:][HOST:]CONTAINER[/PROTOCOL]")]
         ports: Vec<String>,
     },
@@ -116,10 +116,8 @@ pub async fn port(fleet: &Fleet, args: Port) -> Result<u8> {
 
 /// Prints what is published then.
 async fn change(fleet: &Fleet, container: String, add: &[String], remove: &[String]) -> Result<u8> {
-    let parse = |texts: &[String]| -> Result<Vec<v1::PortMapping>> {
-        Ok(texts.iter().map(|text| publish(text)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
-    };
-    let (add, remove) = (parse(add)?, parse(remove)?);
+    let add: Vec<_> = add.iter().map(|text| publish(text)).collect::<Result<Vec<_>>>()?.concat();
+    let remove: Vec<_> = remove.iter().map(|text| close(text)).collect::<Result<_>>()?;
     let call = move |c: Connection| {
         let (container, add, remove) = (container.clone(), add.clone(), remove.clone());
         async move {
@@ -150,9 +148,14 @@ fn mappings(summary: &v1::ContainerSummary, wanted: Option<Wanted>) -> Option<Ve
     found.sort_by_key(|p| (p.container_port, p.protocol, p.host_ip.clone(), p.host_port));
     let Some(wanted) = wanted else { return Some(found) };
     let same = |p: Protocol| if p == Protocol::Unspecified { Protocol::Tcp } else { p };
-    let inside =
-        |p: &v1::PortMapping| (p.container_port..p.container_port + p.count.max(1)).contains(&wanted.port.into());
-    found.retain(|p| inside(p) && same(p.protocol()) == wanted.protocol);
+    let place =
+        |p: &v1::PortMapping| u32::from(wanted.port).checked_sub(p.container_port).filter(|n| *n < p.count.max(1));
+    // Of a range this one.
+    let one = |p: v1::PortMapping| {
+        let n = place(&p)?;
+        Some(v1::PortMapping { host_port: p.host_port + n, container_port: wanted.port.into(), count: 0, ..p })
+    };
+    let found: Vec<_> = found.into_iter().filter(|p| same(p.protocol()) == wanted.protocol).filter_map(one).collect();
     (!found.is_empty()).then_some(found)
 }
 
@@ -172,14 +175,16 @@ mod tests {
             host_port: host,
             container_port: port,
             protocol: protocol.into(),
-            count: 0,
+            ..Default::default()
         };
+        let range = v1::PortMapping { count: 200, ..mapping(1001, Protocol::Udp, 9001) };
         let mut summary = v1::ContainerSummary {
             state: ContainerState::Running.into(),
             ports: vec![
                 mapping(80, Protocol::Unspecified, 8080),
                 mapping(53, Protocol::Udp, 5353),
                 mapping(53, Protocol::Tcp, 5354),
+                range,
             ],
             ..Default::default()
         };
@@ -187,11 +192,20 @@ mod tests {
             let wanted = text.map(|t| parse_port(t).expect("good"));
             mappings(s, wanted).map(|m| m.iter().map(|p| line(p, wanted.is_some())).collect::<Vec<_>>())
         };
-        let all = ["53/tcp -> 0.0.0.0:5354", "53/udp -> 0.0.0.0:5353", "80/tcp -> 0.0.0.0:8080"];
+        let all = [
+            "53/tcp -> 0.0.0.0:5354",
+            "53/udp -> 0.0.0.0:5353",
+            "80/tcp -> 0.0.0.0:8080",
+            "1001-1200/udp -> 0.0.0.0:9001-9200",
+        ];
         assert_eq!(of(&summary, None), Some(all.map(str::to_owned).to_vec()));
         assert_eq!(of(&summary, Some("80")), Some(vec!["0.0.0.0:8080".to_owned()]));
         assert_eq!(of(&summary, Some("53/UDP")), Some(vec!["0.0.0.0:5353".to_owned()]));
         assert_eq!(of(&summary, Some("80/udp")), None);
+        for (port, host) in [(1001, 9001), (1080, 9080), (1200, 9200)] {
+            assert_eq!(of(&summary, Some(&format!("{port}/udp"))), Some(vec![format!("0.0.0.0:{host}")]));
+        }
+        assert_eq!((of(&summary, Some("1000/udp")), of(&summary, Some("1201/udp"))), (None, None));
         summary.state = ContainerState::Exited.into();
         assert_eq!(of(&summary, None), Some(Vec::new()));
         for bad in ["0", "80/dccp", "x", "70000", ""] {

@@ -153,7 +153,7 @@ pub struct Create {
 
     #[command(flatten)]
     pub network: network::Network,
-    /// Publish a port of the container on the host; ranges and /udp too
+    /// Publish a port on the host; ranges and /udp too; of 9300-9302:80 the first free port
     #[arg(short, long, value_name = "[IP:][HOST:]CONTAINER[/PROTOCOL]", help_heading = "Network")]
     pub publish: Vec<String>,
     /// Publish all exposed ports of the image on free ports

@@ -1,4 +1,4 @@
-//! `-p [IP:][HOST:]CONTAINER[/PROTOCOL]`.
+//! `-p [IP:][HOST:]CONTAINER[/PROTOCOL]`, with ranges; a range for one port of the container leaves the choice to the agent.
 
 use crate::error::{Error, Result};
 use berth::v1;
@@ -9,6 +9,27 @@ const SINGLE_PORTS: u16 = 64;
 
 /// One mapping for each port of a short range, one for a long range.
 pub fn publish(text: &str) -> Result<Vec<v1::PortMapping>> {
+    let mapping = parse(text)?;
+    if mapping.host_port > 0 && mapping.count > SINGLE_PORTS.into() {
+        return Ok(vec![mapping]);
+    }
+    Ok((0..mapping.count)
+        .map(|n| v1::PortMapping {
+            host_port: if mapping.host_port == 0 { 0 } else { mapping.host_port + n },
+            container_port: mapping.container_port + n,
+            count: 0,
+            ..mapping.clone()
+        })
+        .collect())
+}
+
+/// One mapping, of ports that are to be closed.
+pub fn close(text: &str) -> Result<v1::PortMapping> {
+    parse(text)
+}
+
+/// With its count, also of one port.
+fn parse(text: &str) -> Result<v1::PortMapping> {
     let bad = |why: &str| {
         Error::usage(format!("--publish {text:?}: {why}"))
             .hint("write [IP:][HOST:]CONTAINER[/PROTOCOL], such as 8080:80 or 127.0.0.1:53:53/udp")
@@ -56,31 +77,24 @@ pub fn publish(text: &str) -> Result<Vec<v1::PortMapping>> {
     };
     let (first, last) = range(container)?;
     let host = if host.is_empty() { None } else { Some(range(host)?) };
+    let count = u32::from(last - first) + 1;
+    let mut choice = 0;
     if let Some((h1, h2)) = host
         && h2 - h1 != last - first
     {
-        return Err(bad("both ranges must have the same number of ports"));
+        if first != last {
+            return Err(bad("both ranges must have the same number of ports, or the container's one port"));
+        }
+        choice = u32::from(h2 - h1) + 1;
     }
-    if let Some((host_port, _)) = host
-        && last - first >= SINGLE_PORTS
-    {
-        return Ok(vec![v1::PortMapping {
-            host_ip: ip.to_owned(),
-            host_port: host_port.into(),
-            container_port: first.into(),
-            protocol: protocol.into(),
-            count: u32::from(last - first) + 1,
-        }]);
-    }
-    Ok((first..=last)
-        .map(|container_port| v1::PortMapping {
-            host_ip: ip.to_owned(),
-            host_port: host.map_or(0, |(h, _)| u32::from(h + (container_port - first))),
-            container_port: container_port.into(),
-            protocol: protocol.into(),
-            count: 0,
-        })
-        .collect())
+    Ok(v1::PortMapping {
+        host_ip: ip.to_owned(),
+        host_port: host.map_or(0, |(h, _)| h.into()),
+        container_port: first.into(),
+        protocol: protocol.into(),
+        count,
+        choice,
+    })
 }
 
 #[cfg(test)]

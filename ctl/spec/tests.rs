@@ -141,7 +141,10 @@ fn ports() {
     let of = |s: &str| {
         port::publish(s).map(|v| {
             v.iter()
-                .map(|p| format!("{}|{}|{}|{}", p.host_ip, p.host_port, p.container_port, p.protocol))
+                .map(|p| {
+                    let choice = if p.choice > 0 { format!("-{}", p.choice) } else { String::new() };
+                    format!("{}|{}{choice}|{}|{}", p.host_ip, p.host_port, p.container_port, p.protocol)
+                })
                 .collect::<Vec<_>>()
         })
     };
@@ -155,6 +158,8 @@ fn ports() {
         ("1-65535:1-65535", vec!["|1|1|1"]),
         ("80/sctp", vec!["|0|80|3"]),
         ("90-91", vec!["|0|90|1", "|0|91|1"]),
+        ("9300-9302:80", vec!["|9300-3|80|1"]),
+        ("[::1]:9300-9999:80/udp", vec!["::1|9300-700|80|2"]),
     ] {
         assert_eq!(of(text).expect(text), want, "{text}");
     }
@@ -163,7 +168,8 @@ fn ports() {
         "0",
         "65536",
         "80/dccp",
-        "8000-8010:80",
+        "8000-8010:80-81",
+        "8000:80-81",
         "81-80",
         "x:80",
         "1.2.3:1:2",
@@ -174,8 +180,11 @@ fn ports() {
     ] {
         of(bad).expect_err(bad);
     }
-    let e = of("8000-8010:80").expect_err("ranges differ");
-    assert_eq!(e.message, "--publish \"8000-8010:80\": both ranges must have the same number of ports");
+    let e = of("8000-8010:80-81").expect_err("ranges differ");
+    assert_eq!(
+        e.message,
+        "--publish \"8000-8010:80-81\": both ranges must have the same number of ports, or the container's one port"
+    );
 }
 
 #[test]

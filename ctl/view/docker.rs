@@ -1,6 +1,6 @@
 //! `inspect` as Docker's Engine API writes it, for scripts and templates that were written for Docker.
 
-use super::{inspect_container, inspect_image, ports_from, protocol, strings};
+use super::{bindings, inspect_container, inspect_image, strings};
 use berth::v1::{self, ContainerState};
 use serde_json::{Map, Value, json};
 
@@ -73,7 +73,7 @@ fn config(value: &mut Value, c: &v1::ContainerConfig, s: &v1::ContainerSummary) 
     if c.hostname.is_empty() {
         value["Hostname"] = s.id.get(..12).unwrap_or(&s.id).into();
     }
-    let ports: Map<String, Value> = c.ports.iter().map(|p| (port(p), json!({}))).collect();
+    let ports: Map<String, Value> = bindings(&c.ports).into_iter().map(|(port, _)| (port, json!({}))).collect();
     let attached = !c.stdin_once || c.tty;
     fill(
         value,
@@ -103,11 +103,6 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
         security.push(format!("landlock={}", if landlock { "on" } else { "off" }));
     }
     let list = |items: &[String]| if items.is_empty() { Value::Null } else { items.into() };
-    let mut bindings: Map<String, Value> = Map::new();
-    for p in &c.ports {
-        let host_port = if p.host_port == 0 { String::new() } else { ports_from(p.host_port, p.count) };
-        push(&mut bindings, port(p), json!({"HostIp": p.host_ip, "HostPort": host_port}));
-    }
     let (mut binds, mut tmpfs) = (Vec::new(), Map::new());
     for m in &c.mounts {
         let words: Vec<&str> = m.read_only.then_some("ro").into_iter().chain(super::state::relabel(m)).collect();
@@ -142,7 +137,7 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     value["GroupAdd"] = list(&c.groups);
     value["OomScoreAdj"] = c.oom_score_adj.unwrap_or_default().into();
     value["PidsLimit"] = c.resources.as_ref().and_then(|r| r.pids).map_or(Value::Null, Value::from);
-    value["PortBindings"] = bindings.into();
+    value["PortBindings"] = bindings(&c.ports).into();
     value["Binds"] = list(&binds);
     value["Tmpfs"] = tmpfs.into();
     value["LogConfig"] = json!({"Type": "local", "Config": options});
@@ -168,13 +163,7 @@ fn network_settings(
 ) {
     take_out(value, &["HostInterface"]);
     let n = r.network.clone().unwrap_or_default();
-    let mut ports = Map::new();
-    if r.network.is_some() {
-        for p in &s.ports {
-            let ip = if p.host_ip.is_empty() { "0.0.0.0" } else { &p.host_ip };
-            push(&mut ports, port(p), json!({"HostIp": ip, "HostPort": p.host_port.to_string()}));
-        }
-    }
+    let ports = if r.network.is_some() { bindings(&s.ports) } else { Map::new() };
     value["Ports"] = ports.into();
     value["Bridge"] = "".into();
     let mut networks = Map::new();
@@ -260,16 +249,6 @@ pub fn beneath(ours: Value, docker: Value) -> Value {
             Value::Object(ours)
         }
         (ours, _) => ours,
-    }
-}
-
-fn port(p: &v1::PortMapping) -> String {
-    format!("{}/{}", ports_from(p.container_port, p.count), protocol(p.protocol()))
-}
-
-fn push(map: &mut Map<String, Value>, key: String, value: Value) {
-    if let Value::Array(list) = map.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
-        list.push(value);
     }
 }
 

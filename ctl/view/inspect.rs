@@ -161,14 +161,7 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
     let c = r.config.clone().unwrap_or_default();
     let exit = s.exit.clone().unwrap_or_default();
     let n = r.network.clone().unwrap_or_default();
-    let mut bindings = Map::new();
-    for p in &s.ports {
-        let key = format!("{}/{}", ports_from(p.container_port, p.count), protocol(p.protocol()));
-        let list = bindings.entry(key).or_insert_with(|| Value::Array(Vec::new()));
-        if let Value::Array(list) = list {
-            list.push(json!({"HostIp": p.host_ip, "HostPort": ports_from(p.host_port, p.count)}));
-        }
-    }
+    let bindings = bindings(&s.ports);
     json!({
         "Id": s.id,
         "Name": s.name,

@@ -15,7 +15,7 @@ fn web() -> v1::ContainerSummary {
         host_port,
         container_port,
         protocol: protocol.into(),
-        count: 0,
+        ..Default::default()
     };
     v1::ContainerSummary {
         id: "0123456789abcdef".repeat(4),

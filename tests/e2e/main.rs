@@ -51,6 +51,7 @@ mod network;
 mod network_faults;
 mod networks;
 mod permissions;
+mod port_addresses;
 mod ports;
 mod powercut;
 mod prune;

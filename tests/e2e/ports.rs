@@ -45,19 +45,6 @@ fn ports_come_and_go_while_the_container_runs() {
 }
 
 #[test]
-fn sctp_without_its_sockets_is_told() {
-    let node = Node::with_busybox("ports-sctp");
-    let create = ["create", "--name", "web", "--network", "bridge", "-p", &format!("{}:80/sctp", node.slot.port(0))];
-    let made = node.ctl(&[&create[..], &[&image("busybox"), "true"]].concat());
-    assert_eq!(made.code, 0, "{made:?}");
-    // The kernel's own word: the probe is the same call.
-    let told = made.stderr.contains("no SCTP sockets, so nothing in the container can listen on 80/sctp");
-    assert_eq!(told, !berth_sys::inet::has_sctp(), "{made:?}");
-    node.ok(&["rm", "web"]);
-    node.finish();
-}
-
-#[test]
 fn ports_lead_where_the_way_out_leads() {
     let node = Node::with_busybox("ports-move");
     let [first, second] = [node.slot.port(0), node.slot.port(1)];

@@ -237,8 +237,13 @@ mod tests {
 
     fn view() -> ContainerView {
         let mut record = record();
-        record.spec.ports =
-            vec![PortMapping { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp, count: 1 }];
+        record.spec.ports = vec![PortMapping {
+            host_ip: None,
+            host_port: 8080,
+            container_port: 80,
+            protocol: Protocol::Tcp,
+            ..PortMapping::default()
+        }];
         record.spec.mounts = vec![Mount {
             target: "/data".into(),
             read_only: false,

@@ -2,10 +2,12 @@
 
 mod attachments;
 mod cni;
+mod ports;
 mod record;
 
 pub use attachments::Attachments;
 pub use cni::{CniAttachment, CniDns};
+pub use ports::{Cut, HostAddresses, PortMapping, Protocol};
 pub use record::{
     Ipv6Mode, NetworkDriver, NetworkId, NetworkNameError, NetworkRecord, PREDEFINED, SPOOFING, SPOOFING_ALLOWED,
     SPOOFING_DENIED, Subnet4, Subnet6, check_network_name,
@@ -54,56 +56,6 @@ pub struct EndpointSpec {
     pub mac: Option<String>,
     /// The network with the highest one has the default route; of equal ones the first.
     pub gw_priority: i32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-impl Protocol {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
-        }
-    }
-
-    /// IPPROTO_*
-    pub const fn number(self) -> u8 {
-        match self {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-        }
-    }
-}
-
-/// A port of the host that leads to a port of the container.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct PortMapping {
-    /// Address of the host; `None`: every address.
-    pub host_ip: Option<IpAddr>,
-    /// Port of the host; 0: the agent chooses one from the host's ephemeral range.
-    pub host_port: u16,
-    pub container_port: u16,
-    pub protocol: Protocol,
-    /// How many ports from these on, in step; 1: only these.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub count: u16,
-}
-
-const fn one() -> u16 {
-    1
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-const fn is_one(count: &u16) -> bool {
-    *count == 1
 }
 
 /// What a running container has on a network.

@@ -22,7 +22,12 @@ impl Default for PublishPolicy {
 }
 
 impl PublishPolicy {
-    /// `None`: every address.
+    /// A mapping's `host_ip` and `localhost` when nobody names an address.
+    pub fn unnamed(&self) -> (Option<IpAddr>, bool) {
+        (self.default, self.default == Some(IpAddr::from([127, 0, 0, 1])))
+    }
+
+    /// `None`: every address; an unspecified one: every address of its family.
     pub fn allows(&self, address: Option<IpAddr>) -> bool {
         address == self.default
             || address.is_some_and(|a| a.is_loopback())
@@ -43,6 +48,8 @@ impl Allowed {
     fn includes(self, address: Option<IpAddr>) -> bool {
         match (self, address) {
             (Allowed::Any, _) => true,
+            // It stands for all: no smaller subnet has it.
+            (Allowed::Net(net, len), Some(all)) if all.is_unspecified() => len == 0 && net.is_ipv4() == all.is_ipv4(),
             (Allowed::Net(IpAddr::V4(net), len), Some(IpAddr::V4(a))) => {
                 (net.to_bits() ^ a.to_bits()).checked_shr(32 - u32::from(len)).unwrap_or(0) == 0
             }
@@ -112,6 +119,13 @@ mod tests {
             (&policy(&["0.0.0.0/0"]), at("192.0.2.1"), true),
             (&policy(&["0.0.0.0/0"]), at("2001:db8::1"), false),
             (&policy(&["2001:db8::/32"]), at("2001:db8::1"), true),
+            (&policy(&["0.0.0.0/0"]), at("0.0.0.0"), true),
+            (&policy(&["0.0.0.0/0"]), at("::"), false),
+            (&policy(&["0.0.0.0/8", "::/16"]), at("0.0.0.0"), false),
+            (&policy(&["0.0.0.0/8", "::/16"]), at("::"), false),
+            (&strict, at("0.0.0.0"), false),
+            (&strict, at("::"), false),
+            (&policy(&["any"]), at("::"), true),
             (&policy(&["any"]), None, true),
             (&PublishPolicy { default: None, ..strict.clone() }, at("192.0.2.1"), true),
             (&PublishPolicy { default: at("192.0.2.1"), ..strict.clone() }, at("192.0.2.1"), true),

@@ -6,6 +6,7 @@
 use crate::netlink::{ACK, DUMP, Failure, Messages, Socket, find};
 use berth_model::network::Protocol;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 const CT_GET: u16 = 1 << 8 | 1;
 const CT_DELETE: u16 = 1 << 8 | 2;
@@ -62,6 +63,35 @@ pub fn forget_answers_from(
     })
 }
 
+/// Forgets all connections that these ports of a container answer: for many of them, as the kernel is asked once.
+pub fn forget_answers_within(
+    socket: &mut Socket,
+    container: IpAddr,
+    protocol: Protocol,
+    ports: RangeInclusive<u16>,
+) -> Result<(), Failure> {
+    let family = if container.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 };
+    let answers = |m: &mut Messages| {
+        m.nest(TUPLE_REPLY, |m| {
+            m.nest(1, |m| {
+                match container {
+                    IpAddr::V4(a) => m.attribute(1, &a.octets()),
+                    IpAddr::V6(a) => m.attribute(3, &a.octets()),
+                };
+            });
+            m.nest(2, |m| {
+                m.attribute(1, &[protocol.number()]);
+            });
+        });
+    };
+    let mut m = filtered(CT_GET, DUMP, family, 0, FILTER_SOURCE | FILTER_PROTOCOL, answers);
+    delete_each(socket, &mut m, family, |attributes| {
+        let reply = find(attributes, TUPLE_REPLY).and_then(|tuple| find(tuple, 2)).unwrap_or_default();
+        let port = find(reply, 2).and_then(|b| b.first_chunk()).map(|b| u16::from_be_bytes(*b));
+        find(reply, 1) == Some(&[protocol.number()][..]) && port.is_some_and(|p| ports.contains(&p))
+    })
+}
+
 /// Forgets what was sent to this UDP port before it was published.
 pub fn forget_udp_to(socket: &mut Socket, port: u16) -> Result<(), Failure> {
     for family in [FAMILY_IPV4, FAMILY_IPV6] {
@@ -99,21 +129,32 @@ fn delete(
     reply: u32,
     tuple: impl Fn(&mut Messages),
 ) -> Result<(), Failure> {
-    let filtered = |kind, flags| {
-        let mut m = Messages::new();
-        m.begin(kind, flags, &[family, 0, 0, 0]);
-        tuple(&mut m);
-        m.nest(FILTER, |m| {
-            m.attribute(1, &original.to_ne_bytes()).attribute(2, &reply.to_ne_bytes());
-        });
-        m
-    };
-    if socket.exchange(&mut filtered(CT_DELETE, ACK), false).is_ok() {
+    if socket.exchange(&mut filtered(CT_DELETE, ACK, family, original, reply, &tuple), false).is_ok() {
         return Ok(());
     }
-    for found in socket.exchange(&mut filtered(CT_GET, DUMP), false)? {
+    delete_each(socket, &mut filtered(CT_GET, DUMP, family, original, reply, &tuple), family, |_| true)
+}
+
+fn filtered(kind: u16, flags: u16, family: u8, original: u32, reply: u32, tuple: impl Fn(&mut Messages)) -> Messages {
+    let mut m = Messages::new();
+    m.begin(kind, flags, &[family, 0, 0, 0]);
+    tuple(&mut m);
+    m.nest(FILTER, |m| {
+        m.attribute(1, &original.to_ne_bytes()).attribute(2, &reply.to_ne_bytes());
+    });
+    m
+}
+
+/// One by one, those of the answers that are meant, by their attributes.
+fn delete_each(
+    socket: &mut Socket,
+    dump: &mut Messages,
+    family: u8,
+    meant: impl Fn(&[u8]) -> bool,
+) -> Result<(), Failure> {
+    for found in socket.exchange(dump, false)? {
         let attributes = found.body.get(4..).unwrap_or_default();
-        let Some(tuple) = find(attributes, TUPLE_ORIGINAL) else { continue };
+        let Some(tuple) = find(attributes, TUPLE_ORIGINAL).filter(|_| meant(attributes)) else { continue };
         let mut m = Messages::new();
         m.begin(CT_DELETE, ACK, &[family, 0, 0, 0]);
         m.nest(TUPLE_ORIGINAL, |m| {

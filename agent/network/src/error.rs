@@ -112,6 +112,8 @@ pub enum NetworkError {
     Config(String),
     #[error("port {address}/{protocol} of the host is in use by {holder}")]
     PortInUse { address: SocketAddr, protocol: &'static str, holder: PortHolder },
+    #[error("none of the ports {first} to {last} of the host is free: {why}")]
+    NoneFree { first: u16, last: u16, why: Box<NetworkError> },
     /// `0` as a container's port.
     #[error("a published port needs a port of the container from 1 to 65535")]
     NoContainerPort,

@@ -4,7 +4,7 @@
 //! host's network namespace. No process is ever started: rtnetlink, nfnetlink and ctnetlink do it all.
 //!
 //! - `netlink` is the wire format and the exchange; `link`, `nft` and `conntrack` are requests.
-//! - `address`, `ports` and `state` know who has what; `rules` and `guard` decide what the tables say.
+//! - `address`, `ports` and `state` know who has what; `rules`, `elements` and `guard` decide what the tables say.
 //! - `namespace` keeps a few namespaces ready (thread `berth-netns`); `sweep` clears away what detached containers leave (thread
 //!   `berth-sweep`). Both start with the first container and sleep when there is nothing to do.
 //! - `setting` writes what is below /proc/sys/net.
@@ -23,6 +23,7 @@ mod connect;
 mod conntrack;
 mod counters;
 mod detour;
+mod elements;
 mod ends;
 mod error;
 mod explain;

@@ -1,12 +1,13 @@
 //! One network: its bridge, its addresses' bounds and its rules.
 
+use crate::elements::Published;
 use crate::error::{NetworkError, Prefix, Prefix6};
 use crate::link::{Link, Links};
 use crate::mac::{MAC_BRIDGE, mac_of};
 use crate::namespace::host_setting;
 use crate::networks::{Inner, lock};
 use crate::nft;
-use crate::rules::{NetRules, Published};
+use crate::rules::NetRules;
 use berth_model::network::{
     DEFAULT_NETWORK, Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, SPOOFING, SPOOFING_ALLOWED,
 };

@@ -79,14 +79,11 @@ pub(crate) struct Inner {
 
 /// `wanted` with the host ports of `last` where the choice was the agent's.
 pub(crate) fn like(wanted: &[PortMapping], last: &[PortMapping]) -> Vec<PortMapping> {
-    let same = |a: &PortMapping, b: &PortMapping| {
-        (a.host_ip, a.container_port, a.protocol, a.count) == (b.host_ip, b.container_port, b.protocol, b.count)
-    };
-    let mut left: Vec<&PortMapping> = last.iter().collect();
-    let mut find = |p: &PortMapping| left.iter().position(|l| same(p, l)).map(|at| left.remove(at).host_port);
-    let fill = |p: &PortMapping| match p.host_port {
-        0 => PortMapping { host_port: find(p).unwrap_or(0), ..p.clone() },
-        _ => p.clone(),
+    let mut left: Vec<&PortMapping> = last.iter().filter(|l| !wanted.contains(l)).collect();
+    let mut find = |p: &PortMapping| left.iter().position(|l| p.could_be(l)).map(|at| left.remove(at).host_port);
+    let fill = |p: &PortMapping| match p.is_open().then(|| find(p)).flatten() {
+        Some(host_port) => PortMapping { host_port, choice: 1, ..p.clone() },
+        None => p.clone(),
     };
     wanted.iter().map(fill).collect()
 }

@@ -96,7 +96,7 @@ pub struct MapShape {
 }
 
 /// Key of a map: protocol and port, and the address before them where there is one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Key {
     pub address: Option<IpAddr>,
     /// IPPROTO_*

@@ -1,10 +1,10 @@
 //! Which ports of the host lead to which container.
 
+use crate::elements::{SHIFTED_PORTS, SINGLE_PORTS};
 use crate::error::{NetworkError, PortHolder};
-use crate::rules::{SHIFTED_PORTS, SINGLE_PORTS};
-use crate::sockets::{self, meet};
+use crate::sockets;
 use berth_model::ContainerId;
-use berth_model::network::{PortMapping, Protocol};
+use berth_model::network::{HostAddresses, PortMapping, Protocol};
 use berth_sys::{net, process};
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -43,36 +43,32 @@ impl Default for Ports {
 }
 
 struct Taken {
-    /// `None`: every address of both families.
-    address: Option<IpAddr>,
+    on: HostAddresses,
     first: u16,
     last: u16,
     by: ContainerId,
-    bound: Vec<OwnedFd>,
+    /// With the number of each.
+    bound: Vec<(u16, OwnedFd)>,
 }
 
 impl Taken {
     fn meets(&self, other: &Wanted) -> bool {
-        let addresses = match (self.address, other.address) {
-            (Some(a), Some(b)) => meet(a, b),
-            _ => true,
-        };
-        addresses && self.first <= other.last && other.first <= self.last
+        self.on.meet(other.on) && self.first <= other.last && other.first <= self.last
     }
 }
 
 /// Ports of the host that somebody asks for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Wanted {
     protocol: Protocol,
-    address: Option<IpAddr>,
+    on: HostAddresses,
     first: u16,
     last: u16,
 }
 
 impl Wanted {
     fn at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port)
+        SocketAddr::new(self.on.iter().next().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port)
     }
 
     fn in_use(&self, port: u16, holder: PortHolder) -> NetworkError {
@@ -84,12 +80,12 @@ impl Ports {
     /// Takes all of them or none; the answer has every host port filled in.
     pub fn take(&mut self, id: &ContainerId, wanted: &[PortMapping]) -> Result<Vec<PortMapping>, NetworkError> {
         let mut done: Vec<(usize, PortMapping)> = Vec::with_capacity(wanted.len());
-        // The numbers that were asked for go first: a chosen one must not be in their way.
+        // The numbers that were asked for go first: a chosen one must not be in their way, and the freest choice not in that of others.
         let mut order: Vec<usize> = (0..wanted.len()).collect();
-        order.sort_by_key(|&i| wanted[i].host_port == 0);
+        order.sort_by_key(|&i| (wanted[i].host_port == 0, wanted[i].choice));
         for i in order {
             match self.take_one(id, &wanted[i]) {
-                Ok(port) => done.push((i, PortMapping { host_port: port, ..wanted[i].clone() })),
+                Ok(port) => done.push((i, PortMapping { host_port: port, choice: 1, ..wanted[i].clone() })),
                 Err(error) => {
                     done.iter().for_each(|(_, mapping)| self.give_back_one(id, mapping));
                     return Err(error);
@@ -105,7 +101,10 @@ impl Ports {
             return Err(NetworkError::NoContainerPort);
         }
         if mapping.host_port == 0 {
-            return self.choose(id, mapping.host_ip, mapping.protocol);
+            return self.choose(id, mapping.addresses(), mapping.protocol);
+        }
+        if mapping.choice > 1 {
+            return self.first_free(id, mapping);
         }
         let wanted = wanted(mapping)?;
         if let Some((port, by)) = self.holder(&wanted) {
@@ -116,21 +115,39 @@ impl Ports {
         Ok(mapping.host_port)
     }
 
+    /// Of some ports the first that nobody has. None: says so, with who has the last one.
+    fn first_free(&mut self, id: &ContainerId, mapping: &PortMapping) -> Result<u16, NetworkError> {
+        let (first, last) = (mapping.host_port, mapping.host_port.saturating_add(mapping.choice - 1));
+        let mut in_use = NetworkError::RangeEnd { first, count: mapping.choice };
+        for host_port in first..=last {
+            match self.take_one(id, &PortMapping { host_port, choice: 1, ..mapping.clone() }) {
+                Err(error @ NetworkError::PortInUse { .. }) => in_use = error,
+                other => return other,
+            }
+        }
+        Err(NetworkError::NoneFree { first, last, why: Box::new(in_use) })
+    }
+
     /// The kernel chooses among what is free of sockets; what is free of containers is found by asking again.
-    fn choose(&mut self, id: &ContainerId, address: Option<IpAddr>, protocol: Protocol) -> Result<u16, NetworkError> {
-        let mut wanted = Wanted { protocol, address, first: 0, last: 0 };
+    fn choose(&mut self, id: &ContainerId, on: HostAddresses, protocol: Protocol) -> Result<u16, NetworkError> {
+        let mut wanted = Wanted { protocol, on, first: 0, last: 0 };
         // Ports that are a container's already stay bound until one is found: the kernel would offer them again.
         let mut passed_over = Vec::new();
         for _ in 0..CHOICES {
             // SCTP has the numbers that TCP has free.
-            let socket = open(&wanted, 0, false).map_err(|e| bind_error(&wanted, 0, e))?;
-            (wanted.first, wanted.last) = (socket.1, socket.1);
+            let (sockets, port) = match open(&wanted, 0, false) {
+                // What the kernel chose for one address is somebody's at the other.
+                Err((_, e)) if e.kind() == ErrorKind::AddrInUse => continue,
+                other => other.map_err(|e| bind_error(&wanted, 0, e))?,
+            };
+            (wanted.first, wanted.last) = (port, port);
             if self.holder(&wanted).is_none() {
-                let bound = if protocol != Protocol::Sctp && self.may_hold(1) { vec![socket.0] } else { Vec::new() };
+                let hold = protocol != Protocol::Sctp && self.may_hold(sockets.len());
+                let bound = if hold { sockets.into_iter().map(|fd| (port, fd)).collect() } else { Vec::new() };
                 self.insert(id, &wanted, bound);
-                return Ok(socket.1);
+                return Ok(port);
             }
-            passed_over.push(socket.0);
+            passed_over.push(sockets);
         }
         Err(wanted.in_use(0, PortHolder::Host))
     }
@@ -139,23 +156,25 @@ impl Ports {
         self.held + count <= self.hold_at_most
     }
 
-    fn bind_all(&self, wanted: &Wanted) -> Result<Vec<OwnedFd>, NetworkError> {
+    fn bind_all(&self, wanted: &Wanted) -> Result<Vec<(u16, OwnedFd)>, NetworkError> {
         let count = usize::from(wanted.last - wanted.first) + 1;
         if wanted.protocol == Protocol::Sctp {
             return Ok(Vec::new());
         }
-        if count > usize::from(SINGLE_PORTS) || !self.may_hold(count) {
-            let every = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        if count > usize::from(SINGLE_PORTS) || !self.may_hold(count * sockets_of(wanted.on)) {
             let taken = sockets::bound(wanted.protocol).into_iter().find(|b| {
-                (wanted.first..=wanted.last).contains(&b.address.port())
-                    && meet(b.address.ip(), wanted.address.unwrap_or(every))
+                (wanted.first..=wanted.last).contains(&b.address.port()) && sockets::meets(b.address.ip(), wanted.on)
             });
             return match taken {
                 None => Ok(Vec::new()),
                 Some(b) => Err(wanted.in_use(b.address.port(), sockets::process(b).unwrap_or(PortHolder::Host))),
             };
         }
-        (wanted.first..=wanted.last).filter_map(|port| bind(wanted, port).transpose()).collect()
+        let mut bound = Vec::new();
+        for port in wanted.first..=wanted.last {
+            bound.extend(bind(wanted, port)?.into_iter().map(|fd| (port, fd)));
+        }
+        Ok(bound)
     }
 
     fn holder(&self, wanted: &Wanted) -> Option<(u16, &ContainerId)> {
@@ -173,10 +192,10 @@ impl Ports {
         self.single.iter().filter(|(key, _)| inside(key)).find_map(|(key, t)| meets(t).map(|n| (key.1, &t[n].by)))
     }
 
-    fn insert(&mut self, id: &ContainerId, wanted: &Wanted, bound: Vec<OwnedFd>) {
+    fn insert(&mut self, id: &ContainerId, wanted: &Wanted, bound: Vec<(u16, OwnedFd)>) {
         self.held += bound.len();
-        let Wanted { protocol, address, first, last } = *wanted;
-        let taken = Taken { address, first, last, by: id.clone(), bound };
+        let Wanted { protocol, on, first, last } = *wanted;
+        let taken = Taken { on, first, last, by: id.clone(), bound };
         if first == last {
             self.single.entry((protocol, first)).or_default().push(taken);
         } else {
@@ -196,13 +215,59 @@ impl Ports {
         }
     }
 
+    /// Of what a container has, `gone` becomes `come`: what is in neither stays. What is left of a range keeps its sockets, where they are for the
+    /// same addresses.
+    pub fn exchange(&mut self, id: &ContainerId, gone: &[PortMapping], come: &[PortMapping]) {
+        let mut kept: Vec<(Wanted, Vec<(u16, OwnedFd)>)> = Vec::new();
+        for old in gone.iter().filter_map(|p| wanted(p).ok()) {
+            kept.extend(self.take_out(id, &old).into_iter().map(|taken| (old, taken.bound)));
+        }
+        for new in come.iter().filter_map(|p| wanted(p).ok()) {
+            if self.has(id, &new) {
+                continue;
+            }
+            let within =
+                |w: &Wanted| (w.protocol, w.on) == (new.protocol, new.on) && w.first <= new.first && new.last <= w.last;
+            let bound = match kept.iter_mut().find(|(w, bound)| within(w) && !bound.is_empty()) {
+                Some((_, bound)) => bound.extract_if(.., |(port, _)| (new.first..=new.last).contains(port)).collect(),
+                None => {
+                    // Sockets of the same ports at other addresses would be in the way.
+                    kept.retain(|(w, _)| w.protocol != new.protocol || w.last < new.first || new.last < w.first);
+                    self.bind_all(&new).unwrap_or_default()
+                }
+            };
+            self.insert(id, &new, bound);
+        }
+    }
+
+    fn has(&self, id: &ContainerId, wanted: &Wanted) -> bool {
+        let same = |t: &Taken| is(t, id, wanted);
+        let single = self.single.get(&(wanted.protocol, wanted.first)).is_some_and(|taken| taken.iter().any(same));
+        single || self.ranges.iter().any(|(protocol, t)| *protocol == wanted.protocol && same(t))
+    }
+
+    fn take_out(&mut self, id: &ContainerId, wanted: &Wanted) -> Option<Taken> {
+        let found = if wanted.first == wanted.last {
+            let key = (wanted.protocol, wanted.first);
+            let taken = self.single.get_mut(&key)?;
+            let found = taken.iter().position(|t| is(t, id, wanted)).map(|at| taken.swap_remove(at));
+            if taken.is_empty() {
+                self.single.remove(&key);
+            }
+            found
+        } else {
+            let at = self.ranges.iter().position(|(p, t)| *p == wanted.protocol && is(t, id, wanted));
+            at.map(|at| self.ranges.swap_remove(at).1)
+        };
+        self.held -= found.as_ref().map_or(0, |t| t.bound.len());
+        found
+    }
+
     /// One mapping of a container's.
     pub fn give_back_one(&mut self, id: &ContainerId, mapping: &PortMapping) {
-        let Ok(wanted) = wanted(mapping) else { return };
-        self.keep(|protocol, taken| {
-            (protocol, &taken.by, taken.address, taken.first, taken.last)
-                != (wanted.protocol, id, wanted.address, wanted.first, wanted.last)
-        });
+        if let Ok(wanted) = wanted(mapping) {
+            self.take_out(id, &wanted);
+        }
     }
 
     /// Whatever a container has.
@@ -227,8 +292,12 @@ impl Ports {
     }
 }
 
+fn is(taken: &Taken, id: &ContainerId, wanted: &Wanted) -> bool {
+    (&taken.by, taken.on, taken.first, taken.last) == (id, wanted.on, wanted.first, wanted.last)
+}
+
 fn wanted(mapping: &PortMapping) -> Result<Wanted, NetworkError> {
-    let PortMapping { host_ip, host_port: first, container_port, protocol, count } = *mapping;
+    let PortMapping { host_port: first, container_port, protocol, count, .. } = *mapping;
     let more = count.saturating_sub(1);
     if first.checked_add(more).is_none() || container_port.checked_add(more).is_none() {
         return Err(NetworkError::RangeEnd { first, count });
@@ -237,43 +306,62 @@ fn wanted(mapping: &PortMapping) -> Result<Wanted, NetworkError> {
     if count > SHIFTED_PORTS && first != container_port {
         return Err(NetworkError::ShiftedRange { first, last });
     }
-    Ok(Wanted { protocol, address: host_ip, first, last })
+    Ok(Wanted { protocol, on: mapping.addresses(), first, last })
 }
 
-/// Every address is one socket for both families, where the host has both.
-fn open(wanted: &Wanted, port: u16, shared: bool) -> std::io::Result<(OwnedFd, u16)> {
+/// How many sockets hold a port: every address is one for both families.
+fn sockets_of(on: HostAddresses) -> usize {
+    if on == HostAddresses::EVERY { 1 } else { on.iter().count() }
+}
+
+/// The sockets and their number, the same for all; else the address that it failed at. Where the host has no IPv6, one is left out that has its pair.
+fn open(wanted: &Wanted, port: u16, shared: bool) -> Result<(Vec<OwnedFd>, u16), (IpAddr, std::io::Error)> {
     let udp = wanted.protocol == Protocol::Udp;
-    if let Some(address) = wanted.address {
-        return net::bind_port(SocketAddr::new(address, port), udp, shared);
-    }
-    match net::bind_port(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), udp, shared) {
-        Err(e) if e.kind() != ErrorKind::AddrInUse => {
-            net::bind_port(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), udp, shared)
-        }
-        other => other,
-    }
-}
-
-/// Binds it; `None` when the port is free but cannot be kept because of connections that are still in TIME_WAIT.
-fn bind(wanted: &Wanted, port: u16) -> Result<Option<OwnedFd>, NetworkError> {
-    match open(wanted, port, false) {
-        Ok((bound, _)) => Ok(Some(bound)),
-        Err(error) if error.kind() == ErrorKind::AddrInUse && wanted.protocol == Protocol::Tcp => {
-            match open(wanted, port, true) {
-                Ok(_) => Ok(None),
-                Err(source) => Err(bind_error(wanted, port, source)),
+    if wanted.on == HostAddresses::EVERY {
+        let both = net::bind_port(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), true, udp, shared);
+        let every = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let bound = match both {
+            Err(e) if e.kind() != ErrorKind::AddrInUse => {
+                net::bind_port(SocketAddr::new(every, port), false, udp, shared)
             }
+            other => other,
+        };
+        return bound.map(|(fd, port)| (vec![fd], port)).map_err(|e| (every, e));
+    }
+    let (mut sockets, mut number) = (Vec::new(), port);
+    for address in wanted.on.iter() {
+        match net::bind_port(SocketAddr::new(address, number), false, udp, shared) {
+            Ok((fd, port)) => {
+                sockets.push(fd);
+                number = port;
+            }
+            Err(e) if !sockets.is_empty() && e.kind() != ErrorKind::AddrInUse => {}
+            Err(e) => return Err((address, e)),
         }
-        Err(source) => Err(bind_error(wanted, port, source)),
+    }
+    Ok((sockets, number))
+}
+
+/// Binds it; none when the port is free but cannot be kept because of connections that are still in TIME_WAIT.
+fn bind(wanted: &Wanted, port: u16) -> Result<Vec<OwnedFd>, NetworkError> {
+    match open(wanted, port, false) {
+        Ok((bound, _)) => Ok(bound),
+        Err((_, error)) if error.kind() == ErrorKind::AddrInUse && wanted.protocol == Protocol::Tcp => {
+            open(wanted, port, true).map(|_| Vec::new()).map_err(|e| bind_error(wanted, port, e))
+        }
+        Err(error) => Err(bind_error(wanted, port, error)),
     }
 }
 
-fn bind_error(wanted: &Wanted, port: u16, source: std::io::Error) -> NetworkError {
-    let at = wanted.at(port);
+fn bind_error(wanted: &Wanted, port: u16, (ip, source): (IpAddr, std::io::Error)) -> NetworkError {
+    let (address, protocol) = (SocketAddr::new(ip, port), wanted.protocol.name());
+    let on = if wanted.on == HostAddresses::EVERY { wanted.on } else { HostAddresses::one(ip) };
     match source.kind() {
-        ErrorKind::AddrInUse => wanted.in_use(port, sockets::holder(wanted.protocol, at)),
-        ErrorKind::AddrNotAvailable => NetworkError::HostAddressUnknown(at.ip()),
-        _ => NetworkError::PortBind { address: at, protocol: wanted.protocol.name(), source },
+        ErrorKind::AddrInUse => {
+            NetworkError::PortInUse { address, protocol, holder: sockets::holder(wanted.protocol, on, port) }
+        }
+        ErrorKind::AddrNotAvailable => NetworkError::HostAddressUnknown(ip),
+        _ => NetworkError::PortBind { address, protocol, source },
     }
 }
 
@@ -292,7 +380,7 @@ mod tests {
             host_port,
             container_port: 80,
             protocol,
-            count: 1,
+            ..PortMapping::default()
         }
     }
 
@@ -368,18 +456,105 @@ mod tests {
         assert!(matches!(ports.take(&id(1), &[zero]), Err(NetworkError::NoContainerPort)));
     }
 
+    /// On a thread with a network namespace of its own, where nobody listens.
+    fn where_nobody_listens(test: impl FnOnce() + Send + 'static) {
+        let alone = std::thread::spawn(|| {
+            net::unshare_network().unwrap();
+            assert!(std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+            test();
+        });
+        alone.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+
     #[test]
-    fn ranges() {
-        let mut ports = Ports::default();
-        let all = range("127.0.3.1", 1, 65535);
-        // Others' listeners on every address would be in its way.
-        if sockets::bound(Protocol::Tcp).iter().all(|b| !b.address.ip().is_unspecified()) {
+    fn every_port_of_an_address() {
+        where_nobody_listens(|| {
+            let mut ports = Ports::default();
+            let all = range("127.0.3.1", 1, 65535);
             ports.take(&id(1), std::slice::from_ref(&all)).unwrap();
             assert_eq!(ports.held, 0, "no descriptor for a long range");
             let inside = ports.take(&id(2), &[mapping(Some("127.0.3.1"), 7001, Protocol::Tcp)]).unwrap_err();
             assert!(inside.to_string().contains("127.0.3.1:7001/tcp"), "{inside}");
             ports.give_back_one(&id(1), &all);
-        }
+            // A listener on every address is in its way.
+            let every = TcpListener::bind("0.0.0.0:7002").unwrap();
+            let error = ports.take(&id(1), std::slice::from_ref(&all)).unwrap_err();
+            assert!(error.to_string().contains(":7002/tcp") && error.to_string().contains("process"), "{error}");
+            // One of the other family is not.
+            drop(every);
+            let _six = TcpListener::bind("[::1]:7003").unwrap();
+            ports.take(&id(1), &[all]).unwrap();
+        });
+    }
+
+    #[test]
+    fn families_are_apart() {
+        where_nobody_listens(|| {
+            let mut ports = Ports::default();
+            let on = |host: &str| mapping(Some(host), 7100, Protocol::Tcp);
+            ports.take(&id(1), &[on("::")]).unwrap();
+            ports.take(&id(2), &[on("0.0.0.0")]).unwrap();
+            assert_eq!(ports.held, 2);
+            assert!(TcpListener::bind("[::1]:7100").is_err() && TcpListener::bind("127.0.0.1:7100").is_err());
+            let localhost = PortMapping { localhost: true, ..mapping(Some("127.0.0.1"), 7101, Protocol::Tcp) };
+            ports.take(&id(3), std::slice::from_ref(&localhost)).unwrap();
+            assert!(TcpListener::bind("[::1]:7101").is_err() && TcpListener::bind("127.0.0.1:7101").is_err());
+            assert!(ports.take(&id(4), &[mapping(Some("::1"), 7101, Protocol::Tcp)]).is_err());
+            ports.give_back_one(&id(3), &localhost);
+            let six = TcpListener::bind("[::1]:7101").unwrap();
+            let error = ports.take(&id(3), std::slice::from_ref(&localhost)).unwrap_err();
+            assert!(error.to_string().contains("[::1]:7101/tcp"), "{error}");
+            drop(six);
+            let chosen = ports.take(&id(3), &[PortMapping { host_port: 0, ..localhost }]).unwrap()[0].host_port;
+            assert!(TcpListener::bind(("::1", chosen)).is_err() && TcpListener::bind(("127.0.0.1", chosen)).is_err());
+        });
+    }
+
+    #[test]
+    fn the_first_free_one_is_chosen() {
+        where_nobody_listens(|| {
+            let mut ports = Ports::default();
+            let wanted = PortMapping { choice: 3, ..mapping(Some("127.0.0.1"), 9300, Protocol::Tcp) };
+            let _listener = TcpListener::bind("127.0.0.1:9301").unwrap();
+            // One that has a number goes before those that have a choice.
+            let first = ports.take(&id(1), &[wanted.clone(), mapping(Some("127.0.0.1"), 9300, Protocol::Tcp)]).unwrap();
+            assert_eq!((first[0].host_port, first[0].choice, first[1].host_port), (9302, 1, 9300));
+            let error = ports.take(&id(2), &[wanted]).unwrap_err();
+            assert!(matches!(error, NetworkError::NoneFree { first: 9300, last: 9302, .. }), "{error}");
+        });
+    }
+
+    #[test]
+    fn what_is_left_of_a_range_is_kept() {
+        where_nobody_listens(|| {
+            for count in [10, 200] {
+                let mut ports = Ports::default();
+                let before = range("127.0.3.1", 7000, count);
+                ports.take(&id(1), std::slice::from_ref(&before)).unwrap();
+                let cut = before.without(&[range("127.0.3.1", 7005, 1)]);
+                ports.exchange(&id(1), &[before], &cut.left);
+                // What stays is nobody else's; what is closed is free.
+                assert!(TcpListener::bind("127.0.3.1:7004").is_err());
+                let free = TcpListener::bind("127.0.3.1:7005").unwrap();
+                drop(free);
+                ports.take(&id(2), &[range("127.0.3.1", 7005, 1)]).unwrap();
+                for port in [7004, 7006] {
+                    let error = ports.take(&id(2), &[range("127.0.3.1", port, 1)]).unwrap_err();
+                    assert!(
+                        matches!(error, NetworkError::PortInUse { holder: PortHolder::Container(_), .. }),
+                        "{error}"
+                    );
+                }
+                ports.give_back_all(&id(1));
+                ports.give_back_all(&id(2));
+                assert_eq!((ports.held, ports.single.len(), ports.ranges.len()), (0, 0, 0));
+            }
+        });
+    }
+
+    #[test]
+    fn ranges() {
+        let mut ports = Ports::default();
         ports.take(&id(2), &[range("127.0.3.1", 7000, 10)]).unwrap();
         assert_eq!(ports.held, 10);
         assert!(TcpListener::bind("127.0.3.1:7009").is_err());

@@ -1,15 +1,16 @@
 //! Ports of a container that runs: more of them, or fewer.
 
 use crate::conntrack;
+use crate::elements::SINGLE_PORTS;
 use crate::error::NetworkError;
 use crate::net::published;
 use crate::netlink::Socket;
 use crate::networks::{Inner, Networks, like, lock};
-use crate::rules::SINGLE_PORTS;
 use crate::sweep::Leftover;
 use berth_model::ContainerId;
 use berth_model::network::{NetworkAttachment, PortMapping, Protocol};
 use berth_sys::net::NetlinkFamily;
+use std::net::IpAddr;
 
 impl Networks {
     /// Takes ports of the host for a container, with every number filled in. Nothing leads there yet: see [`Networks::publish`].
@@ -40,7 +41,8 @@ impl Networks {
     }
 
     /// Makes an attachment's published ports what `now` says: new ones, which were taken before, lead to the container, and those that `before`
-    /// had beyond are closed and given back, with the connections through them.
+    /// had beyond are closed and given back, with the connections through them. What is in both leads there all the while, also where a range is
+    /// divided.
     pub fn publish(
         &self,
         id: &ContainerId,
@@ -48,27 +50,25 @@ impl Networks {
         now: &NetworkAttachment,
     ) -> Result<(), NetworkError> {
         let inner = &self.inner;
-        let only = |a: &NetworkAttachment, b: &NetworkAttachment| NetworkAttachment {
-            ports: a.ports.iter().filter(|p| !b.ports.contains(p)).cloned().collect(),
+        let beyond = |a: &NetworkAttachment, b: &NetworkAttachment| NetworkAttachment {
+            ports: a.ports.iter().flat_map(|p| p.beyond(&b.ports)).collect(),
             ..a.clone()
         };
-        let (added, removed) = (only(now, before), only(before, now));
+        let not_in = |a: &NetworkAttachment, b: &NetworkAttachment| -> Vec<PortMapping> {
+            a.ports.iter().filter(|p| !b.ports.contains(p)).cloned().collect()
+        };
         inner.net(&now.network)?.settle(inner, now)?;
         {
             // Under this lock from the list to the kernel: a rebuild in between would know only one of both.
             let mut rules = lock(&inner.rules);
-            let added: Vec<_> = published(&added).collect();
-            rules.publish(&added, None)?;
-            let gone: Vec<_> = published(&removed).collect();
-            if let Err(error) = rules.withdraw(&gone) {
-                let _ = rules.withdraw(&added);
-                return Err(error);
-            }
-            inner.lock_state().set_ports(id, &now.network, &now.ports);
+            let all = |a| published(a).collect::<Vec<_>>();
+            rules.exchange(&all(before), &all(now))?;
+            let mut state = inner.lock_state();
+            state.set_ports(id, &now.network, &now.ports);
+            state.ports.exchange(id, &not_in(before, now), &not_in(now, before));
         }
-        self.give_back_ports(id, &removed.ports);
-        self.forget_udp(std::slice::from_ref(&added));
-        inner.forget(&removed);
+        self.forget_udp(&[beyond(now, before)]);
+        inner.forget(&beyond(before, now));
         Ok(())
     }
 
@@ -123,8 +123,7 @@ impl Networks {
     /// What clients have sent to these ports in vain before, or to others' containers, holds up nobody.
     pub(crate) fn forget_udp(&self, attachments: &[NetworkAttachment]) {
         for port in attachments.iter().flat_map(|a| &a.ports).filter(|p| p.protocol == Protocol::Udp) {
-            let last = port.host_port.saturating_add(port.count.saturating_sub(1));
-            self.inner.sweep.push(&self.inner, Leftover::UdpFlows { ports: port.host_port..=last });
+            self.inner.sweep.push(&self.inner, Leftover::UdpFlows { ports: port.host_port..=port.last() });
         }
     }
 }
@@ -134,18 +133,17 @@ impl Inner {
     fn forget(&self, removed: &NetworkAttachment) {
         let addresses = [Some(removed.address.into()), removed.ipv6.as_ref().map(|six| six.address.into())];
         let Ok(mut socket) = Socket::open(NetlinkFamily::Netfilter) else { return };
-        for (port, address) in removed.ports.iter().flat_map(|p| addresses.iter().flatten().map(move |a| (p, *a))) {
+        let meant = |p: &PortMapping, a: &IpAddr| p.addresses().iter().any(|host| host.is_ipv4() == a.is_ipv4());
+        let each = removed.ports.iter().flat_map(|p| addresses.iter().flatten().map(move |a| (p, *a)));
+        for (port, address) in each.filter(|(p, a)| meant(p, a)) {
+            let last = port.container_port.saturating_add(port.count.saturating_sub(1));
+            let ports = port.container_port..=last;
             let forgotten = if port.count > SINGLE_PORTS {
-                conntrack::forget_answers_of(&mut socket, address)
+                conntrack::forget_answers_within(&mut socket, address, port.protocol, ports)
             } else {
-                (0..port.count).try_for_each(|n| {
-                    conntrack::forget_answers_from(
-                        &mut socket,
-                        address,
-                        port.protocol,
-                        port.container_port.saturating_add(n),
-                    )
-                })
+                ports
+                    .into_iter()
+                    .try_for_each(|n| conntrack::forget_answers_from(&mut socket, address, port.protocol, n))
             };
             if let Err(failure) = forgotten {
                 tracing::debug!(error = %failure.into_io(), %address, "forgetting connections to a closed port");

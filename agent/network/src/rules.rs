@@ -1,27 +1,16 @@
 //! What stands in berth's nftables tables: one of each family of addresses for all networks of the agent, and one that guards their bridges.
 
 use crate::detour;
+use crate::elements::{Entry, MAPS, Published, entries};
 use crate::error::NetworkError;
 use crate::guard::{self, Member};
 use crate::netlink::{Failure, Socket};
-use crate::nft::{self, Batch, Expr, Family, Hook, Key, MapShape, Net};
+use crate::nft::{self, Batch, Expr, Family, Hook, Net};
 use berth_model::network::{PortMapping, Protocol};
 use berth_sys::detour_bpf::{SECOND_WAY, TO_LOOPBACK};
 use berth_sys::net::NetlinkFamily;
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// The maps of published ports: on every address or on one, single ports or long ranges.
-const MAPS: [(&str, MapShape); 4] = [
-    ("address_ports", MapShape { with_address: true, ranges: false }),
-    ("ports", MapShape { with_address: false, ranges: false }),
-    ("address_ranges", MapShape { with_address: true, ranges: true }),
-    ("ranges", MapShape { with_address: false, ranges: true }),
-];
-/// A longer range is one element, whose ports stay what they are: changing a map of ranges costs with all of its elements, changing one of single
-/// ports does not.
-pub const SINGLE_PORTS: u16 = 64;
-/// The longest range that leads to other numbers, as each of its ports is an element then.
-pub const SHIFTED_PORTS: u16 = 1024;
 
 /// In whose name the host's ::1 speaks to a container: an address that nobody has, so that answers to it are known.
 const LOOPBACK_NAME: Ipv6Addr = Ipv6Addr::new(0xfd62, 0x6572, 0x7468, 0, 0, 0, 0, 1);
@@ -46,14 +35,6 @@ pub struct NetRules {
     pub masquerade6: bool,
     /// Its containers send with their own addresses only.
     pub guarded: bool,
-}
-
-/// A published port and where it leads.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Published<'a> {
-    pub mapping: &'a PortMapping,
-    pub to: Ipv4Addr,
-    pub to6: Option<Ipv6Addr>,
 }
 
 /// What the tables have of containers.
@@ -201,8 +182,8 @@ impl Rules {
                 fill_detour(&mut batch, family, device, self.input_rules);
             }
         }
-        for port in published {
-            add(&mut batch, port);
+        for entry in published.iter().flat_map(entries) {
+            entry.add(&mut batch);
         }
         if self.guard == Guard::Works {
             guard::make(&mut batch, members.iter().filter(|m| self.guards(m)), silent);
@@ -227,21 +208,51 @@ impl Rules {
 
     /// All of them come true together, and with them what `member` may send.
     pub fn publish(&mut self, published: &[Published<'_>], member: Option<&Member>) -> Result<(), NetworkError> {
+        let add: Vec<Entry> = published.iter().flat_map(entries).collect();
+        self.change(published, &[], &add, member)
+    }
+
+    /// What led where `before` says leads where `now` says, in one step: no packet meets a range that is being divided.
+    pub fn exchange(&mut self, before: &[Published<'_>], now: &[Published<'_>]) -> Result<(), NetworkError> {
+        let of = |list: &[Published<'_>]| list.iter().flat_map(entries).collect::<HashSet<Entry>>();
+        let (old, new) = (of(before), of(now));
+        let delete: Vec<Entry> = old.difference(&new).cloned().collect();
+        let add: Vec<Entry> = new.difference(&old).cloned().collect();
+        match self.change(now, &delete, &add, None) {
+            // Somebody else took elements away: each for itself then.
+            Err(NetworkError::Nftables { source, .. }) if source.raw_os_error() == Some(ENOENT) => {
+                self.withdraw_each(&delete)?;
+                self.change(now, &[], &add, None)
+            }
+            other => other,
+        }
+    }
+
+    fn change(
+        &mut self,
+        published: &[Published<'_>],
+        delete: &[Entry],
+        add: &[Entry],
+        member: Option<&Member>,
+    ) -> Result<(), NetworkError> {
         let member = member.filter(|m| self.guards(m));
-        if published.is_empty() && member.is_none() {
+        if delete.is_empty() && add.is_empty() && member.is_none() {
             return Ok(());
         }
         refuse(published)?;
         let table = self.table.clone();
         let detour = self.wanted_detour(published)?;
         let mut batch = Batch::new(&table);
+        for entry in delete {
+            entry.delete(&mut batch);
+        }
         if let Some(device) = detour.filter(|_| detour != self.detour) {
             for family in Family::BOTH {
                 fill_detour(batch.family(family), family, device, self.input_rules);
             }
         }
-        for port in published {
-            add(&mut batch, port);
+        for entry in add {
+            entry.add(&mut batch);
         }
         if let Some(member) = member {
             guard::add(&mut batch, member);
@@ -272,34 +283,35 @@ impl Rules {
 
     /// Gone already is fine, each for itself.
     pub fn withdraw(&mut self, published: &[Published<'_>]) -> Result<(), NetworkError> {
-        let keys: Vec<_> = published.iter().flat_map(entries).map(|e| (e.family, e.map, e.key)).collect();
-        match self.withdraw_together(&keys) {
-            Err(failure) if failure.errno() == ENOENT => {
-                for key in keys {
-                    match self.withdraw_together(&[key]) {
-                        Err(failure) if failure.errno() != ENOENT => return Err(self.cannot_withdraw(failure)),
-                        _ => {}
-                    }
-                }
-                Ok(())
-            }
-            Err(failure) => Err(self.cannot_withdraw(failure)),
-            Ok(()) => Ok(()),
+        let gone: Vec<Entry> = published.iter().flat_map(entries).collect();
+        match self.withdraw_together(&gone) {
+            Err(failure) if failure.errno() == ENOENT => self.withdraw_each(&gone),
+            other => other.map_err(|failure| self.cannot_withdraw(failure)),
         }
+    }
+
+    fn withdraw_each(&mut self, gone: &[Entry]) -> Result<(), NetworkError> {
+        for entry in gone {
+            match self.withdraw_together(std::slice::from_ref(entry)) {
+                Err(failure) if failure.errno() != ENOENT => return Err(self.cannot_withdraw(failure)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn cannot_withdraw(&self, failure: Failure) -> NetworkError {
         refused(format!("withdrawing ports from nftables table {}", self.table), failure)
     }
 
-    fn withdraw_together(&mut self, keys: &[(Family, &'static str, Key)]) -> Result<(), Failure> {
-        if keys.is_empty() {
+    fn withdraw_together(&mut self, gone: &[Entry]) -> Result<(), Failure> {
+        if gone.is_empty() {
             return Ok(());
         }
         let table = self.table.clone();
         let mut batch = Batch::new(&table);
-        for (family, map, key) in keys {
-            batch.family(*family).delete_port(map, *key);
+        for entry in gone {
+            entry.delete(&mut batch);
         }
         let socket = self.socket().map_err(|error| match error {
             NetworkError::Nftables { source, .. } | NetworkError::NftablesMissing { source, .. } => Failure::Io(source),
@@ -377,12 +389,12 @@ fn refuse(published: &[Published<'_>]) -> Result<(), NetworkError> {
 
 /// Others than the host itself and its containers can send to it.
 pub fn from_outside(mapping: &PortMapping) -> bool {
-    mapping.host_ip.is_none_or(|ip| !ip.is_loopback())
+    mapping.addresses().iter().any(|ip| !ip.is_loopback())
 }
 
 /// The host can reach it by ::1.
 fn on_loopback6(port: &Published<'_>) -> bool {
-    port.to6.is_some() && port.mapping.host_ip.is_none_or(|ip| ip == IpAddr::V6(Ipv6Addr::LOCALHOST))
+    port.to6.is_some() && port.mapping.addresses().cover(IpAddr::V6(Ipv6Addr::LOCALHOST))
 }
 
 const LOOPBACK4: Net = Net { address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), len: 8 };
@@ -517,66 +529,5 @@ fn fill_detour(batch: &mut Batch<'_>, family: Family, device: u32, input_rules: 
             "guard",
             &[FromAny("bridges"), Destination(NAMED6), SetMark(0), SetPriority(priority), copy, Drop],
         );
-    }
-}
-
-/// One element.
-struct Entry {
-    family: Family,
-    map: &'static str,
-    key: Key,
-    to: IpAddr,
-    /// `None`: the same as the host's.
-    port: Option<u16>,
-}
-
-/// The elements of a published port: one for each family that both sides have.
-fn entries(port: &Published<'_>) -> Vec<Entry> {
-    let mapping = port.mapping;
-    let protocol = mapping.protocol.number();
-    let whole = mapping.count > SINGLE_PORTS && mapping.host_port == mapping.container_port;
-    let shape = MapShape { with_address: mapping.host_ip.is_some(), ranges: whole };
-    let Some((map, _)) = MAPS.iter().find(|(_, s)| *s == shape) else { return Vec::new() };
-    let targets = [Some(IpAddr::V4(port.to)), port.to6.map(IpAddr::V6)];
-    let mut entries = Vec::new();
-    for to in targets.into_iter().flatten() {
-        let family = Family::of(to);
-        if mapping.host_ip.is_some_and(|ip| Family::of(ip) != family) {
-            continue;
-        }
-        let steps = if whole { 1 } else { mapping.count };
-        entries.extend((0..steps).map(|n| Entry {
-            family,
-            map,
-            key: Key {
-                address: mapping.host_ip,
-                protocol,
-                port: mapping.host_port.saturating_add(n),
-                more: if whole { mapping.count - 1 } else { 0 },
-            },
-            to,
-            port: (!whole).then(|| mapping.container_port.saturating_add(n)),
-        }));
-    }
-    entries
-}
-
-/// The elements that lead a packet to one port of the host, as the nft tool shows them.
-pub fn elements(table: &str, port: &Published<'_>, number: u16) -> Vec<String> {
-    let leads = |e: &&Entry| (e.key.port..=e.key.port.saturating_add(e.key.more)).contains(&number);
-    let shown = |e: &Entry| {
-        let family = if e.family == Family::V4 { "ip" } else { "ip6" };
-        let address = e.key.address.map_or(String::new(), |a| format!("{a} . "));
-        let protocol = port.mapping.protocol.name();
-        let last = if e.key.more > 0 { format!("-{}", e.key.port.saturating_add(e.key.more)) } else { String::new() };
-        let to = e.port.map_or(e.to.to_string(), |p| format!("{} . {p}", e.to));
-        format!("{family} {table} {}: {address}{protocol} . {}{last} : {to}", e.map, e.key.port)
-    };
-    entries(port).iter().filter(leads).map(shown).collect()
-}
-
-fn add(batch: &mut Batch<'_>, port: &Published<'_>) {
-    for entry in entries(port) {
-        batch.family(entry.family).add_port(entry.map, entry.key, entry.to, entry.port);
     }
 }

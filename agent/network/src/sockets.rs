@@ -1,9 +1,9 @@
 //! Which process of the host has a port: /proc/net/{tcp,tcp6,udp,udp6}, and the descriptors of processes behind it. proc(5).
 
 use crate::error::PortHolder;
-use berth_model::network::Protocol;
+use berth_model::network::{HostAddresses, Protocol};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// State of a listening TCP socket in the tables (TCP_LISTEN), and of one that only has its port (TCP_CLOSE: bound is not listed at all).
 const LISTEN: &str = "0A";
@@ -54,18 +54,15 @@ pub(crate) fn parse(line: &str, listeners: bool) -> Option<Bound> {
     Some(Bound { address, inode: fields.get(9)?.parse().ok()? })
 }
 
-/// One of both addresses is meant by the other: equal, or every one.
-pub fn meet(a: IpAddr, b: IpAddr) -> bool {
-    let every = |a: IpAddr| a == IpAddr::V4(Ipv4Addr::UNSPECIFIED) || a == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-    a == b || every(a) || every(b)
+/// A socket with this address gets what is sent to one of those. One of `::` is taken for one of both families, which is what most are.
+pub fn meets(socket: IpAddr, on: HostAddresses) -> bool {
+    socket == IpAddr::V6(Ipv6Addr::UNSPECIFIED) || on.meet(HostAddresses::one(socket))
 }
 
 /// Who has this port. Reads all processes' descriptors: for an error, not for a start.
-pub fn holder(protocol: Protocol, wanted: SocketAddr) -> PortHolder {
-    let found = bound(protocol)
-        .into_iter()
-        .find(|b| b.address.port() == wanted.port() && meet(b.address.ip(), wanted.ip()))
-        .and_then(process);
+pub fn holder(protocol: Protocol, on: HostAddresses, port: u16) -> PortHolder {
+    let found =
+        bound(protocol).into_iter().find(|b| b.address.port() == port && meets(b.address.ip(), on)).and_then(process);
     found.unwrap_or(PortHolder::Host)
 }
 
@@ -96,13 +93,15 @@ mod tests {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let udp = UdpSocket::bind("[::1]:0").unwrap();
         for (protocol, at) in [(Protocol::Tcp, tcp.local_addr().unwrap()), (Protocol::Udp, udp.local_addr().unwrap())] {
-            let found = holder(protocol, at);
+            let found = holder(protocol, HostAddresses::one(at.ip()), at.port());
             assert!(matches!(&found, PortHolder::Process { pid, .. } if *pid == std::process::id()), "{found}");
-            let every = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), at.port());
-            assert_eq!(holder(protocol, every), found);
+            assert_eq!(holder(protocol, HostAddresses::EVERY, at.port()), found);
         }
-        let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), tcp.local_addr().unwrap().port());
-        assert_eq!(holder(Protocol::Tcp, nobody), PortHolder::Host);
+        let port = tcp.local_addr().unwrap().port();
+        for nobody in ["192.0.2.1", "::1"] {
+            let nobody = HostAddresses::one(nobody.parse().unwrap());
+            assert_eq!(holder(Protocol::Tcp, nobody, port), PortHolder::Host);
+        }
     }
 
     #[test]

@@ -4,10 +4,10 @@
 //! the sweep looks a little later, deletes what is still there, and only then gives the address back.
 
 use crate::conntrack;
+use crate::elements::SINGLE_PORTS;
 use crate::link::Links;
 use crate::netlink::Socket;
 use crate::networks::Inner;
-use crate::rules::SINGLE_PORTS;
 use berth_model::network::NetworkAttachment;
 use berth_sys::net::NetlinkFamily;
 use std::collections::VecDeque;

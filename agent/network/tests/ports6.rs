@@ -117,8 +117,13 @@ fn both_families_and_the_hosts_firewall() {
             created: Timestamp::now(),
             removing: false,
         });
-        let port =
-            PortMapping { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp, count: 1 };
+        let port = PortMapping {
+            host_ip: None,
+            host_port: 8080,
+            container_port: 80,
+            protocol: Protocol::Tcp,
+            ..PortMapping::default()
+        };
         // A thousand ports with one element.
         let range = PortMapping { host_port: 20000, container_port: 20000, count: 1000, ..port.clone() };
         let want = Want { network: "six".into(), default_route: true, ports: vec![port, range], ..Want::default() };

@@ -4,10 +4,10 @@ use crate::container::Container;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::Requester;
-use crate::{Node, NodeError, fail};
+use crate::{Node, NodeError, fail, nets};
 use berth_model::network::{NetworkAttachment, PortMapping};
 use berth_model::publish::PublishPolicy;
-use berth_model::{ContainerId, Phase};
+use berth_model::{ContainerRecord, Phase};
 use berth_network::{Explained, Question};
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Node {
     }
 
     /// Publishes ports of a container and closes others, of one that runs at once: all of it, or nothing. Of `remove`, a host's port of 0 and no
-    /// address are any. What is not published can be removed. Answers with what is published now.
+    /// address are any. What is not published can be removed. The record that it answers with says what is published now.
     ///
     /// # Errors
     /// `Invalid`: the container has no network of its own; `Network`: a port is taken, or cannot be published.
@@ -40,37 +40,26 @@ impl Node {
         container: &str,
         add: Vec<PortMapping>,
         remove: Vec<PortMapping>,
-    ) -> Result<(ContainerId, Vec<PortMapping>), NodeError> {
+    ) -> Result<Arc<ContainerRecord>, NodeError> {
         let found = self.find(container)?;
         if let Some(ticket) = self.begin(who, "UpdatePorts", &(container, &add, &remove)).await? {
             let (inner, container) = (self.inner().clone(), found.clone());
             self.inner().to_its_end(async move { apply(&inner, &container, add, remove).await }).await?;
             self.answered(ticket, found.id.as_str()).await;
         }
-        let record = found.record();
-        let ports = record.networks.main().map_or_else(|| record.spec.ports.clone(), |a| a.ports.clone());
-        Ok((found.id.clone(), ports))
+        Ok(found.record())
     }
 }
 
-fn meant(patterns: &[PortMapping], port: &PortMapping) -> bool {
-    patterns.iter().any(|p| {
-        p.container_port == port.container_port
-            && p.protocol == port.protocol
-            && (p.host_port == 0 || p.host_port == port.host_port)
-            && (p.host_ip.is_none() || p.host_ip == port.host_ip)
-    })
-}
-
 /// What a container that does not run is to publish is checked like that of one that does: it has to be able to start.
-fn check<'a>(kept: impl Iterator<Item = &'a PortMapping>, add: &'a [PortMapping]) -> Result<(), NodeError> {
+fn check(kept: &[PortMapping], add: &[PortMapping]) -> Result<(), NodeError> {
     let wrong = |why: String| Err(NodeError::Invalid(vec![("add".to_owned(), why)]));
-    let mut all: Vec<&PortMapping> = kept.collect();
+    let mut all: Vec<&PortMapping> = kept.iter().collect();
     if all.len() + add.len() > MAX_PORTS {
         return wrong(format!("would make {} published ports, and {MAX_PORTS} are the most", all.len() + add.len()));
     }
     for port in add {
-        if all.iter().any(|other| meet(other, port)) {
+        if all.iter().any(|other| other.meets(port)) {
             return wrong(format!("port {}/{} is published twice", port.host_port, port.protocol.name()));
         }
         all.push(port);
@@ -78,12 +67,32 @@ fn check<'a>(kept: impl Iterator<Item = &'a PortMapping>, add: &'a [PortMapping]
     Ok(())
 }
 
-/// Both are, or hold, the same port of the host.
-fn meet(a: &PortMapping, b: &PortMapping) -> bool {
-    let last = |p: &PortMapping| p.host_port.saturating_add(p.count.saturating_sub(1));
-    let address = a.host_ip.is_none() || b.host_ip.is_none() || a.host_ip == b.host_ip;
-    let chosen = a.host_port == 0 || b.host_port == 0;
-    !chosen && address && a.protocol == b.protocol && a.host_port <= last(b) && b.host_port <= last(a)
+/// What is left of the ports when some are closed. Of one that was for all addresses and is closed for those of IPv4, nothing is left to a container
+/// that has no others.
+fn left(ports: &[PortMapping], remove: &[PortMapping], ipv6: bool) -> Vec<PortMapping> {
+    let reaches = |old: &PortMapping, new: &PortMapping| {
+        ipv6 || old.addresses() == new.addresses() || new.addresses().iter().any(|a| a.is_ipv4())
+    };
+    let kept =
+        |old: &PortMapping| old.without(remove).left.into_iter().filter(|new| reaches(old, new)).collect::<Vec<_>>();
+    ports.iter().flat_map(kept).collect()
+}
+
+/// The same of what a container asks for: whose port the agent chose is closed with that port.
+fn left_of_spec(spec: &[PortMapping], live: &[PortMapping], remove: &[PortMapping], ipv6: bool) -> Vec<PortMapping> {
+    let mut live: Vec<&PortMapping> = live.iter().filter(|l| !spec.contains(l)).collect();
+    let mut all = Vec::new();
+    for asked in spec {
+        let chosen = live.iter().position(|l| asked.is_open() && asked.could_be(l)).map(|at| live.remove(at));
+        match chosen {
+            None => all.extend(left(std::slice::from_ref(asked), remove, ipv6)),
+            Some(chosen) => {
+                let kept = left(std::slice::from_ref(chosen), remove, ipv6);
+                all.extend(kept.iter().map(|p| asked.at(p.addresses())));
+            }
+        }
+    }
+    all
 }
 
 async fn apply(
@@ -107,10 +116,12 @@ async fn apply(
         return Err(NodeError::Invalid(vec![("add".to_owned(), why.to_owned())]));
     }
     let live = before.phase == Phase::Running;
-    let of_main = before.networks.main().filter(|_| live);
-    let stays = |p: &&PortMapping| !meant(&remove, p) && !of_choice(p, of_main, &remove);
-    check(before.spec.ports.iter().filter(stays), &add)?;
     let old: Option<NetworkAttachment> = before.networks.main().filter(|_| live).cloned();
+    let main = nets::main_network(inner, &before.spec).and_then(|name| inner.nets.by_name(&name));
+    let ipv6 = old.as_ref().map_or(main.is_some_and(|n| n.ipv6.is_some()), |a| a.ipv6.is_some());
+    let live = old.as_ref().map_or(&[][..], |old| &old.ports);
+    let asked = left_of_spec(&before.spec.ports, live, &remove, ipv6);
+    check(&asked, &add)?;
     let id = container.id.clone();
     let taken = match &old {
         None => Vec::new(),
@@ -121,11 +132,11 @@ async fn apply(
     };
     fail::point("ports.before_record")?;
     let now = old.as_ref().map(|old| {
-        let kept = old.ports.iter().filter(|p| !meant(&remove, p)).cloned();
+        let kept = left(&old.ports, &remove, ipv6).into_iter();
         NetworkAttachment { ports: kept.chain(taken.iter().cloned()).collect(), ..old.clone() }
     });
     let record = gate.change(|r| {
-        r.spec.ports.retain(|p| !meant(&remove, p) && !of_choice(p, old.as_ref(), &remove));
+        r.spec.ports = asked;
         r.spec.ports.extend(add);
         if let Some(now) = &now {
             for attachment in r.networks.iter_mut().filter(|a| a.network == now.network) {
@@ -165,13 +176,29 @@ async fn apply(
     Ok(())
 }
 
-/// The spec left the host's port to the agent, and the port that was chosen is meant.
-fn of_choice(port: &PortMapping, live: Option<&NetworkAttachment>, remove: &[PortMapping]) -> bool {
-    port.host_port == 0
-        && live.is_some_and(|live| {
-            live.ports.iter().any(|l| {
-                (l.container_port, l.protocol, l.host_ip) == (port.container_port, port.protocol, port.host_ip)
-                    && meant(remove, l)
-            })
-        })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_closed_with_what_came_of_it() {
+        let port = |host_port| PortMapping { host_port, container_port: 80, ..PortMapping::default() };
+        let choice = PortMapping { choice: 3, ..port(9300) };
+        let spec = [port(8080), port(0), choice.clone()];
+        let live = [port(8080), port(32768), port(9301)];
+        for (closed, stays) in [
+            (port(8080), vec![port(0), choice.clone()]),
+            (port(32768), vec![port(8080), choice.clone()]),
+            (port(9301), vec![port(8080), port(0)]),
+            (choice.clone(), vec![port(8080), port(0)]),
+            (port(0), vec![]),
+        ] {
+            assert_eq!(left_of_spec(&spec, &live, std::slice::from_ref(&closed), true), stays, "{closed:?}");
+        }
+        // Of all addresses those of IPv6 are left only to who has one.
+        let four = PortMapping { host_ip: "0.0.0.0".parse().ok(), ..port(8080) };
+        let six = PortMapping { host_ip: "::".parse().ok(), ..port(8080) };
+        assert_eq!(left_of_spec(&spec[..1], &[], std::slice::from_ref(&four), true), [six]);
+        assert_eq!(left_of_spec(&spec[..1], &[], &[four], false), []);
+    }
 }

@@ -445,11 +445,11 @@ async fn failed(inner: &Arc<Inner>, mut gate: Gate, before: &ContainerRecord, er
 pub(crate) fn ports(inner: &Inner, container: &Container, record: &ContainerRecord) -> Vec<PortMapping> {
     let mut ports = record.spec.ports.clone();
     if record.spec.publish_all {
-        let host_ip = inner.networks.publish_policy().default;
+        let (host_ip, localhost) = inner.networks.publish_policy().unnamed();
         for exposed in &container.image.config.exposed_ports {
             let Some((container_port, protocol)) = exposed_port(exposed) else { continue };
             if !ports.iter().any(|p| p.container_port == container_port && p.protocol == protocol) {
-                ports.push(PortMapping { host_ip, host_port: 0, container_port, protocol, count: 1 });
+                ports.push(PortMapping { host_ip, localhost, container_port, protocol, ..PortMapping::default() });
             }
         }
     }

@@ -323,7 +323,13 @@ async fn on_the_bridge() {
     let node = bed.open().await;
     let mut s = spec("web", &["/bin/sh", "-c", "while :; do echo served | nc -l -p 80; done"]);
     s.network = NetworkMode::Bridge;
-    s.ports = vec![PortMapping { host_ip: None, host_port: 0, container_port: 80, protocol: Protocol::Tcp, count: 1 }];
+    s.ports = vec![PortMapping {
+        host_ip: None,
+        host_port: 0,
+        container_port: 80,
+        protocol: Protocol::Tcp,
+        ..PortMapping::default()
+    }];
     create(&node, s).await;
     node.start(&me(), "web").await.unwrap();
     let network = node.container("web").unwrap().view.record.networks.main().cloned().unwrap();

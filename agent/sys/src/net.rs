@@ -113,16 +113,16 @@ pub fn current_network() -> io::Result<OwnedFd> {
 }
 
 /// Binds a TCP or UDP port of the calling thread's network namespace without listening; port 0 lets the kernel choose from its ephemeral range.
-/// `[::]` is every address of both families.
+/// `both`: `[::]` is every address of both families.
 ///
 /// `shared` sets SO_REUSEADDR and, for TCP, listens at once: that succeeds over connections in TIME_WAIT and fails when somebody listens.
 /// Without it nobody else can bind the port while the descriptor is open.
-pub fn bind_port(address: SocketAddr, udp: bool, shared: bool) -> io::Result<(OwnedFd, u16)> {
+pub fn bind_port(address: SocketAddr, both: bool, udp: bool, shared: bool) -> io::Result<(OwnedFd, u16)> {
     let kind = if udp { SocketType::DGRAM } else { SocketType::STREAM };
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
     if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
+        sockopt::set_ipv6_v6only(&socket, !both)?;
     }
     if shared {
         sockopt::set_socket_reuseaddr(&socket, true)?;

@@ -12,9 +12,9 @@ pub use follow::{Effect, Found, Place};
 use crate::error::{NetworkError, PortHolder};
 use crate::netlink::{Failure, Messages, Socket, find};
 use crate::networks::{Networks, lock};
-use crate::{rules, sockets};
+use crate::{elements, sockets};
 use berth_model::ContainerId;
-use berth_model::network::{PortMapping, Protocol};
+use berth_model::network::{HostAddresses, PortMapping, Protocol};
 use berth_sys::detour_bpf::SECOND_WAY;
 use berth_sys::net::NetlinkFamily;
 use follow::{FORWARD, Fate, Follower, INPUT, Interface, OUTPUT, PREROUTING, Packet};
@@ -71,6 +71,8 @@ pub struct PublishedHere {
     pub container: ContainerId,
     pub network: String,
     pub mapping: PortMapping,
+    /// The container has an IPv6 address.
+    pub ipv6: bool,
     /// The map's element, as the nft tool shows it: of each family.
     pub elements: Vec<String>,
     /// It is about the address that was asked for.
@@ -114,13 +116,12 @@ impl Networks {
             move |failure: Failure| NetworkError::Nftables { act, source: failure.into_io() }
         };
         let mut published = self.published_here(question);
-        let specific = published.iter().find_map(|p| p.mapping.host_ip);
-        let address = match question.address.or(specific) {
+        let address = match question.address {
             Some(address) => address,
-            None => self.way(OUTSIDE4)?.source.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            None => self.address_of(&published)?,
         };
         for port in &mut published {
-            port.covers = port.mapping.host_ip.is_none_or(|ip| ip == address);
+            port.covers = port.mapping.addresses().cover(address) && (address.is_ipv4() || port.ipv6);
         }
         let outside = if address.is_ipv4() { OUTSIDE4 } else { OUTSIDE6 };
         let from = question.from.unwrap_or(if address.is_loopback() { address } else { outside });
@@ -137,7 +138,7 @@ impl Networks {
         let mut follower = Follower::new(&ruleset);
         let holder = sockets::bound(question.protocol)
             .into_iter()
-            .find(|b| b.address.port() == question.port && sockets::meet(b.address.ip(), address))
+            .find(|b| b.address.port() == question.port && sockets::meets(b.address.ip(), HostAddresses::one(address)))
             .map(|b| sockets::process(b).unwrap_or(PortHolder::Host));
         let mut packet = Packet {
             from,
@@ -170,6 +171,20 @@ impl Networks {
             found,
             unseen: unseen(),
         })
+    }
+
+    /// Where somebody asks who names no address: where the port is published, else the host's own.
+    fn address_of(&self, published: &[PublishedHere]) -> Result<IpAddr, NetworkError> {
+        let addresses: Vec<IpAddr> = published.iter().flat_map(|p| p.mapping.addresses().iter()).collect();
+        if let Some(address) = addresses.iter().find(|a| !a.is_unspecified()) {
+            return Ok(*address);
+        }
+        let only6 = !addresses.is_empty() && addresses.iter().all(IpAddr::is_ipv6);
+        let (outside, loopback) = match only6 {
+            true => (OUTSIDE6, IpAddr::V6(Ipv6Addr::LOCALHOST)),
+            false => (OUTSIDE4, IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        };
+        Ok(self.way(outside)?.source.unwrap_or(loopback))
     }
 
     fn outcome(
@@ -238,13 +253,14 @@ impl Networks {
         for (id, attachment) in state.each().flat_map(|(id, list)| list.iter().map(move |a| (id, a))) {
             for port in crate::net::published(attachment) {
                 let first = port.mapping.host_port;
-                let last = first.saturating_add(port.mapping.count.saturating_sub(1));
-                if port.mapping.protocol == question.protocol && (first..=last).contains(&question.port) {
+                if port.mapping.protocol == question.protocol && (first..=port.mapping.last()).contains(&question.port)
+                {
                     found.push(PublishedHere {
                         container: id.clone(),
                         network: attachment.network.clone(),
                         mapping: port.mapping.clone(),
-                        elements: rules::elements(&table, &port, question.port),
+                        elements: elements::elements(&table, &port, question.port),
+                        ipv6: port.to6.is_some(),
                         covers: false,
                     });
                 }

@@ -4,7 +4,9 @@
 mod measure;
 mod ports;
 
-use berth_model::network::{Ipv6Mode, NetworkDriver, NetworkId, NetworkRecord, PortMapping, Protocol, Subnet4};
+use berth_model::network::{
+    Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkId, NetworkRecord, PortMapping, Protocol, Subnet4,
+};
 use berth_model::publish::PublishPolicy;
 use berth_model::{ContainerId, Timestamp};
 use berth_network::{Attached, NetworkConfig, NetworkError, Networks, PortHolder, Want};
@@ -114,7 +116,7 @@ fn record(name: &str, driver: NetworkDriver, bridge: &str) -> NetworkRecord {
 }
 
 fn port(host_port: u16, container_port: u16, protocol: Protocol) -> PortMapping {
-    PortMapping { host_ip: None, host_port, container_port, protocol, count: 1 }
+    PortMapping { host_ip: None, host_port, container_port, protocol, ..PortMapping::default() }
 }
 
 /// Answers each TCP connection with the address that it came from, until the listener's namespace is gone with the process.

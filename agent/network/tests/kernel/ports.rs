@@ -35,7 +35,7 @@ fn ports_of_one_address() {
             host_port,
             container_port: 80,
             protocol: Protocol::Tcp,
-            count: 1,
+            ..PortMapping::default()
         };
         let a = networks.attach(&id(), &[on(Ipv4Addr::LOCALHOST, 8081)]).unwrap();
         let b_id = id();
@@ -155,5 +155,49 @@ fn udp_clients_find_the_next_container() {
             networks.detach(&this, &attached.attachments).unwrap();
         }
         drop(warm);
+    });
+}
+
+/// A range is divided in one step: what stays is reached all the while, and the maps have what is left and nothing else.
+#[test]
+fn ranges_are_divided() {
+    on_a_host(|| {
+        let networks = Networks::open(config(24)).unwrap();
+        let this = id();
+        let local = |host_port, container_port, count| PortMapping {
+            host_ip: Some(Ipv4Addr::LOCALHOST.into()),
+            count,
+            ..port(host_port, container_port, Protocol::Tcp)
+        };
+        // One element, and one for each port.
+        let whole = [local(20000, 20000, 300), local(9000, 1, 201)];
+        let attached = networks.attach(&this, &whole).unwrap();
+        for number in [20000, 20150, 20299, 1, 100, 201] {
+            serve(attached.netns.as_fd(), number);
+        }
+        let open = |list: &[u16]| list.iter().map(|p| ask(Ipv4Addr::LOCALHOST, *p).is_ok()).collect::<Vec<_>>();
+        let all = [20000, 20150, 20299, 9000, 9099, 9200];
+        assert_eq!(open(&all), [true; 6]);
+        let before = attached.main().clone();
+        let cut = |ports: &[PortMapping], closed: &[PortMapping]| NetworkAttachment {
+            ports: ports.iter().flat_map(|p| p.without(closed).left).collect(),
+            ..before.clone()
+        };
+        let now = cut(&whole, &[port(0, 20150, Protocol::Tcp), port(0, 100, Protocol::Tcp)]);
+        networks.publish(&this, &before, &now).unwrap();
+        assert_eq!(open(&all), [true, false, true, true, false, true]);
+        let rules = run("nft list table ip berth-test-bnt0");
+        assert!(rules.contains("tcp . 20000-20149 ") && rules.contains("tcp . 20151-20299 "), "{rules}");
+        assert!(!rules.contains("20000-20299") && !rules.contains(". 9099 :"), "{rules}");
+        // Somebody else has taken elements away meanwhile: what is wanted comes true all the same.
+        run("nft flush map ip berth-test-bnt0 address_ranges");
+        let last = cut(&now.ports, &[port(0, 20299, Protocol::Tcp), port(0, 201, Protocol::Tcp)]);
+        networks.publish(&this, &now, &last).unwrap();
+        until("only what is left answers", || open(&all) == [true, false, false, true, false, false]);
+        let none = NetworkAttachment { ports: Vec::new(), ..before.clone() };
+        networks.publish(&this, &last, &none).unwrap();
+        assert_eq!(open(&all), [false; 6]);
+        let rules = run("nft list table ip berth-test-bnt0");
+        assert!(!rules.contains("tcp . "), "{rules}");
     });
 }

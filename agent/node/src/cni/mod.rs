@@ -217,7 +217,7 @@ fn capabilities(record: &ContainerRecord, want: &Want, list: &Conflist, ports: &
 }
 
 fn each_port(port: &PortMapping) -> impl Iterator<Item = Value> {
-    let PortMapping { host_ip, host_port, container_port, protocol, count } = port.clone();
+    let PortMapping { host_ip, host_port, container_port, protocol, count, .. } = *port;
     (0..count).map(move |n| {
         let mut mapping = json!({
             "hostPort": host_port.saturating_add(n), "containerPort": container_port.saturating_add(n), "protocol": protocol.name(),

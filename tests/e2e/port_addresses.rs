@@ -1,0 +1,241 @@
+//! Published ports: at which addresses of the host, which ones of a range, and of which protocol.
+
+use crate::harness::web::answers_at;
+use crate::harness::{Node, image, until};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+const SERVE: &str = "httpd -f -p 80 -h /var/www";
+
+/// A loopback address that no other running test has, so that any of its ports may be published.
+fn address(node: &Node) -> String {
+    format!("127.88.{}.1", node.slot.number)
+}
+
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().collect()
+}
+
+#[test]
+fn parts_of_a_range_are_closed() {
+    let mut node = Node::with_busybox("ports-parts");
+    let at = address(&node);
+    // Ranges that are one mapping, one element of the rules or many; and one that is a mapping for each port.
+    for (first, to, count) in [(9000u16, 1u16, 201u16), (9000, 9000, 201), (9000, 1, 20)] {
+        let publish = format!("{at}:{first}-{}:{to}-{}", first + count - 1, to + count - 1);
+        let (middle, last) = (to + count / 2, to + count - 1);
+        let serve = format!(
+            "for p in {to} {} {middle} {}; do httpd -p $p -h /var/www; done; exec httpd -f -p {last} -h /var/www",
+            to + 1,
+            last - 1
+        );
+        node.detached(&["--network", "bridge", "--name", "web", "-p", &publish], &serve);
+        let host = |port: u16| format!("{at}:{}", port - to + first);
+        let open = |ports: &[u16]| {
+            for port in [to, to + 1, middle, last - 1, last] {
+                assert_eq!(answers_at(&host(port)), ports.contains(&port), "{publish}: {port} of {ports:?}");
+            }
+        };
+        until("all answer", || [to, to + 1, middle, last - 1, last].iter().all(|p| answers_at(&host(*p))));
+        assert_eq!(node.ok(&["port", "web", &middle.to_string()]).trim(), host(middle));
+        // A connection through another port of the range goes on, one through this port ends.
+        let connect = |port: u16| TcpStream::connect(host(port)).expect("connect");
+        let (mut stays, mut ends) = (connect(last), connect(middle));
+        node.ok(&["port", "rm", "web", &middle.to_string()]);
+        open(&[to, to + 1, last - 1, last]);
+        assert!(page(&mut stays) && !page(&mut ends), "{publish}");
+        node.ok(&["port", "rm", "web", &host(to).replace(&format!(":{first}"), &format!(":{first}:{to}"))]);
+        open(&[to + 1, last - 1, last]);
+        // What is left is left behind a new agent, and in the next run.
+        node.kill_agent();
+        node.spawn();
+        open(&[to + 1, last - 1, last]);
+        node.ok(&["port", "rm", "web", &last.to_string()]);
+        open(&[to + 1, last - 1]);
+        node.ok(&["restart", "-t", "1", "web"]);
+        until("it answers again", || answers_at(&host(to + 1)) && answers_at(&host(last - 1)));
+        open(&[to + 1, last - 1]);
+        let found: Value = serde_json::from_str(&node.ok(&["inspect", "web"])).expect("json");
+        let ports = &found[0]["NetworkSettings"]["Ports"];
+        assert_eq!(ports[format!("{}/tcp", to + 1)][0]["HostPort"], (first + 1).to_string(), "{ports:#}");
+        assert!(
+            ports[format!("{middle}/tcp")].is_null()
+                && ports.as_object().is_some_and(|p| p.len() + 3 == usize::from(count))
+        );
+        // A part, and then all.
+        node.ok(&["port", "rm", "web", &format!("{}-{}", middle + 1, last)]);
+        open(&[to + 1]);
+        assert_eq!(node.ok(&["port", "rm", "web", &format!("{to}-{last}")]), "");
+        open(&[]);
+        node.ok(&["port", "add", "web", &format!("{at}:{}:{middle}", first + 7)]);
+        until("a closed one is free", || answers_at(&format!("{at}:{}", first + 7)));
+        node.ok(&["rm", "-f", "web"]);
+    }
+    node.finish();
+}
+
+/// Whether a page comes through a connection that is there.
+fn page(stream: &mut TcpStream) -> bool {
+    let mut text = String::new();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
+    write!(stream, "GET / HTTP/1.0\r\n\r\n").is_ok()
+        && stream.read_to_string(&mut text).is_ok()
+        && text.contains("200 OK")
+}
+
+#[test]
+fn an_address_of_a_family_is_of_that_family() {
+    let node = Node::with_busybox("ports-families");
+    let [four, six, both] = [node.slot.port(0), node.slot.port(1), node.slot.port(2)];
+    node.ok(&["network", "create", "--ipv6", "dual"]);
+    let [on4, on6, on] = [format!("0.0.0.0:{four}:80"), format!("[::]:{six}:80"), format!("{both}:80")];
+    node.detached(&["--network", "dual", "--name", "web", "-p", &on4, "-p", &on6, "-p", &on], SERVE);
+    let answers = |port: u16| [answers_at(&format!("127.0.0.1:{port}")), answers_at(&format!("[::1]:{port}"))];
+    until("it answers", || answers(both) == [true, true]);
+    assert_eq!((answers(four), answers(six)), ([true, false], [false, true]));
+    let shown = node.ok(&["port", "web"]);
+    let mut wanted: Vec<String> =
+        [format!("0.0.0.0:{four}"), format!("[::]:{six}"), format!("0.0.0.0:{both}"), format!("[::]:{both}")]
+            .map(|at| format!("80/tcp -> {at}"))
+            .to_vec();
+    let mut found = lines(&shown);
+    wanted.sort();
+    found.sort_unstable();
+    assert_eq!(found, wanted);
+    let ps = node.ok(&["ps", "--format", "{{.Ports}}"]);
+    assert!(ps.contains(&format!("[::]:{six}->80/tcp")) && !ps.contains(&format!("0.0.0.0:{six}")), "{ps}");
+    let inspected: Value = serde_json::from_str(&node.ok(&["inspect", "-o", "docker", "web"])).expect("json");
+    let asked = &inspected[0]["HostConfig"]["PortBindings"]["80/tcp"];
+    let hosts: Vec<_> = asked.as_array().expect("a list").iter().map(|b| b["HostIp"].as_str()).collect();
+    assert_eq!(hosts, [Some("0.0.0.0"), Some("::"), Some("")]);
+    let explain = |at: String| node.ok(&["port", "explain", &at]);
+    let said = explain(format!("127.0.0.1:{six}"));
+    assert!(
+        said.contains("publishes the port on every address of IPv6 only") && said.contains("not this address"),
+        "{said}"
+    );
+    assert!(explain(format!("[::1]:{six}")).contains("reaches container web"));
+    assert!(explain(format!("[::1]:{four}")).contains("publishes the port on every address of IPv4 only"));
+    // The other family is free, and one of both can be closed.
+    node.ok(&["port", "add", "web", &format!("[::]:{four}:80")]);
+    until("it answers", || answers(four) == [true, true]);
+    node.ok(&["port", "rm", "web", &format!("[::]:{both}:80"), &format!("0.0.0.0:{four}:80")]);
+    assert_eq!((answers(four), answers(both)), ([false, true], [true, false]));
+    // A container without IPv6 cannot be reached there, and says so.
+    let refused = node.fails(
+        125,
+        &[
+            "run",
+            "-d",
+            "--network",
+            "bridge",
+            "-p",
+            &format!("[::]:{}:80", node.slot.port(3)),
+            &image("busybox"),
+            "true",
+        ],
+    );
+    assert!(refused.contains("no IPv6 address"), "{refused}");
+    node.ok(&["rm", "-f", "web"]);
+    node.ok(&["network", "rm", "dual"]);
+    node.finish();
+}
+
+#[test]
+fn the_policys_loopback_is_both() {
+    let node = Node::builder("ports-localhost").publish_address("127.0.0.1").start();
+    node.ok(&["pull", "-q", &image("busybox")]);
+    let [port, other] = [node.slot.port(0), node.slot.port(1)];
+    node.ok(&["network", "create", "--ipv6", "dual"]);
+    let publish = format!("{port}:80");
+    let run = ["run", "-d", "--network", "dual", "--name", "web", "-p", &publish, &image("busybox"), "sh", "-c", SERVE];
+    let made = node.ctl(&run);
+    assert!(made.code == 0 && !made.stderr.contains("[::1]"), "{made:?}");
+    for at in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+        until(&at, || answers_at(&at));
+        assert!(node.ok(&["port", "explain", &at]).contains("reaches container web"));
+    }
+    assert_eq!(lines(&node.ok(&["port", "web", "80"])), [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]);
+    // Both are its own: nobody takes one of them, and it takes neither from somebody.
+    assert!(std::net::TcpListener::bind(("::1", port)).is_err());
+    let taken = std::net::TcpListener::bind(("::1", other)).expect("a port");
+    let error = node.fails(1, &["port", "add", "web", &format!("{other}:80")]);
+    assert!(error.contains(&format!("[::1]:{other}/tcp")) && error.contains("process"), "{error}");
+    drop(taken);
+    // An address that is named is that address.
+    node.ok(&["port", "add", "web", &format!("127.0.0.1:{other}:80")]);
+    until("it answers", || answers_at(&format!("127.0.0.1:{other}")));
+    assert!(!answers_at(&format!("[::1]:{other}")));
+    node.ok(&["restart", "-t", "1", "web"]);
+    until("again", || answers_at(&format!("[::1]:{port}")));
+    node.ok(&["rm", "-f", "web"]);
+    // Without IPv6 of its own it has 127.0.0.1 alone, which is said.
+    let made = node.ctl(&[
+        "run",
+        "-d",
+        "--network",
+        "bridge",
+        "--name",
+        "web",
+        "-p",
+        &publish,
+        &image("busybox"),
+        "sh",
+        "-c",
+        SERVE,
+    ]);
+    assert!(made.code == 0 && made.stderr.contains("not on [::1]"), "{made:?}");
+    until("it answers", || answers_at(&format!("127.0.0.1:{port}")));
+    assert!(!answers_at(&format!("[::1]:{port}")));
+    assert_eq!(node.ok(&["port", "web", "80"]).trim(), format!("127.0.0.1:{port}"));
+    let said = node.ok(&["port", "explain", &format!("[::1]:{port}")]);
+    assert!(said.contains("has no IPv6 address"), "{said}");
+    node.ok(&["rm", "-f", "web"]);
+    node.ok(&["network", "rm", "dual"]);
+    node.finish();
+}
+
+#[test]
+fn the_first_free_port_of_a_range_is_taken() {
+    let mut node = Node::with_busybox("ports-choice");
+    let at = address(&node);
+    let publish = format!("{at}:9300-9302:80");
+    let of = |node: &Node, name: &str| node.ok(&["port", name, "80"]).trim().to_owned();
+    let taken = std::net::TcpListener::bind((at.as_str(), 9301)).expect("a port");
+    node.detached(&["--network", "bridge", "--name", "a", "-p", &publish], SERVE);
+    node.detached(&["--network", "bridge", "--name", "b", "-p", &publish], SERVE);
+    assert_eq!((of(&node, "a"), of(&node, "b")), (format!("{at}:9300"), format!("{at}:9302")));
+    until("both answer", || answers_at(&format!("{at}:9300")) && answers_at(&format!("{at}:9302")));
+    let full = node.fails(125, &["run", "-d", "--network", "bridge", "-p", &publish, &image("busybox"), "true"]);
+    assert!(full.contains("none of the ports 9300 to 9302"), "{full}");
+    drop(taken);
+    // It keeps what it has, over the agent's death and its own restart; what is closed by its number is closed for good.
+    node.kill_agent();
+    node.spawn();
+    node.ok(&["restart", "-t", "1", "b"]);
+    assert_eq!(of(&node, "b"), format!("{at}:9302"));
+    node.ok(&["port", "add", "b", &publish]);
+    assert_eq!(lines(&node.ok(&["port", "b", "80"])), [format!("{at}:9301"), format!("{at}:9302")]);
+    node.ok(&["port", "rm", "b", &format!("{at}:9302:80")]);
+    node.ok(&["restart", "-t", "1", "b"]);
+    assert_eq!(of(&node, "b"), format!("{at}:9301"));
+    node.ok(&["port", "rm", "a", &publish]);
+    until("it is closed", || !answers_at(&format!("{at}:9300")));
+    node.ok(&["rm", "-f", "a", "b"]);
+    node.finish();
+}
+
+#[test]
+fn sctp_without_its_sockets_is_told() {
+    let node = Node::with_busybox("ports-sctp");
+    let create = ["create", "--name", "web", "--network", "bridge", "-p", &format!("{}:80/sctp", node.slot.port(0))];
+    let made = node.ctl(&[&create[..], &[&image("busybox"), "true"]].concat());
+    assert_eq!(made.code, 0, "{made:?}");
+    // The kernel's own word: the probe is the same call.
+    let told = made.stderr.contains("no SCTP sockets, so nothing in the container can listen on 80/sctp");
+    assert_eq!(told, !berth_sys::inet::has_sctp(), "{made:?}");
+    node.ok(&["rm", "web"]);
+    node.finish();
+}
