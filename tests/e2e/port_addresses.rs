@@ -228,6 +228,43 @@ fn the_first_free_port_of_a_range_is_taken() {
 }
 
 #[test]
+fn nothing_is_published_into_a_macvlan() {
+    let node = Node::with_busybox("ports-macvlan");
+    node.detached(&["--name", "web", "--network", "bridge"], SERVE);
+    let parent = format!("parent={}", node.slot.bridge());
+    let made = node.ctl(&["network", "create", "-d", "macvlan", "-o", &parent, "--subnet", "192.0.2.0/24", "lan"]);
+    if made.code != 0 {
+        println!("skipped: {}", made.stderr.trim());
+        return node.finish();
+    }
+    let publish = format!("{}:80", node.slot.port(0));
+    let busybox = image("busybox");
+    for words in [&["-p", &publish][..], &["-P"]] {
+        let refused = node.fails(125, &[&["run", "-d", "--network", "lan"], words, &[&busybox, "true"]].concat());
+        assert!(refused.contains("reached at their own addresses") && refused.contains("macvlan"), "{refused}");
+    }
+    node.detached(&["--name", "lone", "--network", "lan"], SERVE);
+    let refused = node.fails(1, &["port", "add", "lone", &publish]);
+    assert!(refused.contains("reached at their own addresses"), "{refused}");
+    // Beside a bridge that has the way out it is fine; the way out does not go where the ports cannot.
+    node.ok(&["port", "add", "web", &publish]);
+    node.ok(&["network", "connect", "lan", "web"]);
+    until("it answers", || answers_at(&format!("127.0.0.1:{}", node.slot.port(0))));
+    node.ok(&["network", "disconnect", "lan", "web"]);
+    let refused = node.fails(1, &["network", "connect", "--gw-priority", "5", "lan", "web"]);
+    assert!(refused.contains("published ports"), "{refused}");
+    node.ok(&["network", "connect", "lan", "web"]);
+    let refused = node.fails(1, &["network", "disconnect", "bridge", "web"]);
+    assert!(refused.contains("port rm"), "{refused}");
+    assert!(answers_at(&format!("127.0.0.1:{}", node.slot.port(0))));
+    node.ok(&["port", "rm", "web", "80"]);
+    node.ok(&["network", "disconnect", "bridge", "web"]);
+    node.ok(&["rm", "-f", "web", "lone"]);
+    node.ok(&["network", "rm", "lan"]);
+    node.finish();
+}
+
+#[test]
 fn sctp_without_its_sockets_is_told() {
     let node = Node::with_busybox("ports-sctp");
     let create = ["create", "--name", "web", "--network", "bridge", "-p", &format!("{}:80/sctp", node.slot.port(0))];

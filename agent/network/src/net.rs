@@ -272,9 +272,15 @@ pub(crate) fn collision(
     }))
 }
 
+/// What leads to it. Nothing does to a macvlan, which has no end on the host: records of earlier agents may say so.
 pub(crate) fn published(attachment: &NetworkAttachment) -> impl Iterator<Item = Published<'_>> {
     let to6 = attachment.ipv6.as_ref().map(|six| six.address);
-    attachment.ports.iter().map(move |mapping| Published { mapping, to: attachment.address, to6 })
+    let reached = !attachment.host_interface.is_empty() && !attachment.is_cni();
+    attachment.ports.iter().filter(move |_| reached).map(move |mapping| Published {
+        mapping,
+        to: attachment.address,
+        to6,
+    })
 }
 
 #[cfg(test)]

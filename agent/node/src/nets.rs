@@ -165,8 +165,14 @@ pub(crate) fn way_out(inner: &Inner, endpoints: &[EndpointSpec]) -> Option<usize
 pub(crate) fn wants(inner: &Inner, record: &ContainerRecord, ports: Vec<PortMapping>) -> Vec<Want> {
     let endpoints = endpoints(&record.spec);
     let main = way_out(inner, &endpoints);
-    let mut ports = Some(ports);
     let with_ports = main.unwrap_or(0);
+    let to = endpoints.get(with_ports).and_then(|e| inner.nets.by_name(&e.network));
+    // Containers of earlier agents may have some there: they led nowhere, and hold up no start.
+    let refused = to.and_then(|n| no_ports(&n)).filter(|_| !ports.is_empty());
+    if let Some(why) = &refused {
+        tracing::warn!(container = %record.id, "its ports {why}");
+    }
+    let mut ports = Some(ports).filter(|_| refused.is_none());
     let last = &record.supervision.networks;
     let want = |(n, e): (usize, EndpointSpec)| Want {
         default_route: main == Some(n),
@@ -246,8 +252,13 @@ pub(crate) fn resolve(inner: &Inner, spec: &mut ContainerSpec) -> Result<Vec<(St
         }
         wrong.extend(check_endpoint(&network, endpoint).into_iter().map(|(field, why)| (at(field), why)));
     }
-    if let Some(why) = main_network(inner, spec).and_then(|n| cni::check_ports(inner, &n, &spec.ports)) {
+    let main = main_network(inner, spec);
+    if let Some(why) = main.as_ref().and_then(|n| cni::check_ports(inner, n, &spec.ports)) {
         wrong.push(("ports".to_owned(), why));
+    }
+    let refused = main.and_then(|n| inner.nets.by_name(&n)).and_then(|n| no_ports(&n));
+    for (field, there) in [("ports", !spec.ports.is_empty()), ("publish_all", spec.publish_all)] {
+        wrong.extend(refused.clone().filter(|_| there).map(|why| (field.to_owned(), why)));
     }
     Ok(wrong)
 }
@@ -264,6 +275,17 @@ pub(crate) fn warnings(inner: &Inner, spec: &ContainerSpec) -> Option<String> {
         "ports are published on 127.0.0.1 and not on [::1], as network {} has no IPv6: berthctl network create --ipv6 makes one that has",
         network.name
     ))
+}
+
+/// Why ports cannot be published there.
+pub(crate) fn no_ports(network: &NetworkRecord) -> Option<String> {
+    (network.driver == NetworkDriver::Macvlan).then(|| {
+        format!(
+            "cannot be published on network {} (its driver is macvlan): its containers are reached at their own addresses, and not from this host; \
+             connect to them there, or put a bridge first (--network NAME, with a higher gw-priority)",
+            network.name
+        )
+    })
 }
 
 /// The network that published ports lead to.

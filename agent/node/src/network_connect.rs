@@ -94,6 +94,7 @@ async fn connect(
         return Err(wrong("container", format!("is on {MAX_NETWORKS} networks, and cannot be on more")));
     }
     wished.push(endpoint);
+    ports_can_move(inner, &before, "endpoint", &wished)?;
     wish(inner, &mut gate, wished).await?;
     // The record can be seen now by who removes networks; who removed it before is seen here.
     let outcome = match inner.nets.find(&network.name) {
@@ -127,28 +128,40 @@ async fn disconnect(inner: &Arc<Inner>, container: &Arc<Container>, network: &Ne
         // What an earlier try could not do: the ports may have had no place to go to.
         return settle(inner, &mut gate).await;
     }
-    ports_can_move(inner, &before, &network.name, &wished)?;
+    ports_can_move(inner, &before, "network", &wished)?;
     wish(inner, &mut gate, wished).await?;
     settle(inner, &mut gate).await?;
     told(inner, network, "disconnect", container).await;
     Ok(())
 }
 
-/// Published ports follow the default route to the next network, which plugins take them for at ADD only.
+/// Published ports follow the default route to the next network, which plugins take them for at ADD only, and nothing leads into a macvlan.
 fn ports_can_move(
     inner: &Inner,
     before: &ContainerRecord,
-    left: &str,
+    field: &str,
     wished: &[EndpointSpec],
 ) -> Result<(), NodeError> {
-    let has_ports = before.networks.on(left).is_some_and(|a| !a.ports.is_empty());
-    let next = way_out(inner, wished).and_then(|n| inner.nets.by_name(&wished[n].network));
-    match next.filter(|n| has_ports && n.driver == NetworkDriver::Cni) {
-        Some(next) => Err(wrong(
-            "network",
+    let holds = |a: &&NetworkAttachment| !a.ports.is_empty() && !wished.iter().any(|e| e.network == a.network);
+    let left = before.networks.iter().find(holds);
+    let Some(next) = way_out(inner, wished).and_then(|n| inner.nets.by_name(&wished[n].network)) else { return Ok(()) };
+    if let Some(left) = left.filter(|_| next.driver == NetworkDriver::Cni) {
+        return Err(wrong(
+            field,
             format!(
-                "has the published ports of the container, which {} cannot take while it runs (its driver is cni): close them first (berthctl port rm)",
-                next.name
+                "{} has the published ports of the container, which {} cannot take while it runs (its driver is cni): close them first (berthctl port rm)",
+                left.network, next.name
+            ),
+        ));
+    }
+    let has = !before.spec.ports.is_empty() || before.spec.publish_all;
+    // It may be there already, with the ports of an earlier agent, which led nowhere.
+    let moves = crate::nets::main_network(inner, &before.spec).is_none_or(|main| main != next.name);
+    match crate::nets::no_ports(&next).filter(|_| has && moves) {
+        Some(why) => Err(wrong(
+            field,
+            format!(
+                "would take the published ports of the container to it, which {why}, or close them first (berthctl port rm)"
             ),
         )),
         None => Ok(()),

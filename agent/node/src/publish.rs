@@ -118,6 +118,9 @@ async fn apply(
     let live = before.phase == Phase::Running;
     let old: Option<NetworkAttachment> = before.networks.main().filter(|_| live).cloned();
     let main = nets::main_network(inner, &before.spec).and_then(|name| inner.nets.by_name(&name));
+    if let Some(why) = main.as_ref().filter(|_| !add.is_empty()).and_then(|n| nets::no_ports(n)) {
+        return Err(NodeError::Invalid(vec![("add".to_owned(), why)]));
+    }
     let ipv6 = old.as_ref().map_or(main.is_some_and(|n| n.ipv6.is_some()), |a| a.ipv6.is_some());
     let live = old.as_ref().map_or(&[][..], |old| &old.ports);
     let asked = left_of_spec(&before.spec.ports, live, &remove, ipv6);
