@@ -34,7 +34,7 @@ esac
 
 # A disk, because neither tmpfs nor the overlay that is this VM's root can be what layers and their owners' maps need.
 truncate -s 6G /vm-disk; mkfs.ext4 -q -O project,quota /vm-disk 2>/dev/null || mkfs.ext4 -q /vm-disk
-for m in loop overlay tun dummy vxlan ipvlan macvlan xt_MASQUERADE nft_reject_inet nft_limit nft_numgen nft_redir ip6table_nat; do modprobe -q $m; done
+for m in loop overlay tun dummy vxlan ipvlan macvlan xt_MASQUERADE nft_reject_inet nft_limit nft_numgen nft_redir ip6table_nat sctp; do modprobe -q $m; done
 # discard: the file lies in memory, which what is deleted must give back.
 mount -o loop,discard /vm-disk "$BERTH_TEST_DIR/run"
 export TMPDIR=$BERTH_TEST_DIR/run/tmp; mkdir -p "$TMPDIR"

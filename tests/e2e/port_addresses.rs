@@ -5,6 +5,7 @@ use crate::harness::{Node, image, until};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 
 const SERVE: &str = "httpd -f -p 80 -h /var/www";
@@ -274,5 +275,55 @@ fn sctp_without_its_sockets_is_told() {
     let told = made.stderr.contains("no SCTP sockets, so nothing in the container can listen on 80/sctp");
     assert_eq!(told, !berth_sys::inet::has_sctp(), "{made:?}");
     node.ok(&["rm", "web"]);
+    node.finish();
+}
+
+/// Where the kernel has SCTP, an association with a container's server; else the packet that would begin one, made by hand and seen to arrive.
+const SCTP: &str = r#"
+import socket, struct, subprocess, sys, time
+mode, host, port, pid = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+inside = ["nsenter", "-t", pid, "-n", sys.executable, "-u", "-c"]
+SERVER = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)\ns.bind(('', 80)); s.listen(1); print('ready')\nc, _ = s.accept(); c.send(c.recv(100)[::-1])"
+RAW = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_RAW, 132); s.settimeout(10); print('ready')\np = s.recv(2000); print(p[20:].hex())"
+def crc(data):
+    value = 0xffffffff
+    for byte in data:
+        value ^= byte
+        for _ in range(8): value = value >> 1 ^ (0x82f63b78 if value & 1 else 0)
+    return struct.pack("<I", value ^ 0xffffffff)
+server = subprocess.Popen(inside + [SERVER if mode == "sockets" else RAW], stdout=subprocess.PIPE, text=True)
+assert server.stdout.readline().strip() == "ready"
+if mode == "sockets":
+    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132); s.settimeout(10); s.connect((host, port)); s.send(b"berth")
+    assert s.recv(100) == b"htreb"
+else:
+    init = struct.pack(">BBHIIHHI", 1, 0, 20, 0x1234, 65535, 1, 1, 7)
+    head = struct.pack(">HHI", 40001, port, 0)
+    s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 132)
+    s.sendto(head + crc(head + bytes(4) + init) + init, (host, 0))
+    got = bytes.fromhex(server.stdout.readline())
+    to, = struct.unpack(">H", got[2:4])
+    assert to == 80 and got[12:] == init, got.hex()
+    assert got[8:12] == crc(got[:8] + bytes(4) + got[12:]), "checksum"
+server.wait(timeout=10)
+"#;
+
+#[test]
+fn sctp_reaches_the_container() {
+    let node = Node::with_busybox("ports-sctp-sent");
+    let at = address(&node);
+    let publish = format!("{at}:9400:80/sctp");
+    let id = node.detached(&["--network", "bridge", "--name", "web", "-p", &publish], "exec sleep 1000");
+    let pid = node.ok(&["inspect", "--format", "{{.State.Pid}}", id.trim()]);
+    let mode = if berth_sys::inet::has_sctp() { "sockets" } else { "packets" };
+    if mode == "packets" {
+        println!(
+            "skipped: bytes over an association: this kernel has no SCTP sockets (CONFIG_IP_SCTP); its first packet is sent by hand"
+        );
+    }
+    let sent = Command::new("python3").args(["-c", SCTP, mode, &at, "9400", pid.trim()]).output().expect("python3");
+    assert!(sent.status.success(), "{mode}: {}", String::from_utf8_lossy(&sent.stderr));
+    assert!(node.ok(&["port", "explain", &format!("{at}:9400/sctp")]).contains("reaches container web"));
+    node.ok(&["rm", "-f", "web"]);
     node.finish();
 }
