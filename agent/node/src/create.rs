@@ -44,7 +44,7 @@ pub(crate) async fn create(
             Begin::Answered(id) => match inner.containers.find(&id) {
                 Ok(c) => {
                     let record = c.record();
-                    let warnings = warnings(inner, &record.spec);
+                    let warnings = inner.runtime.spec_warnings(&record.spec);
                     let hold = Some(c.hold());
                     return Ok(Created { id: c.id.clone(), name: record.name.clone(), warnings, gone: false, hold });
                 }
@@ -67,13 +67,6 @@ pub(crate) async fn create(
     let who = who.clone();
     let inner_ = inner.clone();
     inner.to_its_end(async move { make(&inner_, who, id, name, image, request.spec, ticket).await }).await
-}
-
-/// As far as they are known before the start, which may find more.
-fn warnings(inner: &Inner, spec: &ContainerSpec) -> Vec<String> {
-    let mut warnings = inner.runtime.spec_warnings(spec);
-    warnings.extend(nets::warnings(inner, spec));
-    warnings
 }
 
 /// The image as the pull policy wants it.
@@ -229,7 +222,7 @@ async fn record(
     let container = Container::new(record, image.record().clone(), effective, Taken { ids, labels });
     let record = container.record();
     writes.extend([Write::PutContainer(record.clone()), inner.events.add_container(&record, "create", &[])]);
-    let warnings = warnings(inner, &record.spec);
+    let warnings = inner.runtime.spec_warnings(&record.spec);
     let hold = Some(container.hold());
     let created = Created { id: id.clone(), name: record.name.clone(), warnings, gone: false, hold };
     // Visible before the request is answered: a repetition finds it.

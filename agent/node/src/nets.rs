@@ -263,20 +263,6 @@ pub(crate) fn resolve(inner: &Inner, spec: &mut ContainerSpec) -> Result<Vec<(St
     Ok(wrong)
 }
 
-/// What does not come true of what the spec asks for: a port without an address is on both loopback addresses of the host by its policy, and what
-/// comes to [::1] has to go to an address of IPv6.
-pub(crate) fn warnings(inner: &Inner, spec: &ContainerSpec) -> Option<String> {
-    if !spec.ports.iter().any(|p| p.localhost) {
-        return None;
-    }
-    let network = main_network(inner, spec).and_then(|name| inner.nets.by_name(&name));
-    let network = network.filter(|n| n.driver == NetworkDriver::Bridge && n.ipv6.is_none())?;
-    Some(format!(
-        "ports are published on 127.0.0.1 and not on [::1], as network {} has no IPv6: berthctl network create --ipv6 makes one that has",
-        network.name
-    ))
-}
-
 /// Why ports cannot be published there.
 pub(crate) fn no_ports(network: &NetworkRecord) -> Option<String> {
     (network.driver == NetworkDriver::Macvlan).then(|| {
