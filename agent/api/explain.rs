@@ -151,7 +151,8 @@ impl Words<'_> {
 
     fn elsewhere(&self, port: &PublishedHere) -> String {
         let name = self.name(port.container.as_str());
-        let at: Vec<String> = port.mapping.addresses().iter().map(place).collect();
+        let there = port.mapping.each(port.ipv6).flat_map(|p| p.addresses().iter().collect::<Vec<_>>());
+        let at: Vec<String> = there.map(place).collect();
         if port.mapping.addresses().cover(self.found.address) {
             return format!(
                 "container {name}, which publishes the port, has no IPv6 address (its network has no IPv6 subnet)"

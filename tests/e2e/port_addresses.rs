@@ -205,9 +205,9 @@ fn the_first_free_port_of_a_range_is_taken() {
     let publish = format!("{at}:9300-9302:80");
     let of = |node: &Node, name: &str| node.ok(&["port", name, "80"]).trim().to_owned();
     let taken = std::net::TcpListener::bind((at.as_str(), 9301)).expect("a port");
-    node.detached(&["--network", "bridge", "--name", "a", "-p", &publish], SERVE);
-    node.detached(&["--network", "bridge", "--name", "b", "-p", &publish], SERVE);
-    assert_eq!((of(&node, "a"), of(&node, "b")), (format!("{at}:9300"), format!("{at}:9302")));
+    node.detached(&["--network", "bridge", "--name", "aa", "-p", &publish], SERVE);
+    node.detached(&["--network", "bridge", "--name", "bb", "-p", &publish], SERVE);
+    assert_eq!((of(&node, "aa"), of(&node, "bb")), (format!("{at}:9300"), format!("{at}:9302")));
     until("both answer", || answers_at(&format!("{at}:9300")) && answers_at(&format!("{at}:9302")));
     let full = node.fails(125, &["run", "-d", "--network", "bridge", "-p", &publish, &image("busybox"), "true"]);
     assert!(full.contains("none of the ports 9300 to 9302"), "{full}");
@@ -215,16 +215,16 @@ fn the_first_free_port_of_a_range_is_taken() {
     // It keeps what it has, over the agent's death and its own restart; what is closed by its number is closed for good.
     node.kill_agent();
     node.spawn();
-    node.ok(&["restart", "-t", "1", "b"]);
-    assert_eq!(of(&node, "b"), format!("{at}:9302"));
-    node.ok(&["port", "add", "b", &publish]);
-    assert_eq!(lines(&node.ok(&["port", "b", "80"])), [format!("{at}:9301"), format!("{at}:9302")]);
-    node.ok(&["port", "rm", "b", &format!("{at}:9302:80")]);
-    node.ok(&["restart", "-t", "1", "b"]);
-    assert_eq!(of(&node, "b"), format!("{at}:9301"));
-    node.ok(&["port", "rm", "a", &publish]);
+    node.ok(&["restart", "-t", "1", "bb"]);
+    assert_eq!(of(&node, "bb"), format!("{at}:9302"));
+    node.ok(&["port", "add", "bb", &publish]);
+    assert_eq!(lines(&node.ok(&["port", "bb", "80"])), [format!("{at}:9301"), format!("{at}:9302")]);
+    node.ok(&["port", "rm", "bb", &format!("{at}:9302:80")]);
+    node.ok(&["restart", "-t", "1", "bb"]);
+    assert_eq!(of(&node, "bb"), format!("{at}:9301"));
+    node.ok(&["port", "rm", "aa", &publish]);
     until("it is closed", || !answers_at(&format!("{at}:9300")));
-    node.ok(&["rm", "-f", "a", "b"]);
+    node.ok(&["rm", "-f", "aa", "bb"]);
     node.finish();
 }
 

@@ -235,11 +235,12 @@ impl Rules {
         add: &[Entry],
         member: Option<&Member>,
     ) -> Result<(), NetworkError> {
+        // First: what cannot be published has no elements, and would look like nothing to do.
+        refuse(published)?;
         let member = member.filter(|m| self.guards(m));
         if delete.is_empty() && add.is_empty() && member.is_none() {
             return Ok(());
         }
-        refuse(published)?;
         let table = self.table.clone();
         let detour = self.wanted_detour(published)?;
         let mut batch = Batch::new(&table);
