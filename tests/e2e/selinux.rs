@@ -78,7 +78,7 @@ fn without_selinux_labels_are_refused_by_name() {
     assert_eq!(node.sh(&["--security-opt", "label=disable", "-v", "mine:/mine:Z"], "echo runs"), "runs");
     let id = node.ok(&["create", "--security-opt", "label=disable", &busybox]);
     let template = "{{.HostConfig.SecurityOpt}}{{.ProcessLabel}}{{.MountLabel}}";
-    assert_eq!(node.ok(&["inspect", "--format", template, &id]), "[label=disable]");
+    assert_eq!(node.ok(&["inspect", "--format", template, &id]), "[no-new-privileges label=disable]");
     assert!(node.ok(&["info"]).lines().any(|l| l.starts_with("SELinux:") && l.ends_with("not enabled")));
     node.ok(&["rm", &id]);
     node.ok(&["volume", "rm", "mine"]);
