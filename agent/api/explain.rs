@@ -80,6 +80,7 @@ impl Words<'_> {
             .into(),
             from: found.from.to_string(),
             from_host: found.from_host,
+            turned_by: found.turned_by.clone().unwrap_or_default(),
             interface: found.interface.clone(),
             outcome: outcome.into(),
             certain: found.certain,
@@ -123,7 +124,10 @@ impl Words<'_> {
     fn summary(&self) -> String {
         let found = self.found;
         let by = || self.decider().map_or("a rule".to_owned(), named);
-        let mut text = match &found.outcome {
+        let turned =
+            found.turned_by.as_ref().map(|name| format!("is turned to 127.0.0.1 by berth's program {name}, and "));
+        let mut text = turned.unwrap_or_default();
+        text += &match &found.outcome {
             Outcome::Container { to, .. } => {
                 let name = self.container().unwrap_or_default();
                 match self.listens(*to) {

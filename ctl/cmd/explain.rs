@@ -133,6 +133,7 @@ fn value(r: &v1::ExplainPortResponse) -> Value {
     json!({
         "Address": packet(r), "From": r.from, "FromHost": r.from_host, "Interface": r.interface, "Outcome": outcome(r),
         "Certain": r.certain, "Summary": r.summary, "Container": r.container, "Target": r.target,
+        "TurnedBy": r.turned_by,
         "Published": r.published.iter().map(published).collect::<Vec<_>>(),
         "Holder": r.holder, "HolderPid": r.holder_pid,
         "Rules": r.rules.iter().map(rule).collect::<Vec<_>>(), "Unseen": r.unseen, "Advice": r.advice,

@@ -178,7 +178,7 @@ fn who_has_the_port_and_where_it_is_published() {
     );
     let advice = found["Advice"].to_string();
     assert!(
-        found["Summary"].as_str().is_some_and(|s| s.contains("web publishes the port on 127.0.0.1 only")),
+        found["Summary"].as_str().is_some_and(|s| s.contains("web publishes the port on 127.0.0.1 and ::1 only")),
         "{found:#}"
     );
     assert!(advice.contains("publish_allow") && advice.contains("berthctl port add web"), "{found:#}");

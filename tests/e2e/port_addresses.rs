@@ -146,7 +146,7 @@ fn an_address_of_a_family_is_of_that_family() {
 
 #[test]
 fn the_policys_loopback_is_both() {
-    let node = Node::builder("ports-localhost").publish_address("127.0.0.1").start();
+    let mut node = Node::builder("ports-localhost").publish_address("127.0.0.1").start();
     node.ok(&["pull", "-q", &image("busybox")]);
     let [port, other] = [node.slot.port(0), node.slot.port(1)];
     node.ok(&["network", "create", "--ipv6", "dual"]);
@@ -172,7 +172,7 @@ fn the_policys_loopback_is_both() {
     node.ok(&["restart", "-t", "1", "web"]);
     until("again", || answers_at(&format!("[::1]:{port}")));
     node.ok(&["rm", "-f", "web"]);
-    // Without IPv6 of its own it has 127.0.0.1 alone, which is said.
+    // Without IPv6 of its own the host's connections to [::1] come by 127.0.0.1, also while no agent runs.
     let made = node.ctl(&[
         "run",
         "-d",
@@ -189,11 +189,34 @@ fn the_policys_loopback_is_both() {
     ]);
     assert!(made.code == 0 && made.stderr.is_empty(), "{made:?}");
     until("it answers", || answers_at(&format!("127.0.0.1:{port}")));
-    assert!(!answers_at(&format!("[::1]:{port}")));
-    assert_eq!(node.ok(&["port", "web", "80"]).trim(), format!("127.0.0.1:{port}"));
-    let said = node.ok(&["port", "explain", &format!("[::1]:{port}")]);
-    assert!(said.contains("has no IPv6 address"), "{said}");
+    let six = format!("[::1]:{port}");
+    assert!(answers_at(&six));
+    assert_eq!(lines(&node.ok(&["port", "web", "80"])), [format!("127.0.0.1:{port}"), six.clone()]);
+    let said = node.ok(&["port", "explain", &six]);
+    assert!(
+        said.contains("is turned to 127.0.0.1 by berth's program") && said.contains("reaches container web"),
+        "{said}"
+    );
+    node.kill_agent();
+    assert!(answers_at(&six));
+    node.spawn();
+    assert!(answers_at(&six));
+    // More of them, and fewer: whole ranges, too.
+    let range = format!("{}-{}:80-81", node.slot.port(2), node.slot.port(3));
+    node.ok(&["port", "add", "web", &range]);
+    let in_range = format!("[::1]:{}", node.slot.port(2));
+    assert!(answers_at(&in_range));
+    node.ok(&["port", "rm", "web", &range]);
+    assert!(!answers_at(&in_range) && answers_at(&six));
+    // An address that is named is that address, also of such a container.
+    node.ok(&["port", "add", "web", &format!("127.0.0.1:{other}:80")]);
+    assert!(answers_at(&format!("127.0.0.1:{other}")) && !answers_at(&format!("[::1]:{other}")));
+    node.ok(&["stop", "-t", "1", "web"]);
+    assert!(!answers_at(&six));
+    node.ok(&["start", "web"]);
+    until("again", || answers_at(&six));
     node.ok(&["rm", "-f", "web"]);
+    assert!(!answers_at(&six));
     node.ok(&["network", "rm", "dual"]);
     node.finish();
 }

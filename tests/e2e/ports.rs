@@ -142,7 +142,7 @@ fn the_policy_names_its_setting() {
     }
     node.detached(&["--network", "bridge", "--name", "web", "-p", &format!("{port}:80")], SERVE);
     until("it answers", || answers(port));
-    assert_eq!(node.ok(&["port", "web", "80"]).trim(), format!("127.0.0.1:{port}"));
+    assert_eq!(node.ok(&["port", "web", "80"]).trim(), format!("127.0.0.1:{port}\n[::1]:{port}"));
     node.finish();
 }
 

@@ -28,9 +28,14 @@ const MTU: u32 = 65535;
 
 /// Names of both ends, by the table's name: each agent of a host has its own.
 fn names(table: &str) -> [String; 2] {
+    ["bti", "btj"].map(|kind| hashed(kind, table))
+}
+
+/// A short name of an agent's own.
+pub fn hashed(kind: &str, table: &str) -> String {
     // FNV-1a.
     let hash = table.bytes().fold(0x811c_9dc5u32, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193));
-    [format!("bti{hash:08x}"), format!("btj{hash:08x}")]
+    format!("{kind}{hash:08x}")
 }
 
 /// One of the calling thread's namespace; /sys shows that of its mount.

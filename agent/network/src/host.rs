@@ -108,6 +108,12 @@ impl Networks {
         lock(&self.inner.rules).guard_missing()
     }
 
+    /// Why containers without an IPv6 address are not reached by [::1] on this host, in the kernel's words, where one of them publishes a port; `None`:
+    /// they are.
+    pub fn loopback6_missing(&self) -> Option<String> {
+        lock(&self.inner.rules).mirror().missing().map(str::to_owned)
+    }
+
     /// Whether the kernel makes a macvlan on an interface: one is made in a namespace that nobody sees, and goes with it.
     pub fn probe_macvlan(&self, parent: &str) -> Result<(), NetworkError> {
         let refused = |source| NetworkError::DriverRefused { what: format!("a macvlan on {parent}"), source };

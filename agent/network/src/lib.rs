@@ -34,6 +34,7 @@ mod host;
 mod inside;
 mod leave;
 mod link;
+mod loopback6;
 mod mac;
 mod namespace;
 mod net;

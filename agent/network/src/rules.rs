@@ -4,6 +4,7 @@ use crate::detour;
 use crate::elements::{Entry, MAPS, Published, entries};
 use crate::error::NetworkError;
 use crate::guard::{self, Member};
+use crate::loopback6::Mirror;
 use crate::netlink::{Failure, Socket};
 use crate::nft::{self, Batch, Expr, Family, Hook, Net};
 use berth_model::network::{PortMapping, Protocol};
@@ -68,6 +69,7 @@ pub struct Rules {
     guard: Guard,
     /// Index of the interface by which copies come back, once the tables name it.
     detour: Option<u32>,
+    mirror: Mirror,
 }
 
 impl Rules {
@@ -80,6 +82,7 @@ impl Rules {
             handles: None,
             guard: Guard::Unknown,
             detour: None,
+            mirror: Mirror::new(table),
         }
     }
 
@@ -148,11 +151,16 @@ impl Rules {
         self.socket.as_ref()?.port().ok()
     }
 
+    pub const fn mirror(&self) -> &Mirror {
+        &self.mirror
+    }
+
     pub fn has_networks(&self) -> bool {
         !self.networks.is_empty()
     }
 
     pub fn remove_if_present(&mut self) -> Result<(), NetworkError> {
+        self.mirror.remove();
         if self.present()? { self.remove() } else { detour::remove(&self.table) }
     }
 
@@ -191,6 +199,7 @@ impl Rules {
         batch.commit(self.socket()?).map_err(|f| refused(format!("making nftables tables {table}"), f))?;
         self.detour = detour;
         self.handles = self.find_tables()?;
+        self.mirror.rebuild(published);
         Ok(())
     }
 
@@ -209,7 +218,9 @@ impl Rules {
     /// All of them come true together, and with them what `member` may send.
     pub fn publish(&mut self, published: &[Published<'_>], member: Option<&Member>) -> Result<(), NetworkError> {
         let add: Vec<Entry> = published.iter().flat_map(entries).collect();
-        self.change(published, &[], &add, member)
+        self.change(published, &[], &add, member)?;
+        self.mirror.change(&[], published);
+        Ok(())
     }
 
     /// What led where `before` says leads where `now` says, in one step: no packet meets a range that is being divided.
@@ -225,7 +236,9 @@ impl Rules {
                 self.change(now, &[], &add, None)
             }
             other => other,
-        }
+        }?;
+        self.mirror.change(before, now);
+        Ok(())
     }
 
     fn change(
@@ -288,7 +301,9 @@ impl Rules {
         match self.withdraw_together(&gone) {
             Err(failure) if failure.errno() == ENOENT => self.withdraw_each(&gone),
             other => other.map_err(|failure| self.cannot_withdraw(failure)),
-        }
+        }?;
+        self.mirror.change(published, &[]);
+        Ok(())
     }
 
     fn withdraw_each(&mut self, gone: &[Entry]) -> Result<(), NetworkError> {

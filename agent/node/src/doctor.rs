@@ -65,6 +65,7 @@ pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
     findings.push(images(inner));
     findings.push(leftovers(inner));
     findings.push(spoofing(inner));
+    findings.extend(loopback6(inner));
     findings.extend(unanswered(inner));
     findings.extend(crate::cni::findings(inner));
     findings.push(user_namespaces(inner));
@@ -87,6 +88,17 @@ fn spoofing(inner: &Inner) -> Finding {
         format!("containers can send with each other's addresses ({why})"),
         "a kernel with CONFIG_NF_TABLES_BRIDGE keeps them from it; until then put containers that do not trust each other on networks of their own",
     )
+}
+
+/// Only what is wrong: it is missing only where the kernel is older than Linux 5.14 or no cgroup v2 tree is mounted.
+fn loopback6(inner: &Inner) -> Option<Finding> {
+    let why = inner.networks.loopback6_missing()?;
+    Some(Finding::new(
+        "loopback6",
+        Verdict::Warning,
+        format!("published ports of containers without an IPv6 address do not answer on [::1] ({why})"),
+        "mount a cgroup v2 tree and restart berthd, connect to 127.0.0.1, or put the containers on a network with IPv6 (berthctl network create --ipv6)",
+    ))
 }
 
 /// Only what is wrong: most hosts have no names to answer.

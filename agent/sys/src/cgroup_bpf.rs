@@ -25,7 +25,7 @@ pub(crate) struct Insn {
     code: u8,
     /// Destination in the low four bits, source in the high ones.
     registers: u8,
-    offset: i16,
+    pub(crate) offset: i16,
     value: i32,
 }
 
@@ -37,8 +37,8 @@ pub(crate) const fn insn(code: u8, dst: u8, src: u8, offset: i16, value: i32) ->
 pub(crate) const LOAD_WORD: u8 = 0x61;
 pub(crate) const MOV_REG: u8 = 0xbf;
 pub(crate) const MOV: u8 = 0xb7;
-const AND: u8 = 0x57;
-const SHIFT_RIGHT: u8 = 0x77;
+pub(crate) const AND: u8 = 0x57;
+pub(crate) const SHIFT_RIGHT: u8 = 0x77;
 /// 32 bits wide, so that numbers above i32::MAX are not sign-extended.
 const JUMP_NOT_EQUAL: u8 = 0x56;
 pub(crate) const EXIT: u8 = 0x95;

@@ -12,6 +12,7 @@ pub mod inotify;
 pub mod keyring;
 pub mod landlock;
 pub mod loop_device;
+pub mod loopback6_bpf;
 pub mod memfd;
 pub mod memory;
 pub mod mount;

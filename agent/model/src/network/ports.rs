@@ -147,8 +147,15 @@ impl PortMapping {
     /// One for each address where it is, of a container with or without an IPv6 address.
     pub fn each(&self, ipv6: bool) -> impl Iterator<Item = PortMapping> + '_ {
         let both = self.addresses().1.is_some();
-        let there = move |a: &IpAddr| ipv6 || !both || a.is_ipv4();
+        let mirrored = self.mirrored(ipv6);
+        let there = move |a: &IpAddr| ipv6 || !both || a.is_ipv4() || mirrored && *a == LOOP6;
         self.addresses().iter().filter(there).map(|a| self.at(HostAddresses::one(a)))
+    }
+
+    /// Of a container with or without an IPv6 address: it has none, and what the host sends to [::1] is to come by 127.0.0.1.
+    pub fn mirrored(&self, ipv6: bool) -> bool {
+        let addresses = self.addresses();
+        !ipv6 && self.protocol != Protocol::Sctp && addresses.cover(LOOP4) && addresses.cover(LOOP6)
     }
 
     /// The agent chooses the port of the host.

@@ -85,6 +85,8 @@ pub struct Explained {
     pub from: IpAddr,
     /// The packet is the host's own.
     pub from_host: bool,
+    /// Name of the agent's program that turned a connection to [::1] into one to 127.0.0.1, which was followed then.
+    pub turned_by: Option<String>,
     /// Where it comes in; empty: not known.
     pub interface: String,
     pub outcome: Outcome,
@@ -120,11 +122,15 @@ impl Networks {
             Some(address) => address,
             None => self.address_of(&published)?,
         };
+        let asked = address;
+        let turned_by = self.turns(question, asked);
+        let address = if turned_by.is_some() { Ipv4Addr::LOCALHOST.into() } else { asked };
         for port in &mut published {
             port.covers = port.mapping.addresses().cover(address) && (address.is_ipv4() || port.ipv6);
         }
         let outside = if address.is_ipv4() { OUTSIDE4 } else { OUTSIDE6 };
-        let from = question.from.unwrap_or(if address.is_loopback() { address } else { outside });
+        let from = question.from.filter(|_| turned_by.is_none());
+        let from = from.unwrap_or(if address.is_loopback() { address } else { outside });
         let (to, back) = (self.way(address)?, self.way(from)?);
         let input = match &question.interface {
             Some(name) => self.interface(name)?,
@@ -160,9 +166,10 @@ impl Networks {
         found.dedup();
         let certain = !found.iter().any(|f| f.doubt.is_some() && matters(f.effect, &outcome));
         Ok(Explained {
-            address,
+            address: asked,
             from,
             from_host: back.local,
+            turned_by,
             interface: input.name.unwrap_or_default(),
             outcome,
             certain,
@@ -171,6 +178,16 @@ impl Networks {
             found,
             unseen: unseen(),
         })
+    }
+
+    /// What makes a connection of the host's to this port of [::1] one to 127.0.0.1.
+    fn turns(&self, question: &Question, to: IpAddr) -> Option<String> {
+        let rules = lock(&self.inner.rules);
+        let own = question.interface.as_deref().is_none_or(|name| name == "lo")
+            && question.from.is_none_or(|from| from == to);
+        let turns =
+            own && to == IpAddr::V6(Ipv6Addr::LOCALHOST) && rules.mirror().has(question.protocol, question.port);
+        turns.then(|| rules.mirror().program().to_owned())
     }
 
     /// Where somebody asks who names no address: where the port is published, else the host's own.
