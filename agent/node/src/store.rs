@@ -406,7 +406,7 @@ impl Writer {
         gives_room(write, phase)
     }
 
-    /// SQLite says "disk I/O error" for much: what the file system says is nearer to the cause.
+    /// SQLite says "disk I/O error" and even "malformed" for much: what the file system says is nearer to the cause.
     fn explained(&self, error: StoreError) -> StoreError {
         let StoreError::Sqlite { act, message } = error else { return error };
         let mut probe = self.path.as_os_str().to_owned();
@@ -415,7 +415,10 @@ impl Writer {
         let _ = std::fs::remove_file(&probe);
         match written {
             Ok(()) => StoreError::Sqlite { act, message },
-            Err(e) => StoreError::Sqlite { act, message: format!("{message} ({e})") },
+            Err(e) => {
+                let folder = self.path.parent().unwrap_or(&self.path).display();
+                StoreError::Sqlite { act, message: format!("{folder} cannot be written: {e} (SQLite says: {message})") }
+            }
         }
     }
 
