@@ -6,7 +6,7 @@
 //! started on it, in a mount namespace that has another boot id. `BERTH_TEST_POWERCUTS` says at how many points (tests/powercut.sh: many).
 
 use crate::harness::disk::{Cache, Disk, Entry, Recording, tool};
-use crate::harness::{Node, image};
+use crate::harness::{Node, image, until};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -131,7 +131,10 @@ fn what_was_answered_for_is_there_after_a_power_cut() {
         let acts = record(&node, &disk);
         node.kill_agent();
         let recording = disk.recording();
-        tool("umount", &[node.data().to_str().expect("utf-8")]);
+        // The killed agent's helpers let go of it when they notice.
+        until("it is unmounted", || {
+            Command::new("umount").arg(node.data()).status().is_ok_and(|status| status.success())
+        });
         (recording, acts)
     };
     assert!(recording.log.iter().filter(|e| matches!(e, Entry::Flush)).count() > 10, "flushes are recorded");
