@@ -85,3 +85,4 @@ mod volume_resume;
 mod volumes;
 #[cfg(feature = "failpoints")]
 mod weakened;
+mod world;

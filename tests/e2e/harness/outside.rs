@@ -15,6 +15,25 @@ while True:
     c.close()
 "#;
 
+/// The same as a page.
+const SERVE_PAGE: &str = r#"
+import http.server, socket, sys
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        page = (self.client_address[0].removeprefix('::ffff:') + '\n').encode()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+    def log_message(self, *words):
+        pass
+s = Server(('::', int(sys.argv[1])), Handler)
+print('ready', flush=True)
+s.serve_forever()
+"#;
+
 pub struct Outside {
     ns: String,
     link: String,
@@ -58,8 +77,29 @@ impl Outside {
 
     /// Serves there on a port: who asks hears who it is.
     pub fn serve(&mut self, port: u16) {
+        self.run(SERVE, port);
+    }
+
+    /// Serves a page there: who fetches it reads who it is.
+    pub fn serve_page(&mut self, port: u16) {
+        self.run(SERVE_PAGE, port);
+    }
+
+    /// Fetches the page of a host with HTTP/1.0; `None`: nobody answers.
+    pub fn fetches(&self, host: &str, port: u16) -> Option<String> {
+        let script =
+            format!("exec 3<>/dev/tcp/{host}/{port} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && timeout 3 cat <&3");
+        let output = Command::new("ip")
+            .args(["netns", "exec", &self.ns, "timeout", "5", "bash", "-c", &script])
+            .stderr(Stdio::null())
+            .output()
+            .expect("ip netns exec");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn run(&mut self, program: &str, port: u16) {
         let mut server = Command::new("ip")
-            .args(["netns", "exec", &self.ns, "python3", "-c", SERVE, &port.to_string()])
+            .args(["netns", "exec", &self.ns, "python3", "-c", program, &port.to_string()])
             .stdout(Stdio::piped())
             .spawn()
             .expect("ip netns exec");
