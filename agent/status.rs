@@ -26,6 +26,20 @@ const RETRY_REGISTRY: Duration = Duration::from_secs(5);
 /// As much of an error's text as goes into a header: HTTP/2 peers take 8 to 16 KiB of headers, details are sent too.
 const MAX_MESSAGE: usize = 2048;
 
+/// The same for the fields of a request that are wrong, all together: they are sent beside the message, in base64.
+const MAX_VIOLATIONS: usize = 3072;
+/// One of them: many have a caller's whole word in them.
+const MAX_VIOLATION: usize = 500;
+
+/// As much of a text as there is room for.
+fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
+        text.push('…');
+    }
+    text
+}
+
 /// A status in the making.
 struct Draft {
     code: Code,
@@ -44,11 +58,7 @@ impl Draft {
         message: impl Into<String>,
         metadata: [(&str, String); N],
     ) -> Draft {
-        let mut message: String = message.into();
-        if message.len() > MAX_MESSAGE {
-            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
-            message.push('…');
-        }
+        let message = cut(message.into(), MAX_MESSAGE);
         let metadata: HashMap<String, String> = metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         Draft { code, message, details: ErrorDetails::with_error_info(reason, DOMAIN, metadata) }
     }
@@ -72,15 +82,25 @@ impl Draft {
 pub fn invalid(fields: Vec<(String, String)>) -> Status {
     /// More are not read by anybody.
     const MAX_FIELDS: usize = 64;
+    let count = fields.len();
+    let mut room = MAX_VIOLATIONS;
+    let fields = fields.into_iter().take(MAX_FIELDS).map(|(field, why)| (cut(field, 200), cut(why, MAX_VIOLATION)));
+    let fields: Vec<(String, String)> = fields
+        .take_while(|(field, why)| {
+            let left = room.checked_sub(field.len() + why.len());
+            room = left.unwrap_or(0);
+            left.is_some()
+        })
+        .collect();
     let shown: Vec<String> = fields.iter().take(4).map(|(field, why)| format!("{field}: {why}")).collect();
-    let more = fields.len().saturating_sub(shown.len());
+    let more = count.saturating_sub(shown.len());
     let mut message = shown.join("; ");
     if more > 0 {
         message.push_str(&format!("; and {more} more"));
     }
     let mut draft = Draft::new(Code::InvalidArgument, "INVALID_FIELDS", message);
     let violations: Vec<FieldViolation> =
-        fields.into_iter().take(MAX_FIELDS).map(|(field, why)| FieldViolation::new(field, why)).collect();
+        fields.into_iter().map(|(field, why)| FieldViolation::new(field, why)).collect();
     draft.details.set_bad_request(violations);
     draft.done()
 }

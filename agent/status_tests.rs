@@ -15,6 +15,23 @@ fn full() -> Error {
 }
 
 #[test]
+fn what_is_wrong_fits_into_headers() {
+    let long = |n: usize| (format!("field{n}[{}]", "\u{1}".repeat(9000)), "é".repeat(100_000));
+    for count in [1, 5, 5000] {
+        let status = invalid((0..count).map(long).collect());
+        let headers = status.clone().into_http::<()>().into_parts().0.headers;
+        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        assert!(size < 16 << 10, "{count} errors take {size} bytes");
+        let named = status.get_details_bad_request().expect("the fields").field_violations;
+        assert!(named.len() >= count.min(4) && named[0].field.starts_with("field0["), "{count}: {}", named.len());
+        assert!(count < 5 || status.message().contains("field0[") && reason(&status) == "INVALID_FIELDS");
+    }
+    let short = invalid((0..60).map(|n| (format!("f{n}"), "is wrong".to_owned())).collect());
+    assert_eq!(short.get_details_bad_request().expect("the fields").field_violations.len(), 60);
+    assert!(short.message().ends_with("; and 56 more"), "{}", short.message());
+}
+
+#[test]
 fn every_kind_of_error_has_its_code_and_reason() {
     let id = || ContainerId::from_bytes([1; 32]);
     let digest = || Digest::from_bytes(Algorithm::Sha256, &[2; 32]);
