@@ -21,6 +21,8 @@ pub use logging::{Audit, Log, LogFormat, LogTarget};
 pub use network::Network;
 pub use runtimes::Runtimes;
 pub use userns::Userns;
+#[cfg(fuzzing)]
+pub use userns::fuzz as fuzz_ids;
 
 use crate::permission::Policy;
 use berth_image::{ImagesConfig, RegistryConfig};

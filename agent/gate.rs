@@ -447,6 +447,20 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     })
 }
 
+/// A door for the fuzz targets: the headers of a call that are read here.
+#[cfg(fuzzing)]
+pub fn fuzz(text: &str) {
+    // 99,999,999 hours.
+    const LONGEST: Duration = Duration::from_secs(99_999_999 * 3600);
+    if let Some(timeout) = parse_timeout(text) {
+        assert!(timeout <= LONGEST && (2..=9).contains(&text.len()));
+        assert!(Instant::now().checked_add(timeout).is_some(), "a deadline that no clock reaches");
+    }
+    if let Ok(trace) = text.parse::<TraceParent>() {
+        assert_eq!(trace.to_string().parse().ok(), Some(trace));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

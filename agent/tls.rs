@@ -186,8 +186,11 @@ fn read(kind: FileKind, path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 fn sections<T: PemObject>(kind: FileKind, path: &Path) -> Result<Vec<T>, TlsError> {
-    let bytes = read(kind, path)?;
-    let found: Vec<T> = T::pem_slice_iter(&bytes).collect::<Result<_, _>>().map_err(|e| TlsError::Pem {
+    sections_of(kind, path, &read(kind, path)?)
+}
+
+fn sections_of<T: PemObject>(kind: FileKind, path: &Path, bytes: &[u8]) -> Result<Vec<T>, TlsError> {
+    let found: Vec<T> = T::pem_slice_iter(bytes).collect::<Result<_, _>>().map_err(|e| TlsError::Pem {
         kind,
         path: path.into(),
         reason: e.to_string(),
@@ -331,6 +334,42 @@ fn read_lists(
         serials.extend(list.iter_revoked_certificates().map(|c| berth::role::serial_hex(c.raw_serial())));
     }
     Ok(revoked)
+}
+
+/// A door for the fuzz targets: files of PEM, and what is in them.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    let path = Path::new("fuzz.pem");
+    let cas: Vec<CertificateDer<'static>> = sections_of(FileKind::Ca, path, bytes).unwrap_or_default();
+    let mut lists: Vec<CertificateRevocationListDer<'static>> =
+        sections_of(FileKind::Crl, path, bytes).unwrap_or_default();
+    if let Ok(key) = sections_of::<PrivateKeyDer<'static>>(FileKind::Key, path, bytes) {
+        assert!(key.iter().map(|k| k.secret_der().len()).sum::<usize>() <= bytes.len());
+    }
+    for ca in &cas {
+        assert!(ca.len() <= bytes.len());
+        if let Ok(certificate) = parse_certificate(ca) {
+            let _ = (certificate.validity().is_valid(), until(certificate.validity().not_after));
+        }
+    }
+    for raw in [false, true] {
+        if raw {
+            lists = vec![bytes.to_vec().into()];
+        }
+        let mut notes = Vec::new();
+        if let Ok(revoked) = read_lists(path, &lists, &cas, &mut notes) {
+            let serials: Vec<&String> = revoked.values().flatten().collect();
+            assert!(serials.len() <= bytes.len() && serials.iter().all(|s| s.bytes().all(|b| b.is_ascii_hexdigit())));
+            assert!(lists.is_empty() || !cas.is_empty(), "a list that nobody has signed");
+        }
+        for list in &lists {
+            if let Ok((_, list)) = CertificateRevocationList::from_der(list) {
+                let serials = list.iter_revoked_certificates().map(|c| berth::role::serial_hex(c.raw_serial()));
+                assert!(serials.map(|s| s.len()).sum::<usize>() <= 2 * bytes.len());
+                let _ = list.next_update().map(until);
+            }
+        }
+    }
 }
 
 /// Why a handshake failed, in words for the agent's log.

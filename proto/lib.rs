@@ -1,6 +1,7 @@
 //! The wire types, clients and servers of `berth.v1`, generated from `proto/berth/v1`, the roles of its callers,
 //! and what both ends of a forwarded port do.
 #![forbid(unsafe_code)]
+#![cfg_attr(fuzzing, allow(dead_code, reason = "what only the program uses"))]
 
 pub mod hex;
 pub mod release;
@@ -19,3 +20,12 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("bert
 
 /// The version of these binaries.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+// For the fuzz targets: the agent's modules, which else are its program's alone, under the names that they have there.
+#[cfg(fuzzing)]
+extern crate self as berth;
+#[cfg(fuzzing)]
+#[path = "../agent/fuzz.rs"]
+mod agent;
+#[cfg(fuzzing)]
+pub use agent::*;

@@ -27,7 +27,7 @@ pub async fn explain(
     Ok(Response::new(Words { node, question: &question, found: &found }.answer()))
 }
 
-fn decode(f: &mut Fields, request: &v1::ExplainPortRequest) -> Option<Question> {
+pub(super) fn decode(f: &mut Fields, request: &v1::ExplainPortRequest) -> Option<Question> {
     let mut address = |field: &str, text: &str| {
         if text.is_empty() { None } else { f.take(field, text.parse::<IpAddr>()) }
     };

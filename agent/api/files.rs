@@ -49,7 +49,7 @@ async fn first(requests: &mut Streaming<v1::CopyToRequest>) -> Result<v1::CopyTo
     }
 }
 
-fn copy_into(start: v1::CopyToStart, f: &mut Fields) -> CopyInto {
+pub(super) fn copy_into(start: v1::CopyToStart, f: &mut Fields) -> CopyInto {
     let source = match v1::CopySource::try_from(start.source) {
         Ok(v1::CopySource::File) => CopySource::File,
         Ok(v1::CopySource::Folder) => CopySource::Folder,

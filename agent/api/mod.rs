@@ -10,6 +10,8 @@ mod explain;
 mod files;
 mod filter;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod images;
 mod limits;
 mod networks;

@@ -151,7 +151,7 @@ impl networks_server::Networks for Networks {
 }
 
 /// A network to be made.
-fn decode(f: &mut Fields, request: v1::CreateNetworkRequest) -> NetworkRequest {
+pub(super) fn decode(f: &mut Fields, request: v1::CreateNetworkRequest) -> NetworkRequest {
     f.name("name", &request.name);
     let driver = match request.driver.as_str() {
         "" | "bridge" => NetworkDriver::Bridge,

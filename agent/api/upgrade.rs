@@ -48,7 +48,7 @@ pub async fn take(
     }
 }
 
-fn decode(start: v1::UpgradeStart) -> Result<Asked, Status> {
+pub(super) fn decode(start: v1::UpgradeStart) -> Result<Asked, Status> {
     let mut f = Fields::under("start.");
     f.request_id(&start.request_id);
     f.check(!start.request_id.is_empty(), "request_id", "must not be empty");

@@ -117,6 +117,21 @@ impl Userns {
     }
 }
 
+/// A door for the fuzz targets: the lines of subuid(5) and, behind an empty line, of subgid(5). Containers get ids that are in both.
+#[cfg(fuzzing)]
+pub fn fuzz(text: &str) {
+    let (users, groups) = text.split_once("\n\n").unwrap_or((text, text));
+    let of = |text| entries(text).into_iter().map(|(_, first, n)| (first, n)).collect::<Vec<_>>();
+    let (users, groups) = (of(users), of(groups));
+    let both = common(&users, &groups);
+    assert!(both.len() <= users.len() * groups.len());
+    for (first, n) in both {
+        let end = first.checked_add(n).expect("ids end where numbers do");
+        let within = |(f, m): &(u32, u32)| *f <= first && u64::from(end) <= u64::from(*f) + u64::from(*m);
+        assert!(n > 0 && users.iter().any(within) && groups.iter().any(within), "{first} {n}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

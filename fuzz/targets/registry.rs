@@ -1,6 +1,9 @@
-//! What a registry asks for (WWW-Authenticate), and the credentials of Docker's config.json: errors tell nothing of them.
+//! What a registry and its token server say: challenges (WWW-Authenticate), tokens, errors, other headers; and the credentials of Docker's
+//! config.json: errors tell nothing of them.
 #![no_main]
 
+#[path = "../../agent/image/src/answer.rs"]
+mod answer;
 #[path = "../../agent/image/src/challenge.rs"]
 #[allow(dead_code)]
 mod challenge;
@@ -19,6 +22,19 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             assert!(parts.iter().flatten().map(String::len).sum::<usize>() <= text.len());
         }
     }
+    match answer::token(bytes) {
+        Ok(token) => assert!(!token.is_empty() && token.len() <= 3 * bytes.len()),
+        Err(why) => assert!(!why.contains(SECRET)),
+    }
+    let said = answer::error(bytes);
+    assert!(said.chars().count() <= 300 && !said.chars().any(char::is_control), "{said:?}");
+    if let Some((first, all)) = answer::content_range(&text) {
+        assert!(text.contains(&first.to_string()) && all.is_none_or(|all| text.contains(&all.to_string())));
+    }
+    // A year in a header keeps no pull waiting.
+    const WEEK: u64 = 7 * 24 * 3600;
+    let dated = !text.trim().bytes().all(|b| b.is_ascii_digit());
+    assert!(answer::retry_after(&text).is_none_or(|after| dated || after.as_secs() <= WEEK));
     for registry in ["docker.io", "a.example", "a.example:5000"] {
         match credentials::from_json(bytes, registry) {
             Ok(found) => {

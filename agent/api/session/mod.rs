@@ -281,3 +281,29 @@ async fn let_go(node: Node, streams: Streams, asked: Asked, mut requests: Stream
 fn again(found: &ResumedSession) -> Vec<Need> {
     found.needs.iter().map(|token| Need::from_token(token)).collect()
 }
+
+/// A door for the fuzz targets: frames of a session, in each of its three kinds of stream.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use prost::Message;
+    fn frame<M: Message + Default + Asks>(bytes: &[u8]) {
+        let Some(Ok(frame)) = M::decode(bytes).ok().and_then(Asks::split) else { return };
+        match frame {
+            frames::Frame::Stdin(data) => assert!(data.len() <= bytes.len()),
+            frames::Frame::Signal(name) => {
+                let mut f = Fields::default();
+                f.signal("signal", &name);
+                assert!(name.is_empty() || f.done().is_err() || name.len() <= 16, "{name:?} is a signal");
+            }
+            frames::Frame::Resize(size) => {
+                let mut f = Fields::default();
+                let fits = f.size("resize", Some(size)).is_some();
+                assert_eq!(fits, f.done().is_ok());
+            }
+            _ => {}
+        }
+    }
+    frame::<v1::RunRequest>(bytes);
+    frame::<v1::ExecRequest>(bytes);
+    frame::<v1::AttachRequest>(bytes);
+}

@@ -91,6 +91,12 @@ impl Registry {
         all
     }
 
+    /// One file with this text.
+    #[cfg(fuzzing)]
+    pub fn of(spec: Spec) -> Registry {
+        Registry { files: vec![File { path: PathBuf::from("/etc/cdi/a.yaml"), rank: 0, spec }], broken: Vec::new() }
+    }
+
     fn unused(&mut self, path: &Path, why: &str) {
         tracing::warn!(file = %path.display(), "this is not used for CDI devices: {why}");
         self.broken.push(format!("{}: {why}", path.display()));

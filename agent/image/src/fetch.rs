@@ -1,6 +1,7 @@
 //! Gets the bytes of one blob in order, whatever the connection does: cut ones go on with Range, slow networks get several
 //! ranges side by side.
 
+use crate::answer::content_range;
 use crate::error::ImageError;
 use crate::manifest::Descriptor;
 use crate::registry::{Endpoint, Status};
@@ -311,12 +312,6 @@ impl From<ImageError> for Step {
     }
 }
 
-/// `bytes 5-9/10` gives (5, Some(10)).
-fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
-    let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
-    Some((range.split_once('-')?.0.trim().parse().ok()?, total.trim().parse().ok()))
-}
-
 /// Without retries: one that fails is fetched again in the usual way.
 async fn fill_window(
     endpoint: &Endpoint,
@@ -349,17 +344,4 @@ async fn fill_window(
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_content_range() {
-        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
-        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
-        assert_eq!(content_range("bytes */10"), None);
-        assert_eq!(content_range("items 5-9/10"), None);
-    }
 }

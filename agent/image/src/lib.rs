@@ -9,6 +9,7 @@
 //! helpers, push. Every byte that it hands on was checked against a digest, or will be before `commit` is called.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod challenge;
 mod change;
 mod child;

@@ -1,9 +1,10 @@
 //! One registry (or mirror) spoken to over HTTP: scheme, TLS, redirects, authentication, status codes.
 
+use crate::answer::{self, retry_after};
 use crate::challenge;
 use crate::credentials::{self, Found};
 use crate::error::ImageError;
-use crate::retry::{Backoff, Failure, retry_after};
+use crate::retry::{Backoff, Failure};
 use crate::session::{Realm, Session};
 use crate::{Auth, ImagesConfig, Limits, RegistryConfig};
 use berth_model::Reference;
@@ -18,9 +19,8 @@ use std::time::Duration;
 /// The host that serves `docker.io`.
 const HUB_HOST: &str = "registry-1.docker.io";
 const MAX_REDIRECTS: usize = 5;
-/// Of an error answer's body, this much is read and shown.
+/// Of an error answer's body, this much is read.
 const MAX_ERROR_BYTES: usize = 16 << 10;
-const MAX_ERROR_CHARS: usize = 300;
 
 /// All registries: connections are shared by all pulls.
 pub(crate) struct Registries {
@@ -440,11 +440,7 @@ impl Endpoint {
                 break;
             }
         }
-        let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        let first = &json["errors"][0];
-        let parts: Vec<&str> = ["code", "message"].iter().filter_map(|k| first[k].as_str()).collect();
-        let printable = |c: char| if c.is_control() { ' ' } else { c };
-        parts.join(": ").chars().map(printable).take(MAX_ERROR_CHARS).collect()
+        answer::error(&body)
     }
 }
 

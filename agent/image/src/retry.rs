@@ -66,15 +66,6 @@ impl Backoff {
     }
 }
 
-/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3).
-pub(crate) fn retry_after(header: &str) -> Option<Duration> {
-    if let Ok(seconds) = header.trim().parse::<u64>() {
-        return Some(Duration::from_secs(seconds.min(7 * 24 * 3600)));
-    }
-    let at = jiff::fmt::rfc2822::parse(header.trim()).ok()?.timestamp();
-    Some(Duration::try_from(at.duration_since(jiff::Timestamp::now())).unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,12 +82,5 @@ mod tests {
         backoff.reset();
         assert_eq!(backoff.wait(Some(Duration::from_secs(3))), Some(Duration::from_secs(3)));
         assert_eq!(backoff.wait(Some(Duration::from_secs(7200))), None, "two hours are too long");
-    }
-
-    #[test]
-    fn reads_retry_after() {
-        assert_eq!(retry_after(" 7"), Some(Duration::from_secs(7)));
-        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(retry_after("soon"), None);
     }
 }

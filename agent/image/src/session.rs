@@ -1,5 +1,6 @@
 //! Proving who asks, towards one registry for one repository (distribution, token authentication; RFC 6749 section 6).
 
+use crate::answer;
 use crate::challenge::Challenge;
 use crate::credentials::{Credentials, Found};
 use crate::error::ImageError;
@@ -8,7 +9,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
 use reqwest::{Client, StatusCode, Url};
-use serde::Deserialize;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -29,12 +29,6 @@ pub(crate) struct Realm<'a> {
     /// The registry itself is spoken to without TLS: then its token server may be, too.
     pub plain: bool,
     pub timeout: Duration,
-}
-
-#[derive(Deserialize)]
-struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
 }
 
 impl Session {
@@ -168,13 +162,7 @@ impl Session {
             s if s.is_server_error() => return Err(Failure::again(format!("its token server answers {s}"))),
             s => return Err(self.denied(at, &format!("its token server answers {s}"))),
         }
-        let answer: TokenAnswer =
-            serde_json::from_slice(&body).map_err(|_| Failure::again("its token server's answer is not understood"))?;
-        answer
-            .token
-            .or(answer.access_token)
-            .filter(|t| !t.is_empty())
-            .ok_or_else(|| Failure::again("its token server gave no token"))
+        answer::token(&body).map_err(Failure::again)
     }
 }
 

@@ -202,9 +202,14 @@ async fn probe(inner: &Arc<Inner>, container: &Arc<Container>, check: &Check, sh
             -1
         }
     };
-    let mut output = String::from_utf8_lossy(&output).into_owned();
-    output.truncate(output.floor_char_boundary(OUTPUT_BYTES));
-    ProbeResult { start, end: Timestamp::now(), exit_code, output }
+    ProbeResult { start, end: Timestamp::now(), exit_code, output: shown(&output) }
+}
+
+/// What is kept of a probe's output.
+pub(crate) fn shown(output: &[u8]) -> String {
+    let mut text = String::from_utf8_lossy(output).into_owned();
+    text.truncate(text.floor_char_boundary(OUTPUT_BYTES));
+    text
 }
 
 async fn run(

@@ -35,6 +35,8 @@ mod exec;
 mod exit;
 pub mod fail;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod gc;
 mod health;
 mod images;

@@ -29,6 +29,26 @@ pub(crate) enum Counter {
     IoPressure,
 }
 
+#[cfg(fuzzing)]
+impl Counter {
+    pub const ALL: [Counter; 14] = [
+        Counter::V1CpuUsage,
+        Counter::V1CpuTicks,
+        Counter::V1CpuThrottle,
+        Counter::V2Cpu,
+        Counter::Memory,
+        Counter::V1MemoryParts,
+        Counter::V2MemoryParts,
+        Counter::V2Swap,
+        Counter::Pids,
+        Counter::V1ProcessIo,
+        Counter::V2Block,
+        Counter::CpuPressure,
+        Counter::MemoryPressure,
+        Counter::IoPressure,
+    ];
+}
+
 /// Counters since the start of the container. A part is None where the host does not count it.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Counters {
@@ -213,6 +233,13 @@ fn take(counter: Counter, text: &[u8], to: &mut Counters) {
         Counter::IoPressure => to.io_pressure = pressure(text),
         Counter::V1ProcessIo => {}
     }
+}
+
+#[cfg(fuzzing)]
+pub(crate) fn taken(counter: Counter, text: &[u8]) -> Counters {
+    let mut counters = Counters::default();
+    take(counter, text, &mut counters);
+    counters
 }
 
 /// The number that the text begins with; 0 where it begins with none.

@@ -137,19 +137,22 @@ pub(crate) fn replace_peers(path: &Path, peers: &str) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         text => text?,
     };
+    let Some((begin, rest)) = peers_replaced(&text, peers) else { return Ok(()) };
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.write_all_at(&rest, begin as u64)?;
+    file.set_len((begin + rest.len()) as u64)
+}
+
+/// What is to be written from where on to the end. None: the place is not there, or holds it already.
+pub(crate) fn peers_replaced(text: &[u8], peers: &str) -> Option<(usize, Vec<u8>)> {
     let find = |mark: &str, from: usize| {
         let at = text.get(from..)?.windows(mark.len()).position(|w| w == mark.as_bytes());
         at.map(|at| from + at)
     };
-    let Some(begin) = find(PEERS[0], 0).map(|at| at + PEERS[0].len()) else { return Ok(()) };
-    let Some(end) = find(PEERS[1], begin).filter(|_| text.len() < MAX_BYTES) else { return Ok(()) };
-    if text[begin..end] == *peers.as_bytes() {
-        return Ok(());
-    }
-    let rest = [peers.as_bytes(), &text[end..]].concat();
-    let file = OpenOptions::new().write(true).open(path)?;
-    file.write_all_at(&rest, begin as u64)?;
-    file.set_len((begin + rest.len()) as u64)
+    let begin = find(PEERS[0], 0)? + PEERS[0].len();
+    let end = find(PEERS[1], begin).filter(|_| text.len() < MAX_BYTES)?;
+    let same = text[begin..end] == *peers.as_bytes();
+    (!same).then(|| (begin, [peers.as_bytes(), &text[end..]].concat()))
 }
 
 /// Replaces the first lines of a file that a container has mounted, in place: another file under its name would not be what it sees. A file that

@@ -17,6 +17,8 @@ mod counters;
 mod error;
 mod files;
 mod foreign;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod host;
 mod launch;
 mod others;

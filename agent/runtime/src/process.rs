@@ -33,7 +33,7 @@ pub struct ProcessInfo {
 }
 
 /// Arguments may be as long as a container likes.
-const ARGUMENT_BYTES: usize = 1 << 10;
+pub(crate) const ARGUMENT_BYTES: usize = 1 << 10;
 /// Times in /proc are in these (USER_HZ, 100 on all of berth's architectures).
 const TICK_NS: u64 = 10_000_000;
 
@@ -57,15 +57,20 @@ fn uptime_ns() -> u64 {
 /// `None`: it has ended meanwhile.
 fn look(pid: u32, now: Timestamp, uptime_ns: u64) -> Option<ProcessInfo> {
     let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
-    let stat = String::from_utf8_lossy(&read("stat")?).into_owned();
-    let status = String::from_utf8_lossy(&read("status")?).into_owned();
-    let mut info = parse_stat(&stat, now, uptime_ns)?;
+    let (stat, status) = (read("stat")?, read("status")?);
+    let cmdline = read_at_most(format!("/proc/{pid}/cmdline"), ARGUMENT_BYTES + 1).unwrap_or_default();
+    parse(&stat, &status, &cmdline, now, uptime_ns)
+}
+
+/// The files `stat`, `status` and, of that as much as is kept and a byte more, `cmdline` of one process.
+pub(crate) fn parse(stat: &[u8], status: &[u8], cmdline: &[u8], now: Timestamp, uptime_ns: u64) -> Option<ProcessInfo> {
+    let mut info = parse_stat(&String::from_utf8_lossy(stat), now, uptime_ns)?;
+    let status = String::from_utf8_lossy(status);
     let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next_back());
-    info.inner_pid = field("NSpid:").and_then(|p| p.parse().ok()).unwrap_or(pid);
+    info.inner_pid = field("NSpid:").and_then(|p| p.parse().ok()).unwrap_or(info.pid);
     let uids = status.lines().find_map(|l| l.strip_prefix("Uid:"));
     info.uid = uids.and_then(|u| u.split_whitespace().nth(1)?.parse().ok()).unwrap_or_default();
-    let cmdline = read_at_most(format!("/proc/{pid}/cmdline"), ARGUMENT_BYTES + 1);
-    info.arguments = arguments(&cmdline.unwrap_or_default());
+    info.arguments = arguments(cmdline);
     Some(info)
 }
 

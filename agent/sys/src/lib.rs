@@ -7,6 +7,8 @@ pub mod cap;
 pub mod cgroup_bpf;
 pub mod detour_bpf;
 pub mod fs;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod inet;
 pub mod inotify;
 pub mod keyring;

@@ -394,7 +394,7 @@ pub fn peers(fd: BorrowedFd<'_>) -> io::Result<Found> {
 
 /// A line of mountinfo, when it is that of the mount `id` (proc_pid_mountinfo(5)): id, parent, device, root, mount point, options, any number of
 /// optional fields, and a dash.
-fn peers_of(line: &[u8], id: &str) -> Option<Found> {
+pub(crate) fn peers_of(line: &[u8], id: &str) -> Option<Found> {
     let mut fields = line.split(|b| *b == b' ');
     if fields.next()? != id.as_bytes() {
         return None;

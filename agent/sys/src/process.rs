@@ -459,7 +459,7 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
     parse_start_time(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
-fn parse_start_time(stat: &[u8]) -> Option<u64> {
+pub(crate) fn parse_start_time(stat: &[u8]) -> Option<u64> {
     stat_field(stat, 22)
 }
 

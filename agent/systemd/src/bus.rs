@@ -1,6 +1,7 @@
 //! A connection to systemd: its own socket, or the system's bus where that is not there.
 
 use crate::SystemdError;
+use crate::auth;
 use crate::wire::{self, Arg, Call, Message};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -18,8 +19,6 @@ const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// For an answer and for a job: a busy systemd, or one that reloads hundreds of units, takes seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The line that answers an AUTH.
-const LINE: usize = 512;
 
 /// A job that has ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,22 +78,7 @@ impl Bus {
         let uid = std::fs::metadata("/proc/self")?.uid().to_string();
         let hex: String = uid.bytes().map(|b| format!("{b:02x}")).collect();
         self.stream.write_all(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes())?;
-        let mut line = Vec::new();
-        while !line.ends_with(b"\r\n") {
-            let mut byte = [0];
-            self.stream.read_exact(&mut byte)?;
-            line.extend(byte);
-            if line.len() > LINE {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-        }
-        match line.starts_with(b"OK ") {
-            true => Ok(()),
-            false => {
-                let said = String::from_utf8_lossy(&line).trim().to_owned();
-                Err(io::Error::new(io::ErrorKind::PermissionDenied, said))
-            }
-        }
+        auth::let_in(&mut self.stream)
     }
 
     /// Calls a method of the manager's; the texts of the answer.

@@ -9,6 +9,7 @@
 //! [`Files`] only writes again what systemd itself wrote over.
 #![forbid(unsafe_code)]
 
+mod auth;
 mod bus;
 mod files;
 pub mod limits;

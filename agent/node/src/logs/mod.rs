@@ -5,6 +5,8 @@
 
 mod files;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod journald;
 pub(crate) mod keep;
 mod line;

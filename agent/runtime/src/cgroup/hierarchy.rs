@@ -36,7 +36,7 @@ pub fn mounted() -> io::Result<Vec<Hierarchy>> {
     Ok(parse(&std::fs::read_to_string("/proc/self/mountinfo")?))
 }
 
-fn parse(mountinfo: &str) -> Vec<Hierarchy> {
+pub(crate) fn parse(mountinfo: &str) -> Vec<Hierarchy> {
     let hierarchy = |line: &str| {
         let (front, back) = line.split_once(" - ")?;
         let point = PathBuf::from(front.split(' ').nth(4)?.replace("\\040", " "));

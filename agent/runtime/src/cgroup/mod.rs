@@ -12,6 +12,8 @@ mod v2;
 mod weight;
 
 pub(crate) use devices::{DeviceRule, default_rules};
+#[cfg(fuzzing)]
+pub(crate) use hierarchy::parse as hierarchies_in;
 pub use hierarchy::{Hierarchy, mounted};
 pub(crate) use v2::unkept;
 pub use weight::{cpu_weight, io_weight};

@@ -10,6 +10,11 @@ mod version;
 pub(crate) use said::explain;
 pub use version::OtherFound;
 pub(crate) use version::look;
+#[cfg(fuzzing)]
+pub(crate) use {
+    said::{last_error_of, words},
+    version::first_line,
+};
 
 use crate::cgroup::{self, Cgroups};
 use crate::host::Host;

@@ -26,17 +26,24 @@ pub(super) fn log_in(folder: &Path) -> PathBuf {
 fn last_error(folder: &Path) -> Option<String> {
     let mut text = Vec::new();
     std::fs::File::open(log_in(folder)).ok()?.take(LOG_BYTES).read_to_end(&mut text).ok()?;
+    last_error_of(&text)
+}
+
+pub(crate) fn last_error_of(text: &[u8]) -> Option<String> {
     let lines = text.split(|b| *b == b'\n').rev().filter_map(|l| serde_json::from_slice::<Line>(l).ok());
     lines.into_iter().find(|l| matches!(l.level.as_str(), "error" | "fatal")).map(|l| l.msg)
+}
+
+/// A line of text for a person.
+pub(crate) fn words(message: &str) -> String {
+    message.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS).collect()
 }
 
 /// An error that only says that a command failed, with the runtime's reason: from its log in `folder`, else what it wrote to standard error.
 /// Runtimes have no codes for a command that is not there; their words are all there is, as for Docker.
 pub(crate) fn explain(error: RuntimeError, runtime: &str, folder: &Path, command: &str) -> RuntimeError {
     let RuntimeError::OtherRuntime { message: said, code, .. } = error else { return error };
-    let message = last_error(folder).filter(|m| !m.is_empty()).unwrap_or(said);
-    let mut message: String =
-        message.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS).collect();
+    let mut message = words(&last_error(folder).filter(|m| !m.is_empty()).unwrap_or(said));
     if message.is_empty() {
         message = format!("it ended with exit code {code} and said nothing");
     }

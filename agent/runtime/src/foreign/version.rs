@@ -45,10 +45,14 @@ fn version(runtime: &OtherRuntime) -> Result<String, String> {
     if let Some(out) = child.stdout.take() {
         let _ = out.take(ANSWER_BYTES).read_to_end(&mut text);
     }
-    let text = String::from_utf8_lossy(&text);
-    let line: String = text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(100).collect();
+    let line = first_line(&text);
     match status.success() && !line.is_empty() {
         true => Ok(line),
         false => Err(format!("--version ended with {status}")),
     }
+}
+
+pub(crate) fn first_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(100).collect()
 }
