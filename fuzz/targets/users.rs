@@ -27,5 +27,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let name = wanted.split(':').next().unwrap();
         let listed = String::from_utf8_lossy(passwd).contains(name);
         assert!(listed || found.uid == name.parse().unwrap_or(0), "nobody becomes who he is not");
+        let is_number = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
+        assert!(!is_number || name.parse() == Ok(found.uid), "a number is no name");
     }
 });

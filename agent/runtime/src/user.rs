@@ -24,6 +24,11 @@ fn number(text: &str) -> Option<u32> {
     text.parse().ok().filter(|n| *n <= i32::MAX as u32)
 }
 
+/// Digits are a number, and never a name: whom a caller wants by number must not be whom an image calls so (CVE-2026-46680).
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit())
+}
+
 /// Docker's rules: a name must be in the file, a number need not be; supplementary groups come from the group file when no group is
 /// named, and the primary group is one of them. `field` is what an error names.
 pub(crate) fn resolve(
@@ -40,8 +45,12 @@ pub(crate) fn resolve(
     };
     let user = if user.is_empty() { "0" } else { user };
     let as_number = number(user);
-    let entry =
-        lines(passwd).find(|f| f.len() >= 4 && (f[0] == user || as_number.is_some_and(|n| number(&f[2]) == Some(n))));
+    let too_large = |what: &str, text: &str| bad(format!("{text} is no {what}: the highest is {}", i32::MAX));
+    let entry = match (as_number, is_number(user)) {
+        (None, true) => return Err(too_large("uid", user)),
+        (Some(n), _) => lines(passwd).find(|f| f.len() >= 4 && number(&f[2]) == Some(n)),
+        (None, false) => lines(passwd).find(|f| f.len() >= 4 && f[0] == user),
+    };
     let mut found = User { home: "/".into(), ..User::default() };
     let mut name = None;
     match (&entry, as_number) {
@@ -57,10 +66,13 @@ pub(crate) fn resolve(
         (None, None) => return Err(bad(format!("no user {user:?} in the image's passwd file"))),
     }
     let group_id = |text: &str| -> Option<u32> {
-        let by_name = lines(group).find(|f| f.len() >= 3 && f[0] == text).and_then(|f| number(&f[2]));
-        by_name.or_else(|| number(text))
+        if is_number(text) {
+            return number(text);
+        }
+        lines(group).find(|f| f.len() >= 3 && f[0] == text).and_then(|f| number(&f[2]))
     };
     match named_group {
+        Some(text) if is_number(text) && number(text).is_none() => return Err(too_large("gid", text)),
         Some(text) => {
             found.gid = group_id(text).ok_or_else(|| bad(format!("no group {text:?} in the image's group file")))?;
         }
@@ -121,6 +133,17 @@ mod tests {
             [0, 7, 50]
         );
         assert_eq!(resolve("user", "5", &[], None, None).unwrap(), user(5, 0, &[0], "/"));
+    }
+
+    #[test]
+    fn a_number_is_never_a_name() {
+        let (passwd, group) = (&b"1000:x:0:0::/:\n4294967296:x:0:0::/:\n"[..], &b"1000:x:0:\n4294967296:x:0:\n"[..]);
+        let get = |wanted| resolve("user", wanted, &["1000".into()], Some(passwd), Some(group));
+        assert_eq!(get("1000:1000").unwrap(), user(1000, 1000, &[1000], "/"));
+        for bad in ["4294967296", "7:4294967296", "2147483648", "00000000004294967296"] {
+            let error = get(bad).unwrap_err().to_string();
+            assert!(error.contains("the highest is 2147483647"), "{error}");
+        }
     }
 
     #[test]
