@@ -52,6 +52,37 @@ fn the_default_profile_blocks_what_dockers_blocks() {
     node.finish();
 }
 
+/// What a program reaches by the kernel's other entry, with other numbers.
+#[test]
+fn the_entry_for_32_bit_programs_has_the_same_rules() {
+    let node = Node::with_busybox("sandbox-int80");
+    let program = format!("{}:/escape:ro", crate::escapes::program().display());
+    let calls = |options: &[&str]| node.sh_output(&[&["-v", &program], options].concat(), "/escape calls32");
+    let reached = |output: &str| -> Vec<String> {
+        output.lines().filter_map(|l| l.strip_suffix(" reached")).map(str::to_owned).collect()
+    };
+    let all = calls(&["--security-opt", "seccomp=unconfined"]).stdout;
+    if all == "none\n" {
+        println!("left out: this kernel has no entry for 32-bit programs");
+        return node.finish();
+    }
+    // What is allowed works, and nothing else does.
+    let default = calls(&[]);
+    assert_eq!(reached(&default.stdout), ["getpid", "socket"], "{default:?}");
+    assert_eq!(default.stdout.lines().count(), 14, "{default:?}");
+    // The control: all of these are the kernel's to refuse without the profile.
+    for call in ["getpid", "socket", "mount", "keyctl", "bpf", "unshare-user"] {
+        assert!(calls(&["--privileged"]).stdout.contains(&format!("{call} reached")), "{call}: {all}");
+    }
+    // A profile for one architecture ends who comes by another, as libseccomp has it.
+    let profile = node.scratch().join("profile.json");
+    let one = r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64"],"syscalls":[]}"#;
+    std::fs::write(&profile, one).expect("profile");
+    let ended = calls(&["--security-opt", &format!("seccomp={}", profile.display())]);
+    assert!(ended.code == 159 && ended.stdout.is_empty(), "{ended:?}");
+    node.finish();
+}
+
 #[test]
 fn host_files_are_masked_or_read_only() {
     let node = Node::with_busybox("sandbox-masks");

@@ -71,6 +71,10 @@ const ON: &[(&[&str], &str)] = &[
 /// personality(2): PER_LINUX, PER_LINUX32, UNAME26 over each, and the question.
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x20000, 0x20008, 0xffff_ffff];
 
+/// socket(2): AF_ALG is the kernel's cryptography, which programs have in libraries of their own: a way into the kernel (CVE-2026-31431),
+/// refused by moby since 29.4.2. By socketcall(2), which 32-bit programs have, a filter cannot tell, as the family is behind a pointer;
+/// AppArmor's profile can.
+const AF_ALG: u64 = 38;
 /// socket(2): AF_VSOCK leads past the container's network namespace to the hypervisor.
 const AF_VSOCK: u64 = 40;
 
@@ -104,7 +108,10 @@ pub(super) fn profile() -> Profile {
         "process_vm_readv process_vm_writev ptrace",
         When { min_kernel: Some(PTRACE_SAFE), ..When::default() },
     ));
-    rules.push(allow_if("socket", Compare::Ne, AF_VSOCK, When::default()));
+    // All families but two: rules are joined by "or", so that one `Ne` each would allow both.
+    for (compare, family) in [(Compare::Lt, AF_ALG), (Compare::Eq, AF_ALG + 1), (Compare::Gt, AF_VSOCK)] {
+        rules.push(allow_if("socket", compare, family, When::default()));
+    }
     rules.extend(PERSONALITIES.iter().map(|&p| allow_if("personality", Compare::Eq, p, When::default())));
     rules.extend(ON.iter().map(|(arches, list)| allow(list, When { arches: strings(arches), ..When::default() })));
     rules.extend(WITH.iter().map(|(cap, list)| allow(list, When { caps: strings(&[cap]), ..When::default() })));

@@ -44,6 +44,10 @@ fn the_default_profile_on_every_table() {
         assert_eq!(ask("personality", [0xffff_ffff, 0, 0, 0, 0, 0]), ALLOW);
         assert_eq!(ask("personality", [0x0040_0000, 0, 0, 0, 0, 0]), EPERM, "ADDR_NO_RANDOMIZE");
         assert_eq!(ask("socket", [2, 1, 0, 0, 0, 0]), ALLOW);
+        for family in [0, 1, 2, 10, 16, 17, 37, 39, 41, 45, u64::from(u32::MAX)] {
+            assert_eq!(ask("socket", [family, 1, 0, 0, 0, 0]), ALLOW, "{table:?} {family}");
+        }
+        assert_eq!(ask("socket", [38, 5, 0, 0, 0, 0]), EPERM, "AF_ALG");
         assert_eq!(ask("socket", [40, 1, 0, 0, 0, 0]), EPERM, "AF_VSOCK");
 
         let admin = compile(&default_profile(), &target(arch, &["CAP_SYS_ADMIN"])).unwrap();
