@@ -47,7 +47,7 @@ fn core_pattern() -> String {
 }
 
 /// A container that attacks in the background while `beside` runs; what it printed.
-fn beside(node: &Node, options: &[&str], attack: &str, beside: impl FnOnce()) -> Vec<String> {
+pub fn beside(node: &Node, options: &[&str], attack: &str, beside: impl FnOnce()) -> Vec<String> {
     let id = node.detached(options, &format!("{attack}; echo it has ended; {IDLE}"));
     beside();
     let output = crate::harness::eventually("the attack ends", || {
@@ -109,10 +109,8 @@ fn the_shim_is_not_overwritten() {
     node.finish();
 }
 
-/// CVE-2019-14271 and CVE-2025-23266: a library or a variable of the container's gets into a program of the host's.
-#[test]
-fn no_library_of_a_container_is_loaded_by_the_host() {
-    let node = Node::with_busybox("escape-library");
+/// A library that makes a file on the host wherever it is loaded there: the library, the file.
+pub fn evil_library(node: &Node) -> (PathBuf, PathBuf) {
     let source = node.scratch().join("evil.c");
     fs::write(
         &source,
@@ -123,6 +121,14 @@ fn no_library_of_a_container_is_loaded_by_the_host() {
     let define = format!("-DBREACH=\"{}\"", breach.display());
     let built = Command::new("cc").args(["-shared", "-fPIC", &define, "-o"]).arg(&evil).arg(&source).status();
     assert!(built.expect("cc").success());
+    (evil, breach)
+}
+
+/// CVE-2019-14271 and CVE-2025-23266: a library or a variable of the container's gets into a program of the host's.
+#[test]
+fn no_library_of_a_container_is_loaded_by_the_host() {
+    let node = Node::with_busybox("escape-library");
+    let (evil, breach) = evil_library(&node);
     let path = evil.display().to_string();
     // The control: a program of the host's that is told of it loads it.
     assert!(Command::new("/bin/true").env("LD_PRELOAD", &evil).status().expect("true").success());
@@ -148,7 +154,7 @@ fn no_library_of_a_container_is_loaded_by_the_host() {
     node.ok(&["exec", "trap", "/bin/true"]);
     node.ok(&["exec", "-e", &variables[0], "trap", "/bin/true"]);
     node.ok(&["cp", "trap:/etc/passwd", &node.scratch().join("out").display().to_string()]);
-    node.ok(&["cp", &source.display().to_string(), "trap:/tmp/in"]);
+    node.ok(&["cp", &path, "trap:/tmp/in"]);
     node.ok(&["diff", "trap"]);
     node.ok(&["top", "trap"]);
     node.ok(&["commit", "trap", "trapped:1"]);

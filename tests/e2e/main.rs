@@ -44,6 +44,8 @@ mod log_drivers;
 mod logs;
 mod look;
 mod metrics;
+#[cfg(feature = "failpoints")]
+mod moments;
 mod names;
 mod neighbours;
 mod network;

@@ -127,6 +127,9 @@ pub(crate) async fn out(
     let (first, found) = oneshot::channel();
     inner.tasks.spawn_blocking(move || {
         let _permit = permit;
+        if crate::fail::is_down("library") {
+            with_a_library(root.fd());
+        }
         let absent = Absent::of(&root, &name);
         let found = absent.refuse_text(&path).and_then(|()| object(root.fd(), &path, follow));
         let object = match found.and_then(|object| absent.refuse(object.fd.as_fd(), b"", &path).map(|()| object)) {
@@ -159,6 +162,12 @@ pub(crate) async fn out(
     });
     let (source, name, stat, link_target) = found.await.map_err(|_| NodeError::Stopping)??;
     Ok(CopiedOut { source, name, stat, link_target, pieces })
+}
+
+/// A program of the host's that finds its name service in the container, as Docker's had: for a test that sees what comes of it (CVE-2019-14271).
+fn with_a_library(root: BorrowedFd<'_>) {
+    let library = format!("/proc/{}/fd/{}/lib/libnss_files.so.2", std::process::id(), root.as_raw_fd());
+    let _ = std::process::Command::new("/bin/true").env_clear().env("LD_PRELOAD", library).status();
 }
 
 /// From a container's numbers of owners to the host's.

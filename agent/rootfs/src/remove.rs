@@ -74,9 +74,16 @@ fn identity(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     sysfs::fstat(fd).map(|s| (s.dev, s.ino))
 }
 
+/// Whether links are followed: only where a test wants to see what comes of it (CVE-2024-23652).
+fn follows() -> bool {
+    let down = |list: String| list.split(',').any(|wall| wall == "removal");
+    cfg!(feature = "weaken") && std::env::var("BERTH_WEAKEN").is_ok_and(down)
+}
+
 /// Opens a folder to be emptied. `None`: it is gone.
 fn enter(parent: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<Option<OwnedFd>, RootfsError> {
-    match sysfs::openat(parent, name, FOLDER | Open::NOFOLLOW, 0) {
+    let links = if follows() { Open::NONE } else { Open::NOFOLLOW };
+    match sysfs::openat(parent, name, FOLDER | links, 0) {
         Ok(fd) => {
             // Linux before 5.8 cannot tell, and unlinking a mount point fails with EBUSY there too.
             if is_mount_root(fd.as_fd()).unwrap_or(false) {
@@ -104,7 +111,7 @@ fn empty(dir: &OwnedFd, shown: &Path) -> Result<Vec<OsString>, RootfsError> {
                 Kind::Unknown => sysfs::lstatat(dir.as_fd(), &entry.name).act(act)?.kind,
                 known => known,
             };
-            if kind != Kind::Directory {
+            if kind != Kind::Directory && !(kind == Kind::Symlink && follows()) {
                 unlink(dir.as_fd(), &entry.name, false, shown)?;
             } else if sysfs::unlinkat(dir.as_fd(), &entry.name, true).is_err() {
                 full.push(entry.name);

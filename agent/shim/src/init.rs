@@ -45,7 +45,7 @@ fn prepare(plan: &Plan<'_>, fds: &[OwnedFd], report: &OwnedFd, streams: Streams)
     // What the agent was started with is none of the container's. Now, because the container's seccomp profile may forbid it later.
     process::reset_signals().map_err(named("resetting signals"))?;
     // The shim's memory and descriptors are in this process: keep the container's other processes out of them (exec).
-    process::set_undumpable().map_err(named("hiding the new process"))?;
+    process::set_dumpable(wall::is_down("dumpable")).map_err(named("hiding the new process"))?;
     let onto = |fd: &OwnedFd, to| process::dup_onto(fd.as_fd(), to).map_err(named("setting the standard streams"));
     onto(&streams.stdin, 0)?;
     if let Some((out, err)) = &streams.outputs {
@@ -68,6 +68,7 @@ fn prepare(plan: &Plan<'_>, fds: &[OwnedFd], report: &OwnedFd, streams: Streams)
         exit(1);
     }
     process::cloexec_from(3).map_err(named("marking descriptors close-on-exec"))?;
+    wall::pause("pause-joining");
     Ok(())
 }
 

@@ -81,7 +81,13 @@ fn text(bytes: &[u8]) -> io::Result<&str> {
 pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
     match step {
         Step::JoinCgroup { fd } => process::write(context.fd(*fd)?, b"0").map(drop),
-        Step::EnterNamespace { fd, kinds } => process::setns(context.fd(*fd)?, u64::from(*kinds)),
+        Step::EnterNamespace { fd, kinds } => {
+            process::setns(context.fd(*fd)?, u64::from(*kinds))?;
+            if *kinds == NEWUSER {
+                wall::pause("pause-joining");
+            }
+            Ok(())
+        }
         Step::Unshare { flags } => process::unshare(u64::from(*flags)),
         Step::OpenTree { slot, source, recursive, read_only, propagation, nosuid_nodev, top_only, idmap } => {
             let tree = mount::open_tree(None, path(source), true, *recursive)?;
@@ -512,6 +518,9 @@ fn file_label(root: BorrowedFd<'_>, path: &[u8], label: &[u8]) -> io::Result<()>
         other => other,
     }
 }
+
+/// CLONE_NEWUSER of clone(2).
+const NEWUSER: u32 = 0x1000_0000;
 
 /// Terminals of devpts (Documentation/admin-guide/devices.txt).
 const PTS_MAJOR: u32 = 136;

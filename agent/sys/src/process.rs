@@ -126,7 +126,12 @@ pub fn set_child_subreaper(on: bool) -> io::Result<()> {
 
 /// Keeps processes of equal rights out of /proc/PID/{fd,exe,mem,…} of this one until its next execve (PR_SET_DUMPABLE(2const)).
 pub fn set_undumpable() -> io::Result<()> {
-    prctl(libc::PR_SET_DUMPABLE, 0).map(drop)
+    set_dumpable(false)
+}
+
+/// The other way, too: a program that has gained capabilities by its execve begins without (prctl(2), PR_SET_DUMPABLE).
+pub fn set_dumpable(on: bool) -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, on.into()).map(drop)
 }
 
 /// No execve from here on gains rights (PR_SET_NO_NEW_PRIVS(2const)).

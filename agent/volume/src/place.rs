@@ -99,13 +99,21 @@ impl Place {
     }
 }
 
-/// How a path is followed in a volume. A test may take this wall down, to see that the attack behind it works.
-fn inside() -> Resolve {
-    let down = |list: String| list.split(',').any(|wall| wall == "subpath");
-    if cfg!(feature = "weaken") && std::env::var("BERTH_WEAKEN").is_ok_and(down) {
-        return Resolve::NONE;
+/// A wall that a test has taken down, to see that the attack behind it works; or a moment at which it wants time.
+fn is_down(name: &str) -> bool {
+    let down = |list: String| list.split(',').any(|wall| wall == name);
+    cfg!(feature = "weaken") && std::env::var("BERTH_WEAKEN").is_ok_and(down)
+}
+
+/// Where a path leads in a volume: links are followed inside alone, and never those of /proc.
+fn within(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    let inside = if is_down("subpath") { Resolve::NONE } else { Resolve::IN_ROOT | Resolve::NO_MAGICLINKS };
+    let found = sysfs::openat2(root, path, Open::PATH, 0, inside)?;
+    if is_down("pause-mounting") {
+        std::thread::sleep(std::time::Duration::from_millis(60));
     }
-    Resolve::IN_ROOT | Resolve::NO_MAGICLINKS
+    // As who looks at a path first and uses it then (CVE-2021-30465).
+    if is_down("race") { sysfs::openat2(root, path, Open::PATH, 0, Resolve::NONE) } else { Ok(found) }
 }
 
 /// A detached mount of `root`, or of `subpath` inside it: links are followed inside alone, those of /proc never.
@@ -122,7 +130,7 @@ pub fn tree_of(
     let at = match subpath.filter(|p| !p.is_empty()) {
         None => root,
         Some(path) => {
-            let found = sysfs::openat2(root, path, Open::PATH, 0, inside()).map_err(|e| match e.kind() {
+            let found = within(root, path).map_err(|e| match e.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => VolumeError::NoSubpath(path.to_owned()),
                 _ => VolumeError::Io { act: format!("opening {path:?} in the volume"), source: e },
             })?;

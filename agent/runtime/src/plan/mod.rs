@@ -8,7 +8,7 @@ pub(crate) mod oci;
 mod selinux;
 mod userns;
 
-pub(crate) use check::check;
+pub(crate) use check::{check, is_down};
 pub(crate) use command::{effective, of_exec};
 pub(crate) use mounts::flag_words;
 pub(crate) use userns::{has as has_ids, own_streams};

@@ -100,6 +100,17 @@ pub(crate) enum Source {
     Given(u8),
 }
 
+/// Programs of the host's, with the environment that their file gives them and none of the container's (CVE-2025-23266).
+fn hooks(input: &PlanInput<'_>, container: &[String]) -> Value {
+    let mut hooks = Value::from(input.hooks.clone());
+    if super::check::is_down("hooks") {
+        let each =
+            hooks.as_object_mut().into_iter().flat_map(Map::values_mut).filter_map(Value::as_array_mut).flatten();
+        each.for_each(|hook| hook["env"] = json!(container));
+    }
+    hooks
+}
+
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
@@ -170,7 +181,7 @@ pub(super) fn bundle(input: &PlanInput<'_>, host: &Host, other: &Other, decided:
         "linux": linux(input, host, other, namespaces, devices, propagation),
     });
     if !input.hooks.is_empty() {
-        config["hooks"] = input.hooks.clone().into();
+        config["hooks"] = hooks(input, &effective.env);
     }
     if !spec.host_uts {
         config["hostname"] = hostname.into();
