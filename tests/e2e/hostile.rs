@@ -2,6 +2,7 @@
 
 use crate::harness::{Node, image, test_dir};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 /// May be pulled or refused; nothing outside the image changes.
 const CONTAINED: &[&str] = &[
@@ -11,6 +12,7 @@ const CONTAINED: &[&str] = &[
     "symlink-below",
     "hardlink",
     "hardlink-write",
+    "hardlink-mode",
     "whiteout-root",
     "opaque-root",
     "device-host",
@@ -25,6 +27,8 @@ fn hostile(store: &str) {
     let victim = test_dir().join("victim");
     fs::create_dir_all(&victim).expect("victim");
     fs::write(victim.join("target"), "untouched").expect("target");
+    let owner_and_mode = || fs::metadata(victim.join("target")).map(|m| (m.uid(), m.mode())).expect("target");
+    let was = owner_and_mode();
     let shadow = fs::read("/etc/shadow").expect("shadow");
     let before = names(&victim);
     let node = Node::builder(&format!("hostile-{store}")).images(&format!("layer_store = \"{store}\"")).start();
@@ -40,6 +44,7 @@ fn hostile(store: &str) {
         }
         assert_eq!(fs::read_to_string(victim.join("target")).expect("target"), "untouched", "{name}");
         assert_eq!(names(&victim), before, "{name}");
+        assert_eq!(owner_and_mode(), was, "{name}");
         assert_eq!(fs::read("/etc/shadow").expect("shadow"), shadow, "{name}");
         assert!(!std::path::Path::new("/etc/berth-hostile").exists(), "{name}");
     }

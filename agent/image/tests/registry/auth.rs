@@ -105,6 +105,31 @@ async fn a_redirect_to_another_host_carries_no_credentials() {
     assert!(log.iter().all(|r| r.header("authorization").is_none()));
 }
 
+/// CVE-2020-15157: a manifest names another server for a layer, which asks for a password.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_comes_from_its_registry_and_from_nowhere_else() {
+    let image = layer(300_000, 3);
+    let thief = Fake::start(|_, _| Reply::status(401).with("WWW-Authenticate", "Basic realm=\"registry\"")).await;
+    let there = thief.address;
+    let fake = Fake::start(move |request, reply| match request.header("authorization") {
+        None => Reply::status(401).with("WWW-Authenticate", "Basic realm=\"registry\""),
+        Some(_) => reply,
+    })
+    .await;
+    fake.put_image("r", std::slice::from_ref(&image));
+    let (_, manifest) = fake.content.lock().unwrap()["/v2/r/manifests/latest"].clone();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let digest = manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
+    manifest["layers"][0]["urls"] = serde_json::json!([format!("http://{there}/v2/r/blobs/{digest}")]);
+    fake.put_manifest("r", "latest", &manifest);
+    let auth = || Auth { username: "me".to_owned(), password: "s3cret".to_owned(), ..Auth::default() };
+    Node::new().pull_as(&fake.reference("r"), Some(auth())).await.unwrap();
+    // Where the registry has no such layer, it is nowhere.
+    fake.content.lock().unwrap().remove(&format!("/v2/r/blobs/{digest}"));
+    Node::new().pull_as(&fake.reference("r"), Some(auth())).await.unwrap_err();
+    assert_eq!(thief.log.lock().unwrap().len(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn mirrors_come_first_and_the_registry_helps_out() {
     let images = [layer(300_000, 1), layer(300_000, 2)];
