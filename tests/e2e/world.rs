@@ -45,11 +45,13 @@ fn nginx_is_reached_by_another_machine_by_its_neighbours_and_reaches_out_itself(
         "-p",
         &publish[1],
     ];
-    node.ok(&[&run[..], &[nginx.as_str()]].concat());
+    // The image's nginx listens on IPv4 alone.
+    let both = "sed -i 's/listen 80\\([^;]*\\);/listen 80\\1; listen [::]:80\\1;/' /etc/nginx/nginx.conf && exec nginx";
+    node.ok(&[&run[..], &[nginx.as_str(), "sh", "-c", both]].concat());
     node.ok(&["run", "-d", "--network", "front", "--name", "client", "--entrypoint", "sleep", &nginx, "100000"]);
     // From another machine, which nginx knows by its own address.
     for (at, who) in [(&host, &there), (&host6, &there6)] {
-        let page = eventually("nginx answers", || outside.fetches(at, port));
+        let page = eventually(&format!("nginx answers on {at}"), || outside.fetches(at, port));
         assert!(page.contains("hello from nginx"), "{page}");
         until("the log has the client's own address", || node.ok(&["logs", "web"]).contains(&format!("{who} - - [")));
     }
