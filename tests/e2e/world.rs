@@ -2,6 +2,7 @@
 
 use crate::harness::outside::Outside;
 use crate::harness::{Node, eventually, image, until};
+use crate::networks::endpoint;
 
 const PORT: u16 = 7080;
 
@@ -56,7 +57,7 @@ fn nginx_is_reached_by_another_machine_by_its_neighbours_and_reaches_out_itself(
         until("the log has the client's own address", || node.ok(&["logs", "web"]).contains(&format!("{who} - - [")));
     }
     // By name and by alias, over each family.
-    let addresses = node.inspect("web")["NetworkSettings"]["Networks"]["front"].clone();
+    let addresses = endpoint(&node, "web", "front");
     for name in ["web", "www"] {
         for (family, address) in [("AF_INET", "IPAddress"), ("AF_INET6", "GlobalIPv6Address")] {
             let page = fetch(&node, "client", family, name);
