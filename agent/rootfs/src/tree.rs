@@ -22,6 +22,9 @@ pub const MAX_TEXT: u64 = 192 << 20;
 pub const MAX_XATTRS: u64 = 32 << 20;
 /// As the kernel: path_resolution(7).
 const MAX_LINKS: u32 = 40;
+/// Names in targets of symlinks that are walked through for a whole layer: without a bound every entry of 512 bytes, which compresses to
+/// nothing, costs 40 targets of 4096 bytes. Images have a few for each entry at most (`lib` leads to `usr/lib`).
+const MAX_DETOURS: u64 = 16 << 20;
 /// An index that means nothing.
 pub const NONE: u32 = u32::MAX;
 /// The index of the root, both as a node and as an inode.
@@ -110,6 +113,8 @@ pub struct Tree {
     sparse: Vec<SparseMap>,
     /// The parent of the last entry, as it was written: entries of one folder follow each other.
     last_parent: (Vec<u8>, u32),
+    /// Names of targets that were walked through.
+    detours: u64,
 }
 
 impl Default for Tree {
@@ -170,6 +175,7 @@ impl Tree {
             last_xattrs: (NONE, NONE),
             sparse: Vec::new(),
             last_parent: (Vec::new(), NONE),
+            detours: 0,
         };
         tree.inodes.push(IMPLIED);
         tree.nodes.push(Node { parent: ROOT, inode: ROOT, name_at: 0, name_len: 0, replaced: false });
@@ -347,7 +353,12 @@ impl Tree {
                     if target.starts_with(b"/") {
                         at = ROOT;
                     }
+                    let before = rest.len();
                     rest.extend(target.split(|b| *b == b'/').rev().map(<[u8]>::to_vec));
+                    self.detours += (rest.len() - before) as u64;
+                    if self.detours > MAX_DETOURS {
+                        return Err(Problem::TooMany(MAX_DETOURS, "names on the ways of its links"));
+                    }
                 }
                 None if make => at = self.add_folder(at, part, false)?,
                 None => return Ok(None),
