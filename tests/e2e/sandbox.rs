@@ -160,12 +160,58 @@ fn devices_are_given_one_by_one() {
     let node = Node::with_busybox("sandbox-devices");
     let output = node.sh(&["--device", "/dev/loop-control:/dev/mine:rw"], "stat -c %t:%T /dev/mine; cat < /dev/null");
     assert_eq!(output, "a:ed");
+    for own in [&[][..], &["--userns", "host"]] {
+        // In a folder that is not there yet, twice the same, and over a file of the image, which stays.
+        let made = ["--device", "/dev/null:/made/here/null", "--device", "/dev/null:/made/here/null"];
+        assert_eq!(node.sh(&[own, &made].concat(), "stat -c %t:%T /made/here/null"), "1:3");
+        for (to, words) in [
+            ("/dev/shm/x", "mounted there"),
+            ("/proc/version", "mounted there"),
+            ("/dev/null", "has a device of that name"),
+        ] {
+            let device = format!("/dev/loop-control:{to}");
+            let refused = node.sh_output(&[own, &["--device", &device]].concat(), "true");
+            assert!(refused.code == 125 && refused.stderr.contains(words), "{to}: {refused:?}");
+        }
+        let two = ["--device", "/dev/loop-control:/dev/mine", "--device", "/dev/zero:/dev/mine"];
+        let refused = node.sh_output(&[own, &two].concat(), "true");
+        assert!(refused.stderr.contains("are both to be /dev/mine"), "{refused:?}");
+    }
+    let there = node.sh_output(&["--userns", "host", "--device", "/dev/null:/etc/passwd"], "true");
+    assert!(there.code == 125 && there.stderr.contains("/etc/passwd"), "{there:?}");
     // A node made inside is refused by the device cgroup, whatever its mode.
     let output = node.sh_output(&["--userns", "host"], "mknod /mem c 1 1 && head -c 1 /mem");
     assert_ne!(output.code, 0, "{output:?}");
     assert!(output.stderr.contains("not permitted"), "{output:?}");
     let own = ["--userns", "host"];
     assert_eq!(node.sh(&own, "mknod /null c 1 3 && echo x > /null && echo fine"), "fine");
+    node.finish();
+}
+
+#[test]
+fn each_hierarchy_that_is_seen_shows_the_containers_own_group() {
+    let node = Node::with_busybox("sandbox-groups");
+    node.detached(&["--name", "neighbour", "--cpu-shares", "500", "--cpuset-cpus", "0"], "while :; do sleep 1; done");
+    let own =
+        node.sh(&[], "cat /proc/self/cgroup; for g in /sys/fs/cgroup /sys/fs/cgroup/*; do test -d $g && ls $g; done");
+    let neighbour = node.inspect("neighbour")["Id"].as_str().expect("id").to_owned();
+    assert!(!own.contains(&neighbour), "{own}");
+    // Where the host has v1, processor time is the container's and not each process' own.
+    let process = node.inspect("neighbour")["State"]["Pid"].as_u64().expect("pid");
+    let groups = std::fs::read_to_string(format!("/proc/{process}/cgroup")).expect("cgroup");
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        if controllers.split(',').any(|c| ["cpu", "cpuset", "memory", "pids", "cpuacct"].contains(&c)) {
+            assert!(group.ends_with(&neighbour), "{line}");
+        }
+    }
+    let plain = node.detached(&["--name", "plain"], "while :; do sleep 1; done");
+    let process = node.inspect("plain")["State"]["Pid"].as_u64().expect("pid");
+    let groups = std::fs::read_to_string(format!("/proc/{process}/cgroup")).expect("cgroup");
+    let cpu = groups.lines().find(|l| l.split(':').nth(1).is_some_and(|c| c.split(',').any(|c| c == "cpu")));
+    assert!(cpu.is_none_or(|line| line.ends_with(&plain)), "{groups}");
+    node.ok(&["rm", "-f", "plain", "neighbour"]);
     node.finish();
 }
 

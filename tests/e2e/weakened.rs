@@ -178,3 +178,35 @@ fn a_link_in_a_volume_leads_to_the_host() {
         output.stdout == "the host's\n"
     });
 }
+
+/// As CVE-2024-21626, by what is made for the container instead of what it runs in: a device on a link to a descriptor of the host's.
+#[test]
+fn a_device_is_made_where_a_link_to_a_descriptor_leads() {
+    works_without("weak-nodes", "nodes", |node| {
+        let there = node.scratch();
+        std::fs::create_dir_all(&there).expect("scratch");
+        let links = format!(
+            "for n in $(seq 3 31); do ln -s /proc/self/fd/$n/../../../../../../../../../../../..{} /up$n; ln -s /proc/self/fd/$n /at$n; done",
+            there.display()
+        );
+        let made = node.detached(&["--userns", "host"], &format!("{links}; echo made; while :; do sleep 1; done"));
+        crate::harness::until("the links are there", || node.ok(&["logs", &made]).contains("made"));
+        node.ok(&["commit", &made, "links:1"]);
+        node.ok(&["rm", "-f", &made]);
+        for n in 3..32 {
+            for way in ["up", "at"] {
+                let device = format!("/dev/null:/{way}{n}/evil");
+                let run =
+                    ["run", "--rm", "--network", "none", "--userns", "host", "--device", &device, "links:1", "true"];
+                let _ = node.ctl(&run);
+            }
+        }
+        node.ok(&["rmi", "-f", "links:1"]);
+        let found = std::process::Command::new("find")
+            .arg(&there)
+            .arg(node.data())
+            .args(["-name", "evil", "-print", "-delete"])
+            .output();
+        !found.expect("find").stdout.is_empty()
+    });
+}

@@ -149,22 +149,23 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
             let target = tree::target(context.root()?, target, tree::is_folder(tree)?)?;
             mount::move_mount_to_fd(tree, target.as_fd())
         }
-        Step::Directory { path: p, mode } => there_is_fine(fs::mkdirat(context.root()?, relative(p), *mode)),
+        Step::Directory { path: p, mode } => {
+            let (folder, name) = tree::parent(context.root()?, p)?;
+            there_is_fine(fs::mkdirat(folder.as_fd(), name, *mode))
+        }
         Step::Device { path: p, block, mode, major, minor, uid, gid } => {
-            let (root, kind) = (context.root()?, if *block { Kind::BlockDevice } else { Kind::CharDevice });
-            if p.iter().filter(|&&b| b == b'/').count() > 2 {
-                // Below a folder of /dev that may be missing.
-                let parent = p.iter().rposition(|&b| b == b'/').unwrap_or(0);
-                tree::target(root, &p[..parent], true)?;
+            let kind = if *block { Kind::BlockDevice } else { Kind::CharDevice };
+            let (folder, name) = tree::parent(context.root()?, p)?;
+            match fs::mknodat(folder.as_fd(), name, kind, *mode, *major, *minor) {
+                // Never changed: it may be anybody's.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => same_device(folder.as_fd(), name, step),
+                Ok(()) if (*uid, *gid) != (0, 0) => fs::fchownat(folder.as_fd(), name, *uid, *gid),
+                made => made,
             }
-            there_is_fine(fs::mknodat(root, relative(p), kind, *mode, *major, *minor))?;
-            if (*uid, *gid) != (0, 0) {
-                fs::fchownat(root, relative(p), *uid, *gid)?;
-            }
-            Ok(())
         }
         Step::Symlink { path: p, target } => {
-            there_is_fine(fs::symlinkat(OsStr::from_bytes(target), context.root()?, relative(p)))
+            let (folder, name) = tree::parent(context.root()?, p)?;
+            there_is_fine(fs::symlinkat(OsStr::from_bytes(target), folder.as_fd(), name))
         }
         Step::Terminal { console } => terminal(*console, context),
         Step::Mask { paths, label } => mask(paths, label),
@@ -293,8 +294,13 @@ fn there_is_fine(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// As a path below the root's descriptor.
-fn relative(path: &[u8]) -> &OsStr {
-    OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path))
+/// What is there is the device that was asked for.
+fn same_device(folder: BorrowedFd<'_>, name: &OsStr, step: &Step<'_>) -> io::Result<()> {
+    let Step::Device { block, major, minor, .. } = step else { return Err(invalid()) };
+    let wanted = if *block { Kind::BlockDevice } else { Kind::CharDevice };
+    let there = fs::lstatat(folder, name)?;
+    let same = there.kind == wanted && (there.rdev_major, there.rdev_minor) == (*major, *minor);
+    if same { Ok(()) } else { Err(io::Error::from_raw_os_error(EEXIST)) }
 }
 
 /// MS_* bits of mount(2).

@@ -36,6 +36,19 @@ pub fn target(root: BorrowedFd<'_>, path: &[u8], folder: bool) -> io::Result<Own
     if wall::is_down("race") { open(root, path, Open::NONE) } else { Ok(found) }
 }
 
+/// The folder that a path is in, made when it is missing, and the path's last name: what is made of them follows no link of the image.
+pub fn parent<'p>(root: BorrowedFd<'_>, path: &'p [u8]) -> io::Result<(OwnedFd, &'p OsStr)> {
+    if wall::is_down("nodes") {
+        return Ok((root.try_clone_to_owned()?, OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path))));
+    }
+    let at = path.iter().rposition(|b| *b == b'/');
+    let (folder, name) = at.map_or((&b"/"[..], path), |at| (if at == 0 { b"/" } else { &path[..at] }, &path[at + 1..]));
+    if name.is_empty() || name == b"." || name == b".." {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    Ok((target(root, folder, true)?, OsStr::from_bytes(name)))
+}
+
 fn found_or_made(root: BorrowedFd<'_>, path: &[u8], folder: bool) -> io::Result<OwnedFd> {
     let mut path = path.to_vec();
     for _ in 0..MAX_LINKS {

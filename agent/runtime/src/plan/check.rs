@@ -4,12 +4,25 @@ use crate::signal;
 use crate::sysctl::{self, Owner};
 use berth_model::ContainerSpec;
 use berth_model::network::NetworkMode;
-use berth_model::spec::{Mount, MountKind, Resources, Seccomp};
+use berth_model::spec::{Device, Mount, MountKind, Resources, Seccomp};
 use berth_model::wire::PROC_FILES;
 use berth_sys::{cap, process};
 
 /// Docker's least, below which nothing starts.
 const LEAST_MEMORY: u64 = 6 << 20;
+
+/// Why a device of another name cannot be there, where the container has something of its own.
+fn not_for_devices(path: &str) -> Option<&'static str> {
+    let below = |folder: &str| path == folder || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+    if ["/proc", "/sys", "/dev/pts", "/dev/shm", "/dev/mqueue"].into_iter().any(below) {
+        return Some("a file system of the container's own is mounted there");
+    }
+    let name = path.strip_prefix("/dev/")?;
+    let own = super::mounts::NODES.iter().any(|(node, ..)| *node == name)
+        || super::mounts::LINKS.iter().any(|(link, _)| *link == name)
+        || name == "console";
+    own.then_some("every container has a device of that name")
+}
 
 pub(crate) fn check(spec: &ContainerSpec) -> Vec<(String, String)> {
     let mut wrong = Vec::new();
@@ -89,6 +102,20 @@ pub(crate) fn check(spec: &ContainerSpec) -> Vec<(String, String)> {
         }
         if !device.host_path.starts_with('/') || !device.container_path.starts_with('/') {
             say("devices", format!("{}:{} must be absolute paths", device.host_path, device.container_path));
+        }
+        if device.host_path != device.container_path
+            && let Some(why) = not_for_devices(&device.container_path)
+        {
+            say("devices", format!("{} cannot be at {}: {why}", device.host_path, device.container_path));
+        }
+    }
+    for (n, device) in spec.devices.iter().enumerate() {
+        let other = |d: &&Device| d.container_path == device.container_path && d.host_path != device.host_path;
+        if let Some(other) = spec.devices[..n].iter().find(other) {
+            say(
+                "devices",
+                format!("{} and {} are both to be {}", other.host_path, device.host_path, device.container_path),
+            );
         }
     }
     let r = &spec.resources;

@@ -237,7 +237,7 @@ fn mount(fs_type: &str, target: &str, flags: u64, data: impl Into<String>) -> St
 /// Default devices: name, minor number of major 1 or 5 (Documentation/admin-guide/devices.txt).
 pub(super) const NODES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-const LINKS: [(&str, &str); 5] = [
+pub(super) const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
