@@ -154,11 +154,13 @@ impl Cgroups for V1 {
         let pids = group("pids", r.pids.is_some_and(|p| p > 0))?;
         let devices = if limits.devices.is_some() { group("devices", true)? } else { None };
         let cpu_asked = r.nano_cpus.is_some() || r.cpu_shares.is_some();
-        let cpu = if cpu_asked { group("cpu", true)? } else { None };
+        // Always: who has no group shares the host's processor with the host's own services, each process for itself.
+        let cpu = group("cpu", cpu_asked)?;
         // What a container has used is counted from its first instruction on: 60 us of its start.
         group("cpuacct", false)?;
         let cpuset_asked = r.cpuset_cpus.is_some() || r.cpuset_mems.is_some();
-        let cpuset = if cpuset_asked { group("cpuset", true)? } else { None };
+        // Always, too: in a hierarchy where it has no group a container would see the host's, with the names of all others. JVMs want to see this one.
+        let cpuset = group("cpuset", cpuset_asked)?;
         let block = r.blkio_weight.is_some() || !r.block_devices.is_empty();
         let block = if block { group("blkio", true)? } else { None };
         let huge = if r.hugepages.is_empty() { None } else { group("hugetlb", true)? };
