@@ -35,6 +35,8 @@ impl Program {
     }
 }
 
+const ENOSYS: u16 = 38;
+
 /// BPF_MAXINSNS
 const MAX_INSNS: usize = 4096;
 
@@ -80,8 +82,11 @@ pub(super) fn compile(profile: &Profile, target: &Target) -> Result<Program, Sec
             collect(profile, target, table, &mut calls);
         }
         let mut segments = segments(&calls, profile.default);
+        for &table in &admitted {
+            unknown(&mut segments, profile, table);
+        }
         if tables.contains(&Table::X32) && !admitted.contains(&Table::X32) {
-            without_x32(&mut segments);
+            without_x32(&mut segments, profile.default);
         }
         block.extend(search(&segments, profile.default));
         blocks.push((audit, block));
@@ -147,13 +152,30 @@ fn segments(calls: &BTreeMap<u32, Verdict>, default: Action) -> Vec<(u32, Verdic
     out
 }
 
+/// Calls newer than all that the profile speaks of do not exist, as on a kernel of its time: a C library that tries a new call goes on with the
+/// old one when it hears ENOSYS, and fails when it hears EPERM. runc (since 1.0.0-rc93) and crun do so, too. A profile that lets through what it
+/// does not name lets these through.
+fn unknown(segments: &mut Vec<(u32, Verdict)>, profile: &Profile, table: Table) {
+    let lets_through = matches!(profile.default, Action::Allow | Action::Log | Action::Trace(_));
+    let named = profile.rules.iter().flat_map(|r| &r.names).filter_map(|name| table.number(name));
+    let Some(newest) = named.max().filter(|_| !lets_through) else { return };
+    // -1 is no call: a tracer has skipped it.
+    let end = if newest < X32_BIT { X32_BIT } else { u32::MAX };
+    let behind = segments.iter().rfind(|(at, _)| *at <= end).map(|(_, verdict)| verdict.clone()).unwrap_or_default();
+    segments.retain(|(at, _)| *at <= newest || *at >= end);
+    let place = segments.partition_point(|(at, _)| *at <= newest);
+    segments.insert(place, (newest + 1, Verdict { conditional: Vec::new(), otherwise: Some(Action::Errno(ENOSYS)) }));
+    if segments.get(place + 1).is_none_or(|(at, _)| *at != end) {
+        segments.insert(place + 1, (end, behind));
+    }
+}
+
 /// The numbers of x32 are another architecture's. -1 is none: a tracer has skipped the call.
-fn without_x32(segments: &mut Vec<(u32, Verdict)>) {
+fn without_x32(segments: &mut Vec<(u32, Verdict)>, default: Action) {
     segments.retain(|(at, _)| *at < X32_BIT);
-    // Behind the last call of all there is a gap.
-    let gap = segments.last().map(|(_, verdict)| verdict.clone()).unwrap_or_default();
-    segments.push((X32_BIT, Verdict { conditional: Vec::new(), otherwise: Some(Action::KillProcess) }));
-    segments.push((u32::MAX, gap));
+    let always = |action| Verdict { conditional: Vec::new(), otherwise: Some(action) };
+    segments.push((X32_BIT, always(Action::KillProcess)));
+    segments.push((u32::MAX, always(default)));
 }
 
 /// A binary search over the segments; the accumulator holds the number.

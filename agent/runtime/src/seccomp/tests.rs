@@ -74,16 +74,37 @@ fn every_number_gets_what_its_name_says() {
             }
         }
     }
+    let named = default_profile().rules.into_iter().flat_map(|r| r.names);
+    let newest = named.filter_map(|name| Table::X86_64.number(&name)).max().unwrap();
     for number in 0..1000 {
         let got = run(&program.insns, &Call { number, arch: X86_64, args: [0; 6] });
         match expected.get(&number) {
             Some(&u32::MAX) => {}
             Some(&want) => assert_eq!(got, want, "call {number}"),
+            // What is newer than all that the profile speaks of is not there.
+            None if number > newest => assert_eq!(got, ENOSYS, "call {number}"),
             None => assert_eq!(got, EPERM, "call {number}"),
         }
     }
-    for number in [u32::MAX, X32_BIT - 1, X32_BIT | 0xffff] {
-        assert_eq!(run(&program.insns, &Call { number, arch: X86_64, args: [0; 6] }), EPERM);
+    for (number, want) in [(u32::MAX, EPERM), (X32_BIT - 1, ENOSYS), (X32_BIT | 0xffff, ENOSYS), (u32::MAX - 1, ENOSYS)]
+    {
+        assert_eq!(run(&program.insns, &Call { number, arch: X86_64, args: [0; 6] }), want, "{number:#x}");
+    }
+}
+
+#[test]
+fn what_a_profile_lets_through_it_lets_through_in_years_to_come() {
+    for (default, want) in [(Action::Allow, ALLOW), (Action::Log, Action::Log.code()), (Action::KillProcess, ENOSYS)] {
+        let rule = Rule {
+            names: vec!["read".into()],
+            action: Action::Errno(1),
+            conditions: Vec::new(),
+            when: When::default(),
+        };
+        let profile = Profile { default, rules: vec![rule], architectures: Architectures::All };
+        let program = compile(&profile, &target(Arch::X86_64, &[])).unwrap();
+        let ask = |number| run(&program.insns, &Call { number, arch: X86_64, args: [0; 6] });
+        assert_eq!((ask(0), ask(999), ask(u32::MAX)), (EPERM, want, default.code()));
     }
 }
 
