@@ -173,9 +173,9 @@ pub(super) fn decode(f: &mut Fields, request: v1::CreateNetworkRequest) -> Netwo
     for (n, subnet) in request.subnets.iter().enumerate() {
         decode_subnet(f, &format!("subnets[{n}]"), subnet, &mut wanted);
     }
+    wanted.enable_ipv6 = request.ipv6 || wanted.ipv6.is_some();
     decode_options(f, driver, &request.options, &mut wanted);
     super::spec::strings(f, "labels", &request.labels);
-    wanted.enable_ipv6 = request.ipv6 || wanted.ipv6.is_some();
     if driver == NetworkDriver::Macvlan {
         f.check(wanted.parent.is_some(), "options[parent]", "is missing: the interface of the host that it sits on");
         f.check(wanted.ipv4.is_some(), "subnets", "are missing: a macvlan has those of the network that it is on");
@@ -354,7 +354,7 @@ fn decode_options(
             _ => f.wrong(at, format!("is not supported; there are {OPTIONS}")),
         }
     }
-    let least = wanted.ipv6.is_none() || wanted.mtu.is_none_or(|mtu| mtu >= 1280);
+    let least = !wanted.enable_ipv6 || wanted.mtu.is_none_or(|mtu| mtu >= 1280);
     f.check(least, format!("options[{MTU}]"), "must be at least 1280 with IPv6");
 }
 

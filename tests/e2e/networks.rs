@@ -238,6 +238,23 @@ fn whom_the_host_needs_stays_where_it_is() {
 }
 
 #[test]
+fn what_a_network_or_a_connection_cannot_be_is_refused() {
+    let node = Node::with_busybox("networks-refused");
+    create(&node, 'u', &["back"]);
+    node.detached(&["--name", "ca", "--network", "back"], IDLE);
+    node.ok(&["network", "connect", "back", "ca"]);
+    let said = node.fails(1, &["network", "connect", "--alias", "other", "back", "ca"]);
+    assert!(said.contains("already") && said.contains("network disconnect back ca"), "{said}");
+    let small = "com.docker.network.driver.mtu=1000";
+    let said = node.fails(1, &["network", "create", "--ipv6", "--opt", small, "tight"]);
+    assert!(said.contains("1280"), "{said}");
+    create(&node, 'v', &["--opt", small, "tight"]);
+    node.ok(&["rm", "-f", "ca"]);
+    node.ok(&["network", "rm", "back", "tight"]);
+    node.finish();
+}
+
+#[test]
 fn forced_does_not_mean_unheard() {
     let node = Node::with_busybox("networks-force");
     node.detached(&["--name", "ca", "--network", "bridge"], IDLE);

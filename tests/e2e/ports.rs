@@ -84,11 +84,22 @@ fn ports_that_cannot_move_are_told_and_not_lost() {
     node.ok(&["network", "create", "--ipv6", "six"]);
     node.ok(&["network", "create", "four"]);
     node.detached(&["--network", "six", "--network", "four", "--name", "web", "-p", &publish], SERVE);
+    let four = format!("127.0.0.1:{}:80", node.slot.port(1));
+    node.ok(&["port", "add", "web", &four]);
+    let answers_there = || answers(node.slot.port(1));
+    until("it answers", answers_there);
     for _ in 0..2 {
         let error = node.fails(1, &["network", "disconnect", "six", "web"]);
-        assert!(error.contains("no IPv6 address"), "{error}");
+        assert!(error.contains("no IPv6 address") && error.contains("port rm"), "{error}");
+        assert!(answers_there());
     }
-    // Nobody else is in the way of the next one.
+    // It is still on it, with all its ports, also as it starts again.
+    assert!(node.ok(&["port", "web"]).contains("[::1]"));
+    node.ok(&["restart", "-t", "0", "web"]);
+    until("it answers", answers_there);
+    node.ok(&["port", "rm", "web", &publish]);
+    node.ok(&["network", "disconnect", "six", "web"]);
+    until("it answers by the other network", answers_there);
     node.detached(&["--network", "six", "--name", "next", "-p", &publish], SERVE);
     node.ok(&["rm", "-f", "web", "next"]);
     node.ok(&["network", "rm", "six", "four"]);

@@ -16,6 +16,7 @@ use berth_model::network::{
 };
 use berth_model::{ContainerRecord, Phase};
 use berth_network::Want;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -85,7 +86,18 @@ async fn connect(
         return Err(wrong("container", "shares the network of the host or of another container"));
     }
     let mut wished = endpoints(&before.spec);
-    if wished.iter().any(|e| e.network == network.name) {
+    if let Some(there) = wished.iter().find(|e| e.network == network.name) {
+        let plain = EndpointSpec { network: network.name.clone(), ..EndpointSpec::default() };
+        if endpoint != *there && endpoint != plain {
+            let name = &before.name;
+            return Err(wrong(
+                "container",
+                format!(
+                    "is on {0} already, and not with these options: take it off first (berthctl network disconnect {0} {name})",
+                    network.name
+                ),
+            ));
+        }
         // What an earlier try could not do.
         settle(inner, &mut gate).await?;
         return Ok(container.record().networks.on(&network.name).cloned());
@@ -151,6 +163,18 @@ fn ports_can_move(
             format!(
                 "{} has the published ports of the container, which {} cannot take while it runs (its driver is cni): close them first (berthctl port rm)",
                 left.network, next.name
+            ),
+        ));
+    }
+    // One address family of the host leads to the same of a container.
+    let six = |p: &&PortMapping| p.addresses().iter().all(|a| a.is_ipv6());
+    if let Some(port) = before.spec.ports.iter().find(six).filter(|_| left.is_some() && next.ipv6.is_none()) {
+        let (host, at) = (port.addresses().iter().next().unwrap_or(Ipv6Addr::UNSPECIFIED.into()), port.host_port);
+        return Err(wrong(
+            field,
+            format!(
+                "has the published port [{host}]:{at}, which {} cannot take, since it gives containers no IPv6 address: close it first (berthctl port rm {} '[{host}]:{at}:{}')",
+                next.name, before.name, port.container_port
             ),
         ));
     }
