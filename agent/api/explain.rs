@@ -143,7 +143,9 @@ impl Words<'_> {
             Outcome::Queued => format!("goes to a program of the host, which decides, by {}", by()),
             Outcome::NotThisHost => format!("is not for this host, which has no address {}", found.address),
         };
-        let others: Vec<String> = found.published.iter().filter(|p| !p.covers).map(|p| self.elsewhere(p)).collect();
+        let covered = found.published.iter().any(|p| p.covers);
+        let others = found.published.iter().filter(|p| !p.covers && !covered);
+        let others: Vec<String> = others.map(|p| self.elsewhere(p)).collect();
         if !others.is_empty() && !matches!(found.outcome, Outcome::Container { .. }) {
             text.push_str(&format!("; {}", others.join(", ")));
         }
@@ -190,7 +192,12 @@ impl Words<'_> {
         let mut advice = Vec::new();
         match &found.outcome {
             Outcome::Dropped | Outcome::Rejected => {
-                advice.extend(self.decider().map(|place| open(place, protocol, port)))
+                let to = match found.redirected {
+                    Some(SocketAddr::V4(at)) => format!("ip daddr {} {protocol} dport {}", at.ip(), at.port()),
+                    Some(SocketAddr::V6(at)) => format!("ip6 daddr {} {protocol} dport {}", at.ip(), at.port()),
+                    None => format!("{protocol} dport {port}"),
+                };
+                advice.extend(self.decider().map(|place| open(place, &to)))
             }
             Outcome::Container { to, .. } if self.listens(*to) == Some(false) => {
                 let name = self.container().unwrap_or_default();
@@ -205,7 +212,8 @@ impl Words<'_> {
             _ => {}
         }
         let reached = matches!(found.outcome, Outcome::Container { .. } | Outcome::Process(_) | Outcome::NotThisHost);
-        match found.published.iter().find(|p| !p.covers) {
+        let covered = found.published.iter().any(|p| p.covers);
+        match found.published.iter().find(|p| !p.covers && !covered) {
             Some(other) if !reached && other.mapping.addresses().cover(found.address) => advice.push(format!(
                 "put {} on a network with IPv6 (berthctl network create --ipv6), or connect over IPv4",
                 self.name(other.container.as_str())
@@ -277,15 +285,15 @@ fn named(place: &Place) -> String {
 }
 
 /// A rule that lets it through, in front of the one that does not.
-fn open(place: &Place, protocol: &str, port: u16) -> String {
+fn open(place: &Place, to: &str) -> String {
     let (table, chain) = (place.table.shown(), &place.chain);
     match place.handle {
         Some(handle) => format!(
-            "to let it in: nft insert rule {table} {chain} position {handle} {protocol} dport {port} accept (or in the firewall that made this rule)"
+            "to let it in: nft insert rule {table} {chain} position {handle} {to} accept (or in the firewall that made this rule)"
         ),
-        None => format!(
-            "to let it in: nft add rule {table} {chain} {protocol} dport {port} accept (or in the firewall that made this chain)"
-        ),
+        None => {
+            format!("to let it in: nft add rule {table} {chain} {to} accept (or in the firewall that made this chain)")
+        }
     }
 }
 

@@ -87,6 +87,8 @@ pub struct Explained {
     pub from_host: bool,
     /// Name of the agent's program that turned a connection to [::1] into one to 127.0.0.1, which was followed then.
     pub turned_by: Option<String>,
+    /// Where it had been redirected to when it was decided about.
+    pub redirected: Option<SocketAddr>,
     /// Where it comes in; empty: not known.
     pub interface: String,
     pub outcome: Outcome,
@@ -170,6 +172,7 @@ impl Networks {
             from,
             from_host: back.local,
             turned_by,
+            redirected: packet.redirected.then(|| SocketAddr::new(packet.to, packet.port)),
             interface: input.name.unwrap_or_default(),
             outcome,
             certain,
