@@ -59,8 +59,10 @@ fn check(kept: &[PortMapping], add: &[PortMapping]) -> Result<(), NodeError> {
         return wrong(format!("would make {} published ports, and {MAX_PORTS} are the most", all.len() + add.len()));
     }
     for port in add {
-        if all.iter().any(|other| other.meets(port)) {
-            return wrong(format!("port {}/{} is published twice", port.host_port, port.protocol.name()));
+        if let Some(other) = all.iter().find(|other| other.meets(port)) {
+            // The first one that both ranges have.
+            let number = port.host_port.max(other.host_port);
+            return wrong(format!("port {number}/{} is published twice", port.protocol.name()));
         }
         all.push(port);
     }

@@ -46,7 +46,7 @@ pub enum VolumeError {
     NoFileSystem(String),
     #[error("making the file system of the volume: {0}")]
     Mkfs(String),
-    #[error("the volume has no {0:?}, or it leads out of the volume")]
+    #[error("there is no {0:?} in it, or it leads out of it")]
     NoSubpath(String),
     #[error("the volume's files are not on this host's disk but where its options say: {0}")]
     Elsewhere(String),

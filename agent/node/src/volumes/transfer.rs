@@ -266,9 +266,15 @@ fn extract(
     let mut hasher = Hasher::new(Algorithm::Sha256);
     // A tar that was cut between two files looks whole but for its end: two blocks of zeros.
     let mut zeros = 0;
+    let mut first = true;
     loop {
         match pieces.blocking_recv().ok_or(NodeError::CallerGone)?? {
             ImportItem::Tar(bytes) => {
+                if let Some((name, tool)) = compressed(&bytes).filter(|_| first) {
+                    let why = format!("it is compressed with {name}: unpack it first ({tool})");
+                    return Err(NodeError::BadArchive(why));
+                }
+                first = false;
                 hasher.update(&bytes);
                 let trailing = bytes.iter().rev().take_while(|b| **b == 0).count();
                 zeros = if trailing == bytes.len() { zeros + trailing } else { trailing };
@@ -288,6 +294,17 @@ fn extract(
             }
         }
     }
+}
+
+/// By what the first bytes of a stream are compressed, and what unpacks it.
+fn compressed(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+    const MAGIC: [(&[u8], &str, &str); 4] = [
+        (&[0x1f, 0x8b], "gzip", "gunzip"),
+        (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "unzstd"),
+        (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz", "unxz"),
+        (b"BZh", "bzip2", "bunzip2"),
+    ];
+    MAGIC.iter().find(|(magic, ..)| bytes.starts_with(magic)).map(|(_, name, tool)| (*name, *tool))
 }
 
 /// What would refuse an import at its end, asked before its beginning.
