@@ -71,7 +71,8 @@ fn users_are_read_inside_and_bounded(file: &str, user: &str) {
         let look = ["run", "--rm", "--network", "none", "-u", "7", &made, "grep", "Uid:", "/proc/self/status"];
         let number = node.ctl(&look);
         assert!(number.code == 125 || number.stdout.starts_with("Uid:\t7\t"), "{what}: {number:?}");
-        assert!(begun.elapsed().as_secs() < 20, "{what}: {:?}", begun.elapsed());
+        // Read to its end it would take for ever.
+        assert!(begun.elapsed().as_secs() < 300, "{what}: {:?}", begun.elapsed());
         node.ok(&["rm", &name]);
         node.ok(&["rmi", &made]);
     }
