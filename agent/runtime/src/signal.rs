@@ -1,7 +1,7 @@
 //! Signals by name (signal(7)).
 
 /// x86 and ARM share these numbers, which are the only architectures berth is built for.
-const NAMES: [(&str, i32); 34] = [
+const NAMES: [(&str, i32); 35] = [
     ("HUP", 1),
     ("INT", 2),
     ("QUIT", 3),
@@ -20,6 +20,7 @@ const NAMES: [(&str, i32); 34] = [
     ("TERM", 15),
     ("STKFLT", 16),
     ("CHLD", 17),
+    ("CLD", 17),
     ("CONT", 18),
     ("STOP", 19),
     ("TSTP", 20),
