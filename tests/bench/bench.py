@@ -509,6 +509,13 @@ def stats(options, crun, peers):
         agent.end()
 
 
+# Makes /t/fault, a program of x86-64 that writes where nothing is: the kernel says so in its log.
+FAULT = ("printf '"
+         r'\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\2\0\76\0\1\0\0\0\170\0\100\0\0\0\0\0\100\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\100\000'
+         r'\70\0\1\0\0\0\0\0\0\0\1\0\0\0\5\0\0\0\0\0\0\0\0\0\0\0\0\0\100\0\0\0\0\0\0\0\100\0\0\0\0\0\174\0\0\0\0\0\0\0\174\0\0\0'
+         r'\0\0\0\0\0\20\0\0\0\0\0\000\61\300\211\0'
+         "' >/t/fault; chmod +x /t/fault; ")
+
 # Name, options and script of what takes all that it can get of one thing, each within limits of its own.
 ATTACKS = [
     ('nothing', [], 'sleep 1000'),
@@ -516,10 +523,11 @@ ATTACKS = [
     ('forks', ['--pids-limit', '64'], 'f() { f | f & }; while :; do f; done 2>/dev/null'),
     ('disk', ['-v', 'small:/v'], 'while :; do cat /dev/zero >/v/x; rm /v/x; done 2>/dev/null'),
     ('inodes', ['--tmpfs', '/t:size=8m'], 'n=0; while :; do n=$((n+1)); : >/t/$n; done 2>/dev/null'),
-    ('descriptors', ['--ulimit', 'nofile=1024'],
-     'n=3; while :; do eval "exec $n</dev/null" || n=3; n=$((n+1)); done 2>/dev/null'),
+    ('descriptors', ['--ulimit', 'nofile=1024', '--pids-limit', '32', '--tmpfs', '/t'],
+     'cd /t; for n in $(seq 1100); do : >$n; done; while :; do tail -f * >/dev/null 2>&1 & sleep 0.1; done 2>/dev/null'),
     ('log', ['--log-opt', 'max-size=64k', '--log-opt', 'max-file=2'], 'while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done'),
-    ("kernel's log", [], 'while :; do echo flood >/dev/kmsg; dmesg; done 2>/dev/null'),
+    ("kernel's log", ['--userns', 'host', '--device', '/dev/kmsg'], 'while :; do echo "<7>flood" >/dev/kmsg; done 2>/dev/null'),
+    ("kernel's log of faults", ['--tmpfs', '/t:exec'], FAULT + 'while :; do /t/fault; done 2>/dev/null'),
     ('processor', [], 'while :; do :; done & while :; do :; done & while :; do :; done'),
     ('processor, half of one', ['--cpus', '0.5'], 'while :; do :; done & while :; do :; done'),
 ]
@@ -536,7 +544,9 @@ def neighbours(options, crun, peers):
         inspected = json.loads(run([CTL, 'inspect', 'idle']).stdout)
         networks = (inspected[0] if isinstance(inspected, list) else inspected)['NetworkSettings']
         address = networks.get('IPAddress') or next(iter(networks['Networks'].values()))['IPAddress']
-        say(f"  {'microseconds beside':<26}{'wake-up p50':>12}{'p99':>9}{'max':>9}{'request p50':>13}{'p99':>9}{'max':>9}{'lost':>6}{'exec ms':>9}")
+        say(f"  {'microseconds beside':<26}{'wake-up p50':>12}{'p99':>9}{'to rest':>9}{'max':>9}{'request p50':>13}{'p99':>9}{'to rest':>9}{'max':>9}"
+            f"{'lost':>6}{'exec ms':>9}")
+        rest = None
         for name, more, script in ATTACKS:
             run([CTL, 'run', '-d', '--name', 'attacker', '--network', 'none', *more, BUSYBOX, 'sh', '-c', script])
             time.sleep(0.5)
@@ -544,7 +554,11 @@ def neighbours(options, crun, peers):
             asked = run([probe, 'ask', address, '7777', seconds]).stdout.split()
             execs = statistics.median(timed([CTL, 'exec', 'idle', '/bin/true']) for _ in range(5))
             run([CTL, 'rm', '-f', 'attacker'])
-            say(f'  {name:<26}{woken[0]:>12}{woken[1]:>9}{woken[2]:>9}{asked[0]:>13}{asked[1]:>9}{asked[2]:>9}{asked[3]:>6}{execs:>9.1f}')
+            late = [float(woken[1]), float(asked[1])]
+            rest = rest or late
+            times = [f'x{one / alone:.1f}' if alone > 0 else '-' for one, alone in zip(late, rest)]
+            say(f'  {name:<26}{woken[0]:>12}{woken[1]:>9}{times[0]:>9}{woken[2]:>9}{asked[0]:>13}{asked[1]:>9}{times[1]:>9}{asked[2]:>9}'
+                f'{asked[3]:>6}{execs:>9.1f}')
             results.setdefault('neighbours', {})[name] = {
                 'unit': 'us', 'wake': [float(n) for n in woken[:3]], 'request': [float(n) for n in asked[:3]], 'lost': int(asked[3]), 'exec_ms': execs}
             target(f'requests to a neighbour of: {name}, lost', int(asked[3]), 0)

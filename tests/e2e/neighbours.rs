@@ -1,12 +1,28 @@
 //! A container that takes all it can get harms neither an idle neighbour nor the agent.
 
 use crate::harness::{Node, image};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 /// What the neighbour's exec may take beside an attack, on a machine where other tests run, too; idle it is some 20 ms.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Options and script of each attack, and what must be true of the attacker behind it.
+/// Makes /t/berth-fault, a program of x86-64 that writes where nothing is: the kernel says so in its log.
+macro_rules! fault {
+    () => {
+        concat!(
+            "printf '",
+            r"\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\2\0\76\0\1\0\0\0\170\0\100\0\0\0\0\0\100\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\100\000",
+            r"\70\0\1\0\0\0\0\0\0\0\1\0\0\0\5\0\0\0\0\0\0\0\0\0\0\0\0\0\100\0\0\0\0\0\0\0\100\0\0\0\0\0\174\0\0\0\0\0\0\0\174\0\0\0",
+            r"\0\0\0\0\0\20\0\0\0\0\0\000\61\300\211\0",
+            "' >/t/berth-fault; chmod +x /t/berth-fault; "
+        )
+    };
+}
+
+/// Name, options and script of each attack.
 const ATTACKS: &[(&str, &[&str], &str)] = &[
     ("forks", &["--pids-limit", "64"], "f() { f | f & }; while :; do f; done 2>/dev/null"),
     ("memory", &["--memory", "64m", "--memory-swap", "64m"], "while :; do tail /dev/zero >/dev/null 2>&1; done"),
@@ -21,9 +37,9 @@ const ATTACKS: &[(&str, &[&str], &str)] = &[
         "while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done",
     ),
     (
-        "descriptors",
-        &["--ulimit", "nofile=256"],
-        "n=3; while :; do eval \"exec $n</dev/null\" || n=3; n=$((n+1)); done 2>/dev/null",
+        DESCRIPTORS,
+        &["--ulimit", "nofile=256:256", "--pids-limit", "32", "--tmpfs", "/t"],
+        "cd /t; for n in $(seq 300); do : >$n; done; while :; do tail -f * >/dev/null 2>&1 & sleep 0.1; done 2>/dev/null",
     ),
     ("inodes", &["--tmpfs", "/t:size=8m"], "n=0; while :; do n=$((n+1)); : >/t/$n; done 2>/dev/null"),
     ("disk", &["-v", "small:/v"], "while :; do cat /dev/zero >/v/x; rm /v/x; done 2>/dev/null"),
@@ -31,9 +47,84 @@ const ATTACKS: &[(&str, &[&str], &str)] = &[
     ("folders in folders", &[], "while :; do mkdir d && cd d || sleep 1; done 2>/dev/null"),
     ("one line without end", &[], "tr '\\0' a </dev/zero"),
     ("pipes", &["--ulimit", "nofile=512"], "while :; do sleep 1000 | sleep 1000 & done 2>/dev/null"),
-    ("kernel's log", &[], "while :; do echo flood >/dev/kmsg; dmesg; done 2>/dev/null"),
+    ("kernel's log, which is none of its", &[], "while :; do echo berth-flood >/dev/kmsg; dmesg; done 2>/dev/null"),
+    // A line of the level debug goes to no console.
+    (
+        FLOOD,
+        &["--userns", "host", "--device", "/dev/kmsg"],
+        "while :; do echo '<7>berth-flood' >/dev/kmsg; done 2>/dev/null",
+    ),
+    (FAULTS, &["--tmpfs", "/t:exec"], concat!(fault!(), "while :; do /t/berth-fault; done 2>/dev/null")),
     ("processor", &["--cpus", "0.5"], "while :; do :; done & while :; do :; done"),
 ];
+
+const DESCRIPTORS: &str = "descriptors";
+const FLOOD: &str = "kernel's log through its device";
+const FAULTS: &str = "kernel's log of faults";
+
+/// What the host's kernel logs from now on.
+struct KernelLog(Option<File>);
+
+impl KernelLog {
+    fn open() -> KernelLog {
+        const O_NONBLOCK: i32 = 0o4000;
+        let mut file = File::options().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg").ok();
+        if file.as_mut().is_some_and(|f| f.seek(SeekFrom::End(0)).is_err()) {
+            file = None;
+        }
+        KernelLog(file)
+    }
+
+    /// Lines with this word; None: nobody may read it here.
+    fn count(&mut self, word: &str) -> Option<usize> {
+        const EPIPE: i32 = 32;
+        let (mut record, mut found) = ([0; 8192], 0);
+        loop {
+            // A record each. EPIPE: some were overwritten before they were read.
+            match self.0.as_mut()?.read(&mut record) {
+                Ok(n) => found += usize::from(String::from_utf8_lossy(&record[..n]).contains(word)),
+                Err(e) if e.raw_os_error() == Some(EPIPE) => {}
+                Err(_) => return Some(found),
+            }
+        }
+    }
+}
+
+/// The most descriptors that a process of the container has.
+fn most_descriptors(node: &Node, container: &str) -> usize {
+    let inspect = node.inspect(container);
+    let group = inspect["CgroupPaths"][0].as_str().expect("a group").to_owned();
+    let pids = std::fs::read_to_string(format!("{group}/cgroup.procs")).unwrap_or_default();
+    let count = |pid: &str| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    pids.lines().map(count).max().unwrap_or(0)
+}
+
+/// That the attack is one: what it goes for is taken, or written.
+fn sees(node: &Node, what: &str, log: &mut KernelLog) {
+    let mut written = |word: &str| match log.count(word) {
+        None => println!("{what}: nobody may read the kernel's log here"),
+        Some(count) => {
+            println!("{what}: {count} lines");
+            assert!(count > 20, "{what}: only {count} lines in the kernel's log");
+        }
+    };
+    match what {
+        DESCRIPTORS => {
+            let most = most_descriptors(node, "attacker");
+            assert!((250..=256).contains(&most), "{what}: {most} of 256 descriptors are taken");
+        }
+        FLOOD => written("berth-flood"),
+        FAULTS => {
+            let traced = std::fs::read_to_string("/proc/sys/debug/exception-trace").is_ok_and(|t| t.trim() == "1");
+            match cfg!(target_arch = "x86_64") && traced {
+                // The kernel says some in five seconds, and how many it has left out.
+                true => assert!(log.count("berth-fault").is_none_or(|n| n > 0), "{what}: the kernel has seen none"),
+                false => println!("{what}: this kernel says nothing of them"),
+            }
+        }
+        _ => {}
+    }
+}
 
 fn latency(node: &Node) -> Duration {
     let begun = Instant::now();
@@ -68,12 +159,14 @@ fn an_idle_neighbour_is_not_harmed() {
             &[busybox.as_str(), "sh", "-c", script],
         ]
         .concat();
+        let mut log = KernelLog::open();
         node.ok(&arguments);
         let begun = Instant::now();
         let mut worst = Duration::ZERO;
         while begun.elapsed() < Duration::from_secs(2) {
             worst = worst.max(latency(&node));
         }
+        sees(&node, what, &mut log);
         println!("{what}: exec of the neighbour at worst {worst:?}, at rest {rest:?}");
         assert!(worst < PATIENCE, "{what}: {worst:?}");
         let begun = Instant::now();
