@@ -51,6 +51,21 @@ struct Disk {
     new: BlockLimit,
 }
 
+impl Disk {
+    /// Whether the disk has weights by `file`: those of BFQ are only kept for disks that it schedules (EOPNOTSUPP else, without a word of why).
+    fn takes_weight(&self, file: &str) -> Result<(), RuntimeError> {
+        let place = format!("/sys/dev/block/{}/queue/scheduler", self.number);
+        let other = |schedulers: &String| !schedulers.contains("[bfq]");
+        match std::fs::read_to_string(&place).ok().filter(other) {
+            Some(_) if file.contains("bfq") && self.new.weight.is_some() => Err(RuntimeError::spec(
+                "resources.block_devices",
+                format!("the weight of {} needs the scheduler bfq for this disk: echo bfq > {place}", self.new.path),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Disks whose limits differ. One that is gone has none any more.
 fn disks(old: &Resources, new: &Resources) -> Result<Vec<Disk>, RuntimeError> {
     let of = |r: &Resources, path: &str| r.block_devices.iter().find(|l| l.path == path).cloned().unwrap_or_default();
@@ -93,7 +108,11 @@ pub(super) fn block_v1(group: &Path, old: &Resources, new: &Resources) -> Result
             None => changes.missing.push(WEIGHT),
         }
     }
-    for Disk { number: disk, old, new } in disks(old, new)? {
+    for disk in disks(old, new)? {
+        if let Some(file) = weights {
+            disk.takes_weight(file)?;
+        }
+        let Disk { number: disk, old, new } = disk;
         let mut put = |file: String, was: String, is: String| {
             let setting = Setting::new(group.join(file), format!("{disk} {is}"));
             changes.settings.push(setting.or_back_to(format!("{disk} {was}")));
@@ -135,7 +154,11 @@ pub(super) fn block_v2(group: &Path, old: &Resources, new: &Resources) -> Result
             None => changes.missing.push(WEIGHT),
         }
     }
-    for Disk { number, old, new } in disks(old, new)? {
+    for disk in disks(old, new)? {
+        if let Some(file) = weights {
+            disk.takes_weight(file)?;
+        }
+        let Disk { number, old, new } = disk;
         let rates = |limit: &BlockLimit| {
             let rate =
                 |(_, name, rate): &Rate| format!(" {name}={}", rate(limit).map_or("max".into(), |n| n.to_string()));
@@ -218,6 +241,23 @@ mod tests {
         let error = block_v2(group, &none, &some).map(|c| text(&c.settings)).unwrap_err();
         assert!(error.to_string().contains("/dev/null is no block device"), "{error}");
         assert!(block_v1(group, &some, &none).unwrap().settings.is_empty());
+    }
+
+    #[test]
+    fn a_weight_needs_a_scheduler_that_has_them() {
+        let disks = std::fs::read_dir("/sys/dev/block").into_iter().flatten().flatten();
+        let number = |e: std::fs::DirEntry| e.file_name().into_string().ok();
+        let other = |n: &String| {
+            let text = std::fs::read_to_string(format!("/sys/dev/block/{n}/queue/scheduler"));
+            text.is_ok_and(|text| !text.contains("[bfq]"))
+        };
+        let Some(number) = disks.filter_map(number).find(other) else { return };
+        let with = |weight| BlockLimit { path: "/dev/a".into(), weight, ..BlockLimit::default() };
+        let disk = |weight| Disk { number: number.clone(), old: BlockLimit::default(), new: with(weight) };
+        let error = disk(Some(100)).takes_weight("blkio.bfq.weight").unwrap_err().to_string();
+        assert!(error.contains("/dev/a") && error.contains("echo bfq"), "{error}");
+        disk(None).takes_weight("blkio.bfq.weight").unwrap();
+        disk(Some(100)).takes_weight("io.weight").unwrap();
     }
 
     #[test]
