@@ -39,6 +39,7 @@ mod images;
 mod landlock;
 mod layers;
 mod lifecycle;
+mod limits;
 mod log_collectors;
 mod log_drivers;
 mod logs;

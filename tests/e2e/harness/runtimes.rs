@@ -68,7 +68,7 @@ pub fn leaves_folder_of_groups() -> bool {
 }
 
 /// Output of tests that succeed is seen nowhere: BERTH_TEST_SKIPPED names a file for it.
-fn say(text: &str) {
+pub fn say(text: &str) {
     println!("{text}");
     if let Some(file) = std::env::var_os("BERTH_TEST_SKIPPED") {
         use std::io::Write;
