@@ -537,3 +537,23 @@ fn lists_in_a_folder_are_networks() {
     assert_eq!(names(&node), "");
     node.finish();
 }
+
+#[test]
+fn put_on_its_network_again_it_has_its_ports() {
+    let node = node("cni-ports-again");
+    create(&node, &list(&node, "lab"));
+    let port = node.slot.port(0);
+    node.detached(&["--name", "web", "--network", "lab", "-p", &format!("127.0.0.1:{port}:80")], SERVE);
+    until("the published port answers", || answers(port));
+    let published = node.ok(&["port", "web"]);
+    node.ok(&["network", "disconnect", "lab", "web"]);
+    assert!(!answers(port));
+    assert_eq!(node.ok(&["port", "web"]), "");
+    node.ok(&["network", "connect", "lab", "web"]);
+    until("it answers on its network again", || answers(port));
+    assert_eq!(node.ok(&["port", "web"]), published);
+    node.ok(&["rm", "-f", "web"]);
+    none_left(&node, "lab");
+    node.ok(&["network", "rm", "lab"]);
+    node.finish();
+}

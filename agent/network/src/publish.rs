@@ -72,8 +72,8 @@ impl Networks {
         Ok(())
     }
 
-    /// Has the published ports of a container, and `more`, lead to one of its networks: all of them or none. Not by CNI plugins, which publish at the
-    /// start only.
+    /// Has the published ports of a container, and `more`, lead to one of its networks: all of them or none. Not by CNI plugins, which publish when
+    /// they put a container on a network and never after.
     pub(crate) fn lead_ports(
         &self,
         id: &ContainerId,

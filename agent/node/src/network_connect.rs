@@ -298,9 +298,13 @@ fn make_true(
     }
     for endpoint in wished.iter().filter(|e| record.networks.on(&e.network).is_none()) {
         let last = record.supervision.networks.on(&endpoint.network).cloned();
-        let want = Want { last, ..want(endpoint.clone()) };
+        let plugged = inner.nets.by_name(&endpoint.network).is_some_and(|n| n.driver == NetworkDriver::Cni);
+        // Plugins publish at ADD only: what leads nowhere is theirs now, or not before the next start.
+        let theirs =
+            plugged && main.map_or(now.is_empty(), |main| main == endpoint.network) && now.ports().next().is_none();
+        let want = Want { last, ports: if theirs { published.clone() } else { Vec::new() }, ..want(endpoint.clone()) };
         let interface = free_interface(now);
-        let made = match inner.nets.by_name(&want.network).is_some_and(|n| n.driver == NetworkDriver::Cni) {
+        let made = match plugged {
             true => cni::join(inner, record, netns.as_fd(), &want, &interface)?,
             false => inner.networks.connect(&record.id, netns.as_fd(), &want, &interface)?,
         };
