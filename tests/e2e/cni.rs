@@ -557,3 +557,30 @@ fn put_on_its_network_again_it_has_its_ports() {
     node.ok(&["network", "rm", "lab"]);
     node.finish();
 }
+
+#[test]
+fn a_port_is_the_next_ones_when_its_container_has_gone() {
+    let node = node("cni-next");
+    let ports = json!({"type": "fake", "capabilities": {"portMappings": true}});
+    create(&node, &json!({"cniVersion": "1.0.0", "name": "lab", "plugins": [ports]}));
+    // As long as plugins take on a busy host.
+    on(&node, "DEL", Some("sleep 1"));
+    let publish = format!("127.0.0.1:{}:80", node.slot.port(0));
+    let web = ["--network", "lab", "-p", &publish, "--name"];
+    let run = |name: &str| node.detached(&[&web[..], &[name]].concat(), IDLE);
+    run("web");
+    // Of one that runs, it is refused at once.
+    let begun = Instant::now();
+    let said = node.fails(125, &[&["run", "-d"], &web[..], &["other", &image("busybox"), "true"]].concat());
+    assert!(said.contains("in use by container"), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(9), "it was waited for");
+    node.ok(&["rm", "-f", "web"]);
+    run("web");
+    // Stopped is as good as gone; and a network of berth's own asks for the same ports.
+    node.ok(&["stop", "-t", "1", "web"]);
+    node.detached(&["--name", "own", "--network", "bridge", "-p", &publish], IDLE);
+    node.ok(&["rm", "-f", "own", "web", "other"]);
+    none_left(&node, "lab");
+    node.ok(&["network", "rm", "lab"]);
+    node.finish();
+}

@@ -177,6 +177,12 @@ impl Ports {
         Ok(bound)
     }
 
+    /// Who has what these mappings name by number; one of each.
+    pub fn holders(&self, mappings: &[PortMapping]) -> Vec<ContainerId> {
+        let numbered = mappings.iter().filter(|m| m.host_port > 0 && m.choice <= 1).filter_map(|m| wanted(m).ok());
+        numbered.filter_map(|w| self.holder(&w).map(|(_, by)| by.clone())).collect()
+    }
+
     fn holder(&self, wanted: &Wanted) -> Option<(u16, &ContainerId)> {
         let of_range =
             self.ranges.iter().filter(|(p, _)| *p == wanted.protocol).map(|(_, t)| t).find(|t| t.meets(wanted));
@@ -399,6 +405,7 @@ mod tests {
             assert!(TcpListener::bind((every, port)).is_err());
             let again = ports.take(&id(2), &[mapping(Some(host), port, Protocol::Tcp)]).unwrap_err();
             assert!(again.to_string().contains(&format!(":{port}/tcp")), "{again}");
+            assert_eq!(ports.holders(&[mapping(None, 0, Protocol::Tcp), mapping(None, port, Protocol::Tcp)]), [id(1)]);
             assert!(matches!(again, NetworkError::PortInUse { holder: PortHolder::Container(c), .. } if c == id(1)));
             // Every address includes the taken one; another address and another protocol do not.
             assert!(ports.take(&id(2), &[mapping(None, port, Protocol::Tcp)]).is_err());

@@ -29,6 +29,11 @@ impl Networks {
         ports.take(id, &like(wanted, last)).or_else(|_| ports.take(id, wanted))
     }
 
+    /// Containers that have ports of the host which are asked for by number: one for each mapping whose ports are not free.
+    pub fn port_holders(&self, wanted: &[PortMapping]) -> Vec<ContainerId> {
+        self.inner.lock_state().ports.holders(wanted)
+    }
+
     /// Gives ports back that were taken.
     pub fn give_back_ports(&self, id: &ContainerId, ports: &[PortMapping]) {
         let mut state = self.inner.lock_state();

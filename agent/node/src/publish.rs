@@ -7,12 +7,17 @@ use crate::view::Requester;
 use crate::{Node, NodeError, fail, nets};
 use berth_model::network::{NetworkAttachment, PortMapping};
 use berth_model::publish::PublishPolicy;
-use berth_model::{ContainerRecord, Phase};
+use berth_model::{ContainerId, ContainerRecord, Phase};
 use berth_network::{Explained, Question};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// As the API has it for a container's spec.
 const MAX_PORTS: usize = 4096;
+/// How long ports are waited for that a container has which runs no more. Plugins of CNI take some tenths of a second to leave a network, on a busy
+/// host some seconds; one whose DEL fails keeps its ports until it succeeds, which is not waited for.
+const GIVEN_BACK: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Node {
     /// Where ports may be published.
@@ -48,6 +53,28 @@ impl Node {
             self.answered(ticket, found.id.as_str()).await;
         }
         Ok(found.record())
+    }
+}
+
+/// Waits while ports that are asked for are those of a container that has ended or is gone: it gives them back behind its answer, when its networks
+/// are taken apart. A port of one that runs is not waited for, and whoever takes it then is told who has it. Blocking.
+pub(crate) fn wait_for_ports(inner: &Inner, id: &ContainerId, wanted: &[PortMapping]) {
+    let runs_no_more = |holder: &ContainerId| {
+        let found = inner.containers.find(holder.as_str());
+        found.is_err() || found.is_ok_and(|c| matches!(c.phase(), Phase::Created | Phase::Exited | Phase::Removing))
+    };
+    let due = Instant::now() + GIVEN_BACK;
+    loop {
+        let holders = inner.networks.port_holders(wanted);
+        let others: Vec<_> = holders.iter().filter(|holder| *holder != id).collect();
+        if others.is_empty() || !others.iter().all(|holder| runs_no_more(holder)) {
+            return;
+        }
+        if Instant::now() >= due || inner.stop.is_cancelled() {
+            tracing::warn!(container = %id, holder = %others[0], "a container that runs no more still has ports that are asked for");
+            return;
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
 
@@ -131,8 +158,12 @@ async fn apply(
     let taken = match &old {
         None => Vec::new(),
         Some(_) => {
-            let (networks, id, add) = (inner.networks.clone(), id.clone(), add.clone());
-            inner.blocking(move || Ok(networks.take_ports(&id, &add)?)).await?
+            let (inner_, id, add) = (inner.clone(), id.clone(), add.clone());
+            let take = move || {
+                wait_for_ports(&inner_, &id, &add);
+                Ok(inner_.networks.take_ports(&id, &add)?)
+            };
+            inner.blocking(take).await?
         }
     };
     fail::point("ports.before_record")?;

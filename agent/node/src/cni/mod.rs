@@ -12,6 +12,7 @@ pub(crate) use recover::{from_files, recover};
 
 use crate::NodeError;
 use crate::node::Inner;
+use crate::publish::wait_for_ports;
 use berth_cni::{Cni, CniConfig, Conflist, Read, Wish};
 use berth_model::network::{EndpointSpec, NetworkAttachment, NetworkDriver, NetworkRecord, PortMapping};
 use berth_model::{ContainerId, ContainerRecord};
@@ -102,6 +103,7 @@ pub(crate) fn attach(
     let id = &record.id;
     let (plugged, own): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|w| is_cni(inner, &w.network));
     let namespace = namespace.map_or_else(|| inner.networks.namespace(false), Ok)?;
+    own.iter().for_each(|want| wait_for_ports(inner, id, &want.ports));
     if plugged.is_empty() {
         return Ok(inner.networks.attach_in(id, own, namespace)?);
     }
@@ -158,6 +160,7 @@ pub(crate) fn join(
         // They lead to one network only: to this one from now on.
         inner.networks.give_back_all_ports(&record.id);
     }
+    wait_for_ports(inner, &record.id, &want.ports);
     let last = want.last.as_ref().map_or(&[][..], |l| &l.ports);
     let ports = inner.networks.take_ports_again(&record.id, &want.ports, last)?;
     let addresses = [want.ipv4.map(IpAddr::V4), want.ipv6.map(IpAddr::V6)];
