@@ -1,10 +1,15 @@
-//! The part of Go's templates that people write behind `--format`: fields, pipes, `if`, `range`, `with`, and Docker's functions.
+//! The part of Go's templates that people write behind `--format`: fields, variables, pipes, `if`, `range`, `with`, and Docker's functions.
 //!
 //! `{{.Names}}`, `{{.State.Status}}`, `{{json .}}`, `{{range .Mounts}}{{.Source}}{{end}}`, `{{if .Ports}}…{{else}}…{{end}}`,
-//! `{{index .Labels "key"}}`, `{{.ID | printf "%s"}}` is not there; what is not understood is an error that names the position.
+//! `{{index .Labels "key"}}`, `{{(index .IPAM.Config 0).Subnet}}`, `{{range $port, $at := .NetworkSettings.Ports}}…{{end}}`, `{{$.ID}}`.
+//! `{{.ID | printf "%s"}}` is not there; what is not understood is an error that names the position.
 
+mod functions;
+
+pub use functions::shown;
+
+use functions::{FUNCTIONS, call, truth};
 use serde_json::Value;
-use std::fmt::Write;
 
 /// A parsed template.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +27,10 @@ enum Node {
 /// Commands whose result is the next one's last argument.
 #[derive(Clone, Debug, PartialEq)]
 struct Pipe {
+    /// Variables that are given its value; `range` gives two of them key and value.
+    names: Vec<String>,
+    /// `:=` makes them, `=` changes those that are there.
+    new: bool,
     commands: Vec<Vec<Word>>,
     /// Character position in the template, for errors.
     at: usize,
@@ -30,22 +39,20 @@ struct Pipe {
 #[derive(Clone, Debug, PartialEq)]
 enum Word {
     Field(Vec<String>),
+    /// `$name.Field`; the empty name is what the whole template is for.
+    Variable(String, Vec<String>),
     Literal(Value),
     Call(String),
-    Group(Pipe),
+    /// `(…).Field`
+    Group(Pipe, Vec<String>),
 }
-
-const FUNCTIONS: [&str; 15] = [
-    "json", "join", "upper", "lower", "title", "split", "len", "index", "println", "eq", "ne", "not", "and", "or",
-    "truncate",
-];
 
 /// Blocks in blocks; more is a mistake or an attack on the stack.
 const MAX_DEPTH: usize = 32;
 
 impl Template {
     pub fn parse(text: &str) -> Result<Template, String> {
-        let mut parser = Parser { text, at: 0, depth: 0 };
+        let mut parser = Parser { text, at: 0, depth: 0, names: Vec::new() };
         let (nodes, end) = parser.nodes()?;
         match end {
             None => Ok(Template(nodes)),
@@ -69,7 +76,7 @@ impl Template {
     /// The text for one value; for the header of a table, give a value whose fields are the headers.
     pub fn render(&self, value: &Value) -> Result<String, String> {
         let mut out = String::new();
-        render(&self.0, value, &mut out)?;
+        Scope { root: value, variables: Vec::new() }.render(&self.0, value, &mut out)?;
         Ok(out)
     }
 }
@@ -78,6 +85,8 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    /// Variables that are there at this point.
+    names: Vec<String>,
 }
 
 impl Parser<'_> {
@@ -85,8 +94,15 @@ impl Parser<'_> {
         Err(format!("template: character {}: {why}", self.text[..at].chars().count() + 1))
     }
 
-    /// Nodes up to `end`, `else` or the end of the text.
+    /// Nodes up to `end`, `else` or the end of the text. Variables that they make go with them.
     fn nodes(&mut self) -> Result<(Vec<Node>, Option<&'static str>), String> {
+        let known = self.names.len();
+        let nodes = self.block();
+        self.names.truncate(known);
+        nodes
+    }
+
+    fn block(&mut self) -> Result<(Vec<Node>, Option<&'static str>), String> {
         let mut nodes = Vec::new();
         loop {
             let Some(open) = self.text[self.at..].find("{{").map(|i| self.at + i) else {
@@ -120,7 +136,8 @@ impl Parser<'_> {
                 "else" if rest.is_empty() => return Ok((nodes, Some("else"))),
                 "else" => return self.fail(start, "'else if' is not supported; nest an 'if'"),
                 "if" | "range" | "with" => {
-                    let pipe = self.pipe(rest, rest_at)?;
+                    let known = self.names.len();
+                    let pipe = self.pipe(rest, rest_at, if word == "range" { 2 } else { 1 })?;
                     self.depth += 1;
                     if self.depth > MAX_DEPTH {
                         return self.fail(start, "too many blocks in blocks");
@@ -128,6 +145,7 @@ impl Parser<'_> {
                     let (then, end) = self.nodes()?;
                     let (otherwise, end) = if end == Some("else") { self.nodes()? } else { (Vec::new(), end) };
                     self.depth -= 1;
+                    self.names.truncate(known);
                     if end != Some("end") {
                         return self.fail(start, &format!("'{word}' without '{{{{end}}}}'"));
                     }
@@ -137,15 +155,26 @@ impl Parser<'_> {
                         _ => Node::With(pipe, then, otherwise),
                     });
                 }
-                _ => nodes.push(Node::Show(self.pipe(body, start)?)),
+                _ => nodes.push(Node::Show(self.pipe(body, start, 1)?)),
             }
         }
     }
 
-    fn pipe(&self, text: &str, at: usize) -> Result<Pipe, String> {
+    /// A pipe, with `$name :=` before it: of at most so many names.
+    fn pipe(&mut self, text: &str, at: usize, most: usize) -> Result<Pipe, String> {
         let mut words = Lexer { text, at: 0 };
+        let (names, new) = words.given().unwrap_or_default();
+        if names.len() > most {
+            return self.fail(at, "only 'range' gives two variables their values");
+        }
+        if let Some(name) = names.iter().find(|name| name.is_empty() || !new && !self.names.contains(name)) {
+            return self.fail(at, &format!("there is no variable ${name} to change; ':=' makes one"));
+        }
         let pipe = self.commands(&mut words, at, 0)?;
-        Ok(pipe)
+        if new {
+            self.names.extend(names.iter().cloned());
+        }
+        Ok(Pipe { names, new, ..pipe })
     }
 
     fn commands(&self, lexer: &mut Lexer<'_>, base: usize, depth: usize) -> Result<Pipe, String> {
@@ -165,7 +194,13 @@ impl Parser<'_> {
                 None => return self.fail(at, "')' is missing"),
                 Some(Token::Close) if depth > 0 => break,
                 Some(Token::Close) => return self.fail(at, "')' without '('"),
-                Some(Token::Open) => Word::Group(self.commands(lexer, base, depth + 1)?),
+                Some(Token::Open) => {
+                    let group = self.commands(lexer, base, depth + 1)?;
+                    match lexer.path() {
+                        Ok(path) => Word::Group(group, path),
+                        Err(why) => return self.fail(base + lexer.at, &why),
+                    }
+                }
                 Some(Token::Pipe) => {
                     if commands.last().is_none_or(Vec::is_empty) {
                         return self.fail(at, "nothing before '|'");
@@ -180,6 +215,12 @@ impl Parser<'_> {
             {
                 return self.fail(at, &format!("unknown function {name:?}; there are {}", FUNCTIONS.join(", ")));
             }
+            if let Word::Variable(name, _) = &word
+                && !name.is_empty()
+                && !self.names.contains(name)
+            {
+                return self.fail(at, &format!("there is no variable ${name}; ${name} := … makes one"));
+            }
             if let Some(last) = commands.last_mut() {
                 last.push(word);
             }
@@ -193,7 +234,12 @@ impl Parser<'_> {
                 return self.fail(begin, "only a function takes arguments");
             }
         }
-        Ok(Pipe { commands, at: self.text[..begin.min(self.text.len())].chars().count() + 1 })
+        Ok(Pipe {
+            names: Vec::new(),
+            new: false,
+            commands,
+            at: self.text[..begin.min(self.text.len())].chars().count() + 1,
+        })
     }
 }
 
@@ -234,13 +280,56 @@ struct Lexer<'a> {
     at: usize,
 }
 
+fn word_end(text: &str) -> usize {
+    text.find(|c: char| c.is_whitespace() || matches!(c, '|' | '(' | ')')).unwrap_or(text.len())
+}
+
+/// Names behind dots: `.State.Status`, and nothing for `.`.
+fn path_of(text: &str) -> Result<Vec<String>, String> {
+    let path: Vec<String> = text.split('.').filter(|s| !s.is_empty()).map(str::to_owned).collect();
+    if text.contains("..") || path.iter().any(|p| !p.chars().all(|c| c.is_alphanumeric() || c == '_')) {
+        return Err(format!("{text:?} is no field"));
+    }
+    Ok(path)
+}
+
 impl Lexer<'_> {
+    /// `$a :=`, `$a =` or `$a, $b :=`: the names, and whether they are new. `None`: the pipe begins with something else.
+    fn given(&mut self) -> Option<(Vec<String>, bool)> {
+        let (mut names, mut rest) = (Vec::new(), self.text);
+        loop {
+            rest = rest.trim_start().strip_prefix('$')?;
+            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+            names.push(rest[..end].to_owned());
+            rest = rest[end..].trim_start();
+            match rest.strip_prefix(',') {
+                Some(next) => rest = next,
+                None => break,
+            }
+        }
+        let new = rest.strip_prefix(":=");
+        let after = new.or_else(|| rest.strip_prefix('='))?;
+        self.at = self.text.len() - after.len();
+        Some((names, new.is_some()))
+    }
+
+    /// Fields right behind a parenthesis.
+    fn path(&mut self) -> Result<Vec<String>, String> {
+        let rest = &self.text[self.at..];
+        if !rest.starts_with('.') {
+            return Ok(Vec::new());
+        }
+        let end = word_end(rest);
+        let path = path_of(&rest[..end])?;
+        self.at += end;
+        Ok(path)
+    }
+
     fn next(&mut self) -> Result<Option<Token>, String> {
         let rest = &self.text[self.at..];
         let rest = rest.trim_start();
         self.at = self.text.len() - rest.len();
         let Some(c) = rest.chars().next() else { return Ok(None) };
-        let word_end = |s: &str| s.find(|c: char| c.is_whitespace() || matches!(c, '|' | '(' | ')')).unwrap_or(s.len());
         let (token, length) = match c {
             '(' => (Token::Open, 1),
             ')' => (Token::Close, 1),
@@ -257,12 +346,7 @@ impl Lexer<'_> {
             }
             '.' => {
                 let end = word_end(rest);
-                let path: Vec<String> = rest[1..end].split('.').filter(|s| !s.is_empty()).map(str::to_owned).collect();
-                if rest[..end].contains("..")
-                    || path.iter().any(|p| !p.chars().all(|c| c.is_alphanumeric() || c == '_'))
-                {
-                    return Err(format!("{:?} is no field", &rest[..end]));
-                }
+                let path = path_of(&rest[..end])?;
                 (Token::Word(Word::Field(path)), end)
             }
             c if c.is_ascii_digit() || c == '-' => {
@@ -270,7 +354,15 @@ impl Lexer<'_> {
                 let number: i64 = rest[..end].parse().map_err(|_| format!("{:?} is no number", &rest[..end]))?;
                 (Token::Word(Word::Literal(number.into())), end)
             }
-            '$' => return Err("variables are not supported".into()),
+            '$' => {
+                let end = word_end(rest);
+                let name = rest[1..end].split('.').next().unwrap_or_default();
+                if !name.chars().all(|c| c.is_alphanumeric() || c == '_') {
+                    return Err(format!("{:?} is no variable", &rest[..end]));
+                }
+                let path = path_of(&rest[1 + name.len()..end])?;
+                (Token::Word(Word::Variable(name.to_owned(), path)), end)
+            }
             _ => {
                 let end = word_end(rest);
                 match &rest[..end] {
@@ -285,59 +377,123 @@ impl Lexer<'_> {
     }
 }
 
-fn render(nodes: &[Node], dot: &Value, out: &mut String) -> Result<(), String> {
-    for node in nodes {
-        match node {
-            Node::Text(text) => out.push_str(text),
-            Node::Show(pipe) => out.push_str(&shown(&eval(pipe, dot)?)),
-            Node::If(pipe, then, otherwise) => {
-                render(if truth(&eval(pipe, dot)?) { then } else { otherwise }, dot, out)?;
-            }
-            Node::With(pipe, then, otherwise) => {
-                let value = eval(pipe, dot)?;
-                if truth(&value) { render(then, &value, out)? } else { render(otherwise, dot, out)? }
-            }
-            Node::Range(pipe, each, otherwise) => match eval(pipe, dot)? {
-                Value::Array(items) if !items.is_empty() => {
-                    for item in &items {
-                        render(each, item, out)?;
-                    }
-                }
-                Value::Object(map) if !map.is_empty() => {
-                    for item in map.values() {
-                        render(each, item, out)?;
-                    }
-                }
-                Value::Array(_) | Value::Object(_) | Value::Null => render(otherwise, dot, out)?,
-                _ => return Err(format!("template: character {}: range over what is no list", pipe.at)),
-            },
-        }
-    }
-    Ok(())
+/// What a part of the template sees beside its dot.
+struct Scope<'v> {
+    root: &'v Value,
+    /// The last one of a name counts.
+    variables: Vec<(String, Value)>,
 }
 
-fn eval(pipe: &Pipe, dot: &Value) -> Result<Value, String> {
-    let mut last: Option<Value> = None;
-    for command in &pipe.commands {
-        let mut args = Vec::new();
-        let rest = if matches!(command[0], Word::Call(_)) { &command[1..] } else { &command[..] };
-        for word in rest {
-            args.push(match word {
-                Word::Field(path) => field(dot, path, pipe.at)?,
-                Word::Literal(value) => value.clone(),
-                Word::Group(pipe) => eval(pipe, dot)?,
-                Word::Call(name) => {
-                    return Err(format!("template: character {}: put {name:?} in parentheses", pipe.at));
+impl Scope<'_> {
+    /// Variables that the nodes make go with them.
+    fn render(&mut self, nodes: &[Node], dot: &Value, out: &mut String) -> Result<(), String> {
+        let known = self.variables.len();
+        for node in nodes {
+            let before = self.variables.len();
+            match node {
+                Node::Text(text) => out.push_str(text),
+                Node::Show(pipe) => {
+                    let value = self.eval(pipe, dot)?;
+                    match pipe.names.is_empty() {
+                        true => out.push_str(&shown(&value)),
+                        false => self.give(pipe, &value),
+                    }
+                    continue;
                 }
+                Node::If(pipe, then, otherwise) => {
+                    let value = self.eval(pipe, dot)?;
+                    self.give(pipe, &value);
+                    self.render(if truth(&value) { then } else { otherwise }, dot, out)?;
+                }
+                Node::With(pipe, then, otherwise) => {
+                    let value = self.eval(pipe, dot)?;
+                    self.give(pipe, &value);
+                    match truth(&value) {
+                        true => self.render(then, &value, out)?,
+                        false => self.render(otherwise, dot, out)?,
+                    }
+                }
+                Node::Range(pipe, each, otherwise) => self.range(pipe, (each, otherwise), dot, out)?,
+            }
+            self.variables.truncate(before);
+        }
+        self.variables.truncate(known);
+        Ok(())
+    }
+
+    fn range(
+        &mut self,
+        pipe: &Pipe,
+        (each, otherwise): (&[Node], &[Node]),
+        dot: &Value,
+        out: &mut String,
+    ) -> Result<(), String> {
+        let items: Vec<(Value, Value)> = match self.eval(pipe, dot)? {
+            Value::Array(items) => items.into_iter().enumerate().map(|(n, item)| (n.into(), item)).collect(),
+            Value::Object(map) => map.into_iter().map(|(key, item)| (key.into(), item)).collect(),
+            Value::Null => Vec::new(),
+            _ => return Err(format!("template: character {}: range over what is no list", pipe.at)),
+        };
+        if items.is_empty() {
+            return self.render(otherwise, dot, out);
+        }
+        for (key, item) in items {
+            let before = self.variables.len();
+            match pipe.names.as_slice() {
+                [] => {}
+                [value] => self.set(value, pipe.new, &item),
+                [of_key, value, ..] => {
+                    self.set(of_key, pipe.new, &key);
+                    self.set(value, pipe.new, &item);
+                }
+            }
+            self.render(each, &item, out)?;
+            self.variables.truncate(before);
+        }
+        Ok(())
+    }
+
+    fn give(&mut self, pipe: &Pipe, value: &Value) {
+        pipe.names.iter().for_each(|name| self.set(name, pipe.new, value));
+    }
+
+    fn set(&mut self, name: &str, new: bool, value: &Value) {
+        match self.variables.iter_mut().rev().find(|(known, _)| !new && known == name) {
+            Some((_, old)) => *old = value.clone(),
+            None => self.variables.push((name.to_owned(), value.clone())),
+        }
+    }
+
+    fn variable(&self, name: &str) -> &Value {
+        let found = self.variables.iter().rev().find(|(known, _)| known == name);
+        // The parser has seen that the others are there.
+        found.map_or(self.root, |(_, value)| value)
+    }
+
+    fn eval(&self, pipe: &Pipe, dot: &Value) -> Result<Value, String> {
+        let mut last: Option<Value> = None;
+        for command in &pipe.commands {
+            let mut args = Vec::new();
+            let rest = if matches!(command[0], Word::Call(_)) { &command[1..] } else { &command[..] };
+            for word in rest {
+                args.push(match word {
+                    Word::Field(path) => field(dot, path, pipe.at)?,
+                    Word::Variable(name, path) => field(self.variable(name), path, pipe.at)?,
+                    Word::Literal(value) => value.clone(),
+                    Word::Group(group, path) => field(&self.eval(group, dot)?, path, pipe.at)?,
+                    Word::Call(name) => {
+                        return Err(format!("template: character {}: put {name:?} in parentheses", pipe.at));
+                    }
+                });
+            }
+            args.extend(last.take());
+            last = Some(match &command[0] {
+                Word::Call(name) => call(name, &args).map_err(|e| format!("template: character {}: {e}", pipe.at))?,
+                _ => args.pop().unwrap_or(Value::Null),
             });
         }
-        args.extend(last.take());
-        last = Some(match &command[0] {
-            Word::Call(name) => call(name, &args).map_err(|e| format!("template: character {}: {e}", pipe.at))?,
-            _ => args.pop().unwrap_or(Value::Null),
-        });
+        Ok(last.unwrap_or(Value::Null))
     }
-    Ok(last.unwrap_or(Value::Null))
 }
 
 /// A field that a struct lacks is an error; a key that labels lack is empty.
@@ -360,183 +516,5 @@ fn field(dot: &Value, path: &[String], at: usize) -> Result<Value, String> {
     Ok(value.clone())
 }
 
-fn truth(v: &Value) -> bool {
-    match v {
-        Value::Null => false,
-        Value::Bool(b) => *b,
-        Value::Number(n) => n.as_f64() != Some(0.0),
-        Value::String(s) => !s.is_empty(),
-        Value::Array(a) => !a.is_empty(),
-        Value::Object(o) => !o.is_empty(),
-    }
-}
-
-/// As Go prints values: lists in brackets, maps as `map[k:v]`.
-pub fn shown(v: &Value) -> String {
-    match v {
-        Value::Null => String::new(),
-        Value::String(s) => s.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(" ")),
-        Value::Object(map) => {
-            let inner: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", shown(v))).collect();
-            format!("map[{}]", inner.join(" "))
-        }
-        other => other.to_string(),
-    }
-}
-
-fn call(name: &str, args: &[Value]) -> Result<Value, String> {
-    let want = |n: usize| {
-        if args.len() == n { Ok(()) } else { Err(format!("{name} takes {n} arguments, not {}", args.len())) }
-    };
-    let text =
-        |i: usize| args[i].as_str().map(str::to_owned).ok_or_else(|| format!("{name}: argument {} is no text", i + 1));
-    Ok(match name {
-        "json" => {
-            want(1)?;
-            args[0].to_string().into()
-        }
-        "upper" => {
-            want(1)?;
-            text(0)?.to_uppercase().into()
-        }
-        "lower" => {
-            want(1)?;
-            text(0)?.to_lowercase().into()
-        }
-        "title" => {
-            want(1)?;
-            let t = text(0)?;
-            let mut chars = t.chars();
-            chars.next().map_or(String::new(), |c| c.to_uppercase().chain(chars).collect()).into()
-        }
-        "split" => {
-            want(2)?;
-            text(0)?.split(&text(1)?).map(Value::from).collect::<Vec<_>>().into()
-        }
-        "join" => {
-            want(2)?;
-            // In a pipe the list comes last.
-            let (list, by) = if args[0].is_string() { (&args[1], text(0)?) } else { (&args[0], text(1)?) };
-            match list {
-                Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(&by).into(),
-                Value::Null => "".into(),
-                _ => return Err("join: no list".into()),
-            }
-        }
-        "truncate" => {
-            want(2)?;
-            let n = args[1].as_u64().ok_or("truncate: the length is no number")?;
-            text(0)?.chars().take(usize::try_from(n).unwrap_or(usize::MAX)).collect::<String>().into()
-        }
-        "len" => {
-            want(1)?;
-            match &args[0] {
-                Value::Null => 0,
-                Value::String(s) => s.len(),
-                Value::Array(a) => a.len(),
-                Value::Object(o) => o.len(),
-                _ => return Err("len of what has no length".into()),
-            }
-            .into()
-        }
-        "index" => {
-            let mut value = args.first().cloned().unwrap_or(Value::Null);
-            for key in &args[1.min(args.len())..] {
-                value = match (&value, key) {
-                    (Value::Object(map), Value::String(k)) => map.get(k).cloned().unwrap_or(Value::Null),
-                    (Value::Array(a), Value::Number(n)) => {
-                        let i = n.as_u64().and_then(|n| usize::try_from(n).ok());
-                        i.and_then(|i| a.get(i))
-                            .cloned()
-                            .ok_or_else(|| format!("index {n} of a list of {}", a.len()))?
-                    }
-                    (Value::Null, _) => Value::Null,
-                    _ => return Err("index: no list and no map".into()),
-                };
-            }
-            value
-        }
-        "println" => {
-            let mut line = String::new();
-            for (i, a) in args.iter().enumerate() {
-                _ = write!(line, "{}{}", if i > 0 { " " } else { "" }, shown(a));
-            }
-            (line + "\n").into()
-        }
-        "eq" => {
-            if args.len() < 2 {
-                return Err("eq takes at least 2 arguments".into());
-            }
-            args[1..].contains(&args[0]).into()
-        }
-        "ne" => {
-            want(2)?;
-            (args[0] != args[1]).into()
-        }
-        "not" => {
-            want(1)?;
-            (!truth(&args[0])).into()
-        }
-        "and" => args.iter().find(|a| !truth(a)).or(args.last()).cloned().unwrap_or(Value::Null),
-        "or" => args.iter().find(|a| truth(a)).or(args.last()).cloned().unwrap_or(Value::Null),
-        other => return Err(format!("unknown function {other:?}")),
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn renders_as_dockers_users_expect() {
-        let v = json!({"ID": "abc", "Names": "web", "N": 3, "State": {"Status": "running", "OOM": false},
-            "Ports": ["80/tcp", "443/tcp"], "Labels": {"a.b/c": "x"}, "Empty": []});
-        for (template, want) in [
-            ("plain", "plain"),
-            ("{{.ID}}\t{{.Names}}", "abc\tweb"),
-            ("{{ .State.Status }}", "running"),
-            ("{{json .State}}", r#"{"OOM":false,"Status":"running"}"#),
-            ("{{.Names | upper}}-{{upper .Names}}", "WEB-WEB"),
-            ("{{range .Ports}}<{{.}}>{{end}}", "<80/tcp><443/tcp>"),
-            ("{{range .Empty}}x{{else}}none{{end}}", "none"),
-            ("{{if .State.OOM}}oom{{else}}fine{{end}}", "fine"),
-            ("{{if eq .State.Status \"running\"}}up{{end}}", "up"),
-            ("{{if and .ID (not .State.OOM)}}ok{{end}}", "ok"),
-            ("{{join .Ports \", \"}}", "80/tcp, 443/tcp"),
-            ("{{index .Labels \"a.b/c\"}}|{{index .Ports 1}}", "x|443/tcp"),
-            ("{{len .Ports}} {{.N}} {{.Ports}} {{.Labels}}", "2 3 [80/tcp 443/tcp] map[a.b/c:x]"),
-            ("a {{- .ID -}} b", "aabcb"),
-            ("{{with .State}}{{.Status}}{{end}}", "running"),
-            ("{{\"}}\"}}{{`\\`}}", "}}\\"),
-            ("{{/* nothing */}}", ""),
-        ] {
-            let got = Template::parse(template).and_then(|t| t.render(&v));
-            assert_eq!(got.as_deref(), Ok(want), "{template}");
-        }
-    }
-
-    #[test]
-    fn says_where_it_is_wrong() {
-        let v = json!({"ID": "abc"});
-        for (template, want) in [
-            ("{{.ID", "template: character 1: '{{' is never closed"),
-            ("ä{{foo .ID}}", "template: character 4: unknown function \"foo\"; there are json"),
-            ("{{.Nope}}", "template: character 3: no field \"Nope\"; there are ID"),
-            ("{{if .ID}}x", "template: character 3: 'if' without '{{end}}'"),
-            ("x{{end}}", "template: {{end}} without a beginning"),
-            ("{{}}", "template: character 3: a value is missing"),
-            ("{{.ID .ID}}", "template: character 3: only a function takes arguments"),
-            ("{{$x}}", "template: character 3: variables are not supported"),
-            ("{{(.ID}}", "')' is missing"),
-            ("{{join .ID}}", "join takes 2 arguments, not 1"),
-            ("{{range .ID}}{{end}}", "range over what is no list"),
-        ] {
-            let got = Template::parse(template).and_then(|t| t.render(&v)).expect_err(template);
-            assert!(got.contains(want), "{template}: {got}");
-        }
-        assert!(Template::parse(&"{{if .ID}}".repeat(5000)).is_err(), "bounded depth");
-        assert!(Template::parse(&format!("{{{{{}}}}}", "(".repeat(5000))).is_err(), "bounded depth");
-    }
-}
+mod tests;
