@@ -111,9 +111,10 @@ impl LinkCounters {
     }
 
     /// Index of an interface of this namespace, by which its counters are found. `None`: there is none of that name.
+    ///
+    /// Not out of /sys/class/net, which has the interfaces of the namespace that mounted it.
     pub fn index(&self, name: &str) -> Option<u32> {
-        let text = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?;
-        text.trim().parse().ok()
+        self.socket.interface_index(name)
     }
 
     /// Calls `each` with index and counters of every interface.
@@ -176,6 +177,26 @@ mod tests {
         assert_eq!(after.other_end().received_bytes, after.sent_bytes);
         assert_eq!(after.other_end().other_end(), after);
         assert!(links.index("no-such-link0").is_none());
+    }
+
+    #[test]
+    fn names_are_those_of_the_sockets_namespace() {
+        let elsewhere = std::thread::spawn(|| {
+            // As of an agent that is started in a namespace of its own: /sys stays that of the host.
+            berth_sys::net::unshare_network().unwrap();
+            let words = ["link", "add", "only-here0", "type", "dummy"];
+            assert!(std::process::Command::new("ip").args(words).status().unwrap().success());
+            let mut links = LinkCounters::open().unwrap();
+            let index = links.index("only-here0").expect("its index");
+            assert!(!std::path::Path::new("/sys/class/net/only-here0").exists());
+            let mut found = false;
+            links.read(|n, _| found |= n == index).unwrap();
+            assert!(found, "its counters");
+            links
+        });
+        let links = elsewhere.join().unwrap();
+        assert!(links.index("only-here0").is_some(), "asked on a thread of another namespace");
+        assert!(LinkCounters::open().unwrap().index("only-here0").is_none());
     }
 
     #[test]

@@ -197,6 +197,11 @@ impl Socket {
         net::netlink_listen(self.fd.as_fd(), group)
     }
 
+    /// Index of an interface of the socket's namespace.
+    pub fn interface_index(&self, name: &str) -> Option<u32> {
+        net::interface_index(self.fd.as_fd(), name)
+    }
+
     /// The number that the kernel gave the socket.
     pub fn port(&self) -> io::Result<u32> {
         net::netlink_port(self.fd.as_fd())

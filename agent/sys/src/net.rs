@@ -19,6 +19,12 @@ pub enum NetlinkFamily {
 /// A reply is produced within the request's own `sendmsg`; this bounds the wait if a kernel ever drops one.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Index of the interface of that name in the namespace of a socket, of whatever kind (SIOCGIFINDEX of netdevice(7)). Unlike a request of
+/// rtnetlink it does not wait for those who change links. `None`: there is none.
+pub fn interface_index(socket: BorrowedFd<'_>, name: &str) -> Option<u32> {
+    rustix::net::netdevice::name_to_index(socket, name).ok()
+}
+
 /// `ENOBUFS`: notifications were lost.
 pub const NO_BUFFERS: i32 = libc::ENOBUFS;
 
