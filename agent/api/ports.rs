@@ -141,11 +141,18 @@ pub fn asked(port: &PortMapping) -> v1::PortMapping {
     v1::PortMapping { host_ip: if unnamed { String::new() } else { encode(port).host_ip }, ..encode(port) }
 }
 
-/// What a container has published, at each address; of one that does not run, what it asks for.
+/// What a container has published, at each address. One that does not run, or is on no network, has nothing: what it asks for is in its config.
 pub fn published(record: &ContainerRecord) -> Vec<v1::PortMapping> {
-    let main = record.networks.main();
-    let ipv6 = main.is_some_and(|n| n.ipv6.is_some() && !n.is_cni());
-    let ports = main.map_or(&record.spec.ports, |n| &n.ports);
+    let Some(main) = record.networks.main() else { return Vec::new() };
+    each(&main.ports, main.ipv6.is_some() && !main.is_cni())
+}
+
+/// The same; of one that does not run, what its next start publishes.
+pub fn published_or_asked(record: &ContainerRecord) -> Vec<v1::PortMapping> {
+    if record.networks.main().is_some() { published(record) } else { each(&record.spec.ports, false) }
+}
+
+fn each(ports: &[PortMapping], ipv6: bool) -> Vec<v1::PortMapping> {
     ports.iter().flat_map(|p| p.each(ipv6).map(|one| encode(&one)).collect::<Vec<_>>()).collect()
 }
 

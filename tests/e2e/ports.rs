@@ -116,8 +116,18 @@ fn a_stopped_container_stays_one_that_can_start() {
     assert!(error.contains("published twice"), "{error}");
     let error = node.fails(1, &["port", "add", "web", "8080:80", "8080:81"]);
     assert!(error.contains("published twice"), "{error}");
-    node.ok(&["port", "add", "web", &format!("127.0.0.1:{}:80", port + 1)]);
+    let added = node.ok(&["port", "add", "web", &format!("127.0.0.1:{}:80", port + 1)]);
+    assert_eq!(added.lines().count(), 2, "what its next start publishes: {added}");
+    let shows_no_port = || {
+        assert_eq!(node.ok(&["ps", "-a", "--format", "{{.Names}}={{.Ports}}"]), "web=");
+        assert_eq!(node.ok(&["inspect", "-f", "{{json .NetworkSettings.Ports}}", "web"]), "{}");
+        let asked = node.ok(&["inspect", "-f", "{{json .HostConfig.PortBindings}}", "web"]);
+        assert!(asked.contains(&format!("\"{port}\"")), "{asked}");
+    };
+    shows_no_port();
     node.ok(&["start", "web"]);
+    node.ok(&["wait", "web"]);
+    shows_no_port();
     node.ok(&["rm", "-f", "web"]);
     node.finish();
 }
