@@ -325,6 +325,7 @@ fn from_volume(error: &VolumeError, message: String) -> Draft {
     match error {
         VolumeError::NoRoom { .. } => Draft::new(Code::ResourceExhausted, "DISK_FULL", message),
         e if e.disk_full() => Draft::new(Code::ResourceExhausted, "DISK_FULL", message),
+        VolumeError::NoQuota { .. } => Draft::new(Code::FailedPrecondition, "NO_QUOTA", message),
         VolumeError::NoMkfs => Draft::new(Code::FailedPrecondition, "NO_MKFS", message),
         VolumeError::NoFileSystem(_) => Draft::new(Code::FailedPrecondition, "NO_FILE_SYSTEM", message),
         VolumeError::Mkfs(_) => Draft::new(Code::FailedPrecondition, "MKFS_FAILED", message),

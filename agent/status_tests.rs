@@ -62,7 +62,11 @@ fn every_kind_of_error_has_its_code_and_reason() {
         (NodeError::Io { act: name(), source: enoent() }, Code::Internal, "IO_FAILED"),
         (NodeError::Io { act: name(), source: Error::from_raw_os_error(24) }, Code::ResourceExhausted, "OUT_OF_FILES"),
         (NodeError::VolumeChanged(name()), Code::FailedPrecondition, "VOLUME_CHANGED"),
-        (VolumeError::Full { act: name(), what: "disk" }.into(), Code::ResourceExhausted, "VOLUME_FULL"),
+        (
+            VolumeError::Full { act: name(), volume: name(), what: "a size" }.into(),
+            Code::ResourceExhausted,
+            "VOLUME_FULL",
+        ),
         (ImageError::NotFound { what: name(), registry: name() }.into(), Code::NotFound, "IMAGE_NOT_FOUND"),
         (
             ImageError::PlatformNotFound { image: name(), wanted: platform(), available: vec![platform()] }.into(),

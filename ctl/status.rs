@@ -111,6 +111,9 @@ fn hint(reason: &str, code: Code, tls: bool) -> Option<&'static str> {
         "VOLUME_FULL" => {
             "it keeps the size that it was made with: make a larger one (berthctl volume create --opt size=...), and import there"
         }
+        "NO_QUOTA" => {
+            "without backing=quota the size is kept by a file system of its own, which needs nothing of the disk"
+        }
         "PORT_IN_USE" => "choose another host port with -p, or stop what listens there",
         "COMMAND_NOT_FOUND" => "is the program in the image, and in its PATH?",
         "COMMAND_NOT_EXECUTABLE" => "is the file executable, and built for this architecture?",

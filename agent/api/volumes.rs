@@ -149,7 +149,9 @@ fn volume(view: &VolumeView, size_bytes: Option<u64>) -> v1::Volume {
         anonymous: record.anonymous,
         mountpoint: view.mountpoint.to_string_lossy().into_owned(),
         containers: view.containers.clone(),
-        limit_bytes: view.bytes.unwrap_or_default(),
+        limit_bytes: view.limit.map_or(0, |(bytes, _)| bytes),
+        limited_by: view.limit.map_or_else(String::new, |(_, by)| by.as_str().to_owned()),
+        used_bytes: None,
         size_bytes,
     }
 }
@@ -225,9 +227,11 @@ impl volumes_server::Volumes for Volumes {
             true => Some(self.node.volume_bytes().await.map_err(status::from_node)?),
             false => None,
         };
+        let used = self.node.volumes_used(None).await.map_err(status::from_node)?;
         let volumes = self.node.volumes().into_iter().filter(|view| fits(&filters, view)).map(|view| {
             let size = bytes.as_ref().map(|b| b.get(&view.record.name).copied().unwrap_or(0));
-            v1::ListVolumesResponse { volume: Some(shown(role, &view, size)) }
+            let used_bytes = used.get(&view.record.name).copied();
+            v1::ListVolumesResponse { volume: Some(v1::Volume { used_bytes, ..shown(role, &view, size) }) }
         });
         Ok(Response::new(list(volumes.collect())))
     }
@@ -246,7 +250,10 @@ impl volumes_server::Volumes for Volumes {
             true => self.node.volume_bytes().await.map_err(status::from_node)?.get(&request.volume).copied(),
             false => None,
         };
-        Ok(Response::new(v1::InspectVolumeResponse { volume: Some(shown(role, &view, size)) }))
+        let used = self.node.volumes_used(Some(request.volume.clone())).await.map_err(status::from_node)?;
+        let used_bytes = used.get(&request.volume).copied();
+        let volume = v1::Volume { used_bytes, ..shown(role, &view, size) };
+        Ok(Response::new(v1::InspectVolumeResponse { volume: Some(volume) }))
     }
 
     async fn remove(

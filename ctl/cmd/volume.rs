@@ -44,7 +44,9 @@ pub enum Volume {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Options: size=10g gives the volume a file system of that size; type=, device= and o= are those of Docker's local driver \
+    after_help = "Options: size=10g is as much as the volume may take. Where the disk that volumes are on has project quotas (ext4 or xfs, mounted with \
+        prjquota) it is one, and nothing is reserved; else the volume gets a file system of that size, reserved at once. backing=quota or \
+        backing=loop chooses.\ntype=, device= and o= are those of Docker's local driver \
         and need a permission of their own.\n\nExamples:\n  berthctl volume create data\n  berthctl volume create --opt size=1g small\n  \
         berthctl volume create --opt type=nfs --opt o=addr=10.0.0.1,rw --opt device=:/srv/data shared"
 )]
@@ -52,7 +54,7 @@ pub struct Create {
     /// Label
     #[arg(long, value_name = "KEY[=VALUE]")]
     label: Vec<String>,
-    /// Option: size=, type=, device=, o=
+    /// Option: size=, backing=, type=, device=, o=
     #[arg(short, long = "opt", value_name = "KEY=VALUE")]
     opt: Vec<String>,
     /// Driver
@@ -179,6 +181,9 @@ fn row(v: &v1::Volume) -> Value {
         "SizeBytes": v.size_bytes,
         "Limit": or_none(v.limit_bytes),
         "LimitBytes": v.limit_bytes,
+        "LimitedBy": v.limited_by,
+        "Used": v.used_bytes.map(human_size),
+        "UsedBytes": v.used_bytes,
     })
 }
 

@@ -84,6 +84,7 @@ mod visible;
 #[cfg(feature = "failpoints")]
 mod volume_faults;
 mod volume_options;
+mod volume_quotas;
 mod volume_resume;
 mod volumes;
 #[cfg(feature = "failpoints")]

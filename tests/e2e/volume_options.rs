@@ -42,7 +42,7 @@ fn tmpfs_by_option() {
     node.ok(&["rm", "-f", "box"]);
     until("nobody has it mounted", || node.sh(&["-v", "fast:/data"], "ls /data").is_empty());
     let said = node.fails(1, &["volume", "create", "-o", "type=tmpfs", "-o", "colour=red", "x"]);
-    assert!(said.contains("there are type, device, o and size"), "{said}");
+    assert!(said.contains("there are type, device, o, size and backing"), "{said}");
     node.finish();
 }
 
@@ -75,7 +75,7 @@ fn a_volume_that_is_full_itself_is_not_the_hosts_disk() {
     node.ok(&["volume", "export", "-o", &tar, "data"]);
     node.ok(&["volume", "create", "--opt", "size=16m", "small"]);
     let said = node.fails(1, &["volume", "import", "small", &tar]);
-    assert!(said.contains("the volume's own file system of a fixed size is full"), "{said}");
+    assert!(said.contains("volume small is full, which has a file system of a fixed size"), "{said}");
     assert!(said.contains("volume create --opt size=") && !said.contains("system df"), "{said}");
     // Nothing of it is left there.
     assert_eq!(node.sh(&["-v", "small:/x"], "ls -A /x | grep -v lost+found | wc -l"), "0");

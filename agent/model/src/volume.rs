@@ -11,8 +11,10 @@ pub struct VolumeRecord {
     pub name: String,
     pub created: Timestamp,
     pub labels: BTreeMap<String, String>,
-    /// Of Docker's `local` driver (type, device, o), and `size`; as they were given.
+    /// Of Docker's `local` driver (type, device, o), `size` and `backing`; as they were given.
     pub options: BTreeMap<String, String>,
+    /// Its size is the quota of the project with this number, which no other volume has.
+    pub project: Option<u32>,
     /// Made for a container and named by nobody: goes with the container where that was asked for.
     pub anonymous: bool,
     /// Its removal was decided; found after a crash, it goes on.

@@ -59,6 +59,7 @@ pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
     let mut findings = vec![kernel(inner), layers(inner), memory()];
     findings.extend(cgroups(inner));
     findings.extend(disk(inner));
+    findings.push(sizes_of_volumes(inner));
     findings.push(descriptors());
     findings.extend(threads());
     findings.push(database(inner));
@@ -151,6 +152,16 @@ fn user_namespaces(inner: &Inner) -> Finding {
             "users",
             format!("root in a container is nobody on the host; {given} of {all} ranges of ids are given"),
         ),
+    }
+}
+
+/// Either way a size holds: a quota reserves nothing, and needs no loop device.
+fn sizes_of_volumes(inner: &Inner) -> Finding {
+    match inner.volumes.store.without_quota() {
+        None => Finding::good("volumes", "a volume's size is a project quota of the disk"),
+        Some(why) => {
+            Finding::good("volumes", format!("a volume's size is a file system of its own, reserved at once: {why}"))
+        }
     }
 }
 

@@ -144,12 +144,4 @@ impl NodeError {
         let act = act.into();
         move |source| NodeError::Io { act, source }
     }
-
-    /// The same of work on the files of a volume: it may be the volume's own file system that is full.
-    pub(crate) fn within(self, backing: &berth_volume::Backing) -> NodeError {
-        match self {
-            NodeError::Volume(e) => NodeError::Volume(e.within(backing)),
-            other => other,
-        }
-    }
 }

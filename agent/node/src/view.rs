@@ -509,6 +509,6 @@ pub struct VolumeView {
     pub containers: Vec<String>,
     /// Where its files are on the host while it is in use.
     pub mountpoint: PathBuf,
-    /// The size that it was made with, in bytes; `None`: it has none.
-    pub bytes: Option<u64>,
+    /// The size that it was made with, in bytes, and what keeps it to that; `None`: it has none.
+    pub limit: Option<(u64, berth_volume::LimitBy)>,
 }

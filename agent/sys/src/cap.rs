@@ -139,9 +139,43 @@ pub fn give_up(bits: u64) -> io::Result<()> {
     Sets(words).restore()
 }
 
+/// Does `work` with these capabilities out of force in this thread.
+pub fn without<T>(bits: u64, work: impl FnOnce() -> T) -> io::Result<T> {
+    struct Back(Sets);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            // They are permitted still.
+            let _ = self.0.restore();
+        }
+    }
+    let back = Back(Sets::of_thread()?);
+    let Sets(mut words) = back.0;
+    for (word, gone) in words.iter_mut().zip([bits as u32, (bits >> 32) as u32]) {
+        word.effective &= !gone;
+    }
+    Sets(words).restore()?;
+    Ok(work())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn in_force() -> u64 {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("CapEff:\t")).unwrap();
+        u64::from_str_radix(line, 16).unwrap()
+    }
+
+    #[test]
+    fn what_is_out_of_force_comes_back() {
+        let (all, bits) = (in_force(), bit("SYS_ADMIN").unwrap() | bit("CHOWN").unwrap());
+        assert_eq!(all & bits, bits, "needs root");
+        assert_eq!(without(bits, in_force).unwrap(), all & !bits);
+        assert_eq!(in_force(), all);
+        std::panic::catch_unwind(|| without(bits, || panic!("at work"))).unwrap_err();
+        assert_eq!(in_force(), all);
+    }
 
     #[test]
     fn names_have_the_kernels_numbers() {

@@ -22,6 +22,7 @@ pub mod net;
 pub mod oci;
 pub mod process;
 pub mod pty;
+pub mod quota;
 pub mod seccomp;
 pub mod socket;
 pub mod spawn;

@@ -1,7 +1,8 @@
 //! Volumes as they lie on the disk: one folder each, below the data root's `volumes`.
 //!
-//! Entry point: [`VolumeStore`]. `NAME/_data` holds a volume's files; with the option `size` they are in a file system of their own
-//! (`NAME/disk`, ext4), which is mounted at `NAME/_fs` while somebody uses it, as are those of the options `type` and `device`.
+//! Entry point: [`VolumeStore`]. `NAME/_data` holds a volume's files. With the option `size` that folder is a project with a quota, or, where the file
+//! system has none, they are in a file system of their own (`NAME/disk`, ext4), which is mounted at `NAME/_fs` while somebody uses it, as are those of
+//! the options `type` and `device`.
 //!
 //! What is half done has a name that no volume can have: `.new-…` until a volume is whole, `.gone-…` from the moment it is none any more,
 //! `_fill` beside `_data` while the first files are copied. Each becomes what it is meant to be by one rename(2), behind which the folder
@@ -19,15 +20,18 @@ mod copy;
 mod options;
 mod parts;
 mod place;
+mod quota;
 mod store;
 
 pub use copy::{copy_tree, extractor};
-pub use options::{Backing, BadOptions, Foreign, is_of_host, without_secrets};
+pub use options::{Backing, BadOptions, Foreign, LimitBy, is_of_host, without_secrets};
 pub use parts::{PART, Parts};
 pub use place::{Place, tree_of};
+pub use quota::{PROJECTS, forget_limit};
 pub use store::{Draft, VolumeStore};
 
 use std::io;
+use std::path::PathBuf;
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -52,27 +56,37 @@ pub enum VolumeError {
     Elsewhere(String),
     #[error("the volume is not empty")]
     NotEmpty,
-    #[error("{act}: the volume's own {what} is full")]
-    Full { act: String, what: &'static str },
+    #[error("a volume's size cannot be a quota in {}: {why}", dir.display())]
+    NoQuota { dir: PathBuf, why: String },
+    #[error("{act}: volume {volume} is full, which has {what}")]
+    Full { act: String, volume: String, what: &'static str },
 }
 
 impl VolumeError {
-    /// The same error of work on the files of a volume with a file system of its own: when that is full, the host's disk is not.
+    /// The same error of work on the files of a volume with a size or a file system of its own: when that is full, the host's disk is not.
     #[must_use]
-    pub fn within(self, backing: &Backing) -> VolumeError {
-        let what = match backing {
-            Backing::Disk { .. } => "file system of a fixed size",
-            Backing::Mount(_) => "file system",
-            Backing::Folder | Backing::Bind { .. } => return self,
-        };
+    fn within(self, volume: &str, backing: &Backing) -> VolumeError {
+        let Some(what) = backing.room() else { return self };
+        let volume = volume.to_owned();
         match self {
-            VolumeError::Io { act, source } if berth_sys::fs::is_disk_full(&source) => VolumeError::Full { act, what },
+            VolumeError::Io { act, source } if berth_sys::fs::is_disk_full(&source) => {
+                VolumeError::Full { act, volume, what }
+            }
             VolumeError::Extract(berth_tar::ExtractError::Io { entry, source })
                 if berth_sys::fs::is_disk_full(&source) =>
             {
-                VolumeError::Full { act: format!("writing {entry:?}"), what }
+                VolumeError::Full { act: format!("writing {entry:?}"), volume, what }
             }
             other => other,
+        }
+    }
+
+    fn errno(&self) -> Option<i32> {
+        match self {
+            VolumeError::Io { source, .. } | VolumeError::Extract(berth_tar::ExtractError::Io { source, .. }) => {
+                source.raw_os_error()
+            }
+            _ => None,
         }
     }
 

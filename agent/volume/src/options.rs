@@ -9,6 +9,8 @@ use std::net::IpAddr;
 const LEAST_BYTES: u64 = 8 << 20;
 /// As much as ext4 can be without options of its own.
 const MOST_BYTES: u64 = 16 << 40;
+/// The option that says how a size is kept.
+const BACKING: &str = "backing";
 /// In the place of a password.
 const HIDDEN: &str = "***";
 
@@ -17,12 +19,41 @@ const HIDDEN: &str = "***";
 pub enum Backing {
     /// In its folder.
     Folder,
+    /// In its folder, and the file system that this is on gives them so many bytes: a quota of the project with this number.
+    Quota { bytes: u64, project: u32 },
     /// In a file system of this many bytes, in a file in its folder.
     Disk { bytes: u64 },
     /// In a folder of the host.
     Bind { path: String, recursive: bool, read_only: bool },
     /// In another file system.
     Mount(Foreign),
+}
+
+/// What keeps a volume to its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LimitBy {
+    /// A project quota of the file system that volumes are on.
+    Quota,
+    /// A file system of its own, in a file behind a loop device.
+    Loop,
+}
+
+impl LimitBy {
+    /// Which of them the options ask for, where they do.
+    pub fn asked(options: &BTreeMap<String, String>) -> Option<LimitBy> {
+        match options.get(BACKING)?.as_str() {
+            "quota" => Some(LimitBy::Quota),
+            "loop" => Some(LimitBy::Loop),
+            _ => None,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LimitBy::Quota => "quota",
+            LimitBy::Loop => "loop",
+        }
+    }
 }
 
 /// What is mounted where somebody uses the volume.
@@ -87,7 +118,7 @@ pub struct BadOptions {
 
 /// Whether these options lead to something of the host, which not every caller may name.
 pub fn is_of_host(options: &BTreeMap<String, String>) -> bool {
-    options.keys().any(|key| key != "size")
+    options.keys().any(|key| key != "size" && key != BACKING)
 }
 
 /// `options` for those who may look and no more: passwords, and names of files that hold them, are left out.
@@ -146,7 +177,7 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 impl Backing {
-    /// Reads a volume's options.
+    /// Reads a volume's options. One with a size has a file system of its own; [`Backing::in_project`] makes it another.
     ///
     /// # Errors
     /// All that are wrong.
@@ -154,8 +185,8 @@ impl Backing {
         let mut wrong = Vec::new();
         let mut say = |option: &str, why: &str| wrong.push(BadOptions { option: option.into(), why: why.into() });
         for (key, value) in options {
-            if !matches!(key.as_str(), "type" | "device" | "o" | "size") {
-                say(key, "is not supported; there are type, device, o and size");
+            if !matches!(key.as_str(), "type" | "device" | "o" | "size" | BACKING) {
+                say(key, "is not supported; there are type, device, o, size and backing");
             } else if value.len() > 4095 || value.chars().any(char::is_control) {
                 say(key, "must be at most 4095 characters, none of them a control character");
             }
@@ -164,6 +195,17 @@ impl Backing {
         let (fs_type, device, o, size) = (get("type"), get("device"), get("o"), get("size"));
         let words: Vec<&str> = o.unwrap_or("").split(',').map(str::trim).filter(|w| !w.is_empty()).collect();
         let bind = words.contains(&"bind") || words.contains(&"rbind");
+        if options.contains_key(BACKING) {
+            if LimitBy::asked(options).is_none() {
+                say(
+                    BACKING,
+                    "must be quota (a project quota of the file system that volumes are on) or loop (a file system of its own)",
+                );
+            }
+            if !options.contains_key("size") {
+                say(BACKING, "says how a size is kept, and needs one: size=10g");
+            }
+        }
         if options.contains_key("size") {
             let parsed = size.and_then(bytes);
             if !parsed.is_some_and(|n| (LEAST_BYTES..=MOST_BYTES).contains(&n)) {
@@ -239,10 +281,43 @@ impl Backing {
         }
     }
 
+    /// The same, where its size is the quota of a project with this number.
+    #[must_use]
+    pub fn in_project(self, project: Option<u32>) -> Backing {
+        match (self, project) {
+            (Backing::Disk { bytes }, Some(project)) => Backing::Quota { bytes, project },
+            (other, _) => other,
+        }
+    }
+
+    /// The size, and what keeps the volume to it.
+    pub fn limit(&self) -> Option<(u64, LimitBy)> {
+        match self {
+            Backing::Quota { bytes, .. } => Some((*bytes, LimitBy::Quota)),
+            Backing::Disk { bytes } => Some((*bytes, LimitBy::Loop)),
+            Backing::Folder | Backing::Bind { .. } | Backing::Mount(_) => None,
+        }
+    }
+
+    /// What is full when the volume is, for people; `None`: the host's disk.
+    pub fn room(&self) -> Option<&'static str> {
+        match self {
+            Backing::Quota { .. } => Some("a fixed size (a project quota)"),
+            Backing::Disk { .. } => Some("a file system of a fixed size"),
+            Backing::Mount(_) => Some("a file system of its own"),
+            Backing::Folder | Backing::Bind { .. } => None,
+        }
+    }
+
+    /// Its files are in a file system that is mounted while somebody uses them.
+    pub fn is_mounted(&self) -> bool {
+        matches!(self, Backing::Disk { .. } | Backing::Mount(_))
+    }
+
     /// What is looked for elsewhere, for people; `None`: it is this host's disk, and the volume's own.
     pub fn elsewhere(&self) -> Option<String> {
         match self {
-            Backing::Folder | Backing::Disk { .. } => None,
+            Backing::Folder | Backing::Quota { .. } | Backing::Disk { .. } => None,
             Backing::Mount(f) if f.fs_type == "tmpfs" => None,
             Backing::Bind { path, .. } => Some(path.clone()),
             Backing::Mount(f) => Some(format!("{} {}", f.fs_type, f.device)),
@@ -264,6 +339,12 @@ mod tests {
         assert_eq!(parse(&[]), Ok(Backing::Folder));
         assert_eq!(parse(&[("size", "1G")]), Ok(Backing::Disk { bytes: 1 << 30 }));
         assert_eq!(parse(&[("size", "64mb")]), Ok(Backing::Disk { bytes: 64 << 20 }));
+        for backing in ["quota", "loop"] {
+            assert_eq!(parse(&[("size", "64m"), ("backing", backing)]), Ok(Backing::Disk { bytes: 64 << 20 }));
+        }
+        let quota = Backing::Disk { bytes: 1 << 30 }.in_project(Some(7));
+        assert_eq!((quota.limit(), quota.is_mounted()), (Some((1 << 30, LimitBy::Quota)), false));
+        assert_eq!(Backing::Folder.in_project(Some(7)), Backing::Folder);
         let bind = Backing::Bind { path: "/srv/x".into(), recursive: false, read_only: true };
         assert_eq!(parse(&[("type", "none"), ("o", "bind,ro"), ("device", "/srv/x")]), Ok(bind));
         let Ok(Backing::Mount(tmpfs)) = parse(&[("type", "tmpfs"), ("o", "size=100m,uid=1000,noexec")]) else {
@@ -338,6 +419,8 @@ mod tests {
     fn bad_ones_are_all_told() {
         assert_eq!(parse(&[("colour", "red"), ("size", "1")]), Err(vec!["colour".into(), "size".into()]));
         assert_eq!(parse(&[("size", "1g"), ("type", "tmpfs")]), Err(vec!["size".into()]));
+        assert_eq!(parse(&[("size", "1g"), ("backing", "zfs")]), Err(vec!["backing".into()]));
+        assert_eq!(parse(&[("backing", "loop")]), Err(vec!["backing".into()]));
         assert_eq!(parse(&[("device", "/x")]), Err(vec!["type".into()]));
         assert_eq!(parse(&[("type", "nfs")]), Err(vec!["device".into()]));
         let bind = [("type", "none"), ("o", "bind,noexec"), ("device", "/a/../etc")];
@@ -383,7 +466,7 @@ mod tests {
         for _ in 0..50_000 {
             let mut options = BTreeMap::new();
             for _ in 0..next(4) {
-                let key = ["type", "device", "o", "size", "other"][next(5) as usize];
+                let key = ["type", "device", "o", "size", "other", "backing"][next(6) as usize];
                 let value: String = (0..next(7)).map(|_| parts[next(parts.len() as u64) as usize]).collect();
                 options.insert(key.to_owned(), value);
             }
@@ -392,6 +475,7 @@ mod tests {
                 Err(wrong) => assert!(!wrong.is_empty(), "{options:?}"),
                 Ok(_) if control || options.contains_key("other") => panic!("{options:?}"),
                 Ok(Backing::Folder) => assert!(options.values().all(String::is_empty), "{options:?}"),
+                Ok(Backing::Quota { .. }) => panic!("{options:?}"),
                 Ok(Backing::Disk { bytes }) => assert!((LEAST_BYTES..=MOST_BYTES).contains(&bytes), "{options:?}"),
                 Ok(Backing::Bind { path, .. }) => {
                     assert!(path.starts_with('/') && !path.split('/').any(|p| p == ".."), "{options:?}");

@@ -1,6 +1,6 @@
 //! The files of one volume, where they can be reached.
 
-use crate::{Act, VolumeError, copy_tree};
+use crate::{Act, VolumeError, copy_tree, quota};
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve};
 use berth_sys::mount::{self, AttrChange, MountAttr, Propagation};
 use std::io;
@@ -16,6 +16,8 @@ pub struct Place {
     pub fill: Option<PathBuf>,
     pub recursive: bool,
     pub read_only: bool,
+    /// Of a quota: `fill` belongs to it as `data` does.
+    pub project: Option<u32>,
 }
 
 fn folder(path: &Path) -> Result<OwnedFd, VolumeError> {
@@ -73,6 +75,9 @@ impl Place {
         std::fs::create_dir(fill).act(|| format!("making {}", fill.display()))?;
         std::fs::set_permissions(fill, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .act(|| format!("making {}", fill.display()))?;
+        if let Some(project) = self.project {
+            quota::mark(fill, project)?;
+        }
         folder(fill)
     }
 

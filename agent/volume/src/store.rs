@@ -2,10 +2,11 @@
 
 use crate::options::Foreign;
 use crate::place::sync;
-use crate::{Act, Backing, Parts, Place, VolumeError, parts};
+use crate::{Act, Backing, Parts, Place, VolumeError, parts, quota};
 use berth_sys::fs::{self as sysfs, Open};
 use berth_sys::loop_device;
 use berth_sys::mount::{self, FsContext, MountAttr};
+use berth_sys::quota::Quotas;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::{IpAddr, ToSocketAddrs};
@@ -17,7 +18,10 @@ use std::time::Duration;
 
 /// No such file system.
 const ENODEV: i32 = 19;
-const DATA: &str = "_data";
+const ENOSPC: i32 = 28;
+/// A disk with less than a piece of a copy is full.
+const NO_ROOM: u64 = 1 << 20;
+pub(crate) const DATA: &str = "_data";
 const FILL: &str = "_fill";
 /// Where a file system of the volume's own is mounted; its files are in [`INSIDE`] there.
 const FS: &str = "_fs";
@@ -61,8 +65,14 @@ impl Draft {
 
     /// Removes one whose file system nobody has mounted. What cannot be removed is a leftover, which the next opening finds.
     pub fn discard(self) {
+        let _ = quota::forget_limit(&self.dir);
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// The name of a folder that is no volume yet, or none any more.
+pub(crate) fn is_half_done(name: &str) -> bool {
+    name.starts_with(NEW) || name.starts_with(GONE)
 }
 
 fn make(path: &Path, mode: u32) -> Result<(), VolumeError> {
@@ -102,12 +112,16 @@ impl VolumeStore {
     /// Makes a volume under a name that is none; `random` makes it another's than all others.
     ///
     /// # Errors
-    /// `NoMkfs`, `Mkfs`, `NoRoom`, `Io`: nothing is left.
+    /// `NoMkfs`, `Mkfs`, `NoRoom`, `NoQuota`, `Io`: nothing is left.
     pub fn draft(&self, random: &str, backing: &Backing) -> Result<Draft, VolumeError> {
         let draft = Draft { dir: self.dir.join(format!("{NEW}{random}")) };
         make(&draft.dir, 0o700)?;
         let made = match backing {
             Backing::Folder => make(&draft.dir.join(DATA), 0o755),
+            // Never a limit without a folder that leads to it.
+            Backing::Quota { bytes, project } => make(&draft.data(), 0o755)
+                .and_then(|()| quota::mark(&draft.data(), *project))
+                .and_then(|()| quota::limit(&self.dir, *project, *bytes)),
             Backing::Bind { .. } => Ok(()),
             Backing::Mount(_) => make(&draft.dir.join(FS), 0o755),
             Backing::Disk { bytes } => make(&draft.dir.join(FS), 0o755)
@@ -120,6 +134,50 @@ impl VolumeStore {
             return Err(e);
         }
         Ok(draft)
+    }
+
+    /// A number for the quota of a new volume: one that has no file and no limit, and is not `taken`; looked for from `first` on.
+    ///
+    /// # Errors
+    /// `NoQuota`; `Io`.
+    pub fn free_project(&self, first: u32, taken: &dyn Fn(u32) -> bool) -> Result<u32, VolumeError> {
+        quota::free(&self.dir, first, taken)
+    }
+
+    /// Why no volume's size can be a quota here; `None`: it can.
+    pub fn without_quota(&self) -> Option<String> {
+        quota::probe(&self.dir).err().map(|e| e.to_string())
+    }
+
+    /// How much of its size a volume has used. `None`: it has none, or a file system that is not mounted.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn used(&self, name: &str, backing: &Backing) -> Result<Option<u64>, VolumeError> {
+        let act = || format!("looking how much of the volume {name} is used");
+        match backing {
+            Backing::Quota { project, .. } => {
+                Ok(Some(Quotas::of(&self.dir).and_then(|quotas| quotas.get(*project)).act(act)?.bytes))
+            }
+            Backing::Disk { .. } => {
+                let at = self.dir.join(name).join(FS);
+                if !is_mounted(&at)? {
+                    return Ok(None);
+                }
+                let space = berth_sys::store::disk_space(&at).act(act)?;
+                Ok(Some(space.total_bytes - space.free_bytes))
+            }
+            Backing::Folder | Backing::Bind { .. } | Backing::Mount(_) => Ok(None),
+        }
+    }
+
+    /// The same error of work on a volume's files: when these have no room left, the host's disk may have.
+    pub fn within(&self, name: &str, backing: &Backing, error: VolumeError) -> VolumeError {
+        // xfs has ENOSPC for both, ext4 EDQUOT for a quota.
+        let is_host = matches!(backing, Backing::Quota { .. })
+            && error.errno() == Some(ENOSPC)
+            && berth_sys::store::disk_space(&self.dir).is_ok_and(|space| space.free_bytes < NO_ROOM);
+        if is_host { error } else { error.within(name, backing) }
     }
 
     /// Said before the kernel has filled the disk to say it.
@@ -191,7 +249,7 @@ impl VolumeStore {
         for entry in std::fs::read_dir(&self.dir).act(act)? {
             let entry = entry.act(act)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(NEW) || name.starts_with(GONE) {
+            if is_half_done(&name) {
                 leftovers.push(entry.path());
             } else if berth_model::volume::check_volume_name(&name).is_ok() {
                 let fill = entry.path().join(FILL);
@@ -247,12 +305,19 @@ impl VolumeStore {
         entries.map(|e| e.file_name()).all(|n| n == FS) && (!dir.join(FS).exists() || empty(&dir.join(FS)))
     }
 
-    /// What the folder of a volume says of it, where its record was lost: `size`, or nothing.
+    /// What the folder of a volume says of it, where its record was lost: its size, or nothing.
     pub fn guess(&self, name: &str) -> Option<Backing> {
         let dir = self.dir.join(name);
         match std::fs::metadata(dir.join(DISK)) {
             Ok(disk) => Some(Backing::Disk { bytes: disk.len() }),
-            Err(_) if dir.join(DATA).is_dir() => Some(Backing::Folder),
+            Err(_) if dir.join(DATA).is_dir() => {
+                let project = quota::project_of(&dir.join(DATA)).ok().flatten();
+                let bytes = |project| Some(Quotas::of(&dir).and_then(|quotas| quotas.get(project)).ok()?.most_bytes);
+                match project.and_then(|project| Some((project, bytes(project).filter(|bytes| *bytes > 0)?))) {
+                    Some((project, bytes)) => Some(Backing::Quota { bytes, project }),
+                    None => Some(Backing::Folder),
+                }
+            }
             Err(_) => None,
         }
     }
@@ -265,9 +330,11 @@ impl VolumeStore {
             fill: Some(at.join(fill)),
             recursive: false,
             read_only: false,
+            project: None,
         };
         match backing {
             Backing::Folder => own(dir, DATA, FILL),
+            Backing::Quota { project, .. } => Place { project: Some(*project), ..own(dir, DATA, FILL) },
             Backing::Disk { .. } => own(dir.join(FS), INSIDE, FILL_INSIDE),
             Backing::Mount(f) if f.fs_type == "tmpfs" => own(dir.join(FS), INSIDE, FILL_INSIDE),
             Backing::Mount(f) => Place {
@@ -275,9 +342,10 @@ impl VolumeStore {
                 fill: None,
                 recursive: false,
                 read_only: f.attributes.contains(MountAttr::RDONLY),
+                project: None,
             },
             Backing::Bind { path, recursive, read_only } => {
-                Place { data: path.into(), fill: None, recursive: *recursive, read_only: *read_only }
+                Place { data: path.into(), fill: None, recursive: *recursive, read_only: *read_only, project: None }
             }
         }
     }
@@ -285,20 +353,23 @@ impl VolumeStore {
     /// Files of a volume that count on the disk.
     pub fn counted(&self, name: &str, backing: &Backing) -> Option<PathBuf> {
         match backing {
-            Backing::Folder => Some(self.dir.join(name).join(DATA)),
+            Backing::Folder | Backing::Quota { .. } => Some(self.dir.join(name).join(DATA)),
             Backing::Disk { .. } => Some(self.dir.join(name)),
             Backing::Bind { .. } | Backing::Mount(_) => None,
         }
     }
 
-    /// Mounts the volume's file system, where it has one and it is not mounted yet.
+    /// Mounts the volume's file system, where it has one and it is not mounted yet; a quota is looked at, and set again where it is another.
     ///
     /// # Errors
-    /// `Io`, with what the file system says.
+    /// `NoQuota`: it does not hold any more. `Io`, with what the file system says.
     pub fn attach(&self, name: &str, backing: &Backing) -> Result<(), VolumeError> {
         let at = self.dir.join(name).join(FS);
         let inside = match backing {
             Backing::Folder | Backing::Bind { .. } => return Ok(()),
+            Backing::Quota { bytes, project } => {
+                return quota::check(&self.dir, &self.dir.join(name).join(DATA), *project, *bytes);
+            }
             Backing::Disk { .. } => true,
             Backing::Mount(f) => f.fs_type == "tmpfs",
         };

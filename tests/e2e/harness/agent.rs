@@ -30,6 +30,7 @@ pub struct Builder {
     limits: String,
     tmpfs_mib: Option<u32>,
     ext4_mib: Option<u32>,
+    quota_disk: Option<&'static str>,
     pki: Option<PathBuf>,
     own_program: bool,
     publish_address: String,
@@ -95,6 +96,12 @@ impl Builder {
         self
     }
 
+    /// The data folder is a file system of this type with project quotas: [`super::quotas`] says whether the kernel has that.
+    pub fn quota_disk(mut self, fs_type: &'static str) -> Self {
+        self.quota_disk = Some(fs_type);
+        self
+    }
+
     /// Certificates of its own: a folder that `Pki::make` filled.
     pub fn pki(mut self, dir: &Path) -> Self {
         self.pki = Some(dir.to_owned());
@@ -130,6 +137,9 @@ impl Builder {
             ] {
                 assert!(command.status().expect("a tool of the host").success(), "{command:?}");
             }
+        }
+        if let Some(fs_type) = self.quota_disk {
+            super::quotas::mount(fs_type, &dir.join("disk"), &dir.join("data")).expect("a file system with quotas");
         }
         let pki = self.pki.map_or_else(Pki::shared, |dir| Pki { dir });
         let agent = pki.identity("agent");
@@ -236,6 +246,7 @@ impl Node {
             limits: String::new(),
             tmpfs_mib: None,
             ext4_mib: None,
+            quota_disk: None,
             pki: None,
             own_program: false,
             publish_address: "0.0.0.0".into(),

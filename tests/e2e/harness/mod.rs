@@ -8,6 +8,7 @@ pub mod outside;
 pub mod pki;
 pub mod proxy;
 pub mod pty;
+pub mod quotas;
 pub mod runtimes;
 pub mod slot;
 pub mod web;

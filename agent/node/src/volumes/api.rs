@@ -21,7 +21,7 @@ impl Node {
     /// Makes a volume, or gives the one that is there with the same options and labels. No name: one is made up.
     ///
     /// # Errors
-    /// `Invalid`; `VolumeExists`; `Volume`: `NoMkfs`, `Mkfs`.
+    /// `Invalid`; `VolumeExists`; `Volume`: `NoMkfs`, `Mkfs`, `NoQuota`.
     pub async fn create_volume(
         &self,
         who: &Requester,
@@ -66,6 +66,26 @@ impl Node {
     pub async fn volume_bytes(&self) -> Result<BTreeMap<String, u64>, NodeError> {
         let sizes = super::sizes(self.inner()).await?;
         Ok(sizes.into_iter().map(|(volume, bytes, _)| (volume.record.name.clone(), bytes)).collect())
+    }
+
+    /// How much of their sizes volumes have used, by name: of each that has one, or of the one that is named. A volume with a file system of its own is
+    /// known while somebody uses it.
+    pub async fn volumes_used(&self, name: Option<String>) -> Result<BTreeMap<String, u64>, NodeError> {
+        let inner = self.inner().clone();
+        let work = move || {
+            let all = inner.volumes.all().into_iter().map(|(volume, _)| volume);
+            let used = |volume: &super::Volume| match inner.volumes.store.used(&volume.record.name, &volume.backing) {
+                Ok(bytes) => bytes,
+                Err(e) => {
+                    tracing::warn!(volume = volume.record.name, error = %e, "how much of it is used");
+                    None
+                }
+            };
+            let wanted =
+                all.filter(|v| v.backing.limit().is_some() && name.as_ref().is_none_or(|n| *n == v.record.name));
+            Ok(wanted.filter_map(|v| Some((v.record.name.clone(), used(&v)?))).collect())
+        };
+        self.inner().blocking(work).await
     }
 
     /// Removes a volume with its files. `false`: there was none.

@@ -1,5 +1,6 @@
 //! Makes volumes: folder, then record. One that was made for a crash to find is whole or a leftover.
 
+use super::quota::{self, Reservation, limited};
 use super::{Volume, Work, begin, event, random};
 use crate::node::Inner;
 use crate::store::{Durability, Write};
@@ -29,7 +30,7 @@ pub(crate) async fn create(
         created: Timestamp::now(),
         labels,
         options,
-        removing: false,
+        ..VolumeRecord::default()
     };
     check(&record)?;
     let name = record.name.clone();
@@ -50,27 +51,45 @@ pub(super) async fn ensure(inner: &Arc<Inner>, record: VolumeRecord, exact: bool
     let _making = inner.volumes.making.lock().await;
     let name = record.name.clone();
     if let Ok(there) = inner.volumes.find(&name) {
-        // By what the options mean: 16m and 16777216 are the same, and one that was taken up without its record has bytes.
-        if exact && (there.backing != Volume::new(record.clone())?.backing || there.record.labels != record.labels) {
+        if exact && !quota::fits(&there, &record)? {
             let why = "with other options or labels".to_owned();
             return Err(NodeError::VolumeExists { volume: name, why });
         }
         return Ok(there);
     }
-    let volume = Volume::new(record)?;
-    let (inner_, volume_) = (inner.clone(), volume.clone());
-    inner
+    Volume::new(record.clone())?;
+    let inner_ = inner.clone();
+    let (volume, _reservation) = inner
         .blocking(move || {
-            let store = &inner_.volumes.store;
-            let draft = described(store.draft(&random()?, &volume_.backing)?, &volume_.record)?;
+            let (store, mut record) = (&inner_.volumes.store, record);
+            let reservation = quota::limit(&inner_, &mut record)?;
+            let volume = Volume::new(record)?;
+            let draft = described(store.draft(&random()?, &volume.backing)?, &volume.record)?;
             fail::point("volume.after_draft")?;
-            store.publish(draft, &volume_.record.name)?;
-            fail::point("volume.after_publish")
+            store.publish(draft, &volume.record.name)?;
+            fail::point("volume.after_publish")?;
+            Ok((volume, reservation))
         })
         .await?;
     keep(inner, volume.clone()).await?;
     fail::point("volume.after_record")?;
     Ok(volume)
+}
+
+/// A volume that was asked for without a name; its record is its container's to write.
+pub(super) async fn anonymous(
+    inner: &Arc<Inner>,
+    record: VolumeRecord,
+) -> Result<(Arc<Volume>, Option<Reservation>), NodeError> {
+    let inner_ = inner.clone();
+    let made = move || {
+        let (store, mut record) = (&inner_.volumes.store, record);
+        let reservation = quota::limit(&inner_, &mut record)?;
+        let volume = Volume::new(record)?;
+        store.publish(store.draft(&random()?, &volume.backing)?, &volume.record.name)?;
+        Ok((volume, reservation))
+    };
+    inner.blocking(made).await
 }
 
 /// Puts the record into the draft: an agent that is killed before it is written finds the options and labels there.
@@ -119,7 +138,7 @@ pub(super) async fn adopt(
     // Before the lock, as it may take long.
     let synced = inner.blocking(move || {
         let draft = described(draft, &volume_.record)?;
-        let folder = matches!(volume_.backing, Backing::Folder);
+        let folder = matches!(volume_.backing, Backing::Folder | Backing::Quota { .. });
         match if folder { inner_.volumes.store.sync(&draft) } else { Ok(()) } {
             Ok(()) => Ok(draft),
             Err(e) => {
@@ -164,7 +183,7 @@ pub(crate) async fn clone(
             .record
             .options
             .iter()
-            .filter(|(k, _)| *k == "size")
+            .filter(|(k, _)| matches!(k.as_str(), "size" | "backing"))
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect(),
         ..VolumeRecord::default()
@@ -174,22 +193,23 @@ pub(crate) async fn clone(
     if inner.volumes.find(&name).is_ok() {
         return Err(NodeError::VolumeExists { volume: name, why: WHY.to_owned() });
     }
-    let (inner_, backing) = (inner.clone(), Volume::new(record.clone())?.backing.clone());
-    let draft = inner
+    let inner_ = inner.clone();
+    let (draft, record, _reservation) = inner
         .blocking(move || {
-            let _permit = permit;
-            let draft = copied(&inner_, &work, &backing)?;
+            let (_permit, mut record) = (permit, record);
+            let reservation = quota::limit(&inner_, &mut record)?;
+            let draft = copied(&inner_, &work, &*Volume::new(record.clone())?)?;
             fail::point("volume.after_copy")?;
-            Ok(draft)
+            Ok((draft, record, reservation))
         })
         .await?;
     adopt(inner, draft, record, WHY).await?;
     super::view(inner, &name)
 }
 
-/// A draft with the files of a volume; blocking.
-fn copied(inner: &Inner, work: &Work, backing: &Backing) -> Result<Draft, NodeError> {
-    let volumes = &inner.volumes;
+/// A draft of a volume with the files of another one; blocking.
+fn copied(inner: &Inner, work: &Work, new: &Volume) -> Result<Draft, NodeError> {
+    let (volumes, backing) = (&inner.volumes, &new.backing);
     {
         let _gate = work.volume.gate.lock().unwrap_or_else(|e| e.into_inner());
         volumes.store.attach(&work.volume.record.name, &work.volume.backing)?;
@@ -199,16 +219,19 @@ fn copied(inner: &Inner, work: &Work, backing: &Backing) -> Result<Draft, NodeEr
     let go_on = || if stop.is_cancelled() { Err(io::Error::other("the agent is stopping")) } else { Ok(()) };
     let draft = volumes.store.draft(&random()?, backing)?;
     let filled = match backing {
-        Backing::Folder => berth_sys::fs::open(draft.data(), berth_sys::fs::Open::RDONLY, 0)
+        Backing::Folder | Backing::Quota { .. } => berth_sys::fs::open(draft.data(), berth_sys::fs::Open::RDONLY, 0)
             .map_err(NodeError::io("opening the new volume"))
-            .and_then(|to| Ok(copy_tree(from.as_fd(), to, &go_on).map(drop)?)),
+            .and_then(|to| {
+                let copied = limited(|| copy_tree(from.as_fd(), to, &go_on).map(drop));
+                Ok(copied.map_err(|e| volumes.within(new, e))?)
+            }),
         _ => {
             // With a file system of its own it is filled as a draft, too: there is no half of it under its name.
             let name = draft.dir.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
             let attached = volumes.store.attach(&name, backing);
             let filled =
                 attached.and_then(|()| volumes.store.place(&name, backing).fill(from.as_fd(), &go_on).map(drop));
-            filled.map_err(|e| e.within(backing)).and(volumes.store.detach(&name)).map_err(NodeError::from)
+            filled.map_err(|e| volumes.within(new, e)).and(volumes.store.detach(&name)).map_err(NodeError::from)
         }
     };
     match filled {

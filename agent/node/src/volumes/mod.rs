@@ -9,6 +9,7 @@ mod create;
 mod hang;
 mod host_path;
 mod parts;
+mod quota;
 mod recover;
 mod remove;
 mod transfer;
@@ -31,7 +32,8 @@ use crate::store::Write;
 use berth_model::event::EventKind;
 use berth_model::volume::VolumeRecord;
 use berth_model::{ContainerId, Phase};
-use berth_volume::{Backing, Place, VolumeStore};
+use berth_volume::{Backing, Place, VolumeError, VolumeStore};
+use quota::Reserved;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -64,6 +66,8 @@ struct Entry {
 pub(crate) struct Volumes {
     pub store: VolumeStore,
     table: Mutex<BTreeMap<String, Entry>>,
+    /// Numbers of projects that volumes in the making have, and the one to try next.
+    reserved: Mutex<Reserved>,
     /// Imports in parts that somebody is at.
     arriving: Mutex<BTreeSet<String>>,
     /// Held while volumes are made or removed by name.
@@ -88,7 +92,7 @@ impl Drop for Work {
             }
             entry.mounted.is_empty() && entry.work.is_empty()
         };
-        if idle && !matches!(self.volume.backing, Backing::Folder | Backing::Bind { .. }) {
+        if idle && self.volume.backing.is_mounted() {
             let (inner, volume) = (self.inner.clone(), self.volume.clone());
             self.inner.tasks.spawn_blocking(move || detach_idle(&inner, &volume));
         }
@@ -97,7 +101,7 @@ impl Drop for Work {
 
 /// Unmounts a volume's own file system when nobody has it mounted any more.
 fn detach_idle(inner: &Inner, volume: &Volume) {
-    if matches!(volume.backing, Backing::Folder | Backing::Bind { .. }) {
+    if !volume.backing.is_mounted() {
         return;
     }
     let _gate = volume.gate.lock().unwrap_or_else(|e| e.into_inner());
@@ -134,6 +138,11 @@ impl Volumes {
         self.store.place(&volume.record.name, &volume.backing)
     }
 
+    /// The same error of work on its files.
+    fn within(&self, volume: &Volume, error: VolumeError) -> VolumeError {
+        self.store.within(&volume.record.name, &volume.backing, error)
+    }
+
     fn put(&self, volume: Arc<Volume>) {
         let name = volume.record.name.clone();
         self.lock().entry(name).or_default().volume = Some(volume);
@@ -147,6 +156,7 @@ impl Volume {
         let backing = Backing::parse(&record.options).map_err(|wrong| {
             NodeError::Invalid(wrong.into_iter().map(|w| (format!("options[{:?}]", w.option), w.why)).collect())
         })?;
+        let backing = backing.in_project(record.project);
         Ok(Arc::new(Volume { record, backing, gate: Mutex::default() }))
     }
 }

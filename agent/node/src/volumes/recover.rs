@@ -71,23 +71,30 @@ pub(crate) fn open(dir: &Path, records: Vec<VolumeRecord>) -> Result<Opened, Nod
             continue;
         }
         tracing::info!(volume = name, "taking up a volume without a record");
-        let options = match backing {
-            Backing::Disk { bytes } => BTreeMap::from([("size".to_owned(), bytes.to_string())]),
-            _ => BTreeMap::new(),
+        let size = backing.limit().map(|(bytes, _)| ("size".to_owned(), bytes.to_string()));
+        let project = match backing {
+            Backing::Quota { project, .. } => Some(project),
+            _ => None,
         };
         let record = VolumeRecord {
             name: name.clone(),
             created: Timestamp::now(),
             anonymous: made_up,
-            options,
+            options: size.into_iter().collect(),
+            project,
             ..VolumeRecord::default()
         };
         writes.push(Write::PutVolume(record.clone().into()));
         let volume = Volume::new(record)?;
         table.insert(name, Entry { volume: Some(volume), ..Entry::default() });
     }
-    let volumes =
-        Volumes { store, table: Mutex::new(table), arriving: Mutex::default(), making: tokio::sync::Mutex::default() };
+    let volumes = Volumes {
+        store,
+        table: Mutex::new(table),
+        reserved: Mutex::default(),
+        arriving: Mutex::default(),
+        making: tokio::sync::Mutex::default(),
+    };
     Ok(Opened { volumes, writes, leftovers })
 }
 

@@ -1,5 +1,6 @@
 //! Volumes as tars: out, and in as a whole or not at all.
 
+use super::quota::within_limits;
 use super::{Volume, begin, begin_import, create, random};
 use crate::node::Inner;
 use crate::{NodeError, fail};
@@ -349,8 +350,13 @@ fn into_there(
     let place = takes(inner, volume, replace)?;
     let Some(fill) = &place.fill else { return Err(berth_volume::VolumeError::Elsewhere(name.clone()).into()) };
     berth_rootfs::remove_tree(fill)?;
-    let taken = place.draft(fill).map_err(NodeError::from).and_then(|to| extract(to, pieces));
-    let done = taken.map_err(|e| e.within(&volume.backing)).and_then(|done| {
+    let write = || place.draft(fill).map_err(NodeError::from).and_then(|to| extract(to, pieces));
+    let taken = within_limits(write).map_err(NodeError::io("giving up CAP_SYS_RESOURCE"))?;
+    let full = |e| match e {
+        NodeError::Volume(e) => NodeError::Volume(inner.volumes.within(volume, e)),
+        other => other,
+    };
+    let done = taken.map_err(full).and_then(|done| {
         fail::point("volume.after_extract")?;
         place.take(replace)?;
         fail::point("volume.after_take")?;

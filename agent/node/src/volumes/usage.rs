@@ -3,10 +3,16 @@
 use super::Volume;
 use crate::NodeError;
 use crate::node::Inner;
+use berth_volume::Backing;
 use std::sync::Arc;
 
-/// Bytes of one volume's files on this host's disk; reads its folder.
+/// Bytes of one volume's files on this host's disk; reads its folder, where no quota counts them.
 pub(crate) async fn bytes(inner: &Inner, volume: &Volume) -> Result<u64, NodeError> {
+    if matches!(volume.backing, Backing::Quota { .. })
+        && let Ok(Some(bytes)) = inner.volumes.store.used(&volume.record.name, &volume.backing)
+    {
+        return Ok(bytes);
+    }
     match inner.volumes.store.counted(&volume.record.name, &volume.backing) {
         Some(folder) => Ok(crate::usage::bytes_of(inner, vec![folder]).await?.into_iter().sum()),
         None => Ok(0),

@@ -1,5 +1,6 @@
 //! Volumes in containers: what a spec's mounts become, who has what, and the mounts that a start gets.
 
+use super::quota::{limited, loose};
 use super::{Volume, create, event, random};
 use crate::container::Container;
 use crate::node::Inner;
@@ -14,7 +15,7 @@ use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Digest, Timestamp
 use berth_rootfs::{RootMount, Shift};
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve};
 use berth_sys::mount::{AttrChange, mount_setattr, open_tree};
-use berth_volume::{Backing, Place};
+use berth_volume::Place;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -171,7 +172,7 @@ async fn take(
             labels: wanted.labels.clone(),
             options: wanted.options.clone(),
             anonymous,
-            removing: false,
+            ..VolumeRecord::default()
         };
         if !anonymous {
             // One that goes between the two is made anew.
@@ -181,15 +182,8 @@ async fn take(
             resolved.names.push(record.name);
             continue;
         }
-        let volume = Volume::new(record).map_err(|e| in_mount(e, n))?;
-        let (inner_, volume_) = (inner.clone(), volume.clone());
-        inner
-            .blocking(move || {
-                let store = &inner_.volumes.store;
-                let draft = store.draft(&random()?, &volume_.backing)?;
-                Ok(store.publish(draft, &volume_.record.name)?)
-            })
-            .await?;
+        Volume::new(record.clone()).map_err(|e| in_mount(e, n))?;
+        let (volume, _reservation) = create::anonymous(inner, record).await?;
         inner.volumes.put(volume.clone());
         refer(inner, &volume.record.name, id);
         resolved.names.push(volume.record.name.clone());
@@ -283,8 +277,9 @@ pub(crate) fn trees(
                 let place = ready(inner, &container.id, wanted, None)?;
                 warnings.extend(selinux::relabel_volume(inner, record, mount, (&place, wanted))?);
                 let tree = place.tree(wanted.subpath.as_deref(), mount.read_only)?;
-                if let Some(shift) = shift {
-                    warnings.extend(map_owners(tree.as_fd(), &wanted.name, shift)?);
+                match shift {
+                    Some(shift) => warnings.extend(map_owners(tree.as_fd(), &wanted.name, shift)?),
+                    None => warnings.extend(loose(inner, &wanted.name)),
                 }
                 trees.push(tree);
             }
@@ -467,11 +462,11 @@ fn first_fill(inner: &Inner, volume: &Volume, place: &Place, from: Filling<'_>, 
         fail::point("volume.while_filling").map_err(|e| io::Error::other(e.to_string()))?;
         if stop.is_cancelled() { Err(io::Error::other("the agent is stopping")) } else { Ok(()) }
     };
-    let filled = place.fill(from.as_fd(), &check);
+    let filled = limited(|| place.fill(from.as_fd(), &check));
     if filled.is_err() {
         super::remove::clear(fill);
     }
-    let filled = filled.map_err(|e| e.within(&volume.backing))?;
+    let filled = filled.map_err(|e| inner.volumes.within(volume, e))?;
     fail::point("volume.after_fill")?;
     tracing::debug!(volume = volume.record.name, filled, "first use");
     Ok(())
@@ -516,10 +511,7 @@ pub(super) fn viewed(inner: &Inner, volume: &Volume, users: Vec<ContainerId>) ->
     VolumeView {
         containers: containers.collect(),
         mountpoint: inner.volumes.place(volume).data,
-        bytes: match &volume.backing {
-            Backing::Disk { bytes } => Some(*bytes),
-            _ => None,
-        },
+        limit: volume.backing.limit(),
         record: volume.record.clone(),
     }
 }
