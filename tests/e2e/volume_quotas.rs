@@ -3,7 +3,7 @@
 use crate::harness::{Node, image, quotas, until};
 use berth_sys::quota::{Quotas, Used, project};
 use serde_json::Value;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 
 const SLEEP: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
@@ -61,6 +61,11 @@ fn is_kept(fs_type: &'static str, said: &str) {
     );
 
     // What the agent writes is held to it, too, and the volume is named.
+    let file = node.scratch().join("file");
+    fs::write(&file, vec![b'x'; 20 << 20]).expect("file");
+    let refused = node.fails(1, &["cp", &file.display().to_string(), "box:/data/file"]);
+    assert!(refused.contains("volume small is full") && refused.contains("project quota"), "{refused}");
+    assert!(refused.contains("volume create --opt size=") && !refused.contains("system df"), "{refused}");
     node.ok(&["rm", "-f", "box"]);
     let tar = node.scratch().join("tar").display().to_string();
     node.ok(&["volume", "export", "-o", &tar, "free"]);
@@ -195,5 +200,31 @@ fn where_there_are_no_quotas_it_is_said() {
     }
     let doctor = node.ok(&["node", "doctor"]);
     assert!(doctor.contains("volumes") && doctor.contains("prjquota"), "{doctor}");
+    node.finish();
+}
+
+#[test]
+fn a_copy_into_a_full_volume_names_it() {
+    let node = Node::with_busybox("volume-full-cp");
+    node.ok(&["volume", "create", "--opt", "size=16m", "--opt", "backing=loop", "small"]);
+    node.ok(&["volume", "create", "-o", "type=tmpfs", "-o", "o=size=1m", "memory"]);
+    node.detached(&["--name", "box", "-v", "small:/data/small", "-v", "memory:/memory"], SLEEP);
+    assert!(seen(&node, "small")["UsedBytes"].as_u64().is_some_and(|used| used < 16 << 20));
+    let tree = node.scratch().join("tree");
+    fs::create_dir_all(tree.join("data/small")).expect("tree");
+    fs::write(tree.join("data/small/file"), vec![b'x'; 20 << 20]).expect("file");
+    let file = tree.join("data/small/file").display().to_string();
+    let full = |from: &str, to: &str, volume: &str| {
+        let said = node.fails(1, &["cp", from, to]);
+        assert!(said.contains(&format!("volume {volume} is full")), "{said}");
+        assert!(said.contains("volume create --opt size=") && !said.contains("system df"), "{said}");
+    };
+    full(&file, "box:/data/small/", "small");
+    full(&file, "box:/memory/x", "memory");
+    // On the way of a tree that begins above it.
+    full(&format!("{}/.", tree.display()), "box:/", "small");
+    full(&format!("{}/data", tree.display()), "box:/", "small");
+    node.ok(&["stop", "-t", "0", "box"]);
+    full(&file, "box:/data/small/other", "small");
     node.finish();
 }

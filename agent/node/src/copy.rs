@@ -9,12 +9,15 @@ use crate::node::Inner;
 use crate::root::Root;
 use crate::store::Durability;
 use crate::view::{CopiedOut, CopyInto, CopySource};
+use crate::volumes;
+use berth_model::ContainerSpec;
 use berth_model::userns::IdRange;
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve, Stat};
 use berth_sys::userns::as_file_user;
 use berth_tar::{
     ExtractError, Extracted, Extractor, Found, Ids, Owner, Packer, Packing, Place, Rules, Source, Top, place,
 };
+use berth_volume::VolumeError;
 use bytes::{Bytes, BytesMut};
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -64,7 +67,7 @@ pub(crate) async fn into(
 ) -> Result<Extracted, NodeError> {
     let _permit = inner.copies.acquire().await.map_err(|_| NodeError::Stopping)?;
     let root = Root::open(inner, &container).await?;
-    let name = container.record().name.clone();
+    let (name, spec, inner_) = (container.record().name.clone(), container.record().spec.clone(), inner.clone());
     let done = inner
         .blocking(move || {
             let absent = Absent::of(&root, &name);
@@ -79,10 +82,15 @@ pub(crate) async fn into(
                 return Err(NodeError::RootReadOnly(name));
             }
             let owner = if request.keep_owner { Owner::Kept } else { Owner::Fixed(0, 0) };
+            let (base, renamed) = (again(target.base.as_fd())?, to.to_vec());
             let (top, follow) = (target.top, target.follow);
             let ids = root.ids();
             let rules = Rules { owner, top, skip_devices: false, keep_top: false, follow, ids: ids.map(to_host) };
             let mut extractor = Extractor::new(target.base, rules);
+            let wrong = |e| match full_volume(&inner_, &spec, (base.as_fd(), &renamed), &e) {
+                Some(full) => NodeError::Volume(full),
+                None => extract_error(e, &name),
+            };
             let write = || -> Result<Extracted, NodeError> {
                 loop {
                     let piece = pieces.blocking_recv().ok_or(NodeError::CallerGone)??;
@@ -90,19 +98,20 @@ pub(crate) async fn into(
                         break;
                     }
                     if !root.lives() {
-                        return Err(NodeError::EndedMeanwhile(name));
+                        return Err(NodeError::EndedMeanwhile(name.clone()));
                     }
-                    extractor.push(&piece).map_err(|e| extract_error(e, &name))?;
+                    extractor.push(&piece).map_err(wrong)?;
                 }
-                extractor.finish().map_err(|e| extract_error(e, &name))
+                extractor.finish().map_err(wrong)
             };
-            match ids {
+            let written = volumes::within_limits(|| match ids {
                 None => write(),
                 // Its file systems take no files of the host's root.
                 Some(ids) => {
                     as_file_user(ids.base, ids.base, write).map_err(NodeError::io("writing as the container's root"))?
                 }
-            }
+            });
+            written.map_err(NodeError::io("giving up CAP_SYS_RESOURCE"))?
         })
         .await?;
     let event = inner.events.add_container(&container.record(), "extract-to-dir", &[]);
@@ -231,6 +240,22 @@ impl Write for Outlet {
     }
 }
 
+/// What an entry was written to in `base`, where it was a volume of the container that had no room left. `renamed`: the name that all of the tar is
+/// below, where it is another one than the tar's.
+fn full_volume(
+    inner: &Inner,
+    spec: &ContainerSpec,
+    (base, renamed): (BorrowedFd<'_>, &[u8]),
+    error: &ExtractError,
+) -> Option<VolumeError> {
+    let ExtractError::Io { entry, source } = error else { return None };
+    let path = match (renamed, entry.split_once('/')) {
+        (b"", _) | (_, None) => entry.clone().into_bytes(),
+        (renamed, Some((_, rest))) => [renamed, b"/", rest.as_bytes()].concat(),
+    };
+    inner.volumes.full(spec, (base, &path), (entry, source))
+}
+
 fn extract_error(e: ExtractError, container: &str) -> NodeError {
     match e {
         ExtractError::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
@@ -340,9 +365,12 @@ fn in_root(root: BorrowedFd<'_>, path: &[u8], flags: Open) -> Result<OwnedFd, No
     })
 }
 
+fn again(fd: BorrowedFd<'_>) -> Result<OwnedFd, NodeError> {
+    fd.try_clone_to_owned().map_err(NodeError::io("duplicating a descriptor"))
+}
+
 /// Where `request` goes, by Docker's rules.
 fn target(root: BorrowedFd<'_>, request: &CopyInto) -> Result<Target, NodeError> {
-    let again = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(NodeError::io("duplicating a descriptor"));
     let (path, wants_folder) = trimmed(&request.path);
     let source = match request.source {
         CopySource::File => Source::File,

@@ -6,6 +6,7 @@
 
 mod api;
 mod create;
+mod full;
 mod hang;
 mod host_path;
 mod parts;
@@ -19,6 +20,7 @@ mod using;
 pub(crate) use create::{clone, create};
 pub(crate) use hang::{Hung, hang};
 pub(crate) use parts::sweep as sweep_parts;
+pub(crate) use quota::within_limits;
 pub(crate) use recover::{Opened, detach_unused, open, sweep};
 pub(crate) use remove::{forget, prune, remove};
 pub use transfer::{ExportItem, Had, ImportItem, ImportRequest};
