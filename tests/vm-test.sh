@@ -29,6 +29,7 @@ for kernel in ${VM_KERNEL:-6.1 6.12}; do
   BERTH_VM_LAYERS=$layers VM_KERNEL=$kernel tests/vm.sh tests/vm-smoke.sh "$BERTH_BIN"
   systemd
   if [ -n "${VM_TESTS:-}" ]; then
+    tests/fixtures/setup.sh --shares
     cargo test --quiet --no-run --workspace --features berth/failpoints --tests
     # shellcheck disable=SC2086
     VM_KERNEL=$kernel VM_SECONDS=${VM_SECONDS:-14400} tests/vm.sh tests/vm-e2e.sh target/debug $VM_TESTS

@@ -86,6 +86,7 @@ mod volume_faults;
 mod volume_options;
 mod volume_quotas;
 mod volume_resume;
+mod volume_shares;
 mod volumes;
 #[cfg(feature = "failpoints")]
 mod weakened;
