@@ -28,6 +28,28 @@ fn binds_by_option() {
 }
 
 #[test]
+fn a_folder_that_a_file_system_is_mounted_on_comes_whole() {
+    let node = Node::with_busybox("volume-mounted");
+    let here = node.scratch().join("here");
+    fs::create_dir_all(&here).expect("here");
+    let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&here).status();
+    assert!(mount.expect("mount").success());
+    fs::create_dir(here.join("folder")).expect("folder");
+    fs::write(here.join("folder/file"), "of the host").expect("file");
+    let device = format!("device={}", here.display());
+    node.ok(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "bound"]);
+    let tar = node.scratch().join("tar").display().to_string();
+    node.ok(&["volume", "export", "-o", &tar, "bound"]);
+    let listed = std::process::Command::new("tar").args(["-tf", &tar]).output().expect("tar");
+    assert_eq!(String::from_utf8_lossy(&listed.stdout), "./\n./folder/\n./folder/file\n");
+    node.ok(&["volume", "clone", "bound", "copy"]);
+    assert_eq!(node.sh(&["-v", "copy:/data"], "cat /data/folder/file"), "of the host");
+    let unmounted = std::process::Command::new("umount").arg(&here).status();
+    assert!(unmounted.expect("umount").success());
+    node.finish();
+}
+
+#[test]
 fn tmpfs_by_option() {
     let node = Node::with_busybox("volume-tmpfs");
     node.ok(&["volume", "create", "-o", "type=tmpfs", "-o", "o=size=2m,mode=1770,uid=7,noexec", "fast"]);

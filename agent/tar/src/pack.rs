@@ -78,7 +78,7 @@ impl<'a, W: Write> Packer<'a, W> {
     pub fn add(&mut self, object: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         let mut path = name.to_vec();
         let stat = sysfs::fstat(object).map_err(|e| named(name, e))?;
-        let Some(level) = self.object(object, &stat, &mut path, stat.dev).map_err(|e| named(name, e))? else {
+        let Some(level) = self.object(object, &stat, &mut path, None).map_err(|e| named(name, e))? else {
             return Ok(());
         };
         let mut levels = vec![level];
@@ -96,7 +96,7 @@ impl<'a, W: Write> Packer<'a, W> {
                 other => other.map_err(|e| named(&path, e))?,
             };
             let entered = sysfs::fstat(object.as_fd())
-                .and_then(|st| self.object(object.as_fd(), &st, &mut path, stat.dev))
+                .and_then(|st| self.object(object.as_fd(), &st, &mut path, Some(stat.dev)))
                 .map_err(|e| named(&path, e))?;
             levels.extend(entered);
         }
@@ -124,18 +124,21 @@ impl<'a, W: Write> Packer<'a, W> {
         self.out.finish()
     }
 
-    /// Adds one object, and gives the folder to walk when it is one.
+    /// Adds one object, and gives the folder to walk when it is one. `dev`: the device of what it was found below; nothing: it was asked for itself, and may
+    /// well be where a file system is mounted.
     fn object(
         &mut self,
         object: BorrowedFd<'_>,
         stat: &Stat,
         path: &mut Vec<u8>,
-        dev: u64,
+        dev: Option<u64>,
     ) -> io::Result<Option<Level>> {
         (self.check)()?;
         if path.len() > MAX_PATH {
             return Err(io::Error::new(io::ErrorKind::InvalidFilename, "the path is longer than 4096 bytes"));
         }
+        let dev = dev.filter(|_| self.packing.one_file_system);
+        let foreign = |fd| dev.is_some_and(|dev| is_mount(fd, stat, dev));
         match stat.kind {
             FileKind::Directory => {
                 let folder = sysfs::openat(object, ".", Open::RDONLY | Open::DIRECTORY, 0)?;
@@ -145,11 +148,11 @@ impl<'a, W: Write> Packer<'a, W> {
                         path.push(b'/');
                     }
                 }
-                let foreign = self.packing.one_file_system && is_mount(folder.as_fd(), stat, dev);
+                let foreign = foreign(folder.as_fd());
                 let names = Vec::new().into_iter();
                 Ok(Some(Level { folder, prefix: path.len(), names, end: foreign, foreign }))
             }
-            FileKind::Regular if self.packing.one_file_system && is_mount(object, stat, dev) => {
+            FileKind::Regular if foreign(object) => {
                 // What a file hides that is mounted on it is not seen from here; an empty file stands for it.
                 self.head(None, &Stat { size: 0, blocks: 0, nlink: 1, ..*stat }, Kind::Regular, path, b"", None)?;
                 Ok(None)
