@@ -71,6 +71,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("references", "--filter reference"),
     ("timeout_seconds", "--time"),
     ("changes", "--change"),
+    ("options", "--opt"),
     ("stdin_once", "--interactive"),
     ("size", "the terminal's size"),
 ];
@@ -129,6 +130,7 @@ mod tests {
             ("config.log.driver", "--log-driver"),
             ("resources.memory_swap_bytes", "--memory-swap"),
             ("changes[0]", "--change"),
+            ("options[\"size\"]", "--opt size"),
             ("container", "CONTAINER"),
             ("user", "--user"),
         ] {

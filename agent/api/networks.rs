@@ -177,7 +177,11 @@ pub(super) fn decode(f: &mut Fields, request: v1::CreateNetworkRequest) -> Netwo
     decode_options(f, driver, &request.options, &mut wanted);
     super::spec::strings(f, "labels", &request.labels);
     if driver == NetworkDriver::Macvlan {
-        f.check(wanted.parent.is_some(), "options[parent]", "is missing: the interface of the host that it sits on");
+        f.check(
+            wanted.parent.is_some(),
+            "options[\"parent\"]",
+            "is missing: the interface of the host that it sits on",
+        );
         f.check(wanted.ipv4.is_some(), "subnets", "are missing: a macvlan has those of the network that it is on");
         f.check(!wanted.enable_ipv6 || wanted.ipv6.is_some(), "subnets", "must have an IPv6 one beside ipv6");
         f.check(!wanted.internal, "internal", "is not supported by macvlan");
@@ -323,7 +327,7 @@ fn decode_options(
     let bridge = driver == NetworkDriver::Bridge;
     for (key, value) in options {
         let shown: String = key.chars().take(64).collect();
-        let at = format!("options[{shown}]");
+        let at = format!("options[{shown:?}]");
         match key.as_str() {
             MTU => match value.parse::<u32>() {
                 // RFC 791 and 8200: the least that IPv4 and IPv6 live on; the most that a bridge of the kernel takes.
@@ -355,7 +359,7 @@ fn decode_options(
         }
     }
     let least = !wanted.enable_ipv6 || wanted.mtu.is_none_or(|mtu| mtu >= 1280);
-    f.check(least, format!("options[{MTU}]"), "must be at least 1280 with IPv6");
+    f.check(least, format!("options[{MTU:?}]"), "must be at least 1280 with IPv6");
 }
 
 fn network(view: &NetworkView) -> v1::Network {

@@ -350,6 +350,14 @@ fn a_macvlan_or_the_kernels_reason() {
         assert!(made.stderr.contains("the kernel refuses a macvlan"), "{}", made.stderr);
         assert_eq!(node.ok(&["network", "ls", "-q", "-f", "driver=macvlan"]), "");
     }
+    // What there is none of is named as it was written.
+    for (option, shown) in [
+        ("com.docker.network.bridge.enable_icc=false", "--opt com.docker.network.bridge.enable_icc: is not supported"),
+        ("com.docker.network.driver.mtu=7", "--opt com.docker.network.driver.mtu: must be 68 to 65535"),
+    ] {
+        let said = node.fails(1, &["network", "create", "-o", option, "x"]);
+        assert!(said.contains(shown), "{said}");
+    }
     let said = node.fails(1, &["network", "create", "-d", "overlay", "x"]);
     assert!(said.contains("not supported"), "{said}");
     node.ok(&["rm", "-f", "ca"]);

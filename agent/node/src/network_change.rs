@@ -203,12 +203,12 @@ fn plan(inner: &Inner, id: NetworkId, random: [u8; 32], request: NetworkRequest)
         && let Some(other) = others.iter().find(|o| o.bridge == bridge)
     {
         let why = format!("is the interface of network {}", other.name);
-        return Err(NodeError::Invalid(vec![("options[com.docker.network.bridge.name]".to_owned(), why)]));
+        return Err(NodeError::Invalid(vec![("options[\"com.docker.network.bridge.name\"]".to_owned(), why)]));
     }
     let routes = inner.networks.host_routes()?;
     if request.driver == NetworkDriver::Bridge && routes.has_link(&bridge) {
         let why = format!("{bridge} is an interface of the host already");
-        return Err(NodeError::Invalid(vec![("options[com.docker.network.bridge.name]".to_owned(), why)]));
+        return Err(NodeError::Invalid(vec![("options[\"com.docker.network.bridge.name\"]".to_owned(), why)]));
     }
     let macvlan = request.driver == NetworkDriver::Macvlan;
     if macvlan {
