@@ -434,6 +434,7 @@ impl containers_server::Containers for Containers {
             let found = self.node.network(&network.network);
             network.network_id = found.map(|n| n.record.id.to_string()).unwrap_or_default();
         }
+        answer.volume_mountpoints = super::volumes::mountpoints(&self.node, &detail.view.record.spec);
         answer.log = Some(encode::log_state(&log, detail.view.record.spec.log.driver));
         if role.is_none_or(|role| role < Role::Operator) {
             encode::hide_secrets(&mut answer);

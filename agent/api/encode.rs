@@ -109,6 +109,7 @@ pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerRespons
         }),
         stopped_by_caller: record.supervision.stopped,
         log: None,
+        volume_mountpoints: Default::default(),
         userns: Some(userns(&record.userns)),
         process_label: record.selinux.process.clone(),
         mount_label: record.selinux.mount.clone(),

@@ -6,6 +6,7 @@ use crate::permission::{self, Need};
 use crate::status;
 use berth::role::Role;
 use berth::v1::{self, volumes_server};
+use berth_model::ContainerSpec;
 use berth_model::pattern::LabelPattern;
 use berth_model::spec::{ImageMount, MountKind, VolumeMount};
 use berth_model::volume::check_volume_name;
@@ -80,6 +81,16 @@ pub fn decode_image(f: &mut Fields, at: &str, image: v1::ImageMount) -> MountKin
     f.name(&format!("{at}.image"), &image.image);
     let subpath = subpath(f, &format!("{at}.subpath"), image.subpath);
     MountKind::Image(ImageMount { image: image.image, subpath, ..ImageMount::default() })
+}
+
+/// Where the files of a container's volumes are on the host, by the volume's name.
+pub fn mountpoints(node: &Node, spec: &ContainerSpec) -> HashMap<String, String> {
+    let names = spec.mounts.iter().filter_map(|m| match &m.kind {
+        MountKind::Volume(volume) => Some(&volume.name),
+        _ => None,
+    });
+    let found = |name: &String| Some((name.clone(), node.volume(name).ok()?.mountpoint.to_string_lossy().into_owned()));
+    names.filter_map(found).collect()
 }
 
 pub fn encode_mount(volume: &VolumeMount) -> v1::VolumeMount {

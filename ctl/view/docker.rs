@@ -75,11 +75,13 @@ fn config(value: &mut Value, c: &v1::ContainerConfig, s: &v1::ContainerSummary) 
     }
     let ports: Map<String, Value> = bindings(&c.ports).into_iter().map(|(port, _)| (port, json!({}))).collect();
     let attached = !c.stdin_once || c.tty;
+    let unnamed = c.mounts.iter().filter(|m| matches!(&m.kind, Some(v1::mount::Kind::Volume(v)) if v.anonymous));
+    let volumes: Map<String, Value> = unnamed.map(|m| (m.target.clone(), json!({}))).collect();
     fill(
         value,
         json!({
             "AttachStdin": c.stdin_once, "AttachStdout": attached, "AttachStderr": attached, "ExposedPorts": ports,
-            "Volumes": Value::Null, "OnBuild": Value::Null,
+            "Volumes": (!volumes.is_empty()).then_some(volumes), "OnBuild": Value::Null,
         }),
     );
 }
@@ -103,25 +105,7 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
         security.push(format!("landlock={}", if landlock { "on" } else { "off" }));
     }
     let list = |items: &[String]| if items.is_empty() { Value::Null } else { items.into() };
-    let (mut binds, mut tmpfs) = (Vec::new(), Map::new());
-    for m in &c.mounts {
-        let words: Vec<&str> = m.read_only.then_some("ro").into_iter().chain(super::state::relabel(m)).collect();
-        let options = if words.is_empty() { String::new() } else { format!(":{}", words.join(",")) };
-        match &m.kind {
-            Some(v1::mount::Kind::Bind(b)) => {
-                binds.push(format!("{}:{}{options}", b.source, m.target));
-            }
-            Some(v1::mount::Kind::Tmpfs(t)) => {
-                let size = if t.size_bytes == 0 { String::new() } else { format!("size={}", t.size_bytes) };
-                tmpfs.insert(m.target.clone(), size.into());
-            }
-            Some(v1::mount::Kind::Volume(v)) if !v.anonymous => {
-                binds.push(format!("{}:{}{options}", v.name, m.target));
-            }
-            Some(v1::mount::Kind::Volume(_) | v1::mount::Kind::Image(_)) => {}
-            None => {}
-        }
-    }
+    let (binds, mounts, tmpfs) = mounts(&c.mounts);
     let log = c.log.clone().unwrap_or_default();
     let mut options = Map::new();
     if log.max_file_bytes > 0 {
@@ -139,6 +123,7 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     value["PidsLimit"] = c.resources.as_ref().and_then(|r| r.pids).map_or(Value::Null, Value::from);
     value["PortBindings"] = bindings(&c.ports).into();
     value["Binds"] = list(&binds);
+    value["Mounts"] = if mounts.is_empty() { Value::Null } else { mounts.into() };
     value["Tmpfs"] = tmpfs.into();
     value["LogConfig"] = json!({"Type": "local", "Config": options});
     value["Runtime"] = if c.runtime.is_empty() { "berth".into() } else { c.runtime.as_str().into() };
@@ -155,6 +140,67 @@ fn host_config(value: &mut Value, c: &v1::ContainerConfig) {
     );
 }
 
+/// Binds, Mounts and Tmpfs of HostConfig: what -v says, what only --mount says, and what --tmpfs says. Which of them a container was made with is known of a
+/// bind mount alone, whose source only -v makes.
+fn mounts(mounts: &[v1::Mount]) -> (Vec<String>, Vec<Value>, Map<String, Value>) {
+    let (mut binds, mut more, mut tmpfs) = (Vec::new(), Vec::new(), Map::new());
+    for m in mounts {
+        let words = |more: &[&'static str]| {
+            let words: Vec<&str> = m
+                .read_only
+                .then_some("ro")
+                .into_iter()
+                .chain(super::state::relabel(m))
+                .chain(more.iter().copied())
+                .collect();
+            if words.is_empty() { String::new() } else { format!(":{}", words.join(",")) }
+        };
+        let mount = |kind: &str, source: &str, options: (&str, Value)| {
+            let mut mount = json!({"Type": kind, "Source": source, "Target": m.target, "ReadOnly": m.read_only});
+            if options.1.as_object().is_some_and(|o| !o.is_empty()) {
+                mount[options.0] = options.1;
+            }
+            mount
+        };
+        match &m.kind {
+            Some(v1::mount::Kind::Bind(b)) if b.create_source && !b.non_recursive => {
+                binds.push(format!("{}:{}{}", b.source, m.target, words(&[])));
+            }
+            Some(v1::mount::Kind::Bind(b)) => {
+                let options = json!({
+                    "Propagation": super::inspect::propagation(b.propagation()), "NonRecursive": b.non_recursive, "CreateMountpoint": b.create_source,
+                });
+                more.push(mount("bind", &b.source, ("BindOptions", options)));
+            }
+            Some(v1::mount::Kind::Tmpfs(t)) => {
+                let size = (t.size_bytes > 0).then(|| format!("size={}", t.size_bytes));
+                let mode = t.mode.map(|mode| format!("mode={mode:o}"));
+                let exec = t.exec.then(|| "exec".to_owned());
+                let words: Vec<String> = size.into_iter().chain(mode).chain(exec).collect();
+                tmpfs.insert(m.target.clone(), words.join(",").into());
+            }
+            Some(v1::mount::Kind::Volume(v)) if v.subpath.is_empty() && v.options.is_empty() && v.labels.is_empty() => {
+                // Docker keeps those without a name under Config.Volumes.
+                if !v.anonymous {
+                    let more: &[&str] = if v.no_copy { &["nocopy"] } else { &[] };
+                    binds.push(format!("{}:{}{}", v.name, m.target, words(more)));
+                }
+            }
+            Some(v1::mount::Kind::Volume(v)) => {
+                let driver = (!v.options.is_empty()).then(|| json!({"Name": "local", "Options": strings(&v.options)}));
+                let options = json!({"NoCopy": v.no_copy, "Labels": strings(&v.labels), "DriverConfig": driver, "Subpath": v.subpath});
+                more.push(mount("volume", if v.anonymous { "" } else { &v.name }, ("VolumeOptions", options)));
+            }
+            Some(v1::mount::Kind::Image(i)) => {
+                let options = if i.subpath.is_empty() { json!({}) } else { json!({"Subpath": i.subpath}) };
+                more.push(mount("image", &i.image, ("ImageOptions", options)));
+            }
+            None => {}
+        }
+    }
+    (binds, more, tmpfs)
+}
+
 fn network_settings(
     value: &mut Value,
     r: &v1::InspectContainerResponse,
@@ -169,13 +215,13 @@ fn network_settings(
     let mut networks = Map::new();
     for n in &r.networks {
         let asked = c.networks.iter().find(|e| e.network == n.network).cloned().unwrap_or_default();
-        networks.insert(n.network.clone(), endpoint(n, &asked));
+        networks.insert(n.network.clone(), endpoint(n, &asked, s));
     }
     // What it joins when it starts, or stands alone with; as Docker, without addresses.
     for name in s.networks.iter().filter(|name| !name.starts_with("container:")) {
         if !networks.contains_key(name) {
             let asked = c.networks.iter().find(|e| e.network == *name).cloned().unwrap_or_default();
-            networks.insert(name.clone(), endpoint(&v1::ContainerNetwork::default(), &asked));
+            networks.insert(name.clone(), endpoint(&v1::ContainerNetwork::default(), &asked, s));
         }
     }
     fill(
@@ -188,7 +234,7 @@ fn network_settings(
 }
 
 /// EndpointSettings.
-fn endpoint(n: &v1::ContainerNetwork, asked: &v1::Endpoint) -> Value {
+fn endpoint(n: &v1::ContainerNetwork, asked: &v1::Endpoint, s: &v1::ContainerSummary) -> Value {
     let chosen = !asked.ipv4_address.is_empty() || !asked.ipv6_address.is_empty();
     let ipam = chosen.then(|| {
         let mut ipam = Map::new();
@@ -200,11 +246,16 @@ fn endpoint(n: &v1::ContainerNetwork, asked: &v1::Endpoint) -> Value {
         Value::from(ipam)
     });
     let aliases = if asked.aliases.is_empty() { &n.aliases } else { &asked.aliases };
+    // What the name server of the network answers; on the first bridge none does.
+    let names = (!matches!(n.network.as_str(), "" | "bridge")).then(|| {
+        let short = s.id.get(..12).unwrap_or(&s.id);
+        [s.name.as_str()].into_iter().chain(aliases.iter().map(String::as_str)).chain([short]).collect::<Vec<_>>()
+    });
     let value = json!({
         "IPAMConfig": ipam, "Links": Value::Null, "Aliases": (!aliases.is_empty()).then_some(aliases), "MacAddress": n.mac_address,
         "NetworkID": if n.network_id.is_empty() { &n.bridge } else { &n.network_id }, "EndpointID": n.host_interface, "Gateway": n.gateway,
         "IPAddress": n.ip_address, "IPPrefixLen": n.prefix_length, "IPv6Gateway": n.ipv6_gateway, "GwPriority": asked.gw_priority,
-        "GlobalIPv6Address": n.ipv6_address, "GlobalIPv6PrefixLen": n.ipv6_prefix_length, "DriverOpts": Value::Null, "DNSNames": Value::Null,
+        "GlobalIPv6Address": n.ipv6_address, "GlobalIPv6PrefixLen": n.ipv6_prefix_length, "DriverOpts": Value::Null, "DNSNames": names,
     });
     super::network::with_cni(value, "CNIResult", &n.cni_result)
 }

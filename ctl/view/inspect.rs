@@ -1,22 +1,26 @@
 //! `inspect` of a container.
 
 use super::*;
+use std::collections::HashMap;
 
-fn mount(m: &v1::Mount) -> Value {
+pub(super) fn propagation(propagation: v1::Propagation) -> &'static str {
+    match propagation {
+        v1::Propagation::Unspecified | v1::Propagation::Rprivate => "rprivate",
+        v1::Propagation::Private => "private",
+        v1::Propagation::Shared => "shared",
+        v1::Propagation::Rshared => "rshared",
+        v1::Propagation::Slave => "slave",
+        v1::Propagation::Rslave => "rslave",
+    }
+}
+
+fn mount(m: &v1::Mount, of_volumes: &HashMap<String, String>) -> Value {
     let mut value = json!({"Destination": m.target, "RW": !m.read_only});
     match &m.kind {
         Some(v1::mount::Kind::Bind(b)) => {
             value["Type"] = "bind".into();
             value["Source"] = b.source.clone().into();
-            value["Propagation"] = match b.propagation() {
-                v1::Propagation::Unspecified | v1::Propagation::Rprivate => "rprivate",
-                v1::Propagation::Private => "private",
-                v1::Propagation::Shared => "shared",
-                v1::Propagation::Rshared => "rshared",
-                v1::Propagation::Slave => "slave",
-                v1::Propagation::Rslave => "rslave",
-            }
-            .into();
+            value["Propagation"] = propagation(b.propagation()).into();
         }
         Some(v1::mount::Kind::Tmpfs(t)) => {
             value["Type"] = "tmpfs".into();
@@ -25,6 +29,9 @@ fn mount(m: &v1::Mount) -> Value {
         Some(v1::mount::Kind::Volume(v)) => {
             value["Type"] = "volume".into();
             value["Name"] = v.name.clone().into();
+            if let Some(at) = of_volumes.get(&v.name) {
+                value["Source"] = at.clone().into();
+            }
             value["Driver"] = "local".into();
             value["Anonymous"] = v.anonymous.into();
             if !v.subpath.is_empty() {
@@ -227,7 +234,7 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
             "StopTimeout": c.stop_timeout_seconds,
         },
         "HostConfig": host_config(&c),
-        "Mounts": c.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "Mounts": c.mounts.iter().map(|m| mount(m, &r.volume_mountpoints)).collect::<Vec<_>>(),
         "NetworkSettings": {
             "Bridge": n.bridge,
             "HostInterface": n.host_interface,

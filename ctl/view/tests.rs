@@ -77,17 +77,39 @@ fn inspected() {
     insta::assert_json_snapshot!(inspect_container(&response));
 }
 
+/// One of each kind: by -v, by --mount, by --tmpfs.
+fn docker_mounts() -> Vec<v1::Mount> {
+    let mount = |target: &str, read_only, kind| v1::Mount {
+        target: target.into(),
+        read_only,
+        kind: Some(kind),
+        ..Default::default()
+    };
+    let bind = |create_source| v1::BindMount { source: "/srv".into(), create_source, ..Default::default() };
+    let volume = |name: &str, subpath: &str, anonymous| v1::VolumeMount {
+        name: name.into(),
+        subpath: subpath.into(),
+        anonymous,
+        ..Default::default()
+    };
+    use v1::mount::Kind;
+    vec![
+        mount("/data", true, Kind::Bind(bind(true))),
+        mount("/strict", false, Kind::Bind(bind(false))),
+        mount("/db", false, Kind::Volume(volume("db", "", false))),
+        mount("/part", true, Kind::Volume(volume("db", "a/b", false))),
+        mount("/own", false, Kind::Volume(volume("0123", "", true))),
+        mount("/run", false, Kind::Tmpfs(v1::TmpfsMount { size_bytes: 1 << 20, mode: Some(0o1770), exec: true })),
+        mount("/image", true, Kind::Image(v1::ImageMount { image: "busybox".into(), subpath: "bin".into() })),
+    ]
+}
+
 #[test]
 fn inspected_as_docker_does() {
     let config = v1::ContainerConfig {
         image: "nginx".into(),
         ports: vec![v1::PortMapping { container_port: 80, protocol: v1::Protocol::Tcp.into(), ..Default::default() }],
-        mounts: vec![v1::Mount {
-            target: "/data".into(),
-            read_only: true,
-            kind: Some(v1::mount::Kind::Bind(v1::BindMount { source: "/srv".into(), ..Default::default() })),
-            ..Default::default()
-        }],
+        mounts: docker_mounts(),
         no_new_privileges: Some(true),
         ..Default::default()
     };
@@ -109,6 +131,7 @@ fn inspected_as_docker_does() {
         networks: vec![network.clone()],
         network: Some(network),
         upper_path: "/var/lib/berth/containers/x/upper".into(),
+        volume_mountpoints: [("db".to_owned(), "/var/lib/berth/volumes/db/_data".to_owned())].into(),
         ..Default::default()
     };
     let value = docker::container(&response);

@@ -350,3 +350,44 @@ fn sctp_reaches_the_container() {
     node.ok(&["rm", "-f", "web"]);
     node.finish();
 }
+
+#[test]
+fn what_docker_says_of_mounts_and_names() {
+    let node = Node::with_busybox("inspect-docker-mounts");
+    let strict = format!("type=bind,source={},target=/strict", node.scratch().display());
+    node.ok(&["volume", "create", "db"]);
+    node.ok(&["network", "create", "own"]);
+    node.sh(&["-v", "db:/db"], "mkdir /db/part");
+    let options = [
+        "--network",
+        "own",
+        "--name",
+        "web",
+        "--network-alias",
+        "www",
+        "-v",
+        "db:/db:ro",
+        "--mount",
+        &strict,
+        "-v",
+        "/own",
+        "--tmpfs",
+        "/t:size=1m",
+        "--mount",
+        "type=volume,source=db,target=/part,volume-subpath=part",
+    ];
+    let id = node.detached(&options, SERVE);
+    let inspected: Value = serde_json::from_str(&node.ok(&["inspect", "-o", "docker", "web"])).expect("json");
+    let (host, all) = (&inspected[0]["HostConfig"], inspected[0]["Mounts"].as_array().expect("mounts"));
+    assert_eq!(host["Binds"], serde_json::json!(["db:/db:ro"]));
+    let more: Vec<_> = host["Mounts"].as_array().expect("mounts").iter().map(|m| m["Target"].as_str()).collect();
+    assert_eq!(more, [Some("/strict"), Some("/part")]);
+    assert!(host["Tmpfs"]["/t"].as_str().is_some_and(|o| o.contains("size=1048576")), "{host}");
+    let db = all.iter().find(|m| m["Destination"] == "/db").expect("db");
+    assert_eq!(db["Source"].as_str(), node.data().join("volumes/db/_data").to_str());
+    assert_eq!(inspected[0]["Config"]["Volumes"], serde_json::json!({"/own": {}}));
+    let names = &inspected[0]["NetworkSettings"]["Networks"]["own"]["DNSNames"];
+    assert_eq!(*names, serde_json::json!(["web", "www", &id.trim()[..12]]));
+    node.ok(&["rm", "-f", "-v", "web"]);
+    node.finish();
+}
