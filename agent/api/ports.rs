@@ -28,6 +28,27 @@ pub fn decode(f: &mut Fields, list: &[v1::PortMapping], policy: &PublishPolicy) 
     ports
 }
 
+/// Ports that a container listens on, as images write them; with the protocol, once each.
+pub fn exposed(f: &mut Fields, list: Vec<String>) -> Vec<String> {
+    f.count("expose", list.len(), MAX);
+    let mut ports = Vec::new();
+    for (n, text) in list.iter().enumerate() {
+        let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let port = number.parse::<u16>().ok().filter(|port| *port > 0 && !number.starts_with('+'));
+        let known = matches!(protocol, "tcp" | "udp" | "sctp");
+        f.check(
+            port.is_some() && known,
+            format!("expose[{n}]"),
+            "must be 1 to 65535, and /tcp, /udp or /sctp behind it",
+        );
+        let port = format!("{}/{protocol}", port.unwrap_or_default());
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
 /// What a container is to publish more, and what no longer: there, no address and no port of the host mean any.
 pub fn decode_update(
     f: &mut Fields,

@@ -104,6 +104,7 @@ fn full() -> v1::ContainerConfig {
             ..Default::default()
         }],
         publish_all: true,
+        expose: vec!["53/udp".into()],
         host_pid: true,
         host_ipc: true,
         userns: "keep:1000:50".into(),
@@ -196,6 +197,8 @@ fn each_wrong_field_is_named() {
         (v1::ContainerConfig { stdin_once: true, ..plain() }, "stdin_once"),
         (v1::ContainerConfig { network: 9, ..plain() }, "network"),
         (v1::ContainerConfig { network: 3, publish_all: true, ..plain() }, "publish_all"),
+        (v1::ContainerConfig { expose: vec!["80/tcp".into(), "0".into()], ..plain() }, "expose[1]"),
+        (v1::ContainerConfig { expose: vec!["80/dccp".into()], ..plain() }, "expose[0]"),
         (port(0, 0, 1), "ports[0].container_port"),
         (port(70_000, 80, 1), "ports[0].host_port"),
         (port(0, 70_000, 1), "ports[0].container_port"),

@@ -156,7 +156,10 @@ pub struct Create {
     /// Publish a port on the host; ranges and /udp too; of 9300-9302:80 the first free port
     #[arg(short, long, value_name = "[IP:][HOST:]CONTAINER[/PROTOCOL]", help_heading = "Network")]
     pub publish: Vec<String>,
-    /// Publish all exposed ports of the image on free ports
+    /// Port that it listens on, beside those of its image; ranges and /udp too
+    #[arg(long, value_name = "PORT[/PROTOCOL]", help_heading = "Network")]
+    pub expose: Vec<String>,
+    /// Publish all exposed ports, the image's and those of --expose, on free ports
     #[arg(short = 'P', long, help_heading = "Network")]
     pub publish_all: bool,
     /// Name of the host inside
@@ -313,6 +316,7 @@ impl Create {
             network_container: chosen.container,
             ports,
             publish_all: self.publish_all,
+            expose: self.expose.iter().map(|e| port::exposed(e)).collect::<Result<Vec<_>>>()?.concat(),
             host_pid: host_only("--pid", self.pid.as_deref())?,
             host_ipc: host_only("--ipc", self.ipc.as_deref())?,
             host_uts: host_only("--uts", self.uts.as_deref())?,

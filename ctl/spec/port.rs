@@ -28,6 +28,22 @@ pub fn close(text: &str) -> Result<v1::PortMapping> {
     parse(text)
 }
 
+/// `--expose PORT[-PORT][/PROTOCOL]`: every port of it, as images write them.
+pub fn exposed(text: &str) -> Result<Vec<String>> {
+    let bad = |_| {
+        Error::usage(format!(
+            "--expose {text:?}: must be a port of 1 to 65535, or a range of them, and /tcp, /udp or /sctp behind it"
+        ))
+    };
+    let ports = if text.contains(':') { Err(bad(Error::usage(""))) } else { parse(text).map_err(bad) }?;
+    let protocol = match ports.protocol() {
+        v1::Protocol::Udp => "udp",
+        v1::Protocol::Sctp => "sctp",
+        v1::Protocol::Tcp | v1::Protocol::Unspecified => "tcp",
+    };
+    Ok((0..ports.count).map(|n| format!("{}/{protocol}", ports.container_port + n)).collect())
+}
+
 /// With its count, also of one port.
 fn parse(text: &str) -> Result<v1::PortMapping> {
     let bad = |why: &str| {

@@ -28,6 +28,8 @@ fn every_flag_arrives() {
     let c = config(&[
         "--name",
         "web",
+        "--expose",
+        "53/udp",
         "-e",
         "A=b=c",
         "--entrypoint",
@@ -134,6 +136,17 @@ fn every_flag_arrives() {
     ])
     .expect("good");
     insta::assert_debug_snapshot!(c);
+}
+
+#[test]
+fn exposed_ports() {
+    for (text, want) in [("80", vec!["80/tcp"]), ("53/UDP", vec!["53/udp"]), ("9-10/sctp", vec!["9/sctp", "10/sctp"])] {
+        assert_eq!(port::exposed(text).expect(text), want, "{text}");
+    }
+    for bad in ["", "0", "80:80", "[::1]:1:2", "10-9", "80/dccp", "x"] {
+        let said = port::exposed(bad).expect_err(bad).message;
+        assert!(said.starts_with(&format!("--expose {bad:?}")), "{said}");
+    }
 }
 
 #[test]

@@ -73,7 +73,8 @@ fn config(value: &mut Value, c: &v1::ContainerConfig, s: &v1::ContainerSummary) 
     if c.hostname.is_empty() {
         value["Hostname"] = s.id.get(..12).unwrap_or(&s.id).into();
     }
-    let ports: Map<String, Value> = bindings(&c.ports).into_iter().map(|(port, _)| (port, json!({}))).collect();
+    let published = bindings(&c.ports).into_iter().map(|(port, _)| port);
+    let ports: Map<String, Value> = published.chain(c.expose.iter().cloned()).map(|port| (port, json!({}))).collect();
     let attached = !c.stdin_once || c.tty;
     let unnamed = c.mounts.iter().filter(|m| matches!(&m.kind, Some(v1::mount::Kind::Volume(v)) if v.anonymous));
     let volumes: Map<String, Value> = unnamed.map(|m| (m.target.clone(), json!({}))).collect();

@@ -110,6 +110,7 @@ fn inspected_as_docker_does() {
         image: "nginx".into(),
         ports: vec![v1::PortMapping { container_port: 80, protocol: v1::Protocol::Tcp.into(), ..Default::default() }],
         mounts: docker_mounts(),
+        expose: vec!["53/udp".into()],
         no_new_privileges: Some(true),
         ..Default::default()
     };

@@ -352,6 +352,33 @@ fn sctp_reaches_the_container() {
 }
 
 #[test]
+fn exposed_ports_are_published_with_all_of_them() {
+    let node = Node::with_busybox("ports-exposed");
+    let options = ["--network", "bridge", "--name", "web", "-P", "--expose", "80", "--expose", "9000-9001/udp"];
+    node.detached(&options, SERVE);
+    let shown = node.ok(&["port", "web"]);
+    let of = |port: &str| lines(&shown).iter().filter(|line| line.starts_with(&format!("{port} -> "))).count();
+    assert!(of("80/tcp") > 0 && of("9000/udp") > 0 && of("9001/udp") > 0, "{shown}");
+    let at = node.ok(&["port", "web", "80/tcp"]);
+    let port = at.lines().next().and_then(|line| line.rsplit_once(':')).expect("a port").1.to_owned();
+    until("it answers", || answers_at(&format!("127.0.0.1:{port}")));
+    let inspected: Value = serde_json::from_str(&node.ok(&["inspect", "-o", "docker", "web"])).expect("json");
+    let exposed = inspected[0]["Config"]["ExposedPorts"].as_object().expect("ports").keys().cloned();
+    assert_eq!(exposed.collect::<Vec<_>>(), ["80/tcp", "9000/udp", "9001/udp"]);
+    assert_eq!(node.ok(&["ps", "--filter", "expose=9001/udp", "--format", "{{.Names}}"]), "web");
+    // Without -P it is a word for those who look, and for the image that is made of it.
+    node.detached(&["--network", "none", "--name", "still", "--expose", "7/sctp"], SERVE);
+    assert_eq!(node.ok(&["port", "still"]), "");
+    node.ok(&["commit", "still", "exposing:1"]);
+    let image: Value = serde_json::from_str(&node.ok(&["inspect", "--type", "image", "exposing:1"])).expect("json");
+    assert!(image[0]["Config"]["ExposedPorts"].as_object().is_some_and(|p| p.contains_key("7/sctp")), "{image}");
+    let said = node.fails(125, &["run", "--expose", "80:80", &crate::harness::image("busybox"), "true"]);
+    assert!(said.contains("--expose \"80:80\": must be a port"), "{said}");
+    node.ok(&["rm", "-f", "web", "still"]);
+    node.finish();
+}
+
+#[test]
 fn what_docker_says_of_mounts_and_names() {
     let node = Node::with_busybox("inspect-docker-mounts");
     let strict = format!("type=bind,source={},target=/strict", node.scratch().display());

@@ -119,10 +119,10 @@ fn ports(c: &ContainerRecord) -> &[PortMapping] {
     c.networks.main().map_or(&c.spec.ports, |n| &n.ports)
 }
 
-/// What the container publishes, and what its image says that it listens on.
+/// What the container publishes, and what it or its image says that it listens on.
 fn exposed(view: &ContainerView) -> Vec<(u16, Protocol)> {
     let published = ports(&view.record).iter().map(|p| (p.container_port, p.protocol));
-    let of_image = view.image.config.exposed_ports.iter().filter_map(|text| {
+    let of_image = view.image.config.exposed_ports.iter().chain(&view.record.spec.expose).filter_map(|text| {
         let ports = Ports::parse(text)?;
         Some((ports.from, ports.protocol.unwrap_or(Protocol::Tcp)))
     });

@@ -79,8 +79,10 @@ pub struct ContainerSpec {
     /// With [`NetworkMode::Bridge`]; empty: the default network.
     pub networks: Vec<EndpointSpec>,
     pub ports: Vec<PortMapping>,
-    /// Publish every exposed port of the image on a port of the agent's choice.
+    /// Publish every exposed port, the image's and `expose`, on a port of the agent's choice.
     pub publish_all: bool,
+    /// Ports that it listens on, as images write them: `80/tcp`.
+    pub expose: Vec<String>,
     pub host_pid: bool,
     pub host_ipc: bool,
     pub host_uts: bool,

@@ -243,6 +243,11 @@ fn process(record: &ContainerRecord, image: &ImageConfig) -> ImageConfig {
             config.exposed_ports.push(exposed);
         }
     }
+    for exposed in &spec.expose {
+        if !config.exposed_ports.contains(exposed) {
+            config.exposed_ports.push(exposed.clone());
+        }
+    }
     config.user = spec.user.clone().or(config.user);
     config.working_dir = spec.workdir.clone().or(config.working_dir);
     config.stop_signal = spec.stop_signal.clone().or(config.stop_signal);

@@ -446,7 +446,7 @@ pub(crate) fn ports(inner: &Inner, container: &Container, record: &ContainerReco
     let mut ports = record.spec.ports.clone();
     if record.spec.publish_all {
         let (host_ip, localhost) = inner.networks.publish_policy().unnamed();
-        for exposed in &container.image.config.exposed_ports {
+        for exposed in container.image.config.exposed_ports.iter().chain(&record.spec.expose) {
             let Some((container_port, protocol)) = exposed_port(exposed) else { continue };
             if !ports.iter().any(|p| p.container_port == container_port && p.protocol == protocol) {
                 ports.push(PortMapping { host_ip, localhost, container_port, protocol, ..PortMapping::default() });
