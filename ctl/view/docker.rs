@@ -182,10 +182,8 @@ fn mounts(mounts: &[v1::Mount]) -> (Vec<String>, Vec<Value>, Map<String, Value>)
             }
             Some(v1::mount::Kind::Volume(v)) if v.subpath.is_empty() && v.options.is_empty() && v.labels.is_empty() => {
                 // Docker keeps those without a name under Config.Volumes.
-                if !v.anonymous {
-                    let more: &[&str] = if v.no_copy { &["nocopy"] } else { &[] };
-                    binds.push(format!("{}:{}{}", v.name, m.target, words(more)));
-                }
+                let more: &[&str] = if v.no_copy { &["nocopy"] } else { &[] };
+                binds.extend((!v.anonymous).then(|| format!("{}:{}{}", v.name, m.target, words(more))));
             }
             Some(v1::mount::Kind::Volume(v)) => {
                 let driver = (!v.options.is_empty()).then(|| json!({"Name": "local", "Options": strings(&v.options)}));
