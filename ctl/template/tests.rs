@@ -73,7 +73,7 @@ fn says_where_it_is_wrong() {
         ("{{$x = 1}}", "template: character 3: there is no variable $x to change"),
         ("{{if $x := .ID}}{{end}}{{$x}}", "template: character 26: there is no variable $x"),
         ("{{$a, $b := .ID}}", "template: character 3: only 'range' gives two variables"),
-        ("{{$x := }}", "template: character 10: a value is missing"),
+        ("{{$x := }}", "template: character 8: a value is missing"),
         ("{{$.Nope}}", "template: character 3: no field \"Nope\"; there are ID"),
         ("{{$-x}}", "\"$-x\" is no variable"),
         ("{{(.ID).Nope}}", "\"Nope\" of what has no fields"),

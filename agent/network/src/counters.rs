@@ -184,7 +184,7 @@ mod tests {
         let elsewhere = std::thread::spawn(|| {
             // As of an agent that is started in a namespace of its own: /sys stays that of the host.
             berth_sys::net::unshare_network().unwrap();
-            let words = ["link", "add", "only-here0", "type", "dummy"];
+            let words = ["link", "add", "only-here0", "type", "veth", "peer", "name", "only-there0"];
             assert!(std::process::Command::new("ip").args(words).status().unwrap().success());
             let mut links = LinkCounters::open().unwrap();
             let index = links.index("only-here0").expect("its index");
