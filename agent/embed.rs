@@ -16,6 +16,11 @@ pub fn embed(package: &str, sources: &[&str]) {
     for source in sources.iter().chain(&["agent/embed.rs", "Cargo.toml"]) {
         println!("cargo::rerun-if-changed={}", workspace.join(source).display());
     }
+    // What is fuzzed starts no container: nobody waits for two more programs there.
+    if env::var_os("CARGO_CFG_FUZZING").is_some() {
+        let at = out.join(package);
+        return fs::write(&at, []).unwrap_or_else(|e| panic!("writing {}: {e}", at.display()));
+    }
     let target = linked_with_musl(&var("RUSTC"), &var("TARGET"));
     let target_dir = out.join("embedded");
     let mut cargo = Command::new(var("CARGO"));
