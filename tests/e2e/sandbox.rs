@@ -192,8 +192,8 @@ fn devices_are_given_one_by_one() {
 fn each_hierarchy_that_is_seen_shows_the_containers_own_group() {
     let node = Node::with_busybox("sandbox-groups");
     node.detached(&["--name", "neighbour", "--cpu-shares", "500", "--cpuset-cpus", "0"], "while :; do sleep 1; done");
-    let own =
-        node.sh(&[], "cat /proc/self/cgroup; for g in /sys/fs/cgroup /sys/fs/cgroup/*; do test -d $g && ls $g; done; true");
+    let own = node
+        .sh(&[], "cat /proc/self/cgroup; for g in /sys/fs/cgroup /sys/fs/cgroup/*; do test -d $g && ls $g; done; true");
     let neighbour = node.inspect("neighbour")["Id"].as_str().expect("id").to_owned();
     assert!(!own.contains(&neighbour), "{own}");
     // Where the host has v1, processor time is the container's and not each process' own.
