@@ -257,7 +257,8 @@ fn whoever_shares_a_namespace_has_its_names() {
     }
     // As its networks change, and behind another agent.
     node.ok(&["network", "connect", "back", "pod"]);
-    assert!(same() && finds(&node, "side", "deep", &ip(&node, "deep", "back", false)));
+    assert!(same(), "{}, {}", read("side", "/etc/hosts"), read("pod", "/etc/hosts"));
+    assert!(finds(&node, "side", "deep", &ip(&node, "deep", "back", false)));
     node.ok(&["network", "disconnect", "back", "pod"]);
     assert!(same());
     for (option, value) in [("--hostname", "x"), ("--dns", "192.0.2.53"), ("--add-host", "x:192.0.2.1")] {

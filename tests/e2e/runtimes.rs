@@ -130,6 +130,39 @@ fn execs_join_the_container() {
 }
 
 #[test]
+fn execs_are_in_the_network_that_their_container_shares() {
+    with_each("rt-shared", |node, runtime| {
+        node.detached(&["--name", "pod", "--network", "bridge", "--runtime", runtime], IDLE);
+        for (name, more) in [("side", &[][..]), ("hosts-ids", &["--userns", "host"])] {
+            let own = ["--name", name, "--network", "container:pod", "--runtime", runtime];
+            node.detached(&[&own[..], more].concat(), IDLE);
+            // /proc/net is that of who asks; a mount of sysfs is that of who made it.
+            let asked = "readlink /proc/self/ns/net; readlink /proc/1/ns/net; tail -n +3 /proc/net/dev | wc -l; ls /sys/class/net | wc -l";
+            let said = node.ok(&["exec", name, "sh", "-c", asked]);
+            let said: Vec<&str> = said.lines().collect();
+            assert!(said[0] == said[1] && said[2] == said[3], "{name}: {said:?}");
+            assert_eq!(said[0], host_namespace_of(node, "pod"), "{name}");
+        }
+        // So is a health check.
+        let check = ["--health-cmd", "readlink /proc/self/ns/net", "--health-interval", "1s"];
+        let own = ["--name", "well", "--network", "container:pod", "--runtime", runtime];
+        node.detached(&[&own[..], &check[..]].concat(), IDLE);
+        let log = eventually("a health check", || {
+            let said = node.inspect("well")["State"]["Health"]["Log"][0]["Output"].as_str()?.trim().to_owned();
+            (!said.is_empty()).then_some(said)
+        });
+        assert_eq!(log, host_namespace_of(node, "pod"));
+        node.ok(&["rm", "-f", "well", "hosts-ids", "side", "pod"]);
+    });
+}
+
+/// Of a container's first process, as the host sees it.
+fn host_namespace_of(node: &Node, name: &str) -> String {
+    let pid = node.inspect(name)["State"]["Pid"].as_u64().expect("pid");
+    std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("ns/net").display().to_string()
+}
+
+#[test]
 fn stops_pauses_and_removals() {
     with_each("rt-stop", |node, runtime| {
         let polite = node.detached(&["--runtime", runtime], IDLE);

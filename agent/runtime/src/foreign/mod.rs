@@ -231,10 +231,16 @@ pub(crate) fn exec(
     // Of this agent alone: an earlier one may have left some.
     let folder = places.bundle.join(format!("exec-{}-{name}", std::process::id()));
     let made = launch::exec(launcher, cgroups, request.id, || {
-        drop(crate::shim::open_process(request.process.0, request.process.1)?);
+        let process = crate::shim::open_process(request.process.0, request.process.1)?;
         let group = if request.probe { cgroup::probe_procs(&**cgroups, request.id)? } else { None };
         let mut descriptors = Descriptors::default();
-        let wire = exec_plan(runtime, places, &folder, (request, profile.as_deref()), host, group, &mut descriptors)?;
+        let mut wire =
+            exec_plan(runtime, places, &folder, (request, profile.as_deref()), host, group, &mut descriptors)?;
+        if oci::inherits_network(request.container, request.ids) {
+            // runc joins by itself what it was told of, and that alone: the process would be in the host's network.
+            let fd = descriptors.add(process);
+            wire.steps.insert(0, Step::EnterNamespace { fd, kinds: NEWNET as u32 });
+        }
         launch::attached(wire, descriptors, request)
     });
     let command = request.spec.command.first().map(String::as_str).unwrap_or_default();

@@ -372,6 +372,12 @@ fn tmpfs(target: &[u8], flags: u64, data: &[u8]) -> Value {
     json!({ "destination": String::from_utf8_lossy(target), "type": "tmpfs", "source": "tmpfs", "options": options })
 }
 
+/// With a user namespace of its own it has no rights in another container's network: its processes stay in the one where their runtime is, which is
+/// led there before.
+pub(crate) fn inherits_network(spec: &ContainerSpec, ids: Option<IdRange>) -> bool {
+    ids.is_some() && matches!(spec.network, NetworkMode::Container(_))
+}
+
 fn linux(
     input: &PlanInput<'_>,
     host: &Host,
@@ -387,9 +393,7 @@ fn linux(
             list.push(json!({ "type": kind }));
         }
     }
-    // With a user namespace of its own it has no rights in another container's: there it stays where its runtime is.
-    let inherited = input.ids.is_some() && matches!(spec.network, NetworkMode::Container(_));
-    if namespaces & NEWNET != 0 && !inherited {
+    if namespaces & NEWNET != 0 && !inherits_network(spec, input.ids) {
         list.push(json!({ "type": "network", "path": text(&other.places.namespace("net")) }));
     }
     let mut linux = Map::new();
