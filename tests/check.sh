@@ -87,12 +87,15 @@ fuzz() {
   FUZZ_SEED=${FUZZ_SEED:-1} tests/fuzz.sh "${FUZZ_SECONDS:-5}"
 }
 
-# Debian 12's kernel with nothing but cgroup v2, in a VM under emulation: the smoke test of tests/vm-test.sh. Where the emulator or the kernel
-# cannot be had it is left out by name. An emulator that ends without a word gets a second try.
+# Debian 12's kernel with nothing but cgroup v2, in a VM under emulation: the smoke test of tests/vm-test.sh. Where the emulator cannot be
+# had it is left out by name; where it is there and does not start, the check fails. One that ends without a word gets a second try.
 vm() {
   local result
-  if ! tests/fixtures/setup.sh --vm || ! VM_KERNEL=6.1 VM_CPUS=1 VM_SECONDS=120 tests/vm.sh true; then
-    echo "left out: the VM does not start here (tests/fixtures/setup.sh --vm; tests/vm.sh true)"; return 0
+  if ! tests/fixtures/setup.sh --vm; then
+    echo "left out: the VM's programs cannot be installed here (tests/fixtures/setup.sh --vm)"; return 0
+  fi
+  if ! VM_KERNEL=6.1 VM_CPUS=1 VM_SECONDS=120 tests/vm.sh true && ! VM_KERNEL=6.1 VM_CPUS=1 VM_SECONDS=120 tests/vm.sh true; then
+    echo "error: the VM does not start (tests/vm.sh true)" >&2; return 1
   fi
   registry || return 1
   cargo build --quiet --workspace --features berth/failpoints --bins || return 1

@@ -272,7 +272,7 @@ async fn the_containers_files_are_for_all_of_its_users() {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(lab.dir.join("state").join(name), mode).unwrap();
     }
-    // Images of distributions have this link, and nothing at its end.
+    // Images of distributions have this link, and nothing where it leads: the file is made there.
     std::os::unix::fs::symlink("../run/resolve/stub.conf", lab.dir.join("root/etc/resolv.conf")).unwrap();
     let spec = ContainerSpec {
         user: Some("web".into()),
