@@ -379,6 +379,20 @@ fn nothing_of_it_shows_inside() {
     node.finish();
 }
 
+/// Terminals have the group tty where the container has such a group, and root's where it has not.
+#[test]
+fn a_few_ids_are_enough() {
+    let node = node("userns-small");
+    for (size, group) in [(1, 0), (5, 0), (6, 5)] {
+        let userns = format!("auto:size={size}");
+        let options = ["--userns", &userns, "--network", "none"];
+        assert_eq!(node.sh(&options, "awk '{print $3}' /proc/self/uid_map"), size.to_string());
+        let run = [&["run", "--rm", "-t"][..], &options, &[&image("busybox"), "sh", "-c", "stat -c %u:%g $(tty)"]];
+        assert_eq!(node.ok(&run.concat()).trim(), format!("0:{group}"), "{userns}");
+    }
+    node.finish();
+}
+
 #[test]
 fn without_the_default_containers_are_as_before() {
     let node = Node::builder("userns-off").table("[userns]\ndefault = \"host\"").start();

@@ -165,7 +165,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
         steps.extend(mounts::process_and_device_trees(spec));
     }
     steps.extend(mounts::cgroups(spec, host));
-    steps.extend(mounts::dev(spec, host, input.ids.is_none()));
+    steps.extend(mounts::dev(spec, host, input.ids));
     if input.ids.is_none() {
         steps.extend(mounts::devices(&around.devices));
     }

@@ -6,6 +6,7 @@ use crate::{PlanInput, RuntimeError, files};
 use berth_model::ContainerSpec;
 use berth_model::network::{NetworkAttachment, NetworkMode};
 use berth_model::spec::{Mount, MountKind, Owners, Propagation};
+use berth_model::userns::IdRange;
 use berth_model::wire::Step;
 use berth_model::wire::plan::Bytes;
 use std::net::IpAddr;
@@ -293,8 +294,17 @@ pub(super) fn cgroups(spec: &ContainerSpec, host: &Host) -> Vec<Step<'static>> {
     steps
 }
 
-/// `own`: with its file system and the default devices.
-pub(super) fn dev(spec: &ContainerSpec, host: &Host, own: bool) -> Vec<Step<'static>> {
+/// What devpts is mounted with. Without a group a terminal has that of who opens it.
+pub(super) fn terminals(ids: Option<IdRange>) -> Vec<&'static str> {
+    // Group 5 is tty wherever there is a list (Debian, Alpine, Red Hat). The kernel takes no group that the user namespace has not (EINVAL).
+    let tty = ids.is_none_or(|ids| ids.host_gid(5).is_some());
+    let options = ["newinstance", "ptmxmode=0666", "mode=0620"].into_iter();
+    options.chain(tty.then_some("gid=5")).collect()
+}
+
+/// In the host's user namespace with its file system and the default devices.
+pub(super) fn dev(spec: &ContainerSpec, host: &Host, ids: Option<IdRange>) -> Vec<Step<'static>> {
+    let own = ids.is_none();
     let (common, mut steps) = (NOSUID | NODEV | NOEXEC, Vec::new());
     if own {
         steps.push(mount("tmpfs", "/dev", NOSUID | STRICTATIME, "mode=755,size=65536k"));
@@ -307,8 +317,7 @@ pub(super) fn dev(spec: &ContainerSpec, host: &Host, own: bool) -> Vec<Step<'sta
         steps.push(Step::Symlink { path: bytes(format!("/dev/{name}")), target: bytes(target) });
     }
     steps.push(Step::Directory { path: bytes("/dev/pts"), mode: 0o755 });
-    // Group 5 is tty wherever there is a list (Debian, Alpine, Red Hat).
-    steps.push(mount("devpts", "/dev/pts", NOSUID | NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"));
+    steps.push(mount("devpts", "/dev/pts", NOSUID | NOEXEC, terminals(ids).join(",")));
     steps.push(Step::Directory { path: bytes("/dev/shm"), mode: 0o1777 });
     steps.push(Step::Directory { path: bytes("/dev/mqueue"), mode: 0o1777 });
     let shared = shared_ipc(spec, host);
@@ -338,4 +347,18 @@ pub(super) fn devices(given: &[GivenDevice]) -> Vec<Step<'static>> {
         gid: d.node.gid,
     };
     given.iter().map(node).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_are_ttys_where_there_is_that_group() {
+        let has = |ids| terminals(ids).contains(&"gid=5");
+        let range = |size| Some(IdRange { base: 100_000, size, keep: None });
+        assert!(has(None) && has(range(6)) && has(range(65_536)));
+        assert!(!has(range(5)) && !has(range(1)));
+        assert_eq!(terminals(range(1)), ["newinstance", "ptmxmode=0666", "mode=0620"]);
+    }
 }

@@ -123,7 +123,7 @@ pub(super) fn bundle(input: &PlanInput<'_>, host: &Host, other: &Other, decided:
     open.append(&mut kernel.open);
     // runc tries that in the user namespace, where it may not.
     open.extend(input.ids.map(userns::own_streams));
-    let mut mounts = base_mounts(spec, host, &kernel, &other.places);
+    let mut mounts = base_mounts(input, host, &kernel, &other.places);
     let mut steps = kernel.attach(&other.places);
     // Who is root in a user namespace makes no devices, and runtimes differ in what they do about it.
     let devices = match input.ids {
@@ -304,7 +304,8 @@ impl KernelTrees {
     }
 }
 
-fn base_mounts(spec: &ContainerSpec, host: &Host, kernel: &KernelTrees, places: &Places) -> Vec<Value> {
+fn base_mounts(input: &PlanInput<'_>, host: &Host, kernel: &KernelTrees, places: &Places) -> Vec<Value> {
+    let spec = input.spec;
     let mount = |kind: &str, destination: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
     let common = ["nosuid", "noexec", "nodev"];
     let kernels = |more: &[&'static str]| [&common[..], more, if spec.privileged { &["rw"] } else { &["ro"] }].concat();
@@ -316,7 +317,7 @@ fn base_mounts(spec: &ContainerSpec, host: &Host, kernel: &KernelTrees, places: 
         mounts.push(mount("cgroup", "/sys/fs/cgroup", &kernels(&["relatime"])));
     }
     mounts.push(mount("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]));
-    let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+    let pts = [&["nosuid", "noexec"][..], &mounts::terminals(input.ids)].concat();
     mounts.push(mount("devpts", "/dev/pts", &pts));
     let shared = mounts::shared_ipc(spec, host);
     if !mounts::mounted(spec, "/dev/mqueue") && !shared.contains(&"/dev/mqueue") {
