@@ -71,7 +71,7 @@ pub enum Command {
         #[arg(short, long)]
         all: bool,
         id: String,
-        /// Name or number
+        /// Name or number; 0: only look whether it could get one
         #[arg(default_value = "SIGTERM")]
         signal: String,
     },

@@ -28,7 +28,10 @@ pub fn run(context: &Context, command: Command) -> Result<u8, Error> {
         Command::Start { id } => lifecycle::start(context, &id).map(|()| 0),
         Command::State { id } => state(context, &id).map(|()| 0),
         Command::Kill { all, id, signal } => {
-            let number = berth_runtime::signal::parse(&signal)
+            // 0 is sent to nobody: whether it could be is the answer (kill(2)), as with runc.
+            let number = Some(0)
+                .filter(|_| signal == "0")
+                .or_else(|| berth_runtime::signal::parse(&signal))
                 .ok_or_else(|| Error::field("signal", format!("unknown signal {signal:?}")))?;
             lifecycle::kill(context, &id, number, all).map(|()| 0)
         }

@@ -74,6 +74,7 @@ pub fn create(context: &Context, id: &str, request: &Request) -> Result<Created,
         let streams = |report| Streams { report, console, preserve, keyring };
         make(context, &config, &mut draft, record, !request.no_pivot, streams, &mut warnings)
     });
+    let made = made.map_err(|e| no_room(draft.group.as_ref(), &config, e));
     let finished = made.and_then(|(record, pidfd)| {
         if let Some(path) = &request.pid_file {
             let act = format!("--pid-file: writing {}", path.display());
@@ -94,6 +95,18 @@ pub fn create(context: &Context, id: &str, request: &Request) -> Result<Created,
             draft.undo(context);
             Err(e)
         }
+    }
+}
+
+/// An error of a process that the kernel ended for want of memory says little of that.
+fn no_room(group: Option<&Group>, config: &Config, error: Error) -> Error {
+    let limit = config.linux.resources.memory.limit;
+    match limit.filter(|_| group.is_some_and(|g| g.oom_kills() > 0)) {
+        Some(limit) => Error::field(
+            "linux.resources.memory.limit",
+            format!("the container's process cannot live within {limit} bytes: the kernel has ended it"),
+        ),
+        None => error,
     }
 }
 

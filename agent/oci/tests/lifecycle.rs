@@ -36,9 +36,15 @@ fn a_life_from_create_to_delete() {
     fails(bench.runtime(&["delete", &bench.id()]), "not stopped");
     bench.says("started\n");
 
+    // A question, and no signal.
+    ok(bench.runtime(&["kill", &bench.id(), "0"]));
+    ok(bench.runtime(&["kill", "--all", &bench.id(), "0"]));
+    fails(bench.runtime(&["kill", &bench.id(), "99"]), "unknown signal");
+    assert_eq!(bench.status(), "running");
     ok(bench.runtime(&["kill", &bench.id(), "KILL"]));
     bench.wait_for("stopped");
     assert_eq!(bench.state()["pid"], 0);
+    fails(bench.runtime(&["kill", &bench.id(), "0"]), "not running");
     fails(bench.runtime(&["kill", &bench.id(), "TERM"]), "not running");
     fails(bench.runtime(&["start", &bench.id()]), "stopped");
     fails(bench.runtime(&["exec", &bench.id(), "true"]), "stopped");

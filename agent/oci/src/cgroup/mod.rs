@@ -9,7 +9,8 @@ mod v2;
 use crate::config::Resources;
 use crate::error::Error;
 use berth_runtime::Hierarchy;
-use berth_sys::process;
+use berth_sys::{fs as sys_fs, process};
+use std::ffi::CStr;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -56,7 +57,17 @@ impl Group {
 
     /// Makes the group. One that is there already may be somebody's: Podman makes its own in front.
     pub fn create(&self) -> Result<(), Error> {
-        if self.v2 { v2::create(self) } else { v1::create(self) }
+        // Another container's end may take away an empty group above between two steps.
+        const TRIES: u32 = 10;
+        let gone = |e: &Error| matches!(e, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+        let mut made = Ok(());
+        for _ in 0..TRIES {
+            made = if self.v2 { v2::create(self) } else { v1::create(self) };
+            if !made.as_ref().is_err_and(gone) {
+                break;
+            }
+        }
+        made
     }
 
     /// A group that has processes is somebody's, who would get this container's limits and die with it; in one that is frozen nothing starts.
@@ -220,8 +231,14 @@ impl Group {
                     Err(e) => return Err(Error::io(format!("removing the cgroup {}", folder.display()))(e)),
                 }
             }
+            remove_above(&folder);
         }
         Ok(())
+    }
+
+    /// Processes of it that the kernel has ended for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        stats::oom_kills(self)
     }
 
     /// What it uses, as runc's `events --stats` tells it.
@@ -233,6 +250,35 @@ impl Group {
 fn subfolders(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+/// What a group above containers' that this program has made is known by: it goes with the last of them. A folder's own mark, so that it does
+/// not matter which container it was made for.
+const MADE: &CStr = c"trusted.berth.made";
+
+/// Makes a group of `path`; there already is fine.
+fn make(folder: &Path, path: &Path) -> Result<(), Error> {
+    match fs::create_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(Error::io(format!("making the cgroup {}", folder.display()))(e)),
+        Ok(()) => {
+            if !folder.ends_with(path) {
+                // Who may not mark it leaves it behind, as other runtimes do.
+                let _ = fs::File::open(folder).and_then(|group| sys_fs::fsetxattr(group.as_fd(), MADE, b"1"));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Removes the groups above that this program has made, up to the first that is somebody's or in use (`EBUSY`).
+fn remove_above(folder: &Path) {
+    for above in folder.ancestors().skip(1) {
+        let mark = fs::File::open(above).and_then(|group| sys_fs::fgetxattr(group.as_fd(), MADE));
+        if !mark.is_ok_and(|m| m.is_some()) || fs::remove_dir(above).is_err() {
+            break;
+        }
+    }
 }
 
 fn remove_tree(folder: &Path) -> io::Result<()> {

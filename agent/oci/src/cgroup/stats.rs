@@ -17,6 +17,12 @@ fn field(folder: Option<&Path>, file: &str, key: &str) -> u64 {
     found.and_then(|v| v.trim().parse().ok()).unwrap_or(0)
 }
 
+/// Processes of the group that the kernel has ended for want of memory.
+pub fn oom_kills(group: &Group) -> u64 {
+    let file = if group.v2 { "memory.events" } else { "memory.oom_control" };
+    field(group.with("memory").as_deref(), file, "oom_kill")
+}
+
 pub fn stats(group: &Group) -> Value {
     if group.v2 { v2(group) } else { v1(group) }
 }

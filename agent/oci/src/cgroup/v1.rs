@@ -1,10 +1,9 @@
 //! Control groups of version 1 (Documentation/admin-guide/cgroup-v1).
 
-use super::{Group, devices, no_controller, set, write};
+use super::{Group, devices, make, no_controller, set, write};
 use crate::config::{BlockIo, Cpu, Memory, Resources};
 use crate::error::Error;
 use std::fs;
-use std::io;
 use std::path::Path;
 
 pub fn create(group: &Group) -> Result<(), Error> {
@@ -14,12 +13,7 @@ pub fn create(group: &Group) -> Result<(), Error> {
         for part in group.path.components() {
             let parent = folder.clone();
             folder.push(part);
-            match fs::create_dir(&folder) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(Error::io(format!("making the cgroup {}", folder.display()))(e));
-                }
-                _ => {}
-            }
+            make(&folder, &group.path)?;
             if cpuset {
                 inherit(&parent, &folder)?;
             }

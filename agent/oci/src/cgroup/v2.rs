@@ -1,12 +1,11 @@
 //! Control groups of version 2 (Documentation/admin-guide/cgroup-v2.rst). Values come in v1's terms and are converted as runc and crun do.
 
-use super::{Group, devices, set, write};
+use super::{Group, devices, make, set, write};
 use crate::config::{BlockIo, Cpu, Memory, Rdma, Resources};
 use crate::error::Error;
 use berth_runtime::{cpu_weight, io_weight};
 use berth_sys::cgroup_bpf;
 use std::fs;
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -19,12 +18,7 @@ pub fn create(group: &Group) -> Result<(), Error> {
             let _ = write(&folder.join("cgroup.subtree_control"), &format!("+{controller}"));
         }
         folder.push(part);
-        match fs::create_dir(&folder) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::io(format!("making the cgroup {}", folder.display()))(e));
-            }
-            _ => {}
-        }
+        make(&folder, &group.path)?;
     }
     Ok(())
 }

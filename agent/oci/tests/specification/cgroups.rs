@@ -22,6 +22,52 @@ fn the_cgroup_is_where_its_path_says() {
     assert_eq!(place(name), first);
 }
 
+/// Groups of `path` that are there.
+fn there(path: &str) -> Vec<std::path::PathBuf> {
+    let roots = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|e| e.path());
+    let roots = roots.filter(|p| p.is_dir()).chain([std::path::PathBuf::from("/sys/fs/cgroup")]);
+    roots.map(|root| root.join(path.trim_start_matches('/'))).filter(|p| p.is_dir()).collect()
+}
+
+#[test]
+fn groups_above_go_with_the_last_container_and_nobodys_else() {
+    let (one, two) = (Bench::new(), Bench::new());
+    let top = format!("/berth-oci-above-{}", one.id());
+    let create = |bench: &Bench, below: &str| {
+        let path = format!("{top}/{below}");
+        bench.config(&["sleep", "1000"], |c| c["linux"]["cgroupsPath"] = json!(path));
+        ok(bench.create(&[]));
+    };
+    let delete = |bench: &Bench| ok(bench.runtime(&["delete", "--force", &bench.id()]));
+    let none = Vec::<std::path::PathBuf>::new();
+    create(&one, "a/b/c");
+    create(&two, "a/d");
+    let here = there(&format!("{top}/a"));
+    assert!(!here.is_empty());
+    // The other one is below what was made for this one.
+    delete(&one);
+    assert_eq!((there(&format!("{top}/a/b")), there(&format!("{top}/a"))), (none.clone(), here));
+    delete(&two);
+    assert_eq!(there(&top), none);
+    // Podman makes the group above, and wants to find it.
+    let theirs = if only_v2() { format!("/sys/fs/cgroup{top}") } else { format!("/sys/fs/cgroup/pids{top}") };
+    std::fs::create_dir(&theirs).unwrap();
+    create(&one, "a/b");
+    delete(&one);
+    let left = there(&top);
+    std::fs::remove_dir(&theirs).unwrap();
+    assert_eq!(left, [std::path::PathBuf::from(theirs)]);
+}
+
+#[test]
+fn a_process_that_has_no_room_says_so() {
+    let bench = Bench::new();
+    bench.config(&["sleep", "1000"], |c| c["linux"]["resources"]["memory"] = json!({"limit": 1}));
+    fails(bench.create(&[]), "linux.resources.memory.limit: the container's process cannot live within 1 bytes");
+    assert!(!bench.state_folder().join(bench.id()).exists());
+    assert_eq!(bench.groups(), Vec::<std::path::PathBuf>::new());
+}
+
 #[test]
 fn device_rules_hold_in_their_order() {
     let bench = Bench::new();
