@@ -49,6 +49,7 @@ const CONFIG: &[(&str, &str)] = &[
     ("resources.memory_swap_bytes", "--memory-swap"),
     ("resources.memory_reservation_bytes", "--memory-reservation"),
     ("resources.nano_cpus", "--cpus"),
+    ("resources.cpu_quota_us", "--cpu-quota"),
     ("resources.cpu_shares", "--cpu-shares"),
     ("resources.cpuset_cpus", "--cpuset-cpus"),
     ("resources.cpuset_mems", "--cpuset-mems"),

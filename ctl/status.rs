@@ -37,7 +37,8 @@ pub fn error(status: &Status, host: &str, tls: bool, deadline: Option<Duration>)
         let new = bad.field_violations.iter().filter(|v| !error.message.contains(v.description.trim_end_matches('.')));
         error.details = new.map(in_words).collect();
     }
-    if let Some(hint) = hint(reason, status.code(), tls) {
+    let file = info.and_then(|i| i.metadata.get("file")).map_or("", String::as_str);
+    if let Some(hint) = hint(reason, file, status.code(), tls) {
         error.hint = Some(hint.to_owned());
     } else if let Some(delay) = details.retry_info().and_then(|r| r.retry_delay) {
         error.hint = Some(format!("try again in {} s", delay.as_secs().max(1)));
@@ -87,7 +88,25 @@ fn sentence(message: &str) -> String {
     message.trim_end().trim_end_matches('.').to_owned()
 }
 
-fn hint(reason: &str, code: Code, tls: bool) -> Option<&'static str> {
+/// Of the limit that the kernel refused, by the name of its file.
+fn limit(file: &str) -> Option<&'static str> {
+    let of = |prefix: &str| file.starts_with(prefix);
+    Some(if file == "memory.high" || file == "memory.min" || of("memory.oom") {
+        return None;
+    } else if of("memory.") {
+        "nothing was changed; a limit of memory cannot go below what is in use (berthctl stats)"
+    } else if of("cpuset.cpus") {
+        "it can only have CPUs that the agent's own cgroup has on that host"
+    } else if of("cpuset.mems") {
+        "it can only have memory nodes that the agent's own cgroup has on that host; most hosts have 0 alone"
+    } else if of("cpu.") {
+        "it can have no more CPU time than the cgroup above it"
+    } else {
+        return None;
+    })
+}
+
+fn hint(reason: &str, file: &str, code: Code, tls: bool) -> Option<&'static str> {
     Some(match reason {
         "CONTAINER_NOT_FOUND" => "berthctl ps -a lists all containers",
         "IMAGE_NOT_FOUND" => "is the name right? berthctl images lists what the host has",
@@ -97,7 +116,7 @@ fn hint(reason: &str, code: Code, tls: bool) -> Option<&'static str> {
         "CONTAINER_RUNNING" => "stop it first, or use rm -f",
         "CONTAINER_NOT_RUNNING" => "berthctl start starts it",
         "CONTAINER_PAUSED" => "berthctl unpause lets it go on",
-        "LIMIT_REFUSED" => "nothing was changed; a limit of memory cannot go below what is in use (berthctl stats)",
+        "LIMIT_REFUSED" => return limit(file),
         "FREEZE_FAILED" => {
             "one of its processes waits in the kernel, often for a disk or a network file system; try again"
         }
@@ -165,6 +184,25 @@ mod tests {
         }
         let foreign = ErrorDetails::with_error_info("COMMAND_NOT_FOUND", "elsewhere", std::collections::HashMap::new());
         assert_eq!(with(Code::FailedPrecondition, "x", foreign).exit, None);
+    }
+
+    #[test]
+    fn a_refused_limit_is_the_one_that_is_spoken_of() {
+        let hint = |file: &str| {
+            let metadata = std::collections::HashMap::from([("file".to_owned(), file.to_owned())]);
+            let details = ErrorDetails::with_error_info("LIMIT_REFUSED", DOMAIN, metadata);
+            with(Code::FailedPrecondition, "x", details).hint.unwrap_or_default()
+        };
+        for (file, word) in [
+            ("memory.max", "in use"),
+            ("memory.memsw.limit_in_bytes", "in use"),
+            ("cpuset.cpus", "CPUs"),
+            ("cpuset.mems", "memory nodes"),
+            ("cpu.max", "CPU time"),
+        ] {
+            assert!(hint(file).contains(word), "{file}: {}", hint(file));
+        }
+        assert_eq!((hint("hugetlb.2MB.max"), hint("memory.high")), (String::new(), String::new()));
     }
 
     #[test]

@@ -31,6 +31,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     if bytes >= u64::MAX as f64 { Err(format!("{text:?} is too large")) } else { Ok(bytes as u64) }
 }
 
+/// As [`parse_bytes`]; -1 is no limit, 0.
+pub fn parse_limit(text: &str) -> Result<u64, String> {
+    if text == "-1" { Ok(0) } else { parse_bytes(text) }
+}
+
 /// Go's durations: `10m`, `1h30m`, `1.5s`, `250ms`; and whole days, `2d`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("{text:?} is no duration; write a number with ms, s, m, h or d, such as 10m or 1h30m");
@@ -183,6 +188,8 @@ mod tests {
         for bad in ["", "m", "-1", "1x", "1.2.3k", "1e3", "99999999999999999999", "99999999p", " 1"] {
             assert!(parse_bytes(bad).is_err(), "{bad:?}");
         }
+        assert_eq!((parse_limit("-1"), parse_limit("1k")), (Ok(0), Ok(1024)));
+        assert!(parse_limit("-2").is_err());
     }
 
     #[test]

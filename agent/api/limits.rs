@@ -2,7 +2,8 @@
 
 use super::decode::{Fields, some};
 use berth::v1;
-use berth_model::spec::{BlockLimit, Resources};
+use berth_model::list::List;
+use berth_model::spec::{BlockLimit, LEAST_CPU_QUOTA_US, Resources};
 use berth_node::{ContainerUpdate, ResourceUpdate};
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,18 +24,30 @@ pub fn resources(f: &mut Fields, r: v1::Resources) -> Resources {
     let reserved = r.memory_reservation_bytes;
     let fits = memory == 0 || reserved <= memory;
     f.check(fits, "resources.memory_reservation_bytes", "must not be above memory_bytes");
-    let (cpus, period) = (r.nano_cpus, r.cpu_period_us);
-    f.check(period == 0 || cpus > 0, "resources.cpu_period_us", "needs nano_cpus");
+    let period = Some(r.cpu_period_us).filter(|n| *n > 0);
+    quota(f, r.nano_cpus, r.cpu_quota_us);
+    let asked = match u64::try_from(r.cpu_quota_us) {
+        Ok(quota) if quota > 0 => {
+            Resources::nano_cpus_of(quota, Resources { cpu_period_us: period, ..Resources::default() }.cpu_period())
+        }
+        _ => {
+            on_this_host(f, r.nano_cpus);
+            r.nano_cpus
+        }
+    };
+    let nano_cpus = Some(asked).filter(|n| *n > 0);
+    let cpus = Resources { nano_cpus, cpu_period_us: period, ..Resources::default() };
+    cpus.too_few_cpus().into_iter().for_each(|why| f.wrong("resources.nano_cpus", why));
     f.check(r.pids.is_none_or(|n| n >= -1), "resources.pids", "must be -1, 0 or more");
-    simple(f, memory, swap, cpus, r.cpu_shares, &r.cpuset_cpus, &r.cpuset_mems);
-    let more = more(f, period, r.blkio_weight, r.block_devices, r.hugepages, r.unified);
+    simple(f, memory, swap, r.cpu_shares, &r.cpuset_cpus, &r.cpuset_mems);
+    let more = more(f, r.cpu_period_us, r.blkio_weight, r.block_devices, r.hugepages, r.unified);
     let over = |n: u64| Some(n).filter(|n| *n > 0);
     Resources {
         memory_bytes: over(memory),
         memory_swap_bytes: Some(swap).filter(|n| *n != 0),
         memory_reservation_bytes: over(reserved),
-        nano_cpus: over(cpus),
-        cpu_period_us: over(period),
+        nano_cpus,
+        cpu_period_us: period,
         cpu_shares: over(r.cpu_shares),
         cpuset_cpus: some(r.cpuset_cpus),
         cpuset_mems: some(r.cpuset_mems),
@@ -55,7 +68,9 @@ pub fn update(f: &mut Fields, request: Option<v1::ResourceUpdate>) -> ContainerU
     let swap = r.memory_swap_bytes.unwrap_or_default();
     f.check(r.pids.is_none_or(|n| n >= -1), "resources.pids", "must be -1, 0 or more");
     let (cpus, mems) = (text(&r.cpuset_cpus), text(&r.cpuset_mems));
-    simple(f, number(r.memory_bytes), swap, number(r.nano_cpus), number(r.cpu_shares), &cpus, &mems);
+    simple(f, number(r.memory_bytes), swap, number(r.cpu_shares), &cpus, &mems);
+    quota(f, number(r.nano_cpus), r.cpu_quota_us.unwrap_or_default());
+    on_this_host(f, number(r.nano_cpus));
     let weight = r.blkio_weight.unwrap_or_default();
     let more = more(f, number(r.cpu_period_us), weight, r.block_devices, r.hugepages, r.unified);
     ContainerUpdate {
@@ -64,6 +79,7 @@ pub fn update(f: &mut Fields, request: Option<v1::ResourceUpdate>) -> ContainerU
             memory_swap_bytes: r.memory_swap_bytes,
             memory_reservation_bytes: r.memory_reservation_bytes,
             nano_cpus: r.nano_cpus,
+            cpu_quota_us: r.cpu_quota_us,
             cpu_period_us: r.cpu_period_us,
             cpu_shares: r.cpu_shares,
             cpuset_cpus: r.cpuset_cpus,
@@ -80,17 +96,38 @@ pub fn update(f: &mut Fields, request: Option<v1::ResourceUpdate>) -> ContainerU
 }
 
 /// What a new container and an update say alike; 0 and an empty text are good for both.
-fn simple(f: &mut Fields, memory: u64, swap: i64, nano_cpus: u64, shares: u64, cpus: &str, mems: &str) {
+fn simple(f: &mut Fields, memory: u64, swap: i64, shares: u64, cpus: &str, mems: &str) {
     f.check(memory == 0 || memory >= MIN_MEMORY, "resources.memory_bytes", "must be 0 or at least 6291456 (6 MiB)");
     f.check(swap >= -1, "resources.memory_swap_bytes", "must be -1, 0 or more");
-    f.check(
-        nano_cpus == 0 || (1_000_000..=1_000_000_000_000_000).contains(&nano_cpus),
-        "resources.nano_cpus",
-        "must be 0 or at least 1000000 (a thousandth of a CPU)",
-    );
     f.check(shares == 0 || (2..=262_144).contains(&shares), "resources.cpu_shares", "must be 0 or 2 to 262144");
-    for (field, text) in [("cpuset_cpus", cpus), ("cpuset_mems", mems)] {
-        f.check(is_list(text), format!("resources.{field}"), "must be a list such as 0-3,8");
+    type Has = fn() -> Option<List>;
+    let cpus = ("cpuset_cpus", "CPU", cpus, berth_node::host_cpus as Has);
+    let mems = ("cpuset_mems", "memory node", mems, berth_node::host_memory_nodes as Has);
+    for (field, what, text, has) in [cpus, mems].into_iter().filter(|(_, _, text, _)| !text.is_empty()) {
+        let field = format!("resources.{field}");
+        let Some(asked) = f.take(&field, text.parse::<List>()) else { continue };
+        if let Some(has) = has()
+            && let Some(missing) = asked.missing_from(&has)
+        {
+            f.wrong(field, format!("this host has no {what} {missing}, only {has}"));
+        }
+    }
+}
+
+fn quota(f: &mut Fields, nano_cpus: u64, quota: i64) {
+    f.check(quota == 0 || nano_cpus == 0, "resources.cpu_quota_us", "is in place of nano_cpus, not beside it");
+    let good = matches!(quota, -1 | 0) || quota >= LEAST_CPU_QUOTA_US as i64;
+    f.check(good, "resources.cpu_quota_us", "must be -1, 0 or at least 1000 (a millisecond)");
+}
+
+/// As with Docker, nobody asks for more than there is. A start does not ask: the host may have lost some since.
+fn on_this_host(f: &mut Fields, nano_cpus: u64) {
+    if nano_cpus > 0
+        && let Some(most) = berth_node::host_cpus()
+        && nano_cpus > most.count().saturating_mul(1_000_000_000)
+    {
+        let most = most.count();
+        f.wrong("resources.nano_cpus", format!("must be at most {most}, as many as this host has CPUs"));
     }
 }
 
@@ -161,6 +198,8 @@ pub fn encode(r: &Resources) -> v1::Resources {
         oom_group: r.oom_group,
         hugepages: r.hugepages.clone().into_iter().collect(),
         unified: r.unified.clone().into_iter().collect(),
+        // It is in nano_cpus.
+        cpu_quota_us: 0,
     }
 }
 
@@ -175,19 +214,6 @@ fn encode_block(limit: &BlockLimit) -> v1::BlockLimit {
     }
 }
 
-/// cpuset(7), "List format"; empty is one too.
-fn is_list(text: &str) -> bool {
-    let number = |s: &str| -> Option<u32> {
-        (s.len() <= 5 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok()).flatten()
-    };
-    text.is_empty()
-        || text.len() <= 1024
-            && text.split(',').all(|part| match part.split_once('-') {
-                Some((first, last)) => matches!((number(first), number(last)), (Some(a), Some(b)) if a <= b),
-                None => number(part).is_some(),
-            })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,7 +224,7 @@ mod tests {
         let bad = v1::ResourceUpdate {
             memory_bytes: Some(1),
             memory_swap_bytes: Some(-2),
-            nano_cpus: Some(1),
+            nano_cpus: Some(u64::MAX),
             cpu_shares: Some(1),
             cpuset_cpus: Some("0-".into()),
             cpuset_mems: Some("a".into()),
@@ -210,6 +236,16 @@ mod tests {
         };
         update(&mut f, Some(bad));
         assert_eq!(f.errors().len(), 11, "{:?}", f.errors());
+        for (nanos, quota) in [(1_000_000_000, 1000), (0, 999), (0, -2)] {
+            let mut f = Fields::default();
+            let bad = v1::ResourceUpdate {
+                nano_cpus: Some(nanos).filter(|n| *n > 0),
+                cpu_quota_us: Some(quota),
+                ..Default::default()
+            };
+            update(&mut f, Some(bad));
+            assert_eq!(f.errors().len(), 1, "{quota}: {:?}", f.errors());
+        }
         let mut f = Fields::default();
         let good = v1::ResourceUpdate { memory_bytes: Some(0), cpuset_cpus: Some(String::new()), ..Default::default() };
         assert_eq!(update(&mut f, Some(good)).resources.memory_bytes, Some(0));
@@ -222,7 +258,7 @@ mod tests {
         let disk =
             v1::BlockLimit { path: "/dev/sda".into(), weight: 10, read_bps: 1, write_iops: 2, ..Default::default() };
         let asked = v1::Resources {
-            nano_cpus: 1_000_000,
+            nano_cpus: 1_000_000_000,
             cpu_period_us: 1000,
             blkio_weight: 1000,
             block_devices: vec![disk],
@@ -234,5 +270,25 @@ mod tests {
         let mut f = Fields::default();
         assert_eq!(encode(&resources(&mut f, asked.clone())), asked);
         assert_eq!(f.errors(), []);
+    }
+
+    #[test]
+    fn a_quota_becomes_processors_even_more_than_there_are() {
+        let read = |r: v1::Resources| {
+            let mut f = Fields::default();
+            (resources(&mut f, r), f.errors().len())
+        };
+        let quota = |us, period| v1::Resources { cpu_quota_us: us, cpu_period_us: period, ..Default::default() };
+        let (r, wrong) = read(quota(25_000, 30_000));
+        assert_eq!((r.cpu_quota(), r.cpu_period_us, wrong), (Some(25_000), Some(30_000), 0));
+        let (r, wrong) = read(quota(1_000_000_000, 0));
+        assert_eq!((r.nano_cpus, wrong), (Some(10_000_000_000_000), 0));
+        for unlimited in [quota(-1, 50_000), quota(0, 50_000)] {
+            let (r, wrong) = read(unlimited);
+            assert_eq!((r.nano_cpus, r.cpu_period_us, wrong), (None, Some(50_000), 0));
+        }
+        for nano_cpus in [1_000_000, 10_000_000_000_000] {
+            assert_eq!(read(v1::Resources { nano_cpus, ..Default::default() }).1, 1, "{nano_cpus}");
+        }
     }
 }

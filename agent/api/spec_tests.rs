@@ -86,9 +86,10 @@ fn full() -> v1::ContainerConfig {
             memory_reservation_bytes: 32 << 20,
             nano_cpus: 500_000_000,
             cpu_shares: 512,
-            cpuset_cpus: "0-1,3".into(),
+            cpuset_cpus: "0".into(),
             cpuset_mems: "0".into(),
             pids: Some(10),
+            cpu_quota_us: 0,
         }),
         devices: vec![v1::Device {
             host_path: "/dev/null".into(),

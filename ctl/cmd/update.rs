@@ -5,9 +5,9 @@ use crate::complete;
 use crate::connect::{UNARY_TIMEOUT, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::spec::limits::{Disks, hugepages, nano_cpus, quota};
+use crate::spec::limits::{Disks, hugepages, nano_cpus, parse_quota};
 use crate::spec::{pairs, supervise};
-use crate::units::parse_bytes;
+use crate::units::{parse_bytes, parse_limit};
 use berth::v1;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
@@ -18,24 +18,24 @@ use clap_complete::engine::ArgValueCompleter;
     Example:\n  berthctl -g web update --memory 512m --cpus 1.5 web"
 )]
 pub struct Update {
-    /// Memory limit in bytes, at least 6m; 0: none
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes)]
+    /// Memory limit in bytes, at least 6m; 0 or -1: none
+    #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_limit)]
     memory: Option<u64>,
     /// Memory and swap together in bytes; 0: twice the memory; -1: swap without limit
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_swap)]
     memory_swap: Option<i64>,
-    /// Memory that is kept under pressure, in bytes; 0: none
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    /// Memory that is kept under pressure, in bytes; 0 or -1: none
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_limit)]
     memory_reservation: Option<u64>,
-    /// Number of CPUs, such as 1.5; 0: no limit
+    /// Number of CPUs, such as 1.5; no more than the host has, no less than 0.01; 0: no limit
     #[arg(long, value_name = "NUMBER", conflicts_with = "cpu_quota")]
     cpus: Option<String>,
-    /// Microseconds in which CPU time is counted, 1000 to 1000000; 0: 100000
+    /// Microseconds in which CPU time is counted, 1000 to 1000000; 0: 100000. Alone: the quota stays as many microseconds
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_period: Option<u64>,
-    /// Microseconds of CPU time in each period
-    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1000..))]
-    cpu_quota: Option<u64>,
+    /// Microseconds of CPU time in each period, at least 1000; 0 or -1: no limit
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true, value_parser = parse_quota)]
+    cpu_quota: Option<i64>,
     /// Weight against other containers, 2 to 262144; 0: 1024
     #[arg(short, long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(0..=262_144))]
     cpu_shares: Option<u64>,
@@ -82,7 +82,8 @@ pub async fn update(fleet: &Fleet, args: Update) -> Result<u8> {
         memory_bytes: args.memory,
         memory_swap_bytes: args.memory_swap,
         memory_reservation_bytes: args.memory_reservation,
-        nano_cpus: args.cpus.as_deref().map(nano_cpus).transpose()?.or(quota(args.cpu_quota, args.cpu_period)),
+        nano_cpus: args.cpus.as_deref().map(nano_cpus).transpose()?,
+        cpu_quota_us: args.cpu_quota,
         cpu_period_us: args.cpu_period,
         cpu_shares: args.cpu_shares,
         cpuset_cpus: args.cpuset_cpus,

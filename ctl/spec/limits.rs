@@ -2,7 +2,7 @@
 
 use super::pairs;
 use crate::error::{Error, Result};
-use crate::units::parse_bytes;
+use crate::units::{parse_bytes, parse_limit};
 use berth::v1;
 use clap::Args;
 use std::collections::{BTreeMap, HashMap};
@@ -10,27 +10,27 @@ use std::collections::{BTreeMap, HashMap};
 // No doc comment: clap would take it for the description of each command that has these options.
 #[derive(Debug, Default, Args)]
 pub struct Limits {
-    /// Memory limit in bytes, at least 6m
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Limits")]
+    /// Memory limit in bytes, at least 6m; -1: none
+    #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_limit, help_heading = "Limits")]
     pub memory: Option<u64>,
     /// Memory and swap together in bytes; -1: swap without limit
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, help_heading = "Limits")]
     pub memory_swap: Option<String>,
-    /// Memory that is kept under pressure, in bytes
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Limits")]
+    /// Memory that is kept under pressure, in bytes; -1: none
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_limit, help_heading = "Limits")]
     pub memory_reservation: Option<u64>,
     /// When memory runs out, end all its processes together (cgroup v2)
     #[arg(long, help_heading = "Limits")]
     pub oom_group: bool,
-    /// Number of CPUs, such as 1.5
+    /// Number of CPUs, such as 1.5; no more than the host has, no less than 0.01
     #[arg(long, value_name = "NUMBER", conflicts_with = "cpu_quota", help_heading = "Limits")]
     pub cpus: Option<String>,
     /// Microseconds in which CPU time is counted, 1000 to 1000000 [default: 100000]
     #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1000..=1_000_000), help_heading = "Limits")]
     pub cpu_period: Option<u64>,
-    /// Microseconds of CPU time in each period
-    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1000..), help_heading = "Limits")]
-    pub cpu_quota: Option<u64>,
+    /// Microseconds of CPU time in each period, at least 1000; -1: no limit
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true, value_parser = parse_quota, help_heading = "Limits")]
+    pub cpu_quota: Option<i64>,
     /// Weight against other containers, 2 to 262144 [default: 1024]
     #[arg(short, long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(2..=262_144), help_heading = "Limits")]
     pub cpu_shares: Option<u64>,
@@ -92,7 +92,8 @@ impl Limits {
             memory_bytes: self.memory.unwrap_or(0),
             memory_swap_bytes: self.memory_swap.as_deref().map(|t| size("--memory-swap", t)).transpose()?.unwrap_or(0),
             memory_reservation_bytes: self.memory_reservation.unwrap_or(0),
-            nano_cpus: cpus.or(quota(self.cpu_quota, self.cpu_period)).unwrap_or(0),
+            nano_cpus: cpus.unwrap_or(0),
+            cpu_quota_us: self.cpu_quota.unwrap_or(0),
             cpu_period_us: self.cpu_period.unwrap_or(0),
             cpu_shares: self.cpu_shares.unwrap_or(0),
             cpuset_cpus: self.cpuset_cpus.clone().unwrap_or_default(),
@@ -107,10 +108,13 @@ impl Limits {
     }
 }
 
-/// Billionths of a CPU; the period's default is the kernel's.
-pub fn quota(quota: Option<u64>, period: Option<u64>) -> Option<u64> {
-    let nanos = u128::from(quota?) * 1_000_000_000 / u128::from(period.unwrap_or(100_000).max(1));
-    Some(u64::try_from(nanos).unwrap_or(u64::MAX))
+/// Microseconds of CPU time; -1 and 0, no limit.
+pub fn parse_quota(text: &str) -> std::result::Result<i64, String> {
+    match text.parse::<i64>() {
+        Ok(n) if matches!(n, -1 | 0) || n >= 1000 => Ok(n),
+        Ok(_) => Err("must be -1, for no limit, or at least 1000, a millisecond".into()),
+        Err(_) => Err(format!("{text:?} is no number of microseconds")),
+    }
 }
 
 /// Bytes by the size of pages.
@@ -202,9 +206,10 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_is_a_number_of_cpus() {
-        assert_eq!(quota(Some(50_000), None), Some(500_000_000));
-        assert_eq!(quota(Some(50_000), Some(25_000)), Some(2_000_000_000));
-        assert_eq!(quota(None, Some(25_000)), None);
+    fn a_quota_is_a_millisecond_or_none() {
+        assert_eq!((parse_quota("1000"), parse_quota("0"), parse_quota("-1")), (Ok(1000), Ok(0), Ok(-1)));
+        for bad in ["999", "-2", "1.5", ""] {
+            parse_quota(bad).expect_err(bad);
+        }
     }
 }

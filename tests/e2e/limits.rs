@@ -53,9 +53,20 @@ const ROWS: &[Row] = &[
     Row {
         what: "memory",
         options: [
+            &["--memory", "-1", "--memory-swap", "-1"],
+            &["--memory", "64m", "--memory-swap", "64m"],
+            &["--memory", "-1", "--memory-swap", "-1"],
+        ],
+        v1: Some((&["memory.limit_in_bytes"], [Text(&[UNLIMITED]), Text(&["67108864"]), Text(&[UNLIMITED])])),
+        v2: (&["memory.max"], [Text(&["max"]), Text(&["67108864"]), Text(&["max"])]),
+        shown: ("MemorySwap", ["-1", "67108864", "-1"]),
+    },
+    Row {
+        what: "memory",
+        options: [
             &["--memory", "64m", "--memory-reservation", "32m"],
             &["--memory-reservation", "48m"],
-            &["--memory-reservation", "0"],
+            &["--memory-reservation", "-1"],
         ],
         v1: Some((&["memory.soft_limit_in_bytes"], [Text(&["33554432"]), Text(&["50331648"]), Text(&[UNLIMITED])])),
         v2: (&["memory.low"], [Text(&["33554432"]), Text(&["50331648"]), Text(&["0"])]),
@@ -78,6 +89,25 @@ const ROWS: &[Row] = &[
         v1: Some((&["cpu.cfs_period_us"], [Text(&["50000"]), Text(&["20000"]), Text(&["100000"])])),
         v2: (&["cpu.max"], [Text(&["25000 50000"]), Text(&["5000 20000"]), Text(&["max 100000"])]),
         shown: ("CpuPeriod", ["50000", "20000", "0"]),
+    },
+    // What is not said of a quota stays: its microseconds in another period, and the period for another number of them.
+    Row {
+        what: "cpu",
+        options: [
+            &["--cpu-period", "30000", "--cpu-quota", "25000"],
+            &["--cpu-period", "20000"],
+            &["--cpu-quota", "-1"],
+        ],
+        v1: Some((&["cpu.cfs_quota_us"], [Text(&["25000"]), Text(&["25000"]), Text(&["-1"])])),
+        v2: (&["cpu.max"], [Text(&["25000 30000"]), Text(&["25000 20000"]), Text(&["max 20000"])]),
+        shown: ("NanoCpus", ["833333334", "1250000000", "0"]),
+    },
+    Row {
+        what: "cpu",
+        options: [&["--cpu-quota", "-1", "--cpu-period", "50000"], &["--cpu-quota", "5000"], &["--cpus", "0.5"]],
+        v1: Some((&["cpu.cfs_quota_us"], [Text(&["-1"]), Text(&["5000"]), Text(&["25000"])])),
+        v2: (&["cpu.max"], [Text(&["max 50000"]), Text(&["5000 50000"]), Text(&["25000 50000"])]),
+        shown: ("NanoCpus", ["0", "100000000", "500000000"]),
     },
     Row {
         what: "cpu",
@@ -107,6 +137,13 @@ const ROWS: &[Row] = &[
         v1: Some((&["pids.max"], [Text(&["77"]), Text(&["99"]), Text(&["max"])])),
         v2: (&["pids.max"], [Text(&["77"]), Text(&["99"]), Text(&["max"])]),
         shown: ("PidsLimit", ["77", "99", "-1"]),
+    },
+    Row {
+        what: "pids",
+        options: [&["--pids-limit", "-1"], &["--pids-limit", "77"], &["--pids-limit", "0"]],
+        v1: Some((&["pids.max"], [Text(&["max"]), Text(&["77"]), Text(&["max"])])),
+        v2: (&["pids.max"], [Text(&["max"]), Text(&["77"]), Text(&["max"])]),
+        shown: ("PidsLimit", ["-1", "77", "0"]),
     },
     Row {
         what: "weight",
@@ -415,6 +452,49 @@ fn every_one_is_set_changed_and_taken_back() {
         }
     }
     node.ok(&["rm", "-f", "plain"]);
+    node.finish();
+}
+
+/// Nobody asks for more processors than there are, or for less than the kernel gives. A container that has more, because its host had more when
+/// it was made, starts and is changed all the same: it is the same record as one with such a quota.
+#[test]
+fn processors_are_those_of_the_host() {
+    let node = Node::with_busybox("limits-cpus");
+    let cpus = std::thread::available_parallelism().expect("processors").get();
+    let most = cpus.to_string();
+    let busybox = image("busybox");
+    let id = node.detached(&["--cpus", &most], "sleep 1000");
+    let refused = |cpus: &str, words: &str| {
+        for arguments in [
+            &["run", "--rm", "--network", "none", "--cpus", cpus, &busybox, "true"][..],
+            &["update", "--cpus", cpus, &id],
+        ] {
+            let said = node.ctl(arguments);
+            let good = said.code != 0 && said.stderr.contains("--cpus") && said.stderr.contains(words);
+            assert!(good, "{arguments:?}: {said:?}");
+        }
+    };
+    refused("1000", &format!("at most {most}"));
+    refused("0.001", "at least 0.01");
+    // Nor is there a processor or a memory of a number that the host has not.
+    for (option, what) in [("--cpuset-cpus", "no CPU 999"), ("--cpuset-mems", "no memory node 999")] {
+        for arguments in [
+            &["run", "--rm", "--network", "none", option, "0,999", &busybox, "true"][..],
+            &["update", option, "0,999", &id],
+        ] {
+            let said = node.ctl(arguments);
+            assert!(said.code != 0 && said.stderr.contains(option) && said.stderr.contains(what), "{said:?}");
+            assert!(!said.stderr.contains("in use"), "{said:?}");
+        }
+    }
+    assert_eq!(node.inspect(&id)["HostConfig"]["NanoCpus"], json!(cpus as u64 * 1_000_000_000));
+    // A longer period has smaller parts.
+    node.sh(&["--cpus", "0.005", "--cpu-period", "1000000"], "true");
+    let more = node.detached(&["--cpu-quota", "100000000"], "sleep 1000");
+    assert_eq!(node.inspect(&more)["HostConfig"]["NanoCpus"], json!(1_000_000_000_000_u64));
+    node.ok(&["restart", "-t", "0", &more]);
+    node.ok(&["update", "--cpu-shares", "512", &more]);
+    node.ok(&["rm", "-f", &more, &id]);
     node.finish();
 }
 

@@ -8,6 +8,7 @@ pub mod digest;
 pub mod event;
 pub mod id;
 pub mod image;
+pub mod list;
 pub mod log;
 pub mod network;
 pub mod pattern;

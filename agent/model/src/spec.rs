@@ -281,6 +281,40 @@ pub struct Resources {
     pub unified: BTreeMap<String, String>,
 }
 
+/// Docker's and the kernel's default.
+const CPU_PERIOD_US: u64 = 100_000;
+/// The kernel takes no quota below.
+pub const LEAST_CPU_QUOTA_US: u64 = 1000;
+
+impl Resources {
+    /// Microseconds in which the time of its processors is counted.
+    pub fn cpu_period(&self) -> u64 {
+        self.cpu_period_us.unwrap_or(CPU_PERIOD_US)
+    }
+
+    /// Microseconds of each period, maybe fewer than the kernel takes; `None`: no limit.
+    pub fn cpu_quota(&self) -> Option<u64> {
+        let quota = u128::from(self.nano_cpus?) * u128::from(self.cpu_period()) / 1_000_000_000;
+        Some(u64::try_from(quota).unwrap_or(u64::MAX))
+    }
+
+    /// The least number that gives this quota of such a period, so that [`Resources::cpu_quota`] is the same again.
+    pub fn nano_cpus_of(quota_us: u64, period_us: u64) -> u64 {
+        let nanos = (u128::from(quota_us) * 1_000_000_000).div_ceil(u128::from(period_us.max(1)));
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    /// Why its limit of processors is below what the kernel takes, if it is.
+    pub fn too_few_cpus(&self) -> Option<String> {
+        let (period, quota) = (self.cpu_period(), self.cpu_quota()?);
+        (quota < LEAST_CPU_QUOTA_US).then(|| {
+            let least = LEAST_CPU_QUOTA_US as f64 / period as f64;
+            let period = period as f64 / 1000.0;
+            format!("must be 0 or at least {least}: the kernel gives no less than 1 ms in each period of {period} ms")
+        })
+    }
+}
+
 /// What a container may do with one disk.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -334,4 +368,33 @@ pub struct ExecSpec {
     pub privileged: bool,
     /// Rows and columns of the caller's terminal.
     pub size: Option<(u16, u16)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_stays_what_it_was() {
+        for period in [1000, 3000, 7777, 30_000, 99_999, 100_000, 1_000_000] {
+            for quota in [1000, 1001, 24_999, 25_000, 333_333, 5_000_000] {
+                let nano_cpus = Some(Resources::nano_cpus_of(quota, period));
+                let r = Resources { nano_cpus, cpu_period_us: Some(period), ..Resources::default() };
+                assert_eq!(r.cpu_quota(), Some(quota), "{period}");
+            }
+        }
+        assert_eq!(Resources::nano_cpus_of(50_000, 100_000), 500_000_000);
+        assert_eq!(Resources::default().cpu_quota(), None);
+    }
+
+    #[test]
+    fn a_millisecond_is_the_least() {
+        let few = |nanos, period| {
+            Resources { nano_cpus: Some(nanos), cpu_period_us: period, ..Resources::default() }.too_few_cpus()
+        };
+        let why = few(1_000_000, None).expect("a tenth of that");
+        assert!(why.contains("at least 0.01:") && why.contains("period of 100 ms"), "{why}");
+        assert_eq!((few(10_000_000, None), few(1_000_000, Some(1_000_000))), (None, None));
+        assert_eq!(Resources::default().too_few_cpus(), None);
+    }
 }

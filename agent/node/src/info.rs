@@ -2,6 +2,7 @@
 
 use crate::node::Inner;
 use crate::view::{NodeInfo, RuntimeView, Selinux};
+use berth_model::list::List;
 use berth_model::{Phase, Platform};
 use berth_runtime::{OWN_RUNTIME, OtherFound, SelinuxState};
 use berth_sys::store;
@@ -99,6 +100,20 @@ fn features(inner: &Inner) -> Vec<(String, bool)> {
     let all = of_layers.into_iter().flatten().chain(inner.runtime.features());
     let users = ("user_namespaces", inner.userns.missing().is_none());
     all.chain([users]).map(|(name, there)| (name.to_owned(), there)).collect()
+}
+
+/// CPUs that the host runs on now (Documentation/admin-guide/cputopology.rst). `None`: it does not say.
+pub fn host_cpus() -> Option<List> {
+    list("/sys/devices/system/cpu/online")
+}
+
+/// Memory nodes of the host (Documentation/ABI/stable/sysfs-devices-node); a kernel without NUMA has one.
+pub fn host_memory_nodes() -> Option<List> {
+    list("/sys/devices/system/node/has_memory").or_else(|| "0".parse().ok())
+}
+
+fn list(path: &str) -> Option<List> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// PRETTY_NAME of os-release(5).

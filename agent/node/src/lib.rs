@@ -91,6 +91,7 @@ pub use error::NodeError;
 pub use exec::NodeExec;
 pub use forward::{Dialed, Run};
 pub use gc::policy::{Basis, ContainerRule, GcConfig, ImageRule, Keep, LabelFilter, Policy, Watermarks};
+pub use info::{host_cpus, host_memory_nodes};
 pub use logs::{BadLogCursor, LogCursor, LogPosition};
 pub use nets::AddressPool;
 pub use session::ResumedSession;

@@ -30,6 +30,8 @@ pub struct ResourceUpdate {
     pub memory_reservation_bytes: Option<u64>,
     /// 0: no limit.
     pub nano_cpus: Option<u64>,
+    /// Microseconds of each period in place of it; 0 or less: no limit.
+    pub cpu_quota_us: Option<i64>,
     /// 0: the default.
     pub cpu_period_us: Option<u64>,
     /// 0: the default.
@@ -51,6 +53,18 @@ pub struct ResourceUpdate {
 }
 
 impl ResourceUpdate {
+    /// A new period alone keeps the microseconds of each, as runc does.
+    fn nano_cpus(&self, old: &Resources, period_us: Option<u64>) -> Option<u64> {
+        let period = Resources { cpu_period_us: period_us, ..Resources::default() }.cpu_period();
+        let of = |quota| Some(Resources::nano_cpus_of(quota, period));
+        match (self.nano_cpus, self.cpu_quota_us) {
+            (Some(nanos), _) => Some(nanos).filter(|n| *n > 0),
+            (None, Some(quota)) => u64::try_from(quota).ok().filter(|q| *q > 0).and_then(of),
+            (None, None) if old.cpu_period() == period => old.nano_cpus,
+            (None, None) => old.cpu_quota().and_then(of),
+        }
+    }
+
     fn applied(&self, old: &Resources) -> Resources {
         fn number<T: PartialEq + Default + Copy>(new: Option<T>, old: Option<T>) -> Option<T> {
             new.map_or(old, |n| Some(n).filter(|n| *n != T::default()))
@@ -66,13 +80,14 @@ impl ResourceUpdate {
         let mut disks: Vec<BlockLimit> = old.block_devices.iter().filter(|l| !said(l)).cloned().collect();
         let nothing = |l: &BlockLimit| *l == BlockLimit { path: l.path.clone(), ..BlockLimit::default() };
         disks.extend(self.block_devices.iter().filter(|l| !nothing(l)).cloned());
+        let cpu_period_us = number(self.cpu_period_us, old.cpu_period_us);
         let unlimited = self.memory_bytes == Some(0) && self.memory_swap_bytes.is_none();
         Resources {
             memory_bytes: number(self.memory_bytes, old.memory_bytes),
             memory_swap_bytes: if unlimited { None } else { number(self.memory_swap_bytes, old.memory_swap_bytes) },
             memory_reservation_bytes: number(self.memory_reservation_bytes, old.memory_reservation_bytes),
-            nano_cpus: number(self.nano_cpus, old.nano_cpus),
-            cpu_period_us: number(self.cpu_period_us, old.cpu_period_us),
+            nano_cpus: self.nano_cpus(old, cpu_period_us),
+            cpu_period_us,
             cpu_shares: number(self.cpu_shares, old.cpu_shares),
             cpuset_cpus: list(&self.cpuset_cpus, &old.cpuset_cpus),
             cpuset_mems: list(&self.cpuset_mems, &old.cpuset_mems),
@@ -118,6 +133,10 @@ async fn apply(inner: &Arc<Inner>, container: &Arc<Container>, update: &Containe
     let mut wrong = inner.runtime.check(&spec);
     // The rest was good enough when it was made.
     wrong.retain(|(field, _)| field.starts_with("resources."));
+    let of_cpus = update.resources.nano_cpus.is_some() || update.resources.cpu_quota_us.is_some();
+    if let Some(why) = spec.resources.too_few_cpus().filter(|_| of_cpus) {
+        wrong.push(("resources.nano_cpus".to_owned(), why));
+    }
     if spec.auto_remove && spec.restart != RestartPolicy::No {
         wrong.push(("restart".to_owned(), "does not go with auto_remove".to_owned()));
     }
@@ -188,7 +207,25 @@ mod tests {
         let other =
             ResourceUpdate { block_devices: vec![disk("/dev/b", Some(2)), disk("/dev/a", None)], ..none.clone() };
         assert_eq!(other.applied(&disks).block_devices, [disk("/dev/b", Some(2))]);
-        let swap = ResourceUpdate { memory_swap_bytes: Some(0), ..none };
+        let swap = ResourceUpdate { memory_swap_bytes: Some(0), ..none.clone() };
         assert_eq!(swap.applied(&old), Resources { memory_swap_bytes: None, ..old });
+    }
+
+    #[test]
+    fn a_quota_is_counted_in_the_period_that_is_there() {
+        let half = Resources { nano_cpus: Some(500_000_000), ..Resources::default() };
+        let told = |r: &Resources| (r.cpu_quota(), r.cpu_period());
+        let none = ResourceUpdate::default();
+        let period = ResourceUpdate { cpu_period_us: Some(30_000), ..none.clone() };
+        let changed = period.applied(&half);
+        assert_eq!(told(&changed), (Some(50_000), 30_000));
+        let quota = |us| ResourceUpdate { cpu_quota_us: Some(us), ..none.clone() };
+        assert_eq!(told(&quota(7000).applied(&changed)), (Some(7000), 30_000));
+        for unlimited in [quota(-1), quota(0), ResourceUpdate { nano_cpus: Some(0), ..none.clone() }] {
+            assert_eq!(told(&unlimited.applied(&changed)), (None, 30_000));
+        }
+        assert_eq!(told(&period.applied(&Resources::default())), (None, 30_000));
+        let back = ResourceUpdate { cpu_period_us: Some(0), ..none };
+        assert_eq!(told(&back.applied(&changed)), (Some(50_000), 100_000));
     }
 }

@@ -199,6 +199,9 @@ pub(super) fn hugepages(
             continue;
         }
         let path = group.join(format!("hugetlb.{size}.{file}"));
+        if !path.exists() && !std::path::Path::new("/sys/kernel/mm/hugepages").exists() {
+            return Err(super::no_controller("hugetlb"));
+        }
         if !path.exists() {
             return Err(RuntimeError::spec(
                 "resources.hugepages",

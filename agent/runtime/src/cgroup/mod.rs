@@ -21,7 +21,7 @@ pub use weight::{cpu_weight, io_weight};
 use crate::counters::Counter;
 use crate::{CgroupDriver, RuntimeConfig, RuntimeError};
 use berth_model::ContainerId;
-use berth_model::spec::Resources;
+use berth_model::spec::{LEAST_CPU_QUOTA_US, Resources};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -405,6 +405,20 @@ fn put_each(path: PathBuf, values: impl Iterator<Item = String>) -> Result<(), R
     written.map_err(|source| RuntimeError::Cgroup { act: "writing a limit to", path, source })
 }
 
+/// The limit of a running container that this host cannot give it, under the name of its field.
+fn no_controller(controller: &str) -> RuntimeError {
+    let field = match controller {
+        "memory" => "resources.memory_bytes",
+        "cpu" => "resources.nano_cpus",
+        "cpuset" => "resources.cpuset_cpus",
+        "pids" => "resources.pids",
+        "blkio" => "resources.block_devices",
+        "hugetlb" => "resources.hugepages",
+        _ => "resources",
+    };
+    RuntimeError::spec(field, format!("this host has no {controller} cgroup, so that it has no such limits"))
+}
+
 /// Without O_CREAT, which cgroupfs refuses with EACCES instead of saying that the file is not there.
 fn write_existing(path: &Path, value: &str) -> io::Result<()> {
     use std::io::Write;
@@ -416,18 +430,10 @@ fn open(path: PathBuf, write: bool) -> Result<OwnedFd, RuntimeError> {
     file.map(OwnedFd::from).map_err(|source| RuntimeError::Cgroup { act: "opening", path, source })
 }
 
-/// CPU quota in microseconds of a period of 100 ms, Docker's and the kernel's default.
-const CPU_PERIOD_US: u64 = 100_000;
-
-fn cpu_period_us(r: &Resources) -> u64 {
-    r.cpu_period_us.unwrap_or(CPU_PERIOD_US)
-}
-
 /// None: no limit.
 fn cpu_quota_us(r: &Resources) -> Option<u64> {
-    let quota = u128::from(r.nano_cpus?) * u128::from(cpu_period_us(r)) / 1_000_000_000;
-    // The kernel takes no less than 1 ms.
-    Some(u64::try_from(quota).unwrap_or(u64::MAX).max(1000))
+    // Containers of earlier agents may have asked for less than there is.
+    r.cpu_quota().map(|quota| quota.max(LEAST_CPU_QUOTA_US))
 }
 
 #[cfg(test)]

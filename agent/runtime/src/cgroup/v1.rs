@@ -1,8 +1,8 @@
 //! cgroup v1: one hierarchy per controller (Documentation/admin-guide/cgroup-v1/).
 
 use super::{
-    Cgroups, Entry, Hierarchy, Limits, PROBE, Setting, cpu_period_us, cpu_quota_us, kill_in, lines, make, open,
-    processes, put, put_each, write_existing,
+    Cgroups, Entry, Hierarchy, Limits, PROBE, Setting, cpu_quota_us, kill_in, lines, make, open, processes, put,
+    put_each, write_existing,
 };
 use crate::RuntimeError;
 use crate::counters::Counter;
@@ -70,7 +70,10 @@ impl V1 {
             source: io::Error::from(kind),
         };
         let Some(group) = self.group(controller, id)? else {
-            return Err(missing(format!("the {controller} cgroup").into(), io::ErrorKind::NotFound));
+            return Err(match controller {
+                "freezer" => missing("the freezer cgroup".into(), io::ErrorKind::NotFound),
+                limit => super::no_controller(limit),
+            });
         };
         if controller == "cpuset" {
             inherit_cpuset(&group)?;
@@ -153,7 +156,7 @@ impl Cgroups for V1 {
         let memory = group("memory", r.memory_bytes.is_some())?;
         let pids = group("pids", r.pids.is_some_and(|p| p > 0))?;
         let devices = if limits.devices.is_some() { group("devices", true)? } else { None };
-        let cpu_asked = r.nano_cpus.is_some() || r.cpu_shares.is_some();
+        let cpu_asked = r.nano_cpus.or(r.cpu_period_us).or(r.cpu_shares).is_some();
         // Always: who has no group shares the host's processor with the host's own services, each process for itself.
         let cpu = group("cpu", cpu_asked)?;
         // What a container has used is counted from its first instruction on: 60 us of its start.
@@ -168,27 +171,29 @@ impl Cgroups for V1 {
             set_memory(&memory, limits, &mut entry.warnings)?;
         }
         if let (Some(pids), Some(max)) = (pids, r.pids.filter(|p| *p > 0)) {
-            put(pids.join("pids.max"), &max.to_string())?;
+            Setting::new(pids.join("pids.max"), max.to_string()).write()?;
         }
         if let (Some(devices), Some(rules)) = (devices, &limits.devices) {
             put(devices.join("devices.deny"), "a")?;
             put_each(devices.join("devices.allow"), rules.iter().map(super::DeviceRule::to_v1))?;
         }
         if let Some(cpu) = cpu {
+            if r.nano_cpus.or(r.cpu_period_us).is_some() {
+                Setting::new(cpu.join("cpu.cfs_period_us"), r.cpu_period().to_string()).write()?;
+            }
             if let Some(quota) = cpu_quota_us(r) {
-                put(cpu.join("cpu.cfs_period_us"), &cpu_period_us(r).to_string())?;
-                put(cpu.join("cpu.cfs_quota_us"), &quota.to_string())?;
+                Setting::new(cpu.join("cpu.cfs_quota_us"), quota.to_string()).write()?;
             }
             if let Some(shares) = r.cpu_shares {
-                put(cpu.join("cpu.shares"), &shares.to_string())?;
+                Setting::new(cpu.join("cpu.shares"), shares.to_string()).write()?;
             }
         }
         if let Some(cpuset) = cpuset {
             if let Some(cpus) = &r.cpuset_cpus {
-                put(cpuset.join("cpuset.cpus"), cpus)?;
+                Setting::new(cpuset.join("cpuset.cpus"), cpus).write()?;
             }
             if let Some(mems) = &r.cpuset_mems {
-                put(cpuset.join("cpuset.mems"), mems)?;
+                Setting::new(cpuset.join("cpuset.mems"), mems).write()?;
             }
             inherit_cpuset(&cpuset)?;
         }
@@ -271,7 +276,7 @@ impl Cgroups for V1 {
         }
         if (old.nano_cpus, old.cpu_period_us) != (new.nano_cpus, new.cpu_period_us) {
             let cpu = self.group_now("cpu", id)?;
-            settings.push(Setting::new(cpu.join("cpu.cfs_period_us"), cpu_period_us(new).to_string()));
+            settings.push(Setting::new(cpu.join("cpu.cfs_period_us"), new.cpu_period().to_string()));
             settings.push(Setting::new(cpu.join("cpu.cfs_quota_us"), number(cpu_quota_us(new), "-1")));
         }
         if old.cpu_shares != new.cpu_shares {

@@ -1,10 +1,7 @@
 //! cgroup v2: one tree (Documentation/admin-guide/cgroup-v2.rst).
 
 use super::scopes::Scopes;
-use super::{
-    Cgroups, Entry, Limits, PROBE, Setting, cpu_period_us, cpu_quota_us, cpu_weight, lines, make, open, put,
-    write_existing,
-};
+use super::{Cgroups, Entry, Limits, PROBE, Setting, cpu_quota_us, cpu_weight, lines, make, open, put, write_existing};
 use crate::counters::Counter;
 use crate::{CgroupDriver, RuntimeConfig, RuntimeError};
 use berth_model::ContainerId;
@@ -90,7 +87,9 @@ impl V2 {
         set("memory", "memory.low", r.memory_reservation_bytes.map(|b| b.to_string()));
         set("pids", PIDS, r.pids.filter(|p| *p > 0).map(|p| p.to_string()));
         set("memory", OOM_GROUP, r.oom_group.then(|| "1".to_owned()));
-        set("cpu", "cpu.max", cpu_quota_us(r).map(|quota| format!("{quota} {}", cpu_period_us(r))));
+        let quota = cpu_quota_us(r).map_or("max".to_owned(), |quota| quota.to_string());
+        let asked = r.nano_cpus.or(r.cpu_period_us).is_some();
+        set("cpu", "cpu.max", asked.then(|| format!("{quota} {}", r.cpu_period())));
         set("cpu", "cpu.weight", r.cpu_shares.map(|s| cpu_weight(s).to_string()));
         set("cpuset", "cpuset.cpus", r.cpuset_cpus.clone());
         set("cpuset", "cpuset.mems", r.cpuset_mems.clone());
@@ -166,7 +165,7 @@ impl V2 {
             set("memory.oom.group", u8::from(new.oom_group).to_string());
         }
         if (old.nano_cpus, old.cpu_period_us) != (new.nano_cpus, new.cpu_period_us) {
-            set("cpu.max", format!("{} {}", number(cpu_quota_us(new), "max"), cpu_period_us(new)));
+            set("cpu.max", format!("{} {}", number(cpu_quota_us(new), "max"), new.cpu_period()));
         }
         if old.cpu_shares != new.cpu_shares {
             set("cpu.weight", number(new.cpu_shares.map(cpu_weight), "100"));
@@ -325,7 +324,7 @@ impl Cgroups for V2 {
                             .push("this host does not count swap: the limit of memory with swap is not applied".into());
                     }
                 }
-                _ => put(path, &value)?,
+                _ => Setting::new(path, value).write()?,
             }
         }
         let lines = self.lines(&group, r, &mut warnings)?;
