@@ -52,6 +52,32 @@ fn the_default_profile_blocks_what_dockers_blocks() {
     node.finish();
 }
 
+/// It is loaded before the execve of the command, which it would end without a word.
+#[test]
+fn a_profile_that_lets_nothing_start_is_refused_by_name() {
+    let node = Node::with_busybox("sandbox-execve");
+    let profile = node.scratch().join("profile.json");
+    let option = format!("seccomp={}", profile.display());
+    for action in ["SCMP_ACT_KILL_PROCESS", "SCMP_ACT_ERRNO", "SCMP_ACT_TRAP"] {
+        let text =
+            format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{{"names":["execve"],"action":"{action}"}}]}}"#);
+        std::fs::write(&profile, text).expect("profile");
+        for more in [&[][..], &["--init"]] {
+            let refused = node.sh_output(&[&["--security-opt", &option], more].concat(), "echo hello");
+            let named = refused.stderr.contains("seccomp: the profile") && refused.stderr.contains("execve");
+            assert!(refused.code == 125 && named, "{action}: {refused:?}");
+        }
+    }
+    // What another call is refused is the program's own business.
+    std::fs::write(
+        &profile,
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["getppid"],"action":"SCMP_ACT_KILL"}]}"#,
+    )
+    .expect("profile");
+    assert_eq!(node.sh(&["--security-opt", &option], "echo hello"), "hello");
+    node.finish();
+}
+
 /// What a program reaches by the kernel's other entry, with other numbers.
 #[test]
 fn the_entry_for_32_bit_programs_has_the_same_rules() {

@@ -249,8 +249,11 @@ impl Runtime {
             return Ok(Some(known.bytes.clone()));
         }
         let (profile, target) = self.profile(spec, capabilities)?;
-        let compiled = seccomp::compile(&profile, &target);
-        let bytes: Arc<[u8]> = compiled.map_err(|e| RuntimeError::spec("seccomp", e.to_string()))?.to_bytes().into();
+        let program = seccomp::compile(&profile, &target).map_err(|e| RuntimeError::spec("seccomp", e.to_string()))?;
+        if let Some(why) = seccomp::refuses_execve(&program, target.arch) {
+            return Err(RuntimeError::spec("seccomp", why));
+        }
+        let bytes: Arc<[u8]> = program.to_bytes().into();
         if programs.len() >= MAX_PROGRAMS {
             programs.remove(0);
         }

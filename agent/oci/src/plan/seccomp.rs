@@ -39,8 +39,11 @@ pub fn compile(profile: &Value, bounding: u64) -> Result<Option<SeccompPlan>, Er
         caps: names.filter(|(i, _)| bounding >> i & 1 == 1).map(|(_, n)| format!("CAP_{n}")).collect(),
         kernel: kernel(),
     };
-    let program = compiler::compile(&parsed, &target).map_err(|e| bad(e.to_string()))?.to_bytes();
-    Ok(Some(SeccompPlan { program, flags }))
+    let program = compiler::compile(&parsed, &target).map_err(|e| bad(e.to_string()))?;
+    match compiler::refuses_execve(&program, target.arch) {
+        Some(why) => Err(bad(why)),
+        None => Ok(Some(SeccompPlan { program: program.to_bytes(), flags })),
+    }
 }
 
 fn kernel() -> (u32, u32) {

@@ -7,7 +7,6 @@
 mod bpf;
 mod default;
 mod json;
-#[cfg(any(test, fuzzing))]
 pub mod machine;
 mod oci;
 mod tables;
@@ -166,6 +165,27 @@ pub fn default_profile() -> Profile {
 /// The program of `profile` for `target`. Names that an architecture has not are skipped there, as Docker does.
 pub fn compile(profile: &Profile, target: &Target) -> Result<Program, SeccompError> {
     bpf::compile(profile, target)
+}
+
+/// Why nothing can be started behind this program, if so: it is loaded before the execve(2) of the container's command, which ends there, by a
+/// signal and without a word. Of that call's arguments a filter sees addresses alone, which say nothing: these stand for any.
+pub fn refuses_execve(program: &Program, arch: Arch) -> Option<String> {
+    const SOMEWHERE: u64 = 0x5555_5555_0000;
+    let own = arch.own_table();
+    let (audit, _) = arch.tables().iter().find(|(_, tables)| tables.contains(&own))?;
+    let call = machine::Call { number: own.number("execve")?, arch: *audit, args: [SOMEWHERE; 6] };
+    let answer = machine::run(&program.insns, &call);
+    let (action, data) = (answer & 0xffff_0000, answer & 0xffff);
+    let what = if [Action::Allow.code(), Action::Log.code()].contains(&action) {
+        return None;
+    } else if action == Action::Errno(0).code() {
+        format!("fails with {}", std::io::Error::from_raw_os_error(data as i32))
+    } else if action == Action::Trace(0).code() {
+        "waits for a tracer, which is not there".to_owned()
+    } else {
+        "ends it with SIGSYS".to_owned()
+    };
+    Some(format!("the profile lets the container start no program: execve {what}; allow execve in the profile"))
 }
 
 /// Programs by profile and target: a profile is compiled once for all containers that share both.

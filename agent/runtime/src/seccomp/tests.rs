@@ -109,6 +109,40 @@ fn what_a_profile_lets_through_it_lets_through_in_years_to_come() {
 }
 
 #[test]
+fn a_profile_that_lets_nothing_start_is_told() {
+    let why = |default: Action, execve: Option<(Action, Vec<Condition>)>| {
+        let rules = execve.map(|(action, conditions)| Rule {
+            names: vec!["execve".into()],
+            action,
+            conditions,
+            when: When::default(),
+        });
+        let profile = Profile { default, rules: rules.into_iter().collect(), architectures: Architectures::All };
+        refuses_execve(&compile(&profile, &target(Arch::X86_64, &[])).unwrap(), Arch::X86_64)
+    };
+    let some =
+        |found: Option<String>, word: &str| assert!(found.as_ref().is_some_and(|w| w.contains(word)), "{found:?}");
+    for (default, word) in [
+        (Action::KillProcess, "SIGSYS"),
+        (Action::KillThread, "SIGSYS"),
+        (Action::Trap, "SIGSYS"),
+        (Action::Errno(1), "not permitted"),
+        (Action::Trace(7), "tracer"),
+    ] {
+        some(why(default, None), word);
+        some(why(Action::Allow, Some((default, Vec::new()))), word);
+        assert_eq!(why(default, Some((Action::Allow, Vec::new()))), None, "{default:?}");
+    }
+    // Who names a program by its address has not named one.
+    let null = Condition { index: 0, compare: Compare::Eq, value: 0 };
+    assert_eq!(why(Action::Allow, Some((Action::Errno(14), vec![null]))), None);
+    assert_eq!(why(Action::Log, None), None);
+    for arch in [Arch::X86_64, Arch::Aarch64] {
+        assert_eq!(refuses_execve(&compile(&default_profile(), &target(arch, &[])).unwrap(), arch), None);
+    }
+}
+
+#[test]
 fn another_architecture_is_killed() {
     let program = compile(&default_profile(), &target(Arch::X86_64, &[])).unwrap();
     let call = Call { number: 0, arch: AARCH64, args: [0; 6] };
