@@ -109,6 +109,36 @@ fn the_entry_for_32_bit_programs_has_the_same_rules() {
     node.finish();
 }
 
+/// The same for x32, whose numbers are x86-64's with a bit more: Docker's profile lets the same calls through as the host's own.
+#[test]
+fn the_numbers_of_x32_have_the_same_rules() {
+    let node = Node::with_busybox("sandbox-x32");
+    let program = format!("{}:/escape:ro", crate::escapes::program().display());
+    let calls = |options: &[&str]| node.sh(&[&["-v", &program], options].concat(), "/escape calls-x32");
+    let answers = |text: String| -> std::collections::BTreeMap<String, String> {
+        let pair = |line: &str| line.split_once(' ').map(|(call, answer)| (call.to_owned(), answer.to_owned()));
+        text.lines().filter_map(pair).collect()
+    };
+    let free = answers(calls(&["--privileged"]));
+    if free.is_empty() {
+        println!("left out: this processor has no x32");
+        return node.finish();
+    }
+    let default = answers(calls(&[]));
+    assert_eq!((default.len(), free.len()), (12, 12), "{default:?}");
+    let refused = "Operation not permitted";
+    for (call, answer) in &default {
+        match call.as_str() {
+            // What the profile allows is the kernel's to answer; most are built without that ABI.
+            "getpid" => assert_eq!(answer, &free[call]),
+            "clone3" => assert_eq!(answer, "Function not implemented"),
+            // The control: without the profile the kernel gets further, or has no such call.
+            _ => assert!(answer == refused && free[call] != refused, "{call}: {answer}, else {}", free[call]),
+        }
+    }
+    node.finish();
+}
+
 #[test]
 fn host_files_are_masked_or_read_only() {
     let node = Node::with_busybox("sandbox-masks");
