@@ -28,6 +28,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         packet::cut(&mut response, 16);
         packet::refuse(&mut response, bytes, Rcode::FormErr);
     }
+    berth_names::fuzz_resolv(&String::from_utf8_lossy(bytes));
     if let Ok(zone) = Zone::parse(&String::from_utf8_lossy(bytes)) {
         Zone::parse(&zone.render()).expect("what was written");
         Index::new(zone).named(b"a.n");

@@ -22,3 +22,6 @@ mod stream;
 pub mod zone;
 
 pub use server::Server;
+
+#[cfg(fuzzing)]
+pub use resolv::fuzz as fuzz_resolv;

@@ -54,6 +54,13 @@ fn parse(text: &str, index: impl Fn(&str) -> Option<u32>) -> Vec<SocketAddr> {
     servers.filter_map(address).take(MAX_SERVERS).collect()
 }
 
+/// Any file of the host's is read, and no more servers come of it than are asked.
+#[cfg(fuzzing)]
+pub fn fuzz(text: &str) {
+    let servers = parse(text, |zone| u32::try_from(zone.len()).ok());
+    assert!(servers.len() <= MAX_SERVERS && servers.iter().all(|s| s.port() == 53));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -139,12 +139,18 @@ impl Drop for Inner {
     }
 }
 
+/// What a damaged meta.json must not exceed, so that sizes can be added: 1 EiB.
+const MAX_BYTES: u64 = 1 << 60;
+
 /// Whether the files of a layer are there, as long as they were.
 fn check(path: &Path) -> Result<Meta, String> {
     let text = fs::read(path.join("meta.json")).map_err(|e| format!("reading meta.json: {e}"))?;
     let meta: Meta = serde_json::from_slice(&text).map_err(|e| format!("reading meta.json: {e}"))?;
     if meta.version != Meta::VERSION {
         return Err(format!("meta.json has version {}; this agent knows {}", meta.version, Meta::VERSION));
+    }
+    if meta.tar_bytes > MAX_BYTES || meta.index_bytes > MAX_BYTES {
+        return Err(format!("meta.json says {} and {} bytes, which no file has", meta.tar_bytes, meta.index_bytes));
     }
     let is = |name: &str, bytes: u64| match fs::symlink_metadata(path.join(name)) {
         Ok(m) if m.is_file() && m.len() == bytes => Ok(()),

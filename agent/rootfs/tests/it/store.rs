@@ -71,7 +71,7 @@ fn what_a_killed_process_left_is_removed() {
 fn damage_is_named_and_healed_by_a_new_commit() {
     let tar = Tar::new().file("f", "one").end();
     for driver in DRIVERS {
-        for damage in ["meta.json", "garbage", "short", "data"] {
+        for damage in ["meta.json", "garbage", "endless", "short", "data"] {
             let scratch = Scratch::new();
             let dir = scratch.path("s");
             let store = LayerStore::open(&dir, driver).expect("open");
@@ -80,6 +80,13 @@ fn damage_is_named_and_healed_by_a_new_commit() {
             match (damage, driver) {
                 ("meta.json", _) => std::fs::remove_file(layer.join("meta.json")).expect("rm"),
                 ("garbage", _) => std::fs::write(layer.join("meta.json"), "{").expect("write"),
+                ("endless", _) => {
+                    let text = std::fs::read_to_string(layer.join("meta.json")).expect("meta.json");
+                    let (before, after) = text.split_once(r#""tar_bytes":"#).expect("a size");
+                    let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
+                    let text = format!(r#"{before}"tar_bytes":{}{after}"#, u64::MAX);
+                    std::fs::write(layer.join("meta.json"), text).expect("write")
+                }
                 ("short", Driver::Erofs) => std::fs::write(layer.join("layer.tar"), "short").expect("write"),
                 ("data", Driver::Erofs) => std::fs::remove_file(layer.join("layer.erofs")).expect("rm"),
                 _ => std::fs::remove_dir_all(layer.join("tree")).expect("rm"),
