@@ -190,10 +190,10 @@ pub struct Create {
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-1000..=1000), help_heading = "Limits")]
     pub oom_score_adj: Option<i32>,
 
-    /// Capability to add, or ALL
+    /// Capability to add, or ALL; nothing is added to --privileged
     #[arg(long, value_name = "NAME", help_heading = "Security")]
     pub cap_add: Vec<String>,
-    /// Capability to drop, or ALL
+    /// Capability to drop, or ALL, which leaves those that are added by name; nothing is dropped with --privileged
     #[arg(long, value_name = "NAME", help_heading = "Security")]
     pub cap_drop: Vec<String>,
     /// no-new-privileges[=false], writable-cgroups, seccomp=unconfined, seccomp=PROFILE.json, apparmor=unconfined, apparmor=PROFILE, label=disable, label=user:|role:|type:|level:|filetype:NAME (SELinux) or landlock=on|off

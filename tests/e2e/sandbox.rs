@@ -16,6 +16,15 @@ fn capabilities_are_dockers_and_change_as_asked() {
     assert_eq!(status(&node, &["--cap-drop", "ALL"], "CapEff"), "0000000000000000");
     assert_eq!(status(&node, &["--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE"], "CapBnd"), "0000000000000400");
     assert_eq!(status(&node, &["--cap-add", "CAP_SYS_ADMIN", "--cap-drop", "chown"], "CapBnd"), "00000000a82425fa");
+    // Where Docker has all, and as with Docker.
+    assert_eq!(status(&node, &["--cap-drop", "ALL", "--cap-add", "ALL"], "CapBnd"), "0000000000000000");
+    assert_eq!(
+        status(&node, &["--cap-drop", "ALL", "--cap-add", "ALL", "--cap-add", "CHOWN"], "CapBnd"),
+        "0000000000000000"
+    );
+    let privileged = status(&node, &["--privileged"], "CapBnd");
+    assert_eq!(status(&node, &["--privileged", "--cap-drop", "MKNOD", "--cap-drop", "ALL"], "CapBnd"), privileged);
+    assert_ne!(privileged, "0000000000000000");
     assert_eq!(status(&node, &["-u", "nobody"], "CapEff"), "0000000000000000");
     assert_eq!(status(&node, &["-u", "nobody"], "CapBnd"), "00000000a80425fb");
     node.finish();

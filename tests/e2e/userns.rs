@@ -393,6 +393,48 @@ fn a_few_ids_are_enough() {
     node.finish();
 }
 
+/// The kernel asks for the host's number of a group: all of a container's are among those that may ping, whichever they are.
+#[test]
+fn every_group_may_ping() {
+    let node = node("userns-ping");
+    let program = format!("{}:/escape:ro", crate::escapes::program().display());
+    let ping = |options: &[&str]| {
+        let output = node.sh_output(&[&["-v", &program, "--cap-drop", "ALL"], options].concat(), "/escape icmp");
+        if output.code == 0 { output.stdout.trim().to_owned() } else { output.stderr }
+    };
+    for userns in ["host", "auto", "auto:size=1000", "keep:1000:1000", "range:2100000000:65536"] {
+        for user in ["0:0", "999:999"] {
+            assert_eq!(ping(&["--userns", userns, "-u", user]), "opened", "{userns} {user}");
+        }
+    }
+    assert_eq!(ping(&["--userns", "host", "-u", "2147483647:2147483647"]), "opened");
+    // As with Docker, a user has no number beyond; ids of the host may.
+    for user in ["2147483648", "0:2147483648"] {
+        assert!(ping(&["--userns", "host", "-u", user]).contains("the highest is 2147483647"), "{user}");
+    }
+    let far = ["--userns", "range:4294900000:65536"];
+    assert_eq!(node.sh(&far, "awk '{print $2}' /proc/self/uid_map"), "4294900000");
+    let everywhere = node.sh(&["--userns", "host"], "cat /proc/sys/net/ipv4/ping_group_range");
+    if everywhere.ends_with("4294967294") {
+        assert_eq!(ping(&[&far[..], &["-u", "65535:65535"]].concat()), "opened");
+    } else {
+        runtimes::say("left out: pings of groups beyond 2^31: this kernel keeps them from it (Linux 6.4)");
+    }
+    // What is asked for is told as the container's groups: the usual word for all of them is good, and one alone is one alone.
+    let all = ["--sysctl", "net.ipv4.ping_group_range=0 2147483647"];
+    assert_eq!(ping(&[&all[..], &["-u", "999:999"]].concat()), "opened");
+    let shown = node.sh(&all, "cat /proc/sys/net/ipv4/ping_group_range");
+    assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), ["0", "65535"]);
+    let one = ["--sysctl", "net.ipv4.ping_group_range=7 7"];
+    for userns in ["host", "auto"] {
+        let may = |group: &str| ping(&[&one[..], &["--userns", userns, "-u", group]].concat());
+        assert_eq!((may("7:7").as_str(), may("8:8").as_str()), ("opened", "Permission denied"), "{userns}");
+    }
+    let wrong = ping(&["--userns", "auto:size=10", "--sysctl", "net.ipv4.ping_group_range=10 20"]);
+    assert!(wrong.contains("10 is none of the container's 10 groups"), "{wrong}");
+    node.finish();
+}
+
 #[test]
 fn without_the_default_containers_are_as_before() {
     let node = Node::builder("userns-off").table("[userns]\ndefault = \"host\"").start();

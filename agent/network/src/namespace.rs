@@ -25,11 +25,12 @@ const AFTER_A_START: Duration = Duration::from_millis(30);
 
 /// What Docker sets for every container: there is nobody else in the namespace to protect low ports or ICMP sockets from.
 /// IPv6 stays off on eth0 until networks give IPv6 addresses; lo keeps ::1.
-const SYSCTLS: [(&str, &str); 3] = [
-    ("ipv4/ip_unprivileged_port_start", "0"),
-    ("ipv4/ping_group_range", "0 2147483647"),
-    ("ipv6/conf/default/disable_ipv6", "1"),
-];
+const SYSCTLS: [(&str, &str); 2] = [("ipv4/ip_unprivileged_port_start", "0"), ("ipv6/conf/default/disable_ipv6", "1")];
+
+/// All groups of the host, so that those of every container are among them, whichever its user namespace gets.
+const PING: [(&str, &str); 1] = [("ipv4/ping_group_range", "0 4294967294")];
+/// Before Linux 6.4 the kernel takes no larger ones: who has ids of the host beyond needs NET_RAW for a ping.
+const OLD_PING: [(&str, &str); 1] = [("ipv4/ping_group_range", "0 2147483647")];
 
 /// A namespace with lo up, and a way to its links that needs no visit.
 pub struct Namespace {
@@ -171,6 +172,7 @@ fn make(shared: &Shared) -> Result<Namespace, NetworkError> {
     let mut links = Links::open()?;
     links.loopback_up()?;
     setting::write(&SYSCTLS, true)?;
+    setting::write(&PING, true).or_else(|_| setting::write(&OLD_PING, true))?;
     net::enter_network(shared.host.as_fd()).map_err(error("going back to the host's network namespace"))?;
     Ok(Namespace { fd, links, users })
 }

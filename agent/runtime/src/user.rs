@@ -84,6 +84,9 @@ pub(crate) fn resolve(
         }
     }
     for text in extra {
+        if is_number(text) && number(text).is_none() {
+            return Err(RuntimeError::spec("groups", format!("{text} is no gid: the highest is {}", i32::MAX)));
+        }
         let id = group_id(text)
             .ok_or_else(|| RuntimeError::spec("groups", format!("no group {text:?} in the image's group file")))?;
         found.groups.push(id);
@@ -144,6 +147,8 @@ mod tests {
             let error = get(bad).unwrap_err().to_string();
             assert!(error.contains("the highest is 2147483647"), "{error}");
         }
+        let error = resolve("user", "0", &["2147483648".into()], None, Some(group)).unwrap_err().to_string();
+        assert!(error.starts_with("groups:") && error.contains("the highest is 2147483647"), "{error}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use berth_model::userns::{IdRange, UsernsMode};
 use berth_model::wire::{self, Step};
 use berth_sys::{cap, process};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -113,6 +114,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
         return Err(RuntimeError::spec("devices", "at most 60 outside of /dev in a user namespace"));
     }
     let delegate = delegate(spec, host, input.ids)?;
+    let settings = userns::sysctls(spec, input.ids)?;
     effective.env = command::env(spec, input.image, &hostname, &user.home);
     let mut warnings = Vec::new();
     let namespaces = namespaces(spec);
@@ -148,6 +150,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
             attach,
             devices,
             profile: around.profile.as_deref(),
+            sysctls: &settings,
         };
         let bundle = Some(oci::bundle(input, host, other, decided));
         return Ok(Plan { effective, warnings, wire, files, label, folders, delegate: None, bundle });
@@ -179,7 +182,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     }
     // What is the caller's or the image's comes behind everything that is done by a path in /proc, /sys and /dev: until here these hold
     // nothing but the kernel's own (CVE-2025-31133, CVE-2025-52881).
-    steps.extend(sysctls(spec));
+    steps.extend(sysctls(&settings));
     if !spec.privileged {
         steps.push(Step::ReadOnlyPaths { paths: mounts::READ_ONLY.map(bytes).to_vec() });
         steps.push(mask(mounts::masked(host, None)));
@@ -375,7 +378,8 @@ fn credentials(
     }
 }
 
-/// Docker's rules for add and drop with ALL, cut to what the host can give.
+/// Docker's rules for add and drop, cut to what the host can give, but for one: ALL that is dropped wins over ALL that is added, for which Docker gives
+/// all. Whoever writes both wants at least one of them by mistake.
 pub(crate) fn capabilities(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) -> u64 {
     if spec.privileged {
         return host.capabilities;
@@ -447,11 +451,11 @@ fn oom_score_adj(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<String>) 
         .then(|| Step::WriteFile { path: bytes("/proc/self/oom_score_adj"), value: bytes(wanted.to_string()) })
 }
 
-fn sysctls(spec: &ContainerSpec) -> Vec<Step<'static>> {
+fn sysctls(settings: &BTreeMap<String, String>) -> Vec<Step<'static>> {
     // Docker's defaults, port 80 and ping for every user of the container's network, come with the namespace.
     let path = |key: &str| bytes(format!("/proc/sys/{}", key.replace('.', "/")));
     let write = |(key, value): (&String, &String)| Step::WriteFile { path: path(key), value: bytes(value.as_str()) };
-    spec.sysctls.iter().map(write).collect()
+    settings.iter().map(write).collect()
 }
 
 /// Who may part the container's group: root of its own user namespace, who is nobody to the limits of the group itself.

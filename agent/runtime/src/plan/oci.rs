@@ -16,6 +16,7 @@ use berth_model::wire::Step;
 use berth_model::wire::plan::Node;
 use berth_sys::{cap, process};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where things are for a runtime that sees the host as [`Step::HostView`] leaves it.
@@ -68,6 +69,7 @@ pub(super) struct Decided<'a> {
     pub devices: &'a [GivenDevice],
     /// Of AppArmor.
     pub profile: Option<&'a str>,
+    pub sysctls: &'a BTreeMap<String, String>,
 }
 
 /// A bundle's configuration, and the steps that make it true.
@@ -116,8 +118,19 @@ fn text(path: &Path) -> String {
 }
 
 pub(super) fn bundle(input: &PlanInput<'_>, host: &Host, other: &Other, decided: Decided<'_>) -> Bundle {
-    let Decided { hostname, effective, user, namespaces, capabilities, rlimits, mut open, attach, devices, profile } =
-        decided;
+    let Decided {
+        hostname,
+        effective,
+        user,
+        namespaces,
+        capabilities,
+        rlimits,
+        mut open,
+        attach,
+        devices,
+        profile,
+        sysctls,
+    } = decided;
     let spec = input.spec;
     let mut kernel = KernelTrees::new(spec, input);
     open.append(&mut kernel.open);
@@ -180,6 +193,7 @@ pub(super) fn bundle(input: &PlanInput<'_>, host: &Host, other: &Other, decided:
         "mounts": mounts,
         "linux": linux(input, host, other, namespaces, devices, propagation),
     });
+    config["linux"]["sysctl"] = json!(sysctls);
     if !input.hooks.is_empty() {
         config["hooks"] = hooks(input, &effective.env);
     }
@@ -411,7 +425,6 @@ fn linux(
     linux.insert("cgroupsPath".into(), other.cgroups_path.as_str().into());
     linux.insert("resources".into(), json!({ "devices": device_rules(other.device_rules.as_deref()) }));
     linux.insert("devices".into(), devices.iter().map(device).collect());
-    linux.insert("sysctl".into(), json!(spec.sysctls));
     if !input.labels.mount.is_empty() {
         linux.insert("mountLabel".into(), input.labels.mount.as_str().into());
     }

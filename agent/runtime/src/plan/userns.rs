@@ -9,6 +9,7 @@ use berth_model::userns::IdRange;
 use berth_model::wire::Step;
 use berth_model::wire::plan::Node;
 use berth_sys::process;
+use std::collections::BTreeMap;
 
 /// Places of trees.
 pub(super) const SYS: u8 = 255;
@@ -117,7 +118,53 @@ pub(super) fn inside(spec: &ContainerSpec, given: &[GivenDevice]) -> Vec<Step<'s
     steps
 }
 
+/// The container's settings as the kernel takes them in its user namespace: groups who may send pings have to be groups that there are, so that the
+/// usual range of all groups ends with the container's last one.
+pub(super) fn sysctls(spec: &ContainerSpec, ids: Option<IdRange>) -> Result<BTreeMap<String, String>, RuntimeError> {
+    const PING: &str = "net.ipv4.ping_group_range";
+    let mut sysctls = spec.sysctls.clone();
+    let Some(ids) = ids else { return Ok(sysctls) };
+    for (_, value) in sysctls.iter_mut().filter(|(key, _)| key.replace('/', ".") == PING) {
+        let numbers: Vec<u32> = value.split_whitespace().map_while(|n| n.parse().ok()).collect();
+        match numbers[..] {
+            [first, last] if first <= last && first >= ids.size => {
+                let why =
+                    format!("{PING}: {first} is none of the container's {} groups: see --userns=auto:size=N", ids.size);
+                return Err(RuntimeError::spec("sysctls", why));
+            }
+            [first, last] if first <= last => *value = format!("{first} {}", last.min(ids.size - 1)),
+            // What it means is the kernel's to say.
+            _ => {}
+        }
+    }
+    Ok(sysctls)
+}
+
 /// What is too much.
 pub(super) fn too_many(given: &[GivenDevice]) -> bool {
     given.iter().filter(|d| !is_below_dev(d)).count() > MAX_DEVICES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_that_ping_are_the_containers() {
+        let ids = Some(IdRange { base: 3_000_000_000, size: 1000, keep: None });
+        let get = |key: &str, value: &str, ids| {
+            let spec =
+                ContainerSpec { sysctls: [(key.to_owned(), value.to_owned())].into(), ..ContainerSpec::default() };
+            sysctls(&spec, ids).map(|mut found| found.remove(key).unwrap()).map_err(|e| e.to_string())
+        };
+        let ping = "net.ipv4.ping_group_range";
+        for (asked, told) in [("0 2147483647", "0 999"), ("5\t7", "5 7"), ("1 0", "1 0"), ("7", "7"), ("0 x", "0 x")] {
+            assert_eq!(get(ping, asked, ids).as_deref(), Ok(told), "{asked}");
+            assert_eq!(get("net/ipv4/ping_group_range", asked, ids).as_deref(), Ok(told), "{asked}");
+            assert_eq!(get(ping, asked, None).as_deref(), Ok(asked));
+            assert_eq!(get("net.core.somaxconn", asked, ids).as_deref(), Ok(asked));
+        }
+        let wrong = get(ping, "1000 2000", ids).unwrap_err();
+        assert!(wrong.contains("1000 is none of") && wrong.starts_with("sysctls"), "{wrong}");
+    }
 }
