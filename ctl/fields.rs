@@ -29,6 +29,12 @@ const CONFIG: &[(&str, &str)] = &[
     ("devices", "--device"),
     ("cdi_devices", "--device"),
     ("ports", "--publish"),
+    ("networks", "--network"),
+    ("networks.aliases", "--network-alias"),
+    ("networks.ipv4_address", "--ip"),
+    ("networks.ipv6_address", "--ip6"),
+    ("networks.mac_address", "--mac-address"),
+    ("network_container", "--network"),
     ("host_pid", "--pid"),
     ("host_ipc", "--ipc"),
     ("host_uts", "--uts"),
@@ -65,6 +71,16 @@ const CONFIG: &[(&str, &str)] = &[
 /// Fields of other requests.
 const OTHERS: &[(&str, &str)] = &[
     ("container", "CONTAINER"),
+    ("name", "NAME"),
+    ("network", "NETWORK"),
+    ("endpoint", "NETWORK"),
+    ("endpoint.aliases", "--alias"),
+    ("endpoint.ipv4_address", "--ip"),
+    ("endpoint.ipv6_address", "--ip6"),
+    ("endpoint.mac_address", "--mac-address"),
+    ("subnets", "--subnet"),
+    ("subnets.gateway", "--gateway"),
+    ("subnets.ip_range", "--ip-range"),
     ("reference", "IMAGE"),
     ("source", "SOURCE"),
     ("target", "TARGET"),
@@ -93,17 +109,24 @@ pub fn flag(path: &str) -> String {
     }
     // What a map or a list holds is named by its key, not by its place.
     let head = path.split(['[', '.']).next().unwrap_or(path);
-    let dotted = path.split('[').next().unwrap_or(path);
+    let dotted = without_places(path.split("[\"").next().unwrap_or(path));
     // Limits have the same names where they are changed.
     let known = |wanted: &str| {
         table.iter().chain(CONFIG).find(|(field, _)| *field == wanted).map(|(_, flag)| (*flag).to_owned())
     };
-    let flag = known(dotted).or_else(|| known(head)).unwrap_or_else(|| format!("--{}", head.replace('_', "-")));
+    let flag = known(&dotted).or_else(|| known(head)).unwrap_or_else(|| format!("--{}", head.replace('_', "-")));
     // `sysctls["net.x"]`: the key is what the person wrote.
     match path.split_once("[\"").and_then(|(_, rest)| rest.split_once("\"]")) {
         Some((key, _)) => format!("{flag} {key}"),
         None => flag,
     }
+}
+
+/// `subnets[0].gateway` without the `[0]`.
+fn without_places(path: &str) -> String {
+    let mut parts = path.split('[');
+    let head = parts.next().unwrap_or_default().to_owned();
+    parts.fold(head, |all, part| all + part.split_once(']').map_or("", |(_, rest)| rest))
 }
 
 #[cfg(test)]
@@ -134,6 +157,14 @@ mod tests {
             ("options[\"size\"]", "--opt size"),
             ("container", "CONTAINER"),
             ("user", "--user"),
+            ("name", "NAME"),
+            ("subnets[1].subnet", "--subnet"),
+            ("subnets[0].gateway", "--gateway"),
+            ("subnets[0].ip_range", "--ip-range"),
+            ("config.networks[0].ipv4_address", "--ip"),
+            ("config.networks[0].network", "--network"),
+            ("endpoint.ipv6_address", "--ip6"),
+            ("config.ports[0].host_port", "--publish"),
         ] {
             assert_eq!(flag(path), shown, "{path}");
         }

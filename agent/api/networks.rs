@@ -2,17 +2,15 @@
 
 use super::decode::Fields;
 use super::endpoints::decode_endpoint;
-use super::{Answers, call, encode, endpoints, explain, filter, finish, list, reclaim};
+use super::{Answers, call, encode, endpoints, explain, filter, finish, list, reclaim, subnets};
 use crate::{permission, status};
 use berth::v1::{self, networks_server};
 use berth_model::network::{
-    Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, SPOOFING, SPOOFING_ALLOWED, SPOOFING_DENIED, Subnet4,
-    Subnet6,
+    Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, SPOOFING, SPOOFING_ALLOWED, SPOOFING_DENIED,
 };
-use berth_network::{Prefix, Prefix6, is_interface_name};
+use berth_network::is_interface_name;
 use berth_node::{NetworkMember, NetworkRequest, NetworkView, Node};
 use std::collections::HashMap;
-use std::net::IpAddr;
 use tonic::{Request, Response, Status};
 
 pub struct Networks {
@@ -171,7 +169,7 @@ pub(super) fn decode(f: &mut Fields, request: v1::CreateNetworkRequest) -> Netwo
     let mut wanted = NetworkRequest { driver, internal: request.internal, ..NetworkRequest::default() };
     f.count("subnets", request.subnets.len(), 2);
     for (n, subnet) in request.subnets.iter().enumerate() {
-        decode_subnet(f, &format!("subnets[{n}]"), subnet, &mut wanted);
+        subnets::decode_subnet(f, &format!("subnets[{n}]"), subnet, &mut wanted);
     }
     wanted.enable_ipv6 = request.ipv6 || wanted.ipv6.is_some();
     decode_options(f, driver, &request.options, &mut wanted);
@@ -208,114 +206,6 @@ fn decode_cni(f: &mut Fields, request: v1::CreateNetworkRequest) -> NetworkReque
         labels: request.labels.into_iter().collect(),
         ..NetworkRequest::default()
     }
-}
-
-fn decode_subnet(f: &mut Fields, at: &str, subnet: &v1::NetworkSubnet, wanted: &mut NetworkRequest) {
-    let parse = |text: &str| -> Option<(IpAddr, u8)> {
-        let (address, len) = text.split_once('/')?;
-        Some((address.parse().ok()?, len.parse().ok()?))
-    };
-    let Some((address, len)) = parse(&subnet.subnet) else {
-        f.wrong(format!("{at}.subnet"), "must be an address with a prefix length, as 10.7.0.0/24 or fd00:7::/64");
-        return;
-    };
-    let gateway = match subnet.gateway.as_str() {
-        "" => None,
-        text => f.take(format!("{at}.gateway"), text.parse::<IpAddr>()),
-    };
-    let range = match subnet.ip_range.as_str() {
-        "" => None,
-        text => {
-            let range = parse(text);
-            f.check(range.is_some(), format!("{at}.ip_range"), "must be an address with a prefix length");
-            range
-        }
-    };
-    match address {
-        IpAddr::V4(address) => {
-            let prefix = Prefix { address, len };
-            let good = (8..=30).contains(&len) && prefix.network() == address && is_for_hosts(address.into());
-            f.check(
-                good,
-                format!("{at}.subnet"),
-                "must be the first address of an IPv4 network of hosts, with a prefix length of 8 to 30",
-            );
-            f.check(wanted.ipv4.is_none(), format!("{at}.subnet"), "is a second one of IPv4; a network has one");
-            if !good {
-                return;
-            }
-            let first = std::net::Ipv4Addr::from_bits(address.to_bits() + 1);
-            let gateway = match gateway {
-                None => first,
-                Some(IpAddr::V4(g)) if prefix.contains(g) && g != address && g != prefix.broadcast() => g,
-                Some(_) => return f.wrong(format!("{at}.gateway"), format!("is not an address of a host in {prefix}")),
-            };
-            let range = match range {
-                None => None,
-                Some((IpAddr::V4(a), l)) if l >= len && l <= 32 && prefix.contains(a) => {
-                    Some((Prefix { address: a, len: l }.network(), l))
-                }
-                Some(_) => return f.wrong(format!("{at}.ip_range"), format!("is not a part of {prefix}")),
-            };
-            let bits = |a: std::net::Ipv4Addr| u128::from(a.to_bits());
-            let chosen = range.map(|(address, len)| Prefix { address, len }).unwrap_or(prefix);
-            let hosts = (bits(first), bits(prefix.broadcast()) - 1);
-            let some = leaves_some(hosts, (bits(chosen.network()), bits(chosen.broadcast())), bits(gateway));
-            if !some {
-                f.wrong(format!("{at}.ip_range"), format!("leaves no address of {prefix} for a container"));
-            }
-            wanted.ipv4 = Some(Subnet4 { subnet: address, prefix_len: len, gateway, range });
-        }
-        IpAddr::V6(address) => {
-            let prefix = Prefix6 { address, len };
-            let good = (8..=126).contains(&len) && prefix.network() == address && is_for_hosts(address.into());
-            f.check(
-                good,
-                format!("{at}.subnet"),
-                "must be the first address of an IPv6 network of hosts, with a prefix length of 8 to 126",
-            );
-            f.check(wanted.ipv6.is_none(), format!("{at}.subnet"), "is a second one of IPv6; a network has one");
-            if !good {
-                return;
-            }
-            let first = std::net::Ipv6Addr::from_bits(address.to_bits() + 1);
-            let gateway = match gateway {
-                None => first,
-                Some(IpAddr::V6(g)) if prefix.contains(g) && g != address => g,
-                Some(_) => return f.wrong(format!("{at}.gateway"), format!("is not an address of a host in {prefix}")),
-            };
-            let range = match range {
-                None => None,
-                Some((IpAddr::V6(a), l)) if l >= len && l <= 128 && prefix.contains(a) => {
-                    Some((Prefix6 { address: a, len: l }.network(), l))
-                }
-                Some(_) => return f.wrong(format!("{at}.ip_range"), format!("is not a part of {prefix}")),
-            };
-            let chosen = range.map(|(address, len)| Prefix6 { address, len }).unwrap_or(prefix);
-            let hosts = (first.to_bits(), prefix.last().to_bits());
-            let some = leaves_some(hosts, (chosen.network().to_bits(), chosen.last().to_bits()), gateway.to_bits());
-            if !some {
-                f.wrong(format!("{at}.ip_range"), format!("leaves no address of {prefix} for a container"));
-            }
-            wanted.ipv6 = Some(Subnet6 { subnet: address, prefix_len: len, gateway, range });
-        }
-    }
-}
-
-/// Whether a range has an address that a container may get: one of a host, and not the gateway's.
-fn leaves_some(hosts: (u128, u128), range: (u128, u128), gateway: u128) -> bool {
-    let (first, last) = (range.0.max(hosts.0), range.1.min(hosts.1));
-    first < last || (first == last && first != gateway)
-}
-
-/// Not the host's own loopback, not everybody, not a link's.
-fn is_for_hosts(address: IpAddr) -> bool {
-    let usual = !address.is_loopback() && !address.is_multicast() && !address.is_unspecified();
-    usual
-        && match address {
-            IpAddr::V4(a) => !a.is_link_local() && a.octets()[0] != 0 && a.octets()[0] < 240,
-            IpAddr::V6(a) => !a.is_unicast_link_local() && a.to_ipv4_mapped().is_none(),
-        }
 }
 
 fn decode_options(
@@ -364,22 +254,12 @@ fn decode_options(
 
 fn network(view: &NetworkView) -> v1::Network {
     let n: &NetworkRecord = &view.record;
-    let four = n.ipv4.map(|s| v1::NetworkSubnet {
-        subnet: s.to_string(),
-        gateway: s.gateway.to_string(),
-        ip_range: s.range.map(|(a, l)| format!("{a}/{l}")).unwrap_or_default(),
-    });
-    let six = n.ipv6.map(|s| v1::NetworkSubnet {
-        subnet: s.to_string(),
-        gateway: s.gateway.to_string(),
-        ip_range: s.range.map(|(a, l)| format!("{a}/{l}")).unwrap_or_default(),
-    });
     v1::Network {
         id: n.id.to_string(),
         name: n.name.clone(),
         driver: n.driver.name().to_owned(),
         scope: "local".to_owned(),
-        subnets: four.into_iter().chain(six).collect(),
+        subnets: subnets::encode(n),
         ipv6: n.ipv6.is_some(),
         internal: n.internal,
         labels: n.labels.clone().into_iter().collect(),
@@ -423,72 +303,5 @@ fn member(m: &NetworkMember) -> v1::NetworkMember {
         name: m.container.name.clone(),
         running: m.running,
         ..m.attachment.as_ref().map_or_else(wished, of_attachment)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::{Ipv4Addr, Ipv6Addr};
-
-    #[test]
-    fn subnets_that_are_taken_have_room_for_their_gateway_and_a_container() {
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        // xorshift64: the same sequence in every run.
-        let mut next = |below: u64| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state % below
-        };
-        let mut taken = 0;
-        for _ in 0..50_000 {
-            let (len, six) = (next(36) as u8, next(2) == 0);
-            let base = u128::from(next(1 << 16)) << 64;
-            let mut address = |spread: u32, len: u8| match six {
-                true => {
-                    let bits = (0xfd00 << 112) | base | u128::from(next(1 << spread));
-                    format!("{}/{}", Ipv6Addr::from_bits(bits), len.saturating_add(92))
-                }
-                false => {
-                    let bits = (10 << 24) | (((base >> 64) as u32) << 8) | next(1 << spread) as u32;
-                    format!("{}/{len}", Ipv4Addr::from_bits(bits))
-                }
-            };
-            let subnet = if len % 2 == 0 { address(1, len) } else { address(6, len) };
-            let gateway = address(4, 0).split('/').next().unwrap_or_default().to_owned();
-            let gateway = if len % 3 == 0 { String::new() } else { gateway };
-            let ip_range = if len % 5 == 0 { String::new() } else { address(5, len.saturating_add(3)) };
-            let asked = v1::NetworkSubnet { subnet, gateway, ip_range };
-            let (mut f, mut wanted) = (Fields::default(), NetworkRequest::default());
-            decode_subnet(&mut f, "subnets[0]", &asked, &mut wanted);
-            if !f.errors().is_empty() {
-                continue;
-            }
-            taken += 1;
-            if let Some(v4) = wanted.ipv4 {
-                let prefix = Prefix { address: v4.subnet, len: v4.prefix_len };
-                assert!(
-                    prefix.contains(v4.gateway) && ![prefix.network(), prefix.broadcast()].contains(&v4.gateway),
-                    "{asked:?}"
-                );
-                assert!(
-                    v4.range.is_none_or(|(a, l)| prefix.contains(a) && (v4.prefix_len..=32).contains(&l)),
-                    "{asked:?}"
-                );
-                assert!(v4.range.is_none_or(|(a, l)| l < 32 || a != v4.gateway), "{asked:?}");
-                assert!(asked.subnet == v4.to_string(), "{asked:?} {v4}");
-            } else {
-                let v6 = wanted.ipv6.expect("one of both");
-                let prefix = Prefix6 { address: v6.subnet, len: v6.prefix_len };
-                assert!(prefix.contains(v6.gateway) && v6.gateway != prefix.network(), "{asked:?}");
-                assert!(
-                    v6.range.is_none_or(|(a, l)| prefix.contains(a) && (v6.prefix_len..=128).contains(&l)),
-                    "{asked:?}"
-                );
-                assert!(asked.subnet == v6.to_string(), "{asked:?} {v6}");
-            }
-        }
-        assert!(taken > 500, "{taken}");
     }
 }
