@@ -133,6 +133,7 @@ fn hint(reason: &str, file: &str, code: Code, tls: bool) -> Option<&'static str>
         "NO_QUOTA" => {
             "without backing=quota the size is kept by a file system of its own, which needs nothing of the disk"
         }
+        "SUBNET_IN_USE" => "--subnet names another one; without it the host's pools give one that is free",
         "PORT_IN_USE" => "choose another host port with -p, or stop what listens there",
         "COMMAND_NOT_FOUND" => "is the program in the image, and in its PATH?",
         "COMMAND_NOT_EXECUTABLE" => "is the file executable, and built for this architecture?",

@@ -1,11 +1,15 @@
 //! Subnets of networks that are to be made: one code for both families, which counts in 128 bits.
 
-use super::decode::Fields;
+use super::decode::{Fields, MAX_NAME};
 use berth::v1;
 use berth_model::network::{NetworkRecord, Subnet4, Subnet6};
 use berth_node::NetworkRequest;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Auxiliary addresses of one subnet.
+const MAX_AUXILIARY: usize = 64;
 
 /// Addresses of one family with the same first `len` bits.
 #[derive(Clone, Copy)]
@@ -119,6 +123,10 @@ pub fn decode_subnet(f: &mut Fields, at: &str, subnet: &v1::NetworkSubnet, wante
     }
     let Some(gateway) = decode_gateway(f, at, &subnet.gateway, block) else { return };
     let Some(range) = decode_range(f, at, &subnet.ip_range, block, gateway) else { return };
+    decode_auxiliary(f, at, &subnet.auxiliary_addresses, block, gateway, &mut wanted.auxiliary);
+    if !leaves_some(range.unwrap_or(block), block, gateway, &wanted.auxiliary) {
+        f.wrong(format!("{at}.auxiliary_addresses"), format!("leave no address of {block} for a container"));
+    }
     let range = range.map(|r| (r.address(r.first), r.len));
     match (block.address(block.first), gateway) {
         (IpAddr::V4(subnet), IpAddr::V4(gateway)) => {
@@ -189,25 +197,77 @@ fn decode_range(f: &mut Fields, at: &str, text: &str, block: Block, gateway: IpA
         f.wrong(field, format!("{range} is not a part of {block}"));
         return None;
     }
-    let (first, last) = (range.first.max(block.hosts().0), range.last().min(block.hosts().1));
-    if first > last || (first == last && first == bits(gateway)) {
+    if !leaves_some(range, block, gateway, &BTreeMap::new()) {
         f.wrong(field, format!("{range} leaves no address of {block} for a container"));
         return None;
     }
     Some(Some(range))
 }
 
+/// Whether a part of a subnet has an address that a container may get.
+fn leaves_some(part: Block, block: Block, gateway: IpAddr, auxiliary: &BTreeMap<String, IpAddr>) -> bool {
+    let (first, last) = (part.first.max(block.hosts().0), part.last().min(block.hosts().1));
+    let kept = auxiliary.values().chain([&gateway]);
+    let kept = kept.filter(|a| block.holds(**a) && (first..=last).contains(&bits(**a))).count() as u128;
+    first <= last && last - first + 1 > kept
+}
+
+/// Addresses of others in a subnet.
+fn decode_auxiliary(
+    f: &mut Fields,
+    at: &str,
+    asked: &HashMap<String, String>,
+    block: Block,
+    gateway: IpAddr,
+    wanted: &mut BTreeMap<String, IpAddr>,
+) {
+    let list = format!("{at}.auxiliary_addresses");
+    f.count(&list, asked.len(), MAX_AUXILIARY);
+    // In one order, so that the same request is refused in the same words.
+    for (name, text) in asked.iter().collect::<BTreeMap<_, _>>() {
+        let shown: String = name.chars().take(64).collect();
+        let field = format!("{list}[{shown:?}]");
+        f.check(!name.is_empty(), &field, "must have a name");
+        if !f.line(&field, name, MAX_NAME) {
+            continue;
+        }
+        let Ok(address) = text.parse::<IpAddr>() else {
+            let shown: String = text.chars().take(64).collect();
+            f.wrong(field, format!("{shown:?} must be an address in {block}"));
+            continue;
+        };
+        let twin = wanted.iter().find(|(_, a)| **a == address).map(|(other, _)| other);
+        if let Some(why) = block.refuses(address) {
+            f.wrong(field, format!("{why}; it must be an address of a host there"));
+        } else if address == gateway {
+            f.wrong(field, format!("{address} is the gateway of {block}, which no container gets anyway"));
+        } else if let Some(other) = twin {
+            f.wrong(field, format!("{address} is kept for {other:?} already"));
+        } else if wanted.contains_key(name) {
+            f.wrong(field, "the name is there twice; each address has one of its own");
+        } else {
+            wanted.insert(name.clone(), address);
+        }
+    }
+}
+
 /// The subnets of a network, IPv4 first.
 pub fn encode(n: &NetworkRecord) -> Vec<v1::NetworkSubnet> {
+    let auxiliary = |v6: bool| {
+        let of_family = n.auxiliary.iter().filter(move |(_, a)| a.is_ipv6() == v6);
+        of_family.map(|(name, a)| (name.clone(), a.to_string())).collect()
+    };
     let four = n.ipv4.map(|s| v1::NetworkSubnet {
         subnet: s.to_string(),
         gateway: s.gateway.to_string(),
         ip_range: s.range.map(|(a, l)| format!("{a}/{l}")).unwrap_or_default(),
+        auxiliary_addresses: auxiliary(false),
     });
     let six = n.ipv6.map(|s| v1::NetworkSubnet {
         subnet: s.to_string(),
         gateway: s.gateway.to_string(),
         ip_range: s.range.map(|(a, l)| format!("{a}/{l}")).unwrap_or_default(),
+        auxiliary_addresses: auxiliary(true),
     });
     four.into_iter().chain(six).collect()
 }
@@ -245,7 +305,7 @@ mod tests {
             let gateway = address(4, 0).split('/').next().unwrap_or_default().to_owned();
             let gateway = if len % 3 == 0 { String::new() } else { gateway };
             let ip_range = if len % 5 == 0 { String::new() } else { address(5, len.saturating_add(3)) };
-            let asked = v1::NetworkSubnet { subnet, gateway, ip_range };
+            let asked = v1::NetworkSubnet { subnet, gateway, ip_range, ..Default::default() };
             let (mut f, mut wanted) = (Fields::default(), NetworkRequest::default());
             decode_subnet(&mut f, "subnets[0]", &asked, &mut wanted);
             if !f.errors().is_empty() {
@@ -279,10 +339,53 @@ mod tests {
     }
 
     fn said(subnet: &str, gateway: &str, ip_range: &str) -> Vec<(String, String)> {
-        let asked = v1::NetworkSubnet { subnet: subnet.into(), gateway: gateway.into(), ip_range: ip_range.into() };
+        with(subnet, gateway, ip_range, &[]).0
+    }
+
+    fn with(
+        subnet: &str,
+        gateway: &str,
+        ip_range: &str,
+        auxiliary: &[(&str, &str)],
+    ) -> (Vec<(String, String)>, NetworkRequest) {
+        let asked = v1::NetworkSubnet {
+            subnet: subnet.into(),
+            gateway: gateway.into(),
+            ip_range: ip_range.into(),
+            auxiliary_addresses: auxiliary.iter().map(|(n, a)| ((*n).into(), (*a).into())).collect(),
+        };
         let (mut f, mut wanted) = (Fields::default(), NetworkRequest::default());
         decode_subnet(&mut f, "subnets[0]", &asked, &mut wanted);
-        f.errors().to_vec()
+        (f.errors().to_vec(), wanted)
+    }
+
+    #[test]
+    fn addresses_of_others_are_in_the_subnet_and_named_once() {
+        let (said, wanted) = with("10.7.0.0/24", "", "10.7.0.8/30", &[("dns", "10.7.0.9"), ("router", "10.7.0.254")]);
+        assert_eq!(said, []);
+        assert_eq!(wanted.auxiliary["router"], "10.7.0.254".parse::<IpAddr>().expect("address"));
+        for (address, why) in [
+            ("10.8.0.5", "10.8.0.5 is not in 10.7.0.0/24"),
+            ("fd00::5", "fd00::5 is not in"),
+            ("10.7.0.0", "own address of the network"),
+            ("10.7.0.255", "broadcast address"),
+            ("10.7.0.1", "is the gateway"),
+            ("10.7.0.x", "must be an address in 10.7.0.0/24"),
+        ] {
+            let (said, _) = with("10.7.0.0/24", "", "", &[("router", address)]);
+            let there = said.len() == 1 && said[0].0 == "subnets[0].auxiliary_addresses[\"router\"]";
+            assert!(there && said[0].1.contains(why), "{address}: {said:?}");
+        }
+        let (said, _) = with("10.7.0.0/24", "", "", &[("a", "10.7.0.5"), ("b", "10.7.0.5")]);
+        assert!(said.len() == 1 && said[0].0.ends_with("[\"b\"]") && said[0].1.contains("kept for \"a\""), "{said:?}");
+        let (said, _) = with("10.7.0.0/30", "", "", &[("a", "10.7.0.2")]);
+        assert!(said.len() == 1 && said[0].1.contains("leave no address"), "{said:?}");
+        let (said, _) = with("10.7.0.0/24", "", "10.7.0.8/32", &[("a", "10.7.0.8")]);
+        assert!(said.len() == 1 && said[0].1.contains("leave no address"), "{said:?}");
+        let many: Vec<_> = (2..70).map(|n| (format!("n{n}"), format!("10.7.0.{n}"))).collect();
+        let many: Vec<_> = many.iter().map(|(n, a)| (n.as_str(), a.as_str())).collect();
+        let (said, _) = with("10.7.0.0/24", "", "", &many);
+        assert!(said.len() == 1 && said[0].1.contains("at most 64"), "{said:?}");
     }
 
     #[test]

@@ -54,6 +54,7 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  berthctl network create front\n  berthctl network create --subnet 10.7.0.0/24 --gateway 10.7.0.254 --ipv6 back\n  \
+        berthctl network create --subnet 10.8.0.0/24 --aux-address printer=10.8.0.9 office\n  \
         berthctl network create -d macvlan -o parent=eth0 --subnet 192.168.1.0/24 lan\n  \
         berthctl network create -d cni --conflist lab.conflist lab\n\n\
         Options (-o) of bridge: com.docker.network.driver.mtu, com.docker.network.bridge.name,\n\
@@ -72,6 +73,9 @@ pub struct Create {
     /// Part of the subnet that addresses are chosen from, one for each --subnet in their order
     #[arg(long, value_name = "RANGE", value_delimiter = ',')]
     ip_range: Vec<String>,
+    /// Address in a --subnet that is somebody else's, and that no container gets, with a name for it
+    #[arg(long, value_name = "NAME=ADDRESS", value_delimiter = ',')]
+    aux_address: Vec<String>,
     /// IPv6 beside IPv4 [subnet by default: a ULA made at random]
     #[arg(long)]
     ipv6: bool,
@@ -206,6 +210,16 @@ fn subnets(args: &Create) -> Result<Vec<v1::NetworkSubnet>> {
     }
     for range in &args.ip_range {
         place("--ip-range", range, |s| &mut s.ip_range)?;
+    }
+    for text in &args.aux_address {
+        let wrong = |why: &str| Error::usage(format!("--aux-address {text:?}: {why}"));
+        let parts = text.split_once('=').filter(|(name, address)| !name.is_empty() && !address.is_empty());
+        let (name, address) = parts.ok_or_else(|| wrong("write NAME=ADDRESS, as router=10.7.0.254"))?;
+        let subnet = subnets.iter_mut().find(|s| six(&s.subnet) == six(address));
+        let subnet = subnet.ok_or_else(|| wrong("there is no --subnet that it belongs to"))?;
+        if subnet.auxiliary_addresses.insert(name.to_owned(), address.to_owned()).is_some() {
+            return Err(wrong("the name is there twice; each address has one of its own"));
+        }
     }
     Ok(subnets)
 }
@@ -383,6 +397,7 @@ mod tests {
             subnet: own(subnet),
             gateway: own(gateway),
             ip_range: Vec::new(),
+            aux_address: Vec::new(),
             ipv6: false,
             internal: false,
             opt: Vec::new(),
@@ -398,5 +413,22 @@ mod tests {
         assert_eq!((both[0].gateway.as_str(), both[1].gateway.as_str()), ("10.7.0.9", "fd00::9"));
         assert!(subnets(&create(&["10.7.0.0/24"], &["fd00::9"])).is_err());
         assert!(subnets(&create(&[], &["10.7.0.9"])).is_err());
+    }
+
+    #[test]
+    fn addresses_of_others_belong_to_the_subnet_of_their_family() {
+        let with = |aux: &[&str]| Create {
+            aux_address: aux.iter().map(|a| (*a).to_owned()).collect(),
+            ..create(&["10.7.0.0/24", "fd00::/64"], &[])
+        };
+        let both = subnets(&with(&["router=10.7.0.9", "r6=fd00::9", "dns=10.7.0.8"])).expect("good");
+        assert_eq!(both[0].auxiliary_addresses.len(), 2);
+        assert_eq!(both[0].auxiliary_addresses["router"], "10.7.0.9");
+        assert_eq!(both[1].auxiliary_addresses["r6"], "fd00::9");
+        for wrong in [&["10.7.0.9"][..], &["=10.7.0.9"], &["router="], &["a=10.7.0.8", "a=10.7.0.9"]] {
+            assert!(subnets(&with(wrong)).is_err(), "{wrong:?}");
+        }
+        let alone = Create { aux_address: vec!["r=fd00::9".into()], ..create(&["10.7.0.0/24"], &[]) };
+        assert!(subnets(&alone).expect_err("no IPv6").message.contains("no --subnet"));
     }
 }

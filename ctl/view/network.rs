@@ -33,6 +33,10 @@ pub fn inspect(r: &v1::InspectNetworkResponse) -> Value {
                 map.insert(key.to_owned(), value.as_str().into());
             }
         }
+        if !s.auxiliary_addresses.is_empty() {
+            let sorted: std::collections::BTreeMap<_, _> = s.auxiliary_addresses.iter().collect();
+            map.insert("AuxiliaryAddresses".to_owned(), json!(sorted));
+        }
         Value::from(map)
     };
     let with_prefix = |address: &str, len: u32| match address {

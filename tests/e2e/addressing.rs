@@ -84,6 +84,82 @@ fn chosen_and_from_ranges_in_both_families() {
 }
 
 #[test]
+fn addresses_of_others_are_no_containers() {
+    let mut node = Node::with_busybox("addressing-auxiliary");
+    let n = node.slot.port(0) % 256;
+    let (four, six) = (format!("10.94.{n}"), format!("fd94:{n}:"));
+    let (printer, router) = (format!("{four}.3"), format!("{six}:2"));
+    create(
+        &node,
+        'u',
+        &[
+            "--subnet",
+            &format!("{four}.0/29"),
+            "--subnet",
+            &format!("{six}:/125"),
+            "--aux-address",
+            &format!("printer={printer},router={router}"),
+            "--aux-address",
+            &format!("scanner={four}.5"),
+            "office",
+        ],
+    );
+    let config = network(&node, "office")["IPAM"]["Config"].clone();
+    let shown = serde_json::json!({"printer": printer, "scanner": format!("{four}.5")});
+    assert_eq!(config[0]["AuxiliaryAddresses"], shown, "{config}");
+    assert_eq!(config[1]["AuxiliaryAddresses"], serde_json::json!({"router": router}), "{config}");
+    let run = |node: &Node, more: &[&str]| {
+        let busybox = image("busybox");
+        node.fails(125, &[&["run", "--rm", "--network", "office"], more, &[&busybox, "true"]].concat())
+    };
+    let said = run(&node, &["--ip", &printer]);
+    assert!(said.contains("--ip") && said.contains("is kept for printer"), "{said}");
+    let said = run(&node, &["--ip6", &router]);
+    assert!(said.contains("--ip6") && said.contains("is kept for router"), "{said}");
+    node.detached(&["--name", "c0", "--network", "office"], IDLE);
+    assert_eq!((ip(&node, "c0", "office"), ip6(&node, "c0", "office")), (format!("{four}.2"), format!("{six}:3")));
+    // Another agent knows them too.
+    node.kill_agent();
+    node.spawn();
+    assert_eq!(network(&node, "office")["IPAM"]["Config"], config);
+    assert!(run(&node, &["--ip", &printer]).contains("is kept for printer"));
+    for (name, last) in [("c1", 4), ("c2", 6)] {
+        node.detached(&["--name", name, "--network", "office"], IDLE);
+        assert_eq!(ip(&node, name, "office"), format!("{four}.{last}"));
+    }
+    let said = run(&node, &[]);
+    assert!(said.contains("no address is left"), "{said}");
+    node.detached(&["--name", "c3", "--network", "none"], IDLE);
+    let said = node.fails(1, &["network", "connect", "--ip", &printer, "office", "c3"]);
+    assert!(said.contains("--ip") && said.contains("is kept for printer"), "{said}");
+    node.ok(&["rm", "-f", "c0", "c1", "c2", "c3"]);
+    node.ok(&["network", "rm", "office"]);
+    node.finish();
+}
+
+#[test]
+fn what_is_wrong_with_a_subnet_is_said_with_its_flag() {
+    let node = Node::with_busybox("addressing-flags");
+    let subnet = ["--subnet", "10.93.7.0/24"];
+    for (more, flag, why) in [
+        (&["--subnet", "127.0.0.0/8"][..], "--subnet: ", "loopback"),
+        (&["--subnet", "224.0.0.0/24"], "--subnet: ", "multicast"),
+        (&["--subnet", "169.254.0.0/16"], "--subnet: ", "link-local"),
+        (&["--subnet", "0.0.0.0/0"], "--subnet: ", "8 to 30"),
+        (&[subnet[0], subnet[1], "--gateway", "10.94.7.1"], "--gateway: ", "not in 10.93.7.0/24"),
+        (&[subnet[0], subnet[1], "--ip-range", "10.94.7.0/28"], "--ip-range: ", "not a part of 10.93.7.0/24"),
+        (&[subnet[0], subnet[1], "--aux-address", "r=10.94.7.1"], "--aux-address r: ", "not in 10.93.7.0/24"),
+        (&[subnet[0], subnet[1], "--aux-address", "r=10.93.7.1"], "--aux-address r: ", "gateway"),
+        (&["--aux-address", "r=10.93.7.1"], "--aux-address", "no --subnet"),
+    ] {
+        let said = node.ctl(&[&["network", "create"], more, &["bad"]].concat());
+        assert!(said.code != 0 && said.stderr.contains(flag) && said.stderr.contains(why), "{more:?}: {}", said.stderr);
+    }
+    assert_eq!(node.ok(&["network", "ls", "-q", "-f", "type=custom"]), "");
+    node.finish();
+}
+
+#[test]
 fn ipv6_in_the_hosts_name_or_routed() {
     let node = Node::start("addressing-six");
     let n = node.slot.number + 0x100;

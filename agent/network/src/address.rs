@@ -2,7 +2,7 @@
 
 use crate::error::{NetworkError, Prefix, Prefix6};
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The addresses of one subnet. Free ones are given out in turn, so that an address that was given back rests as long as possible:
 /// peers may still remember it.
@@ -12,7 +12,8 @@ struct Pool {
     hosts: (u128, u128),
     /// First and last of those that are chosen from.
     range: (u128, u128),
-    gateway: u128,
+    /// The gateway, and those of others: in no container's hand, and never given back.
+    kept: BTreeSet<u128>,
     taken: BTreeSet<u128>,
     next: u128,
 }
@@ -20,7 +21,13 @@ struct Pool {
 impl Pool {
     fn new(hosts: (u128, u128), range: (u128, u128), gateway: u128) -> Self {
         let range = (range.0.max(hosts.0), range.1.min(hosts.1));
-        Pool { hosts, range, gateway, taken: BTreeSet::from([gateway]), next: range.0 }
+        let kept = BTreeSet::from([gateway]);
+        Pool { hosts, range, taken: kept.clone(), kept, next: range.0 }
+    }
+
+    fn keep(&mut self, address: u128) {
+        self.kept.insert(address);
+        self.taken.insert(address);
     }
 
     fn take(&mut self) -> Option<u128> {
@@ -61,9 +68,8 @@ impl Pool {
         inside
     }
 
-    /// The gateway is never given back.
     fn give_back(&mut self, address: u128) {
-        if address != self.gateway {
+        if !self.kept.contains(&address) {
             self.taken.remove(&address);
         }
     }
@@ -95,6 +101,15 @@ impl Addresses {
         });
         let pool4 = Pool::new(hosts4, bounds4, wide(v4.address));
         Addresses { v4: range4.unwrap_or(v4), v6: range6.or(v6), pool4, pool6 }
+    }
+
+    /// An address of somebody else's: no container gets it.
+    pub fn keep(&mut self, address: IpAddr) {
+        match (address, &mut self.pool6) {
+            (IpAddr::V4(a), _) => self.pool4.keep(wide(a)),
+            (IpAddr::V6(a), Some(pool)) => pool.keep(a.to_bits()),
+            (IpAddr::V6(_), None) => {}
+        }
     }
 
     pub fn take(&mut self) -> Result<Ipv4Addr, NetworkError> {
@@ -181,6 +196,22 @@ mod tests {
         assert!(!a.restore(Ipv4Addr::new(10, 1, 2, 255)), "broadcast");
         assert!(!a.restore(Ipv4Addr::new(10, 1, 2, 1)), "gateway");
         assert_eq!(a.take().unwrap(), Ipv4Addr::new(10, 1, 2, 3));
+    }
+
+    #[test]
+    fn what_is_kept_for_others_is_never_given_out() {
+        let v6 = Prefix6 { address: "fd00::1".parse().unwrap(), len: 126 };
+        let mut a = Addresses::new(Prefix { address: Ipv4Addr::new(10, 1, 2, 1), len: 29 }, None, Some(v6), None);
+        let kept = Ipv4Addr::new(10, 1, 2, 3);
+        a.keep(kept.into());
+        a.keep("fd00::2".parse().unwrap());
+        assert!(!a.take_this(kept) && !a.restore(kept));
+        a.give_back(kept);
+        let all: Vec<_> = std::iter::from_fn(|| a.take().ok()).map(|a| a.octets()[3]).collect();
+        assert_eq!(all, [2, 4, 5, 6]);
+        a.give_back6("fd00::2".parse().unwrap());
+        assert_eq!(a.take6().unwrap(), Some("fd00::3".parse().unwrap()));
+        assert!(a.take6().is_err());
     }
 
     #[test]

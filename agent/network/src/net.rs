@@ -12,7 +12,7 @@ use berth_model::network::{
     DEFAULT_NETWORK, Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, SPOOFING, SPOOFING_ALLOWED,
 };
 use berth_model::publish::PublishPolicy;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 
 #[derive(Clone, Debug)]
@@ -77,6 +77,8 @@ pub(crate) struct NetPlan {
     pub range4: Option<Prefix>,
     pub v6: Option<Prefix6>,
     pub range6: Option<Prefix6>,
+    /// Addresses of others, which no container gets.
+    pub auxiliary: Vec<IpAddr>,
     pub ipv6_mode: Ipv6Mode,
     pub internal: bool,
     pub mtu: Option<u32>,
@@ -100,6 +102,7 @@ impl NetPlan {
             range4: None,
             v6: None,
             range6: None,
+            auxiliary: Vec::new(),
             ipv6_mode: Ipv6Mode::Nat,
             internal: false,
             mtu: None,
@@ -123,6 +126,7 @@ impl NetPlan {
             range4: v4.range.map(|(address, len)| Prefix { address, len }),
             v6: record.ipv6.map(|s| Prefix6 { address: s.gateway, len: s.prefix_len }),
             range6: record.ipv6.and_then(|s| s.range).map(|(address, len)| Prefix6 { address, len }),
+            auxiliary: record.auxiliary.values().copied().collect(),
             ipv6_mode: record.ipv6_mode,
             internal: record.internal,
             mtu: record.mtu,

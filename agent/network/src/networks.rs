@@ -345,8 +345,10 @@ impl Networks {
 
 impl Net {
     fn fresh_addresses(&self) -> Addresses {
-        let NetPlan { v4, range4, v6, range6, .. } = &self.plan;
-        Addresses::new(*v4, *range4, *v6, *range6)
+        let NetPlan { v4, range4, v6, range6, auxiliary, .. } = &self.plan;
+        let mut addresses = Addresses::new(*v4, *range4, *v6, *range6);
+        auxiliary.iter().for_each(|address| addresses.keep(*address));
+        addresses
     }
 }
 

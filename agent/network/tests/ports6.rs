@@ -107,6 +107,7 @@ fn both_families_and_the_hosts_firewall() {
                 gateway: "fd98::1".parse().unwrap(),
                 range: None,
             }),
+            auxiliary: Default::default(),
             ipv6_mode: Ipv6Mode::Nat,
             internal: false,
             mtu: None,

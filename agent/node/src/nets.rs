@@ -15,7 +15,7 @@ use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp}
 use berth_network::Want;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
@@ -126,6 +126,7 @@ fn predefined(config: &NodeConfig, name: &str, driver: NetworkDriver) -> Network
             range: None,
         }),
         ipv6: None,
+        auxiliary: BTreeMap::new(),
         ipv6_mode: Ipv6Mode::Nat,
         internal: false,
         mtu: None,
@@ -304,6 +305,7 @@ pub(crate) fn check_endpoint(network: &NetworkRecord, endpoint: &EndpointSpec) -
         if !prefix.contains(address) || [prefix.network(), prefix.broadcast(), v4.gateway].contains(&address) {
             wrong.push(("ipv4_address", format!("{address} is not an address for a container in {v4}")));
         }
+        wrong.extend(auxiliary(network, address.into()).map(|why| ("ipv4_address", why)));
     }
     match (endpoint.ipv6, network.ipv6) {
         (Some(address), Some(v6)) => {
@@ -311,11 +313,18 @@ pub(crate) fn check_endpoint(network: &NetworkRecord, endpoint: &EndpointSpec) -
             if !prefix.contains(address) || [prefix.network(), v6.gateway].contains(&address) {
                 wrong.push(("ipv6_address", format!("{address} is not an address for a container in {v6}")));
             }
+            wrong.extend(auxiliary(network, address.into()).map(|why| ("ipv6_address", why)));
         }
         (Some(_), None) => wrong.push(("ipv6_address", format!("network {} has no IPv6", network.name))),
         (None, _) => {}
     }
     wrong
+}
+
+/// Why an address is no container's.
+fn auxiliary(network: &NetworkRecord, address: IpAddr) -> Option<String> {
+    let name = network.auxiliary_name(address)?;
+    Some(format!("{address} is kept for {name} (an auxiliary address of network {})", network.name))
 }
 
 /// Every network that the spec asks for is there: asked again when the container can be seen by those who remove networks.

@@ -266,6 +266,7 @@ fn record(
         driver: request.driver,
         ipv4,
         ipv6,
+        auxiliary: request.auxiliary,
         ipv6_mode: request.ipv6_mode,
         internal: request.internal,
         mtu: request.mtu,

@@ -10,6 +10,7 @@ use berth_model::supervision::HealthState;
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Platform, Reference, Timestamp};
 use berth_runtime::{AttachInput, Effective, Output};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -169,6 +170,9 @@ pub struct NetworkRequest {
     /// `None`: from the pools.
     pub ipv4: Option<Subnet4>,
     pub ipv6: Option<Subnet6>,
+    /// Addresses of others in them, by name. Left out where there are none: requests of earlier agents are known again.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub auxiliary: BTreeMap<String, IpAddr>,
     /// A ULA where `ipv6` says none.
     pub enable_ipv6: bool,
     pub ipv6_mode: Ipv6Mode,

@@ -4,7 +4,7 @@ use crate::{ContainerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Networks that every node has and nobody removes: name and driver.
 pub const PREDEFINED: [(&str, NetworkDriver); 3] =
@@ -147,6 +147,9 @@ pub struct NetworkRecord {
     pub ipv4: Option<Subnet4>,
     #[serde(default)]
     pub ipv6: Option<Subnet6>,
+    /// Addresses of others in the subnets, by the name that somebody gave them: no container gets one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub auxiliary: BTreeMap<String, IpAddr>,
     #[serde(default)]
     pub ipv6_mode: Ipv6Mode,
     /// No way out, and none in.
@@ -176,6 +179,11 @@ impl NetworkRecord {
     /// Every node has it, and nobody removes it.
     pub fn is_predefined(&self) -> bool {
         PREDEFINED.iter().any(|(name, _)| *name == self.name)
+    }
+
+    /// The name of an address that is somebody else's.
+    pub fn auxiliary_name(&self, address: IpAddr) -> Option<&str> {
+        self.auxiliary.iter().find(|(_, a)| **a == address).map(|(name, _)| name.as_str())
     }
 }
 
@@ -209,5 +217,21 @@ mod tests {
         for bad in ["", "-x", ".x", "a b", "a\nb", "a\u{1b}[31m", "a/b", "ü", "a:b", &"x".repeat(129)] {
             assert!(check_network_name(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_record_of_an_agent_that_knew_no_auxiliary_addresses() {
+        let id = "ab".repeat(32);
+        let old = format!(
+            r#"{{"id":"{id}","name":"front","driver":"bridge","ipv4":{{"subnet":"10.7.0.0","prefix_len":24,"gateway":"10.7.0.1","range":null}},"bridge":"br-1","created":1}}"#
+        );
+        let record: NetworkRecord = serde_json::from_str(&old).expect("opens");
+        assert!(record.auxiliary.is_empty());
+        // Without any it is written as before, for the agent that one goes back to.
+        assert!(!serde_json::to_string(&record).expect("json").contains("auxiliary"));
+        let own = Ipv4Addr::new(10, 7, 0, 9).into();
+        let with = NetworkRecord { auxiliary: BTreeMap::from([("dns".to_owned(), own)]), ..record };
+        let again: NetworkRecord = serde_json::from_str(&serde_json::to_string(&with).expect("json")).expect("opens");
+        assert_eq!((&again, again.auxiliary_name(own)), (&with, Some("dns")));
     }
 }

@@ -103,6 +103,7 @@ fn record(name: &str, driver: NetworkDriver, bridge: &str) -> NetworkRecord {
         driver,
         ipv4: Some(Subnet4 { subnet, prefix_len: 24, gateway: Ipv4Addr::new(10, 98, 0, 1), range: None }),
         ipv6: None,
+        auxiliary: Default::default(),
         ipv6_mode: Ipv6Mode::Nat,
         internal: false,
         mtu: None,
