@@ -4,12 +4,13 @@ use super::decode::Fields;
 use super::endpoints::decode_endpoint;
 use super::{Answers, call, encode, endpoints, explain, filter, finish, list, reclaim, subnets};
 use crate::{permission, status};
+use berth::v1::disconnect_network_response::Outcome;
 use berth::v1::{self, networks_server};
 use berth_model::network::{
     Ipv6Mode, NetworkAttachment, NetworkDriver, NetworkRecord, SPOOFING, SPOOFING_ALLOWED, SPOOFING_DENIED,
 };
 use berth_network::is_interface_name;
-use berth_node::{NetworkMember, NetworkRequest, NetworkView, Node};
+use berth_node::{Disconnected, NetworkMember, NetworkRequest, NetworkView, Node};
 use std::collections::HashMap;
 use tonic::{Request, Response, Status};
 
@@ -143,8 +144,13 @@ impl networks_server::Networks for Networks {
         f.done()?;
         let who = call.about(&format!("{} {}", request.network, request.container), &request.request_id);
         let node = self.node.clone();
-        finish(async move { node.disconnect_network(&who, &request.network, &request.container).await }).await?;
-        Ok(Response::new(v1::DisconnectNetworkResponse {}))
+        let done = finish(async move { node.disconnect_network(&who, &request.network, &request.container).await });
+        let outcome = match done.await? {
+            Disconnected::Done => Outcome::Disconnected,
+            Disconnected::NotConnected => Outcome::NotConnected,
+            Disconnected::NoContainer => Outcome::NoContainer,
+        };
+        Ok(Response::new(v1::DisconnectNetworkResponse { outcome: outcome.into() }))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::output::{Shape, Show, Sink};
 use crate::spec::{network, pairs};
 use crate::view;
 use berth::v1;
+use berth::v1::disconnect_network_response::Outcome;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use std::cell::Cell;
@@ -169,7 +170,7 @@ pub struct Connect {
 
 #[derive(Debug, Args)]
 pub struct Disconnect {
-    /// Do not mind a network or a container that is not there
+    /// Do not mind a network or a container that is not there, or a container that is not on it
     #[arg(short, long)]
     force: bool,
     /// Network
@@ -374,16 +375,36 @@ async fn disconnect(fleet: &Fleet, args: Disconnect) -> Result<u8> {
         let network = network.clone();
         async move {
             let request = v1::DisconnectNetworkRequest { request_id: request_id()?, network, container };
-            let call = async || c.networks().disconnect(c.request(request.clone(), Some(PLUGINS_TIMEOUT))).await;
+            let tries = Cell::new(0);
+            let call = async || {
+                tries.set(tries.get() + 1);
+                c.networks().disconnect(c.request(request.clone(), Some(PLUGINS_TIMEOUT))).await
+            };
             // What is not there is not connected; anything else that is wrong leaves it connected.
-            match force {
-                true => c.find(call).await.map(drop)?,
-                false => c.retry(call).await.map(drop)?,
+            if force {
+                c.find(call).await?;
+                return Ok(Vec::new());
+            }
+            let outcome = c.retry(call).await?.into_inner().outcome();
+            // An earlier try of this command may have done it, and its answer been lost.
+            if tries.get() == 1 {
+                off(outcome, &request.network, &request.container)?;
             }
             Ok(Vec::new())
         }
     })
     .await
+}
+
+/// Whether a container was taken off a network, and else why not.
+fn off(outcome: Outcome, network: &str, container: &str) -> Result<()> {
+    match outcome {
+        Outcome::Unspecified | Outcome::Disconnected => Ok(()),
+        Outcome::NotConnected => Err(Error::new(format!("container {container} is not on network {network}"))
+            .hint(format!("berthctl inspect {container} shows its networks; --force does not mind"))),
+        Outcome::NoContainer => Err(Error::new(format!("no such container: {container}"))
+            .hint("berthctl ps -a lists all containers; --force does not mind")),
+    }
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ fn connecting_and_disconnecting() {
         dies(&mut node, point, &["network", "connect", "n", "box"]);
         // What was written down is done by the next agent.
         whole(&node, point, point != "network.connect.before_record");
-        node.ok(&["network", "disconnect", "n", "box"]);
+        node.ok(&["network", "disconnect", "-f", "n", "box"]);
         whole(&node, point, false);
     }
     for point in [
@@ -94,7 +94,7 @@ fn connecting_and_disconnecting() {
         node.ok(&["network", "connect", "n", "box"]);
         dies(&mut node, point, &["network", "disconnect", "n", "box"]);
         whole(&node, point, point == "network.connect.before_record");
-        node.ok(&["network", "disconnect", "n", "box"]);
+        node.ok(&["network", "disconnect", "-f", "n", "box"]);
         whole(&node, point, false);
     }
     node.ok(&["rm", "-f", "box", "peer"]);

@@ -204,7 +204,7 @@ fn connected_and_disconnected_while_it_runs() {
     until("the host's end goes", || link(&host_end).is_none());
     let route = node.ok(&["exec", "ca", "ip", "route"]);
     assert!(route.contains("dev eth1") && route.starts_with("default"), "the way out moves: {route}");
-    node.ok(&["network", "disconnect", "bridge", "ca"]);
+    node.ok(&["network", "disconnect", "-f", "bridge", "ca"]);
     node.ok(&["network", "connect", "front", "ca"]);
     assert_eq!(interfaces(&node, "ca"), ["eth0", "eth1"]);
     node.ok(&["network", "disconnect", "front", "ca"]);
@@ -251,6 +251,54 @@ fn what_a_network_or_a_connection_cannot_be_is_refused() {
     create(&node, 'v', &["--opt", small, "tight"]);
     node.ok(&["rm", "-f", "ca"]);
     node.ok(&["network", "rm", "back", "tight"]);
+    node.finish();
+}
+
+#[test]
+fn words_that_mean_a_network_already_are_no_names() {
+    let node = Node::with_busybox("networks-words");
+    for (name, why) in [
+        ("default", "another word for bridge"),
+        ("bridge", "every host has"),
+        ("host", "every host has"),
+        ("none", "every host has"),
+        ("container:web", "the network of another container"),
+    ] {
+        let said = node.fails(1, &["network", "create", name]);
+        assert!(said.contains(name) && said.contains(why) && !said.contains("--name"), "{name}: {said}");
+    }
+    node.detached(&["--name", "ca", "--network", "default"], IDLE);
+    assert_eq!(node.ok(&["inspect", "-f", "{{.HostConfig.NetworkMode}}", "ca"]), "bridge");
+    assert!(!ip(&node, "ca", "bridge").is_empty());
+    assert_eq!(network(&node, "default")["Name"], "bridge");
+    node.ok(&["network", "disconnect", "default", "ca"]);
+    assert!(interfaces(&node, "ca").is_empty());
+    assert!(node.fails(1, &["network", "rm", "default"]).contains("every host has"));
+    node.ok(&["rm", "-f", "ca"]);
+    node.finish();
+}
+
+#[test]
+fn what_is_not_connected_is_not_disconnected_in_silence() {
+    let node = Node::with_busybox("networks-mistyped");
+    create(&node, 'u', &["front"]);
+    node.detached(&["--name", "ca", "--network", "bridge"], IDLE);
+    for (network, container, why) in [
+        ("front", "ca", "container ca is not on network front"),
+        ("frnt", "ca", "no such network: frnt"),
+        ("bridge", "cb", "no such container: cb"),
+        ("frnt", "cb", "no such network: frnt"),
+    ] {
+        let said = node.fails(1, &["network", "disconnect", network, container]);
+        assert!(said.contains(why), "{network} {container}: {said}");
+        node.ok(&["network", "disconnect", "-f", network, container]);
+    }
+    assert_eq!(interfaces(&node, "ca"), ["eth0"]);
+    node.ok(&["stop", "ca"]);
+    assert!(node.fails(1, &["network", "disconnect", "front", "ca"]).contains("is not on network front"));
+    node.ok(&["network", "disconnect", "bridge", "ca"]);
+    node.ok(&["rm", "-f", "ca"]);
+    node.ok(&["network", "rm", "front"]);
     node.finish();
 }
 

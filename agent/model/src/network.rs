@@ -19,6 +19,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Name of the network that a container has when it asks for none.
 pub const DEFAULT_NETWORK: &str = "bridge";
 
+/// Docker's other word for it, which no network can have as its name.
+pub const DEFAULT_WORD: &str = "default";
+
 /// How a container is connected.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

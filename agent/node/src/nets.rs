@@ -8,8 +8,8 @@ use crate::node::Inner;
 use crate::view::{NetworkMember, NetworkView};
 use crate::{NodeConfig, NodeError, cni};
 use berth_model::network::{
-    DEFAULT_NETWORK, EndpointSpec, Ipv6Mode, NetworkDriver, NetworkId, NetworkMode, NetworkRecord, PREDEFINED,
-    PortMapping, Subnet4,
+    DEFAULT_NETWORK, DEFAULT_WORD, EndpointSpec, Ipv6Mode, NetworkDriver, NetworkId, NetworkMode, NetworkRecord,
+    PREDEFINED, PortMapping, Subnet4,
 };
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp};
 use berth_network::Want;
@@ -92,6 +92,11 @@ impl Nets {
         let records = self.records.read().expect("networks");
         if let Some(found) = records.get(name) {
             return Ok(found.clone());
+        }
+        if name == DEFAULT_WORD
+            && let Some(bridge) = records.get(DEFAULT_NETWORK)
+        {
+            return Ok(bridge.clone());
         }
         let not_found = || NodeError::NetworkNotFound(name.to_owned());
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_hexdigit()) {

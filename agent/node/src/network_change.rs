@@ -9,7 +9,9 @@ use crate::view::{NetworkRequest, NetworkView, PrunedNetworks, Requester};
 use crate::{Node, NodeError, fail, nets};
 use berth_cni::Conflist;
 use berth_model::event::EventKind;
-use berth_model::network::{NetworkDriver, NetworkId, NetworkRecord, PREDEFINED, Subnet4, Subnet6, check_network_name};
+use berth_model::network::{
+    DEFAULT_WORD, NetworkDriver, NetworkId, NetworkRecord, PREDEFINED, Subnet4, Subnet6, check_network_name,
+};
 use berth_model::{ContainerSpec, Timestamp};
 use berth_network::{Prefix, Prefix6};
 use std::collections::BTreeMap;
@@ -109,11 +111,10 @@ impl Node {
 /// What is wrong by itself, all at once; whether the plugins of a list are there.
 pub(crate) async fn check(inner: &Arc<Inner>, request: &NetworkRequest) -> Result<(), NodeError> {
     let mut wrong: Vec<(String, String)> = Vec::new();
-    if let Err(e) = check_network_name(&request.name) {
+    if let Some(why) = reserved(&request.name) {
+        wrong.push(("name".to_owned(), format!("{:?} {why}: choose another name", request.name)));
+    } else if let Err(e) = check_network_name(&request.name) {
         wrong.push(("name".to_owned(), e.to_string()));
-    }
-    if request.name.starts_with("container:") {
-        wrong.push(("name".to_owned(), "stands for another container's network".to_owned()));
     }
     if let Some(text) = request.conflist.clone() {
         let (inner_, name) = (inner.clone(), request.name.clone());
@@ -123,6 +124,15 @@ pub(crate) async fn check(inner: &Arc<Inner>, request: &NetworkRequest) -> Resul
         );
     }
     if wrong.is_empty() { Ok(()) } else { Err(NodeError::Invalid(wrong)) }
+}
+
+/// What a name means already where a container says its network, other than one of the networks that every host has.
+fn reserved(name: &str) -> Option<&'static str> {
+    match name {
+        DEFAULT_WORD => Some("is another word for bridge, the network of containers that name none"),
+        name if name.starts_with("container:") => Some("stands for the network of another container"),
+        _ => None,
+    }
 }
 
 /// Runs the plugins of a list that is well, to hear which versions they know.

@@ -9,7 +9,7 @@ use crate::nets::{check_endpoint, endpoints, namespace_of, state_dirs, want, way
 use crate::network_change::event;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
-use crate::view::Requester;
+use crate::view::{Disconnected, Requester};
 use crate::{Node, NodeError, cni, fail, resolver};
 use berth_model::network::{
     Attachments, EndpointSpec, NetworkAttachment, NetworkDriver, NetworkMode, NetworkRecord, PortMapping,
@@ -47,19 +47,27 @@ impl Node {
     }
 
     /// Takes a container off a network. One that is not on it, or is gone, is fine.
-    pub async fn disconnect_network(&self, who: &Requester, network: &str, container: &str) -> Result<(), NodeError> {
+    ///
+    /// # Errors
+    /// `NetworkNotFound`; `Network`: what the kernel says.
+    pub async fn disconnect_network(
+        &self,
+        who: &Requester,
+        network: &str,
+        container: &str,
+    ) -> Result<Disconnected, NodeError> {
+        let network = self.inner().nets.find(network)?;
         let found = match self.find(container) {
-            Err(NodeError::ContainerNotFound(_)) => return Ok(()),
+            Err(NodeError::ContainerNotFound(_)) => return Ok(Disconnected::NoContainer),
             found => found?,
         };
-        let network = self.inner().nets.find(network)?;
         let Some(ticket) = self.begin(who, "NetworkDisconnect", &(network.id.as_str(), container)).await? else {
-            return Ok(());
+            return Ok(Disconnected::Done);
         };
         let (inner, found_) = (self.inner().clone(), found.clone());
-        self.inner().to_its_end(async move { disconnect(&inner, &found_, &network).await }).await?;
+        let done = self.inner().to_its_end(async move { disconnect(&inner, &found_, &network).await }).await?;
         self.answered(ticket, found.id.as_str()).await;
-        Ok(())
+        Ok(done)
     }
 }
 
@@ -130,7 +138,11 @@ async fn connect(
     Ok(container.record().networks.on(&network.name).cloned())
 }
 
-async fn disconnect(inner: &Arc<Inner>, container: &Arc<Container>, network: &NetworkRecord) -> Result<(), NodeError> {
+async fn disconnect(
+    inner: &Arc<Inner>,
+    container: &Arc<Container>,
+    network: &NetworkRecord,
+) -> Result<Disconnected, NodeError> {
     let mut gate = container.enter().await?;
     let before = container.record();
     let mut wished = endpoints(&before.spec);
@@ -138,13 +150,15 @@ async fn disconnect(inner: &Arc<Inner>, container: &Arc<Container>, network: &Ne
     wished.retain(|e| e.network != network.name);
     if wished.len() == known && before.networks.on(&network.name).is_none() {
         // What an earlier try could not do: the ports may have had no place to go to.
-        return settle(inner, &mut gate).await;
+        settle(inner, &mut gate).await?;
+        let same = container.record().networks == before.networks;
+        return Ok(if same { Disconnected::NotConnected } else { Disconnected::Done });
     }
     ports_can_move(inner, &before, "network", &wished)?;
     wish(inner, &mut gate, wished).await?;
     settle(inner, &mut gate).await?;
     told(inner, network, "disconnect", container).await;
-    Ok(())
+    Ok(Disconnected::Done)
 }
 
 /// Published ports follow the default route to the next network, which plugins take them for at ADD only, and nothing leads into a macvlan.

@@ -196,6 +196,15 @@ pub struct PrunedNetworks {
     pub problems: Vec<String>,
 }
 
+/// What came of taking a container off a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Disconnected {
+    Done,
+    /// It was not on it.
+    NotConnected,
+    NoContainer,
+}
+
 /// A container on a network, or that joins it when it starts.
 #[derive(Clone, Debug)]
 pub struct NetworkMember {
