@@ -129,6 +129,38 @@ fn execs_join_the_container() {
     });
 }
 
+/// Without an input a container has a null device of its own there: an owner or a mode that it gives to it is not the host's (crun gives it to the
+/// container's user by itself).
+#[test]
+fn the_hosts_null_device_is_nobodys() {
+    use std::os::unix::fs::MetadataExt;
+    let null = || std::fs::metadata("/dev/null").expect("/dev/null");
+    let before = null();
+    let hosts = format!("{} {}", before.dev(), before.ino());
+    let check = |node: &mut Node, runtime: &str| {
+        let script = "stat -L -c '%d %i' /proc/self/fd/0; stat -c '%t:%T' /dev/null; cat </dev/stdin; echo end";
+        let is_own = |said: String, how: &str| {
+            let said: Vec<&str> = said.lines().collect();
+            assert!(said[0] != hosts && said[1..] == ["1:3", "end"], "{runtime}, {how}: {said:?}");
+        };
+        for more in [&[][..], &["-u", "1000"], &["--userns", "host"], &["--userns", "host", "-u", "1000"]] {
+            let name = &*format!("box{}", more.len() + usize::from(more.first() == Some(&"-u")));
+            let options = [&["--runtime", runtime][..], more].concat();
+            is_own(node.sh(&options, script), &format!("{more:?}"));
+            node.detached(&[&options[..], &["--name", name]].concat(), IDLE);
+            is_own(node.ok(&["exec", name, "sh", "-c", script]), &format!("exec, {more:?}"));
+            node.ok(&["rm", "-f", name]);
+        }
+        node.sh_output(&["--runtime", runtime, "-t"], "true");
+        let now = null();
+        assert_eq!((now.uid(), now.gid(), now.mode()), (before.uid(), before.gid(), before.mode()), "{runtime}");
+    };
+    with_each("rt-null", check);
+    let mut node = Node::with_busybox("rt-null");
+    check(&mut node, "berth");
+    node.finish();
+}
+
 #[test]
 fn execs_are_in_the_network_that_their_container_shares() {
     with_each("rt-shared", |node, runtime| {

@@ -223,6 +223,7 @@ fn prepare(plan: &ProcessPlan, root: BorrowedFd<'_>, streams: &Streams, containe
         let socket = streams.console.as_ref().map(AsFd::as_fd);
         act("making the terminal", console::make(root, socket, plan.console_size, container))?;
     }
+    act("opening the container's /dev/null", berth_sys::null::reopen())?;
     // So that /dev/stdout can be opened by its user, which the kernel checks against the pipe's owner.
     for stream in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
         if plan.uid != 0 && matches!(fs::fstat(stream), Ok(s) if s.kind == Kind::Fifo || s.rdev_major == PTS_MAJOR) {

@@ -3,10 +3,9 @@
 //! A command walks through the plan's steps first, so that it sees the host as the agent wants it to, and is executed where our own runtime
 //! would execute the workload. The process that it makes is adopted: from there on it is this program's child like any other.
 
-use crate::init;
 use crate::start::{Container, Streams, failure, failure_of, input, named, started, wait_for_execve};
+use crate::{init, outside};
 use berth_model::wire::{FailKind, Foreign, Plan};
-use berth_sys::fs::{self, Open};
 use berth_sys::process::{self, Cloned, Ended, Poll};
 use berth_sys::socket;
 use std::io;
@@ -21,7 +20,9 @@ const SIGKILL: i32 = 9;
 /// Runs the plan's commands. `None`: they were all that was wanted.
 pub fn start(plan: &Plan<'_>, runtime: &Foreign<'_>, fds: &[OwnedFd]) -> Result<Option<Container>, Vec<u8>> {
     process::set_child_subreaper(true).map_err(named("becoming the parent of what a runtime leaves"))?;
-    let (stdin, stdin_theirs) = input(plan)?;
+    let private_null = || outside::private_null().map_err(named("making a null device"));
+    // The host's own would be the container's to change.
+    let (stdin, stdin_theirs) = input(plan, private_null)?;
     let (out, out_theirs) = process::pipe().map_err(named("making the pipe for standard output"))?;
     let (err, err_theirs) = process::pipe().map_err(named("making the pipe for standard error"))?;
     let place = |place: Option<u8>| place.and_then(|i| fds.get(usize::from(i)));
@@ -39,8 +40,8 @@ pub fn start(plan: &Plan<'_>, runtime: &Foreign<'_>, fds: &[OwnedFd]) -> Result<
         }
         if let Some(second) = &runtime.start {
             let (err, theirs) = process::pipe().map_err(named("making the pipe for the runtime's errors"))?;
-            let null = || fs::open("/dev/null", Open::RDWR, 0).map_err(named("opening /dev/null"));
-            command(second, fds, Streams { stdin: null()?, outputs: Some((null()?, theirs)) }, &err, None)?;
+            let streams = Streams { stdin: private_null()?, outputs: Some((private_null()?, theirs)) };
+            command(second, fds, streams, &err, None)?;
         }
         // What is orphaned from now on is none of ours.
         process::set_child_subreaper(false).map_err(named("leaving other orphans alone"))

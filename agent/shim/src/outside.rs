@@ -31,6 +31,13 @@ pub fn host_view(folder: &Path, without: &[Bytes<'_>]) -> io::Result<()> {
     mount::mount(OsStr::new("tmpfs"), folder, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, "mode=711")
 }
 
+/// A null device that is nobody else's, for programs that give their standard streams to the container's user (crun does).
+pub fn private_null() -> io::Result<OwnedFd> {
+    let node = Node { path: b"null"[..].into(), block: false, mode: 0o666, major: 1, minor: 3, uid: 0, gid: 0 };
+    let folder = device_tree(&[(b"mode"[..].into(), b"755"[..].into())], (0, 0), &[node], false)?;
+    fs::openat(folder.as_fd(), OsStr::new("null"), Open::RDWR, 0)
+}
+
 /// Nobody makes devices in a user namespace, and a tmpfs that was mounted there opens none.
 pub fn device_tree(
     options: &[(Bytes<'_>, Bytes<'_>)],

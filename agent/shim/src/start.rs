@@ -74,10 +74,13 @@ pub fn started(pid: u32) -> Started {
     }
 }
 
-/// Our end and the workload's of its standard input; a terminal is not there yet.
-pub fn input(plan: &Plan<'_>) -> Result<(Option<OwnedFd>, OwnedFd), Vec<u8>> {
+/// Our end and the workload's of its standard input; a terminal is not there yet. `null`: what it has without an input.
+pub fn input(
+    plan: &Plan<'_>,
+    null: impl FnOnce() -> Result<OwnedFd, Vec<u8>>,
+) -> Result<(Option<OwnedFd>, OwnedFd), Vec<u8>> {
     if plan.tty || !plan.stdin {
-        return Ok((None, fs::open("/dev/null", fs::Open::RDONLY, 0).map_err(named("opening /dev/null"))?));
+        return Ok((None, null()?));
     }
     let (read, write) = process::pipe().map_err(named("making the pipe for standard input"))?;
     process::set_nonblocking(write.as_fd()).map_err(named("preparing the pipe for standard input"))?;
@@ -109,7 +112,9 @@ fn try_start(plan: &Plan<'_>, fds: &[OwnedFd]) -> Result<Option<Container>, Vec<
         return foreign::start(plan, runtime, fds);
     }
     let (ours, theirs) = socket::seqpacket_pair().map_err(named("making the socket to the new process"))?;
-    let (stdin, stdin_theirs) = input(plan)?;
+    // Not for the workload: the plan puts the container's in its place.
+    let null = || fs::open("/dev/null", fs::Open::RDWR, 0).map_err(named("opening /dev/null"));
+    let (stdin, stdin_theirs) = input(plan, null)?;
     let (outputs, outputs_theirs) = if plan.tty {
         (None, None)
     } else {

@@ -9,7 +9,7 @@ use berth_model::wire::Step;
 use berth_model::wire::plan::Bytes;
 use berth_sys::fs::{self, Kind, Open, Resolve};
 use berth_sys::mount::{self, AttrChange, MountAttr, MountFlags, Propagation};
-use berth_sys::{cap, landlock, oci, process, pty, seccomp, socket, userns};
+use berth_sys::{cap, landlock, null, oci, process, pty, seccomp, socket, userns};
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -202,6 +202,8 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         }
         Step::BecomeRoot => userns::become_root(),
         Step::OwnStreams { uid, gid } => own_streams(*uid, *gid),
+        Step::OwnNull if wall::is_down("own_null") => Ok(()),
+        Step::OwnNull => null::reopen(),
         Step::RaiseLimit { resource, hard } => match process::rlimit(*resource)? {
             (soft, now) if now < *hard => process::set_rlimit(*resource, soft, *hard),
             _ => Ok(()),
@@ -228,7 +230,7 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         Step::FileLabel { path, label } => file_label(context.root()?, path, label),
         Step::Landlock { rights, scopes } => {
             let root = fs::open("/", Open::PATH | Open::DIRECTORY, 0)?;
-            // /dev/stdin may lead to the host's /dev/null.
+            // /dev/stdin may lead to what is not beneath the root.
             let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
             landlock::restrict(*rights, *scopes, root.as_fd(), &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
         }
@@ -269,6 +271,7 @@ pub fn describe(step: &Step<'_>) -> Vec<u8> {
         Step::Umask { .. } => two("setting the umask", b""),
         Step::OwnProc { .. } => two("mounting proc on /proc", b""),
         Step::BecomeRoot => two("becoming root of the user namespace", b""),
+        Step::OwnNull => two("opening the container's /dev/null", b""),
         Step::OwnStreams { .. } => two("giving the standard streams to the container's root", b""),
         Step::RaiseLimit { resource, .. } => {
             let name = process::RESOURCES.iter().find(|(_, n)| n == resource).map_or("?", |(name, _)| name);

@@ -19,6 +19,7 @@ pub mod memfd;
 pub mod memory;
 pub mod mount;
 pub mod net;
+pub mod null;
 pub mod oci;
 pub mod process;
 pub mod pty;

@@ -32,6 +32,7 @@ fn sample() -> Plan<'static> {
         }),
         outside: vec![
             Step::OwnStreams { uid: 300_000, gid: 300_001 },
+            Step::OwnNull,
             Step::RaiseLimit { resource: 7, hard: 9 },
             Step::KernelTree { slot: 3, fs_type: bytes("sysfs"), read_only: true },
             Step::DeviceTree {

@@ -159,6 +159,8 @@ pub enum Step<'a> {
         rights: u64,
         scopes: u64,
     },
+    /// The null device of the root behind each standard stream that is one.
+    OwnNull,
     /// Root of the user namespace that was joined.
     BecomeRoot,
     /// The pipes that are its standard streams get this owner, as a number of the host.
@@ -374,6 +376,7 @@ impl<'a> Step<'a> {
                 w.u8(26);
                 w.u8(*slot);
             }
+            Step::OwnNull => w.u8(39),
             Step::BecomeRoot => w.u8(27),
             Step::OwnStreams { uid, gid } => {
                 w.u8(28);
@@ -510,6 +513,7 @@ impl<'a> Step<'a> {
             35 => Step::Landlock { rights: r.u64()?, scopes: r.u64()? },
             37 => Step::ProcessLabel { label: text(r)?, now: r.bool()? },
             38 => Step::FileLabel { path: text(r)?, label: text(r)? },
+            39 => Step::OwnNull,
             36 => Step::Profile { name: text(r)?, now: r.bool()? },
             tag => return Err(WireError::Tag(tag)),
         })

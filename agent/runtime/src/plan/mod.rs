@@ -207,7 +207,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
         steps.push(Step::ReadOnlyRoot);
     }
     steps.extend(rlimits);
-    steps.push(Step::Umask { mask: 0o22 });
+    steps.extend([Step::OwnNull, Step::Umask { mask: 0o22 }]);
     // The init of `--init` executes nothing.
     steps.extend(profile(around.profile.clone(), spec.init));
     steps.extend(selinux::process(input.labels, spec.init));
@@ -332,7 +332,7 @@ pub(crate) fn exec(
         path: bytes(spec.workdir.clone().unwrap_or_else(|| effective.workdir.clone())),
         create: false,
     });
-    steps.push(Step::Umask { mask: 0o22 });
+    steps.extend([Step::OwnNull, Step::Umask { mask: 0o22 }]);
     steps.extend(profile(walls.profile, false));
     steps.extend(selinux::process(&walls.labels, false));
     if !spec.privileged {
