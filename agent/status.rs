@@ -175,6 +175,7 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::NetworkPredefined(name) => {
             Draft::new(Code::FailedPrecondition, "NETWORK_PREDEFINED", message).resource("network", &name)
         }
+        NodeError::TooManyPorts { .. } => Draft::new(Code::FailedPrecondition, "TOO_MANY_PORTS", message),
         NodeError::SubnetInUse { subnet, .. } => {
             Draft::with(Code::FailedPrecondition, "SUBNET_IN_USE", message, [("subnet", subnet)])
         }
@@ -419,6 +420,7 @@ fn from_network(error: &NetworkError, message: String) -> Draft {
             Draft::with(Code::FailedPrecondition, "PORT_IN_USE", message, metadata)
         }
         E::NoneFree { why, .. } => from_network(why, message),
+        E::NoneLeft { .. } => Draft::new(Code::ResourceExhausted, "NO_PORT_LEFT", message),
         E::NoContainerPort
         | E::HostAddressFamily(_)
         | E::HostAddressUnknown(_)

@@ -300,7 +300,7 @@ impl containers_server::Containers for Containers {
         })?;
         let node = self.node.clone();
         let record = finish(async move { node.update_ports(&who, &r.container, add, remove).await }).await?;
-        let ports = ports::published_or_asked(&record);
+        let ports = ports::published_or_asked(&record, self.node.will_have_ipv6(&record));
         Ok(Response::new(v1::UpdatePortsResponse { id: record.id.to_string(), ports }))
     }
 

@@ -39,11 +39,12 @@ impl Fields {
         result.map_err(|e| self.wrong(field, e.to_string())).ok()
     }
 
-    /// At most `max` entries of a list or a map.
-    pub fn count(&mut self, field: &str, count: usize, max: usize) {
+    /// At most `max` entries of a list or a map. Where it is false, nobody compares them with each other.
+    pub fn count(&mut self, field: &str, count: usize, max: usize) -> bool {
         if count > max {
             self.wrong(field, format!("has {count} entries; at most {max} are taken"));
         }
+        count <= max
     }
 
     /// Any text without NUL, of at most `max` bytes.

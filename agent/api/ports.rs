@@ -3,35 +3,36 @@
 use super::decode::Fields;
 use berth::v1;
 use berth_model::ContainerRecord;
-use berth_model::network::{PortMapping, Protocol};
+use berth_model::network::{MAX_MAPPINGS, PortMapping, Protocol, bounded, clash};
 use berth_model::publish::PublishPolicy;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-const MAX: usize = 4096;
 /// As in the network: beyond it a range is one element of the rules, which cannot lead to other numbers.
 const SHIFTED_MAX: u32 = 1024;
 
 /// All of them, with every wrong field named.
 pub fn decode(f: &mut Fields, list: &[v1::PortMapping], policy: &PublishPolicy) -> Vec<PortMapping> {
-    f.count("ports", list.len(), MAX);
-    let mut taken = HashSet::new();
-    let mut ports = Vec::new();
-    for (n, port) in list.iter().enumerate() {
-        if let Some(port) = one(f, &format!("ports[{n}]."), port, policy) {
-            let place = |address| (address, port.host_port, port.protocol);
-            let fresh = port.is_open() || port.addresses().iter().all(|a| taken.insert(place(a)));
-            f.check(fresh, format!("ports[{n}].host_port"), "is published twice");
-            ports.push(port);
-        }
+    if !f.count("ports", list.len(), MAX_MAPPINGS) {
+        return Vec::new();
+    }
+    let read = list.iter().enumerate();
+    let read = read.filter_map(|(n, port)| one(f, &format!("ports[{n}]."), port, policy).map(|port| (n, port)));
+    let (places, ports): (Vec<usize>, Vec<PortMapping>) = read.unzip();
+    if let Err(why) = bounded(&ports) {
+        f.wrong("ports", why);
+    } else if let Some((_, twice)) = clash(&ports) {
+        f.wrong(format!("ports[{}].host_port", places[twice]), "is published twice");
     }
     ports
 }
 
 /// Ports that a container listens on, as images write them; with the protocol, once each.
 pub fn exposed(f: &mut Fields, list: Vec<String>) -> Vec<String> {
-    f.count("expose", list.len(), MAX);
-    let mut ports = Vec::new();
+    if !f.count("expose", list.len(), MAX_MAPPINGS) {
+        return Vec::new();
+    }
+    let (mut ports, mut known_ports) = (Vec::new(), HashSet::new());
     for (n, text) in list.iter().enumerate() {
         let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
         let port = number.parse::<u16>().ok().filter(|port| *port > 0 && !number.starts_with('+'));
@@ -41,9 +42,8 @@ pub fn exposed(f: &mut Fields, list: Vec<String>) -> Vec<String> {
             format!("expose[{n}]"),
             "must be 1 to 65535, and /tcp, /udp or /sctp behind it",
         );
-        let port = format!("{}/{protocol}", port.unwrap_or_default());
-        if !ports.contains(&port) {
-            ports.push(port);
+        if known_ports.insert((port, protocol)) {
+            ports.push(format!("{}/{protocol}", port.unwrap_or_default()));
         }
     }
     ports
@@ -55,8 +55,9 @@ pub fn decode_update(
     request: &v1::UpdatePortsRequest,
     policy: &PublishPolicy,
 ) -> (Vec<PortMapping>, Vec<PortMapping>) {
-    f.count("add", request.add.len(), MAX);
-    f.count("remove", request.remove.len(), MAX);
+    if !f.count("add", request.add.len(), MAX_MAPPINGS) || !f.count("remove", request.remove.len(), MAX_MAPPINGS) {
+        return Default::default();
+    }
     f.check(!(request.add.is_empty() && request.remove.is_empty()), "add", "must not be empty where remove is");
     let add = request.add.iter().enumerate().filter_map(|(n, p)| one(f, &format!("add[{n}]."), p, policy)).collect();
     let everywhere = PublishPolicy { default: None, ..policy.clone() };
@@ -168,9 +169,9 @@ pub fn published(record: &ContainerRecord) -> Vec<v1::PortMapping> {
     each(&main.ports, main.ipv6.is_some() && !main.is_cni())
 }
 
-/// The same; of one that does not run, what its next start publishes.
-pub fn published_or_asked(record: &ContainerRecord) -> Vec<v1::PortMapping> {
-    if record.networks.main().is_some() { published(record) } else { each(&record.spec.ports, false) }
+/// The same; of one that does not run, what its next start publishes. `ipv6`: it will have such an address.
+pub fn published_or_asked(record: &ContainerRecord, ipv6: bool) -> Vec<v1::PortMapping> {
+    if record.networks.main().is_some() { published(record) } else { each(&record.spec.ports, ipv6) }
 }
 
 fn each(ports: &[PortMapping], ipv6: bool) -> Vec<v1::PortMapping> {
@@ -243,5 +244,34 @@ mod tests {
         let request = v1::UpdatePortsRequest { remove: vec![range(0, 1, 5000)], ..Default::default() };
         assert_eq!(decode_update(&mut f, &request, &policy).1[0].count, 5000);
         f.done().unwrap();
+    }
+
+    #[test]
+    fn what_is_too_much_is_not_gone_through() {
+        let policy = PublishPolicy::default();
+        let at =
+            |host_port, count| v1::PortMapping { host_port, container_port: host_port, count, ..Default::default() };
+        // The second one stands in the range.
+        assert!(wrong_of(&[at(100, 100), at(150, 1)], &policy).contains("ports[1].host_port"));
+        let shifted: Vec<_> =
+            (0..20u32).map(|n| v1::PortMapping { container_port: 1, ..at(1 + 1024 * n, 1024) }).collect();
+        let message = wrong_of(&shifted, &policy);
+        assert!(message.contains("ports has 40960 ports that are led one by one"), "{message}");
+        let message = wrong_of(&vec![v1::PortMapping::default(); 4097], &policy);
+        assert!(message.contains("4097 entries") && !message.contains("ports[0]"), "{message}");
+        let mut f = Fields::under("");
+        let all: Vec<String> =
+            ["tcp", "udp"].iter().flat_map(|p| (1..=65535).map(move |n| format!("{n}/{p}"))).collect();
+        assert!(exposed(&mut f, all).is_empty());
+        let many = v1::UpdatePortsRequest { add: vec![at(1, 1); 5000], ..Default::default() };
+        assert!(decode_update(&mut f, &many, &policy).0.is_empty());
+        let message = f.done().unwrap_err().message().to_owned();
+        assert!(message.contains("expose has 131070 entries") && message.contains("add has 5000 entries"), "{message}");
+    }
+
+    fn wrong_of(list: &[v1::PortMapping], policy: &PublishPolicy) -> String {
+        let mut f = Fields::under("");
+        decode(&mut f, list, policy);
+        f.done().unwrap_err().message().to_owned()
     }
 }

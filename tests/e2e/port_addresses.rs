@@ -124,6 +124,13 @@ fn an_address_of_a_family_is_of_that_family() {
     until("it answers", || answers(four) == [true, true]);
     node.ok(&["port", "rm", "web", &format!("[::]:{both}:80"), &format!("0.0.0.0:{four}:80")]);
     assert_eq!((answers(four), answers(both)), ([false, true], [true, false]));
+    // So says what is to come of one that does not run, as far as its networks have the family.
+    for (network, lines_) in [("dual", 2), ("bridge", 1)] {
+        node.ok(&["create", "--network", network, "--name", "later", &image("busybox"), "true"]);
+        let added = node.ok(&["port", "add", "later", &format!("{}:80", node.slot.port(4))]);
+        assert_eq!(lines(&added).len(), lines_, "{network}: {added}");
+        node.ok(&["rm", "later"]);
+    }
     // A container without IPv6 cannot be reached there, and says so.
     let refused = node.fails(
         125,

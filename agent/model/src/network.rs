@@ -1,11 +1,13 @@
 //! Networks, and addresses and ports of containers.
 
 mod attachments;
+mod bounds;
 mod cni;
 mod ports;
 mod record;
 
 pub use attachments::Attachments;
+pub use bounds::{MAX_MAPPINGS, SINGLE_PORTS, bounded, clash};
 pub use cni::{CniAttachment, CniDns};
 pub use ports::{Cut, HostAddresses, PortMapping, Protocol};
 pub use record::{

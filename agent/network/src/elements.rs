@@ -11,9 +11,7 @@ pub const MAPS: [(&str, MapShape); 4] = [
     ("address_ranges", MapShape { with_address: true, ranges: true }),
     ("ranges", MapShape { with_address: false, ranges: true }),
 ];
-/// A longer range is one element, whose ports stay what they are: changing a map of ranges costs with all of its elements, changing one of single
-/// ports does not.
-pub const SINGLE_PORTS: u16 = 64;
+pub use berth_model::network::SINGLE_PORTS;
 /// The longest range that leads to other numbers, as each of its ports is an element then.
 pub const SHIFTED_PORTS: u16 = 1024;
 

@@ -114,6 +114,10 @@ pub enum NetworkError {
     PortInUse { address: SocketAddr, protocol: &'static str, holder: PortHolder },
     #[error("none of the ports {first} to {last} of the host is free: {why}")]
     NoneFree { first: u16, last: u16, why: Box<NetworkError> },
+    #[error(
+        "no port of {protocol} is left that the host could choose (sysctl net.ipv4.ip_local_port_range says which): name one, or publish fewer"
+    )]
+    NoneLeft { protocol: &'static str },
     /// `0` as a container's port.
     #[error("a published port needs a port of the container from 1 to 65535")]
     NoContainerPort,

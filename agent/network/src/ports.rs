@@ -149,7 +149,7 @@ impl Ports {
             }
             passed_over.push(sockets);
         }
-        Err(wanted.in_use(0, PortHolder::Host))
+        Err(NetworkError::NoneLeft { protocol: protocol.name() })
     }
 
     fn may_hold(&self, count: usize) -> bool {

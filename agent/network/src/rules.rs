@@ -13,6 +13,8 @@ use berth_sys::net::NetlinkFamily;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// Elements in one transaction.
+const WITHDRAWN_AT_ONCE: usize = 4096;
 /// In whose name the host's ::1 speaks to a container: an address that nobody has, so that answers to it are known.
 const LOOPBACK_NAME: Ipv6Addr = Ipv6Addr::new(0xfd62, 0x6572, 0x7468, 0, 0, 0, 0, 1);
 /// Where copies are "sent", by interface alone: nobody is asked for these.
@@ -298,10 +300,13 @@ impl Rules {
     /// Gone already is fine, each for itself.
     pub fn withdraw(&mut self, published: &[Published<'_>]) -> Result<(), NetworkError> {
         let gone: Vec<Entry> = published.iter().flat_map(entries).collect();
-        match self.withdraw_together(&gone) {
-            Err(failure) if failure.errno() == ENOENT => self.withdraw_each(&gone),
-            other => other.map_err(|failure| self.cannot_withdraw(failure)),
-        }?;
+        // In parts that fit into one message: what was published may be more than one container may have by now.
+        for gone in gone.chunks(WITHDRAWN_AT_ONCE) {
+            match self.withdraw_together(gone) {
+                Err(failure) if failure.errno() == ENOENT => self.withdraw_each(gone),
+                other => other.map_err(|failure| self.cannot_withdraw(failure)),
+            }?;
+        }
         self.mirror.change(published, &[]);
         Ok(())
     }

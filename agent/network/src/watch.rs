@@ -57,7 +57,7 @@ fn run(socket: &mut Socket, inner: &Weak<Inner>) {
             }
         };
         if gone || lost {
-            repair(inner);
+            repair(inner, gone);
             thread::sleep(AT_MOST_EVERY);
         }
     }
@@ -75,7 +75,8 @@ fn is_deletion(inner: &Weak<Inner>, kind: u16, author: u32, body: &[u8]) -> bool
 }
 
 /// Puts the rules back; returns when they are, or when nobody needs them.
-fn repair(inner: &Weak<Inner>) {
+/// `gone`: somebody was seen to take something; else it is not known, as messages were lost.
+fn repair(inner: &Weak<Inner>, gone: bool) {
     let mut told = false;
     while let Some(inner) = inner.upgrade() {
         let mut rules = lock(&inner.rules);
@@ -83,8 +84,12 @@ fn repair(inner: &Weak<Inner>) {
             return;
         }
         match inner.rebuild(&mut rules) {
-            Ok(()) => {
+            Ok(()) if gone => {
                 tracing::warn!("somebody took nftables rules of berth's away: they are back");
+                return;
+            }
+            Ok(()) => {
+                tracing::info!("nftables changed faster than was heard: berth's rules were written anew");
                 return;
             }
             Err(error) if !told => {

@@ -244,7 +244,7 @@ pub(crate) async fn settle(inner: &Arc<Inner>, gate: &mut Gate) -> Result<(), No
     {
         return Ok(());
     }
-    let ports = crate::start::ports(inner, &gate.container, &record);
+    let ports = crate::start::ports(inner, &gate.container, &record)?;
     let inner_ = inner.clone();
     let record_ = record.clone();
     let (networks, outcome) = inner

@@ -9,12 +9,13 @@ use crate::store::{Durability, Write};
 use crate::timers::Kind;
 use crate::userns::Own;
 use crate::{NodeError, TRACE, cause, cdi, cni, exit, fail, health, nets, remove, resolver, volumes};
-use berth_model::network::{Attachments, NetworkMode, PortMapping, Protocol};
+use berth_model::network::{Attachments, MAX_MAPPINGS, NetworkMode, PortMapping, Protocol};
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
 use berth_model::{ContainerRecord, Phase, Timestamp};
 use berth_rootfs::{MountOptions, RootMount, WritableLayer};
 use berth_runtime::{AttachOptions, Attachment, PlanInput, Prepared, Shared, Shim, SpawnRequest};
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -206,6 +207,7 @@ fn launch(
             Some(inner.store.submit_blocking(Vec::new(), Durability::Quick)?)
         }
     };
+    let published = if record.spec.network.is_own() { ports(inner, container, &record)? } else { Vec::new() };
     // Two threads beside this one: joining costs a hop each; a namespace with a veth costs thirty of them, cgroups and a shim ten.
     let (own, mut namespace) = match record.userns.range {
         // Both stand ready; the root needs the one, the network the other.
@@ -214,7 +216,7 @@ fn launch(
     };
     let network = record.spec.network.is_own().then(|| {
         let (inner_, record_) = (inner.clone(), record.clone());
-        let wants = nets::wants(inner, &record, ports(inner, container, &record));
+        let wants = nets::wants(inner, &record, published);
         let (inner__, id_, namespace) = (inner.clone(), id.clone(), namespace.take());
         inner.beside(
             move || debug_span!(target: TRACE, "network").in_scope(|| cni::attach(&inner_, &record_, wants, namespace)),
@@ -442,18 +444,30 @@ async fn failed(inner: &Arc<Inner>, mut gate: Gate, before: &ContainerRecord, er
 }
 
 /// The ports that were asked for, and with `publish_all` every exposed one that is not among them.
-pub(crate) fn ports(inner: &Inner, container: &Container, record: &ContainerRecord) -> Vec<PortMapping> {
+///
+/// # Errors
+/// `TooManyPorts`: the image has more than a container publishes.
+pub(crate) fn ports(
+    inner: &Inner,
+    container: &Container,
+    record: &ContainerRecord,
+) -> Result<Vec<PortMapping>, NodeError> {
     let mut ports = record.spec.ports.clone();
-    if record.spec.publish_all {
-        let (host_ip, localhost) = inner.networks.publish_policy().unnamed();
-        for exposed in container.image.config.exposed_ports.iter().chain(&record.spec.expose) {
-            let Some((container_port, protocol)) = exposed_port(exposed) else { continue };
-            if !ports.iter().any(|p| p.container_port == container_port && p.protocol == protocol) {
-                ports.push(PortMapping { host_ip, localhost, container_port, protocol, ..PortMapping::default() });
-            }
+    if !record.spec.publish_all {
+        return Ok(ports);
+    }
+    let (host_ip, localhost) = inner.networks.publish_policy().unnamed();
+    let mut there: HashSet<_> = ports.iter().map(|p| (p.container_port, p.protocol)).collect();
+    for exposed in container.image.config.exposed_ports.iter().chain(&record.spec.expose) {
+        let Some((container_port, protocol)) = exposed_port(exposed) else { continue };
+        if there.insert((container_port, protocol)) {
+            ports.push(PortMapping { host_ip, localhost, container_port, protocol, ..PortMapping::default() });
         }
     }
-    ports
+    match ports.len() {
+        0..=MAX_MAPPINGS => Ok(ports),
+        count => Err(NodeError::TooManyPorts { count }),
+    }
 }
 
 /// `80`, `80/tcp`, `53/udp`; anything else is left out, as an image's word must not stop a start.
