@@ -1,7 +1,7 @@
 //! Sizes of volumes that are project quotas of the disk, and what is said where they cannot be.
 
 use crate::harness::{Node, image, quotas, until};
-use berth_sys::quota::{Quotas, Used, project};
+use berth_sys::quota::{Quotas, Used, project, set_project};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -159,6 +159,29 @@ fn a_container_stays_in_its_project() {
     // The next one to use it does not go on as if nothing were.
     let said = node.fails(125, &["run", "--rm", "--network", "none", "-v", "small:/data", &image("busybox"), "true"]);
     assert!(said.contains("is not in project"), "{said}");
+    node.finish();
+}
+
+#[test]
+fn a_limit_ends_with_its_own_volume() {
+    let Some(node) = on("ext4", "quota-thief") else { return };
+    for name in ["thief", "victim"] {
+        node.ok(&["volume", "create", "--opt", "size=16m", name]);
+    }
+    let (project, before) = counted(&node, "victim");
+    // As a container in the host's user namespace may with what it owns.
+    let folder = File::open(node.data().join("volumes/thief/_data")).expect("data");
+    set_project(folder.as_fd(), project).expect("fsxattr");
+    drop(folder);
+    node.ok(&["volume", "rm", "thief"]);
+    assert_eq!(counted(&node, "victim").1.most_bytes, before.most_bytes);
+    // Who has a file of a removed volume open still writes no more than before.
+    let open = File::create(node.data().join("volumes/victim/_data/open")).expect("file");
+    node.ok(&["volume", "rm", "victim"]);
+    until("it is taken apart", || of_project(&node, project).files == 1);
+    assert_eq!(of_project(&node, project).most_bytes, 1024);
+    drop(open);
+    until("nothing is counted", || of_project(&node, project).files == 0);
     node.finish();
 }
 

@@ -27,7 +27,7 @@ pub use copy::{copy_tree, extractor};
 pub use options::{Backing, BadOptions, Foreign, LimitBy, is_of_host, without_secrets};
 pub use parts::{PART, Parts};
 pub use place::{Place, tree_of};
-pub use quota::{PROJECTS, forget_limit};
+pub use quota::{PROJECTS, close_limit, forget_limit};
 pub use store::{Draft, VolumeStore};
 
 use std::io;

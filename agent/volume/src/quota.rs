@@ -3,18 +3,24 @@
 //! Each such volume has a project of its own, whose number its files' folder has and hands on; what all files of the project may take is with the file
 //! system. The number is given by whoever keeps the volume's record; here is said which are free, and what is set is taken back.
 
-use crate::store::{DATA, is_half_done};
+use crate::store::is_half_done;
 use crate::{Act, VolumeError};
 use berth_sys::fs::{self as sysfs, Open};
 use berth_sys::quota::{self, Quotas};
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The numbers of berth's projects: far from those that people write into /etc/projects and from those that Docker and Kubernetes count up from
 /// (1 and 1048577).
 pub const PROJECTS: Range<u32> = 0x4245_0000..0x4246_0000;
+/// Beside a volume's files: its project.
+const TOLD: &str = "project";
+/// The least limit that there is, in bytes: nothing is added to what is there.
+const CLOSED: u64 = 1024;
 /// Below it mkfs.ext4 gives a file to each 4 KiB, above it to each 16 KiB: without a bound empty files would take those of the whole host.
 const SMALL: u64 = 512 << 20;
 
@@ -64,8 +70,8 @@ pub(crate) fn free(dir: &Path, first: u32, taken: &dyn Fn(u32) -> bool) -> Resul
             continue;
         }
         let used = quotas.get(project).act(|| format!("reading the quota of project {project}"))?;
-        // Of another agent on the same file system, or of a volume whose files are being removed.
-        if (used.files, used.bytes, used.most_bytes) == (0, 0, 0) {
+        // Else it is another agent's on the same file system, or that of a volume whose files are being removed, or open still.
+        if (used.files, used.bytes) == (0, 0) && [0, CLOSED].contains(&used.most_bytes) {
             return Ok(project);
         }
     }
@@ -110,20 +116,53 @@ pub(crate) fn project_of(folder: &Path) -> Result<Option<u32>, VolumeError> {
     Ok(quota::project(fd.as_fd()).ok().flatten().filter(|project| PROJECTS.contains(project)))
 }
 
-/// Takes away the limit of what is no volume yet or none any more, before its files are removed; its number is free when they are.
-pub fn forget_limit(dir: &Path) -> Result<(), VolumeError> {
+/// Says beside a volume's files which project is its own: whoever owns them in the host's user namespace may move their folder to another volume's.
+pub(crate) fn tell(dir: &Path, project: u32) -> Result<(), VolumeError> {
+    let path = dir.join(TOLD);
+    let act = || format!("writing {}", path.display());
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).act(act)?;
+    writeln!(file, "{project}").and_then(|()| file.sync_all()).act(act)
+}
+
+/// The project that a volume was given, or a draft of one.
+pub(crate) fn told(dir: &Path) -> Result<Option<u32>, VolumeError> {
+    let path = dir.join(TOLD);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().parse().ok().filter(|project| PROJECTS.contains(project))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).act(|| format!("reading {}", path.display())),
+    }
+}
+
+/// Lets what is no volume yet or none any more take nothing else, before its files are removed: some may be open still. Its project, if it had one.
+///
+/// # Errors
+/// `Io`.
+pub fn close_limit(dir: &Path) -> Result<Option<u32>, VolumeError> {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if !is_half_done(name) {
-        return Ok(());
+        return Ok(None);
     }
-    match project_of(&dir.join(DATA)) {
-        Ok(Some(project)) => {
-            let act = || format!("taking the limit of project {project} away");
-            Quotas::of(dir).and_then(|quotas| quotas.set(project, 0, 0)).act(act)
-        }
-        Ok(None) => Ok(()),
-        Err(VolumeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e),
+    let project = told(dir)?;
+    if let Some(project) = project {
+        let act = || format!("closing project {project}");
+        Quotas::of(dir).and_then(|quotas| quotas.set(project, CLOSED, 1)).act(act)?;
+    }
+    Ok(project)
+}
+
+/// Takes the limit of a closed project away, unless somebody still has files of it open; its number is free when they are gone.
+///
+/// # Errors
+/// `Io`.
+pub fn forget_limit(volumes: &Path, project: u32) -> Result<(), VolumeError> {
+    let act = || format!("taking the limit of project {project} away");
+    let quotas = Quotas::of(volumes).act(act)?;
+    let found = quotas.get(project).act(act)?;
+    if (found.files, found.bytes, found.most_bytes) == (0, 0, CLOSED) {
+        quotas.set(project, 0, 0).act(act)
+    } else {
+        Ok(())
     }
 }
 
@@ -144,7 +183,7 @@ mod tests {
         assert!(said.contains("/proc/self/task") && said.contains("mounted with prjquota"), "{said}");
         free(dir, 0, &|_| false).unwrap_err();
         // Only what is no volume is looked at.
-        forget_limit(Path::new("/proc/self/task")).unwrap();
-        forget_limit(Path::new("/nowhere/.gone-1")).unwrap();
+        assert_eq!(close_limit(Path::new("/proc/self/task")).unwrap(), None);
+        assert_eq!(close_limit(Path::new("/nowhere/.gone-1")).unwrap(), None);
     }
 }

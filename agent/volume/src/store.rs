@@ -65,8 +65,11 @@ impl Draft {
 
     /// Removes one whose file system nobody has mounted. What cannot be removed is a leftover, which the next opening finds.
     pub fn discard(self) {
-        let _ = quota::forget_limit(&self.dir);
+        let project = quota::close_limit(&self.dir).ok().flatten();
         let _ = std::fs::remove_dir_all(&self.dir);
+        if let (Some(project), Some(volumes)) = (project, self.dir.parent()) {
+            let _ = quota::forget_limit(volumes, project);
+        }
     }
 }
 
@@ -120,6 +123,7 @@ impl VolumeStore {
             Backing::Folder => make(&draft.dir.join(DATA), 0o755),
             // Never a limit without a folder that leads to it.
             Backing::Quota { bytes, project } => make(&draft.data(), 0o755)
+                .and_then(|()| quota::tell(&draft.dir, *project))
                 .and_then(|()| quota::mark(&draft.data(), *project))
                 .and_then(|()| quota::limit(&self.dir, *project, *bytes)),
             Backing::Bind { .. } => Ok(()),
@@ -311,7 +315,7 @@ impl VolumeStore {
         match std::fs::metadata(dir.join(DISK)) {
             Ok(disk) => Some(Backing::Disk { bytes: disk.len() }),
             Err(_) if dir.join(DATA).is_dir() => {
-                let project = quota::project_of(&dir.join(DATA)).ok().flatten();
+                let project = quota::told(&dir).ok().flatten();
                 let bytes = |project| Some(Quotas::of(&dir).and_then(|quotas| quotas.get(project)).ok()?.most_bytes);
                 match project.and_then(|project| Some((project, bytes(project).filter(|bytes| *bytes > 0)?))) {
                     Some((project, bytes)) => Some(Backing::Quota { bytes, project }),

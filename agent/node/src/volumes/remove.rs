@@ -20,11 +20,17 @@ pub(super) const LEAVING: Duration = Duration::from_secs(5);
 
 /// Removes a tree that is no volume any more; what stays is found by the next opening.
 pub(super) fn clear(path: &Path) {
-    if let Err(e) = berth_volume::forget_limit(path) {
-        tracing::warn!(path = %path.display(), error = %e, "taking the limit away from what is left of a volume");
-    }
+    let project = berth_volume::close_limit(path).unwrap_or_else(|e| {
+        tracing::warn!(path = %path.display(), error = %e, "letting nothing be added to what is left of a volume");
+        None
+    });
     if let Err(e) = berth_rootfs::remove_tree(path) {
         tracing::warn!(path = %path.display(), error = %e, "removing what is left of a volume");
+    }
+    if let (Some(project), Some(volumes)) = (project, path.parent())
+        && let Err(e) = berth_volume::forget_limit(volumes, project)
+    {
+        tracing::warn!(path = %path.display(), error = %e, "taking the limit away from what was a volume");
     }
 }
 
