@@ -383,6 +383,9 @@ fn devices(f: &mut Fields, list: Vec<v1::Device>) -> Vec<Device> {
         f.path(format!("devices[{n}].host_path"), &device.host_path);
         let container_path = some(device.container_path).unwrap_or_else(|| device.host_path.clone());
         f.path(format!("devices[{n}].container_path"), &container_path);
+        // /dev/./zero and /dev//zero are /dev/zero.
+        let parts: Vec<&str> = container_path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        let container_path = format!("/{}", parts.join("/"));
         let permissions = some(device.permissions).unwrap_or_else(|| "rwm".into());
         let good = permissions.len() <= 3
             && permissions.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'))

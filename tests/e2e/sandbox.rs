@@ -233,6 +233,8 @@ fn devices_are_given_one_by_one() {
             ("/dev/shm/x", "mounted there"),
             ("/proc/version", "mounted there"),
             ("/dev/null", "has a device of that name"),
+            ("/dev/./zero", "has a device of that name"),
+            ("/dev//full", "has a device of that name"),
         ] {
             let device = format!("/dev/loop-control:{to}");
             let refused = node.sh_output(&[own, &["--device", &device]].concat(), "true");
