@@ -136,7 +136,7 @@ pub(crate) async fn out(
     let (first, found) = oneshot::channel();
     inner.tasks.spawn_blocking(move || {
         let _permit = permit;
-        if crate::fail::is_down("library") {
+        if berth_sys::wall::is_down("library") {
             with_a_library(root.fd());
         }
         let absent = Absent::of(&root, &name);

@@ -126,10 +126,8 @@ pub fn point(name: &'static str) -> Result<(), NodeError> {
     }
 }
 
-/// Is this wall down, for a test that sees the attack behind it work (`BERTH_WEAKEN`)?
-pub fn is_down(wall: &str) -> bool {
-    cfg!(feature = "failpoints") && std::env::var("BERTH_WEAKEN").is_ok_and(|list| list.split(',').any(|w| w == wall))
-}
+/// A wall that a test has taken down.
+pub use berth_sys::wall::is_down;
 
 #[cfg(any(test, feature = "failpoints"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -76,8 +76,7 @@ fn identity(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
 
 /// Whether links are followed: only where a test wants to see what comes of it (CVE-2024-23652).
 fn follows() -> bool {
-    let down = |list: String| list.split(',').any(|wall| wall == "removal");
-    cfg!(feature = "weaken") && std::env::var("BERTH_WEAKEN").is_ok_and(down)
+    berth_sys::wall::is_down("removal")
 }
 
 /// Opens a folder to be emptied. `None`: it is gone.

@@ -49,7 +49,7 @@ struct Launched {
 
 impl Launcher {
     pub fn new() -> Result<Self, RuntimeError> {
-        let program = match plan::is_down("sealed") {
+        let program = match berth_sys::wall::is_down("sealed") {
             false => memfd::sealed("berth-shim", SHIM, true),
             true => on_disk(SHIM),
         };
@@ -71,7 +71,7 @@ impl Launcher {
     pub fn refill(&self) {
         let mut spare = self.spare();
         // While one runs the kernel lets nobody write to the file, either.
-        if spare.is_none() && !plan::is_down("sealed") {
+        if spare.is_none() && !berth_sys::wall::is_down("sealed") {
             // Without one the next start makes its own, and says what is wrong.
             *spare = self.start(SPARE, true).ok();
         }

@@ -4,9 +4,9 @@
 //! nftables made of a packet which the host's own input rules have let through. The copy carries in its mark and its priority the hardware
 //! address that it was sent to (six bytes, in the packet's order), since that is lost on the way.
 
-use crate::cgroup_bpf::{EXIT, Insn, LOAD_WORD, MOV, MOV_REG, bpf, insn};
+use crate::bpf::{ADD, CALL, EXIT, Insn, JUMP_NOT_EQUAL, LOAD_BYTE, LOAD_WORD, MOV, MOV_REG, STORE_WORD, insn};
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
 /// The mark of a packet on its second way through the host.
 pub const SECOND_WAY: u32 = 0xbe27_4002;
@@ -19,11 +19,6 @@ const SEEN: i32 = 0xbe27;
 /// TC_ACT_SHOT
 const DROP: i32 = 2;
 
-const STORE_WORD: u8 = 0x63;
-const LOAD_BYTE: u8 = 0x71;
-const ADD: u8 = 0x07;
-const JUMP_NOT_EQUAL: u8 = 0x55;
-const CALL: u8 = 0x85;
 const SKB_STORE_BYTES: i32 = 9;
 const REDIRECT: i32 = 23;
 
@@ -69,14 +64,8 @@ fn program() -> Vec<Insn> {
 
 /// Loads it, for a tc filter of kind `bpf` with direct action. Lives as long as the filter, or the descriptor.
 pub fn load() -> io::Result<OwnedFd> {
-    const PROG_LOAD: libc::c_long = 5;
     const TYPE_SCHED_CLS: u64 = 3;
-    let code = program();
-    let license = c"Apache-2.0";
-    let attr = [TYPE_SCHED_CLS | (code.len() as u64) << 32, code.as_ptr() as u64, license.as_ptr() as u64, 0, 0, 0];
-    let fd = bpf(PROG_LOAD, &attr)?;
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    crate::bpf::load(TYPE_SCHED_CLS, &program(), "", 0)
 }
 
 #[cfg(test)]

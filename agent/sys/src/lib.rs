@@ -3,6 +3,7 @@
 //! Every function is one call or one tight sequence of calls, with the kernel's own error. Above this crate there is no `unsafe`, no nix,
 //! no rustix and no libc.
 
+mod bpf;
 pub mod cap;
 pub mod cgroup_bpf;
 pub mod detour_bpf;
@@ -30,3 +31,4 @@ pub mod spawn;
 pub mod store;
 pub mod term;
 pub mod userns;
+pub mod wall;

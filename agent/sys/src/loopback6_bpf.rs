@@ -5,10 +5,13 @@
 //! goes. Other addresses, other ports and other network namespaces are none of its business. It stays at the root of the cgroup v2 tree when the
 //! process that attached it ends.
 
-use crate::cgroup_bpf::{AND, EXIT, Insn, LOAD_WORD, MOV, MOV_REG, SHIFT_RIGHT, bpf, insn};
+use crate::bpf::{
+    ADD, AND, CALL, EXIT, Insn, JUMP_EQUAL, JUMP_NOT_EQUAL, JUMP_NOT_EQUAL_REG, LOAD_IMMEDIATE, LOAD_LONG, LOAD_WORD,
+    MOV, MOV_REG, NAME, OR_REG, SHIFT_RIGHT, SHIFT_RIGHT_REG, STORE_WORD, TO_BIG_ENDIAN, bpf, insn, load, owned, pair,
+};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// Bits of the table: a port of TCP, or one of UDP.
 const PORTS: usize = 2 << 16;
@@ -17,17 +20,6 @@ const WORDS: usize = PORTS / 64;
 const TCP: i32 = libc::IPPROTO_TCP;
 const UDP: i32 = libc::IPPROTO_UDP;
 
-const STORE_WORD: u8 = 0x63;
-const LOAD_LONG: u8 = 0x79;
-const LOAD_IMMEDIATE: u8 = 0x18;
-const ADD: u8 = 0x07;
-const OR_REG: u8 = 0x4f;
-const SHIFT_RIGHT_REG: u8 = 0x7f;
-const TO_BIG_ENDIAN: u8 = 0xdc;
-const JUMP_EQUAL: u8 = 0x15;
-const JUMP_NOT_EQUAL: u8 = 0x55;
-const JUMP_NOT_EQUAL_REG: u8 = 0x5d;
-const CALL: u8 = 0x85;
 const MAP_LOOKUP: i32 = 1;
 const GET_NETNS_COOKIE: i32 = 122;
 /// The source of a wide immediate that is a map's descriptor.
@@ -105,7 +97,6 @@ pub struct Loopback6 {
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_UPDATE: libc::c_long = 2;
-const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
 const PROG_DETACH: libc::c_long = 9;
 const PROG_FD_BY_ID: libc::c_long = 13;
@@ -118,13 +109,6 @@ const ALLOW_MULTI: u64 = 2;
 const REPLACE: u64 = 4;
 /// More programs nobody attaches to one group (BPF_CGROUP_MAX_PROGS).
 const PROGRAMS: usize = 64;
-/// Bytes of a name, with the end.
-const NAME: usize = 16;
-
-const fn pair(low: u64, high: u64) -> u64 {
-    low | high << 32
-}
-
 impl Loopback6 {
     /// Loads the program for the network namespace of the calling thread, with these ports, and puts it at the root of the cgroup v2 tree, in the place
     /// of one with the same name. A name is at most 15 letters and digits.
@@ -139,12 +123,13 @@ impl Loopback6 {
         for (word, _) in map.words.clone().iter().enumerate().filter(|(_, bits)| **bits != 0) {
             map.write(word)?;
         }
-        let program = load(name, map.map.as_raw_fd(), namespace()?)?;
+        let code = program(map.map.as_raw_fd(), namespace()?);
+        let program = load(TYPE_SOCK_ADDR, &code, name, INET6_CONNECT)?;
         let old = attached(&root, name)?;
         let flags = if old.is_some() { ALLOW_MULTI | REPLACE } else { ALLOW_MULTI };
         let replaced = old.as_ref().map_or(0, |fd| fd.as_raw_fd() as u64);
-        let attr = [pair(root.as_raw_fd() as u64, program.as_raw_fd() as u64), pair(INET6_CONNECT, flags), replaced];
-        bpf(PROG_ATTACH, &attr)?;
+        let target = pair(root.as_raw_fd() as u64, program.as_raw_fd() as u64);
+        bpf(PROG_ATTACH, &mut [target, pair(INET6_CONNECT, flags), replaced])?;
         Ok(map)
     }
 
@@ -166,8 +151,8 @@ impl Loopback6 {
 
     fn write(&mut self, word: usize) -> io::Result<()> {
         let (key, value) = (word as u32, self.words[word]);
-        let attr = [self.map.as_raw_fd() as u64, (&raw const key) as u64, (&raw const value) as u64, 0];
-        bpf(MAP_UPDATE, &attr).map(drop)
+        let mut attr = [self.map.as_raw_fd() as u64, (&raw const key) as u64, (&raw const value) as u64, 0];
+        bpf(MAP_UPDATE, &mut attr).map(drop)
     }
 }
 
@@ -178,8 +163,8 @@ pub fn detach(name: &str) -> io::Result<()> {
         other => other?,
     };
     let Some(program) = attached(&root, name)? else { return Ok(()) };
-    let attr = [pair(root.as_raw_fd() as u64, program.as_raw_fd() as u64), pair(INET6_CONNECT, 0)];
-    bpf(PROG_DETACH, &attr).map(drop)
+    let target = pair(root.as_raw_fd() as u64, program.as_raw_fd() as u64);
+    bpf(PROG_DETACH, &mut [target, pair(INET6_CONNECT, 0)]).map(drop)
 }
 
 /// Whether a program with this name is at its place.
@@ -218,50 +203,21 @@ fn namespace() -> io::Result<u64> {
 
 fn map() -> io::Result<OwnedFd> {
     let (key, value) = (size_of::<u32>() as u64, size_of::<u64>() as u64);
-    let attr = [pair(TYPE_ARRAY, key), pair(value, WORDS as u64), 0];
-    let fd = bpf(MAP_CREATE, &attr)?;
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
-fn load(name: &str, map: RawFd, namespace: u64) -> io::Result<OwnedFd> {
-    let code = program(map, namespace);
-    let license = c"Apache-2.0";
-    let mut padded = [0; NAME];
-    let bytes = name.as_bytes();
-    let too_long = || io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is longer than 15 bytes"));
-    padded.get_mut(..bytes.len()).filter(|_| bytes.len() < NAME).ok_or_else(too_long)?.copy_from_slice(bytes);
-    let half = |n: usize| padded[n..].first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
-    let attr = [
-        pair(TYPE_SOCK_ADDR, code.len() as u64),
-        code.as_ptr() as u64,
-        license.as_ptr() as u64,
-        0,
-        0,
-        0,
-        half(0),
-        half(8),
-        pair(0, INET6_CONNECT),
-    ];
-    let fd = bpf(PROG_LOAD, &attr)?;
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    owned(MAP_CREATE, &mut [pair(TYPE_ARRAY, key), pair(value, WORDS as u64), 0])
 }
 
 /// The program with this name at the group.
 fn attached(group: &File, name: &str) -> io::Result<Option<OwnedFd>> {
     let mut ids = [0u32; PROGRAMS];
     let mut attr = [pair(group.as_raw_fd() as u64, INET6_CONNECT), 0, ids.as_mut_ptr() as u64, PROGRAMS as u64];
-    query(PROG_QUERY, &mut attr)?;
+    bpf(PROG_QUERY, &mut attr)?;
     let count = (attr[3] as u32 as usize).min(PROGRAMS);
     for id in ids.into_iter().take(count) {
-        let fd = match bpf(PROG_FD_BY_ID, &[id.into()]) {
+        let program = match owned(PROG_FD_BY_ID, &mut [id.into()]) {
             // Gone since.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
         };
-        // SAFETY: a new descriptor that nobody else owns.
-        let program = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         if program_name(&program)? == name {
             return Ok(Some(program));
         }
@@ -274,16 +230,9 @@ fn program_name(program: &OwnedFd) -> io::Result<String> {
     const OFFSET: usize = 64;
     let mut info = [0u8; OFFSET + NAME];
     let mut attr = [pair(program.as_raw_fd() as u64, info.len() as u64), info.as_mut_ptr() as u64];
-    query(OBJ_INFO, &mut attr)?;
+    bpf(OBJ_INFO, &mut attr)?;
     let name = info[OFFSET..].split(|b| *b == 0).next().unwrap_or_default();
     Ok(String::from_utf8_lossy(name).into_owned())
-}
-
-/// A call by which the kernel answers into its attributes.
-fn query(command: libc::c_long, attr: &mut [u64]) -> io::Result<()> {
-    // SAFETY: attr is a bpf_attr of the command, as its callers build it, and what it points to lives through the call.
-    let r = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -300,8 +249,7 @@ mod tests {
             let name = format!("t{}", std::process::id());
             let ports = [(false, 80), (false, 8080), (true, 8080), (false, 65535)];
             let mut map = match Loopback6::attach(&name, ports.into_iter()) {
-                // No rights for bpf(2), or no cgroup v2 tree.
-                Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => return,
+                Err(e) if crate::bpf::may_not(&e) => return,
                 other => other.unwrap(),
             };
             let listeners = [80, 81, 8080, 65535].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
@@ -341,7 +289,10 @@ mod tests {
             crate::net::unshare_network().unwrap();
             up();
             let name = format!("o{}", std::process::id());
-            let Ok(_map) = Loopback6::attach(&name, std::iter::once((false, 80))) else { return };
+            let _map = match Loopback6::attach(&name, std::iter::once((false, 80))) {
+                Err(e) if crate::bpf::may_not(&e) => return,
+                other => other.unwrap(),
+            };
             crate::net::unshare_network().unwrap();
             up();
             let _listener = TcpListener::bind("127.0.0.1:80").unwrap();

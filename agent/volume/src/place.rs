@@ -3,6 +3,7 @@
 use crate::{Act, VolumeError, copy_tree, quota};
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve};
 use berth_sys::mount::{self, AttrChange, MountAttr, Propagation};
+use berth_sys::wall::is_down;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -102,12 +103,6 @@ impl Place {
         }
         sync(self.data.parent().unwrap_or(Path::new("/")))
     }
-}
-
-/// A wall that a test has taken down, to see that the attack behind it works; or a moment at which it wants time.
-fn is_down(name: &str) -> bool {
-    let down = |list: String| list.split(',').any(|wall| wall == name);
-    cfg!(feature = "weaken") && std::env::var("BERTH_WEAKEN").is_ok_and(down)
 }
 
 /// Where a path leads in a volume: links are followed inside alone, and never those of /proc.

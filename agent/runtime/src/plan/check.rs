@@ -6,6 +6,7 @@ use berth_model::ContainerSpec;
 use berth_model::network::NetworkMode;
 use berth_model::spec::{Device, Mount, MountKind, Resources, Seccomp};
 use berth_model::wire::PROC_FILES;
+use berth_sys::wall::is_down;
 use berth_sys::{cap, process};
 
 /// Docker's least, below which nothing starts.
@@ -194,11 +195,6 @@ fn more_limits(r: &Resources, say: &mut impl FnMut(&str, String)) {
             say("resources.unified", format!("the value of {file} must be one line of at most 4096 bytes"));
         }
     }
-}
-
-/// A wall that a test has taken down.
-pub(crate) fn is_down(name: &str) -> bool {
-    cfg!(feature = "weaken") && std::env::var("BERTH_WEAKEN").is_ok_and(|list| list.split(',').any(|wall| wall == name))
 }
 
 /// Below /proc is what berth itself reads and writes there (CVE-2019-16884, CVE-2025-52881). Files that lxcfs has for it are taken.

@@ -8,7 +8,7 @@ pub(crate) mod oci;
 mod selinux;
 mod userns;
 
-pub(crate) use check::{check, is_down};
+pub(crate) use check::check;
 pub(crate) use command::{effective, of_exec};
 pub(crate) use mounts::flag_words;
 pub(crate) use userns::{has as has_ids, own_streams};
@@ -22,7 +22,7 @@ use berth_model::selinux::Labels;
 use berth_model::spec::{ContainerSpec, ExecSpec};
 use berth_model::userns::{IdRange, UsernsMode};
 use berth_model::wire::{self, Step};
-use berth_sys::{cap, process};
+use berth_sys::{cap, process, wall};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -172,7 +172,7 @@ pub(crate) fn plan(input: &PlanInput<'_>, around: &Surroundings<'_>) -> Result<P
     if input.ids.is_none() {
         steps.extend(mounts::devices(&around.devices));
     }
-    let (mut attach, late) = (attach, check::is_down("order"));
+    let (mut attach, late) = (attach, wall::is_down("order"));
     if spec.tty {
         steps.push(Step::Terminal { console: !late });
     }

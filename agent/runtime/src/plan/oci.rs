@@ -14,7 +14,7 @@ use berth_model::spec::Propagation;
 use berth_model::userns::IdRange;
 use berth_model::wire::Step;
 use berth_model::wire::plan::Node;
-use berth_sys::{cap, process};
+use berth_sys::{cap, process, wall};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -105,7 +105,7 @@ pub(crate) enum Source {
 /// Programs of the host's, with the environment that their file gives them and none of the container's (CVE-2025-23266).
 fn hooks(input: &PlanInput<'_>, container: &[String]) -> Value {
     let mut hooks = Value::from(input.hooks.clone());
-    if super::check::is_down("hooks") {
+    if wall::is_down("hooks") {
         let each =
             hooks.as_object_mut().into_iter().flat_map(Map::values_mut).filter_map(Value::as_array_mut).flatten();
         each.for_each(|hook| hook["env"] = json!(container));
