@@ -161,12 +161,12 @@ fn remount(node: &Node, options: &str) {
     tool("mount", &["-o", &format!("remount,{options}"), node.data().to_str().expect("utf-8")]);
 }
 
-/// As behind an error of the disk: ext4 makes itself read-only, whoever has files open.
 /// What a file system says that has stopped itself: read-only, or from Linux 6.12 to 6.14 an error of input and output (ext4).
 fn as_the_disk(text: &str) -> bool {
     text.contains("Read-only file system") || text.contains("Input/output error")
 }
 
+/// As behind an error of the disk: ext4 makes itself read-only, whoever has files open.
 #[test]
 fn a_state_folder_that_becomes_read_only() {
     let mut node = Node::start("damage-read-only");

@@ -1,7 +1,7 @@
 //! Published ports: at which addresses of the host, which ones of a range, and of which protocol.
 
 use crate::harness::web::answers_at;
-use crate::harness::{Node, image, until};
+use crate::harness::{Node, image, runtimes, until};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -265,7 +265,7 @@ fn nothing_is_published_into_a_macvlan() {
     let parent = format!("parent={}", node.slot.bridge());
     let made = node.ctl(&["network", "create", "-d", "macvlan", "-o", &parent, "--subnet", "192.0.2.0/24", "lan"]);
     if made.code != 0 {
-        println!("skipped: {}", made.stderr.trim());
+        runtimes::say(&format!("skipped: ports of a macvlan: {}", made.stderr.trim()));
         return node.finish();
     }
     let publish = format!("{}:80", node.slot.port(0));
@@ -347,8 +347,8 @@ fn sctp_reaches_the_container() {
     let pid = node.ok(&["inspect", "--format", "{{.State.Pid}}", id.trim()]);
     let mode = if berth_sys::inet::has_sctp() { "sockets" } else { "packets" };
     if mode == "packets" {
-        println!(
-            "skipped: bytes over an association: this kernel has no SCTP sockets (CONFIG_IP_SCTP); its first packet is sent by hand"
+        runtimes::say(
+            "skipped: bytes over an association: this kernel has no SCTP sockets (CONFIG_IP_SCTP); its first packet is sent by hand",
         );
     }
     let sent = Command::new("python3").args(["-c", SCTP, mode, &at, "9400", pid.trim()]).output().expect("python3");

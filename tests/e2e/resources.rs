@@ -1,6 +1,6 @@
 //! Limits, as the kernel has them.
 
-use crate::harness::{Node, image};
+use crate::harness::{Node, image, runtimes};
 
 fn limit(node: &Node, container: &str, files: &[&str]) -> Option<String> {
     let inspect = node.inspect(container);
@@ -120,7 +120,7 @@ fn disk() -> Option<(String, String)> {
 fn disks_have_limits_and_keep_them_when_it_is_updated() {
     let node = Node::with_busybox("resources-disks");
     let Some((path, number)) = disk() else {
-        eprintln!("skipped: this machine has no disk of its own");
+        runtimes::say("skipped: limits of disks: this machine has no disk of its own");
         return node.finish();
     };
     let (read, write) = (format!("{path}:10m"), format!("{path}:25"));

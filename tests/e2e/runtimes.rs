@@ -11,7 +11,7 @@ const IDLE: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 fn with_each(name: &str, test: impl Fn(&mut Node, &str)) {
     for wanted in ["crun", "runc"] {
         if !runtimes::there().iter().any(|(there, _)| *there == wanted) {
-            println!("skipped: {wanted} is not installed");
+            runtimes::say(&format!("skipped: {wanted} is not installed"));
             continue;
         }
         println!("--- {wanted}");

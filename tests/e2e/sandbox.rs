@@ -98,7 +98,7 @@ fn the_entry_for_32_bit_programs_has_the_same_rules() {
     };
     let all = calls(&["--security-opt", "seccomp=unconfined"]).stdout;
     if all == "none\n" {
-        println!("left out: this kernel has no entry for 32-bit programs");
+        runtimes::say("left out: this kernel has no entry for 32-bit programs");
         return node.finish();
     }
     // What is allowed works, and nothing else does.
@@ -130,7 +130,7 @@ fn the_numbers_of_x32_have_the_same_rules() {
     };
     let free = answers(calls(&["--privileged"]));
     if free.is_empty() {
-        println!("left out: this processor has no x32");
+        runtimes::say("left out: this processor has no x32");
         return node.finish();
     }
     let default = answers(calls(&[]));

@@ -1,6 +1,6 @@
 //! Volumes whose files are on another machine, over NFS and SMB: real servers, real mounts.
 
-use crate::harness::{Node, eventually, image, source_dir, test_dir, until};
+use crate::harness::{Node, eventually, image, runtimes, source_dir, test_dir, until};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ impl Share {
         let code = server.wait().expect("shares.sh").code();
         fs::remove_dir_all(&dir).expect("folder");
         assert_eq!(code, Some(77), "{why}");
-        println!("skipped: volumes over {kind}: {}", why.trim());
+        runtimes::say(&format!("skipped: volumes over {kind}: {}", why.trim()));
         None
     }
 

@@ -4,6 +4,7 @@
 //! and the kernel's error and ends the process.
 
 use crate::start::{BORN, Streams, failure, failure_of};
+use crate::step::NEWUSER;
 use crate::{command, step, wall};
 use berth_model::wire::{FailKind, Plan, Step};
 use berth_sys::process::{self, BlockedSignals, Cloned, Ended, Poll};
@@ -119,7 +120,6 @@ const LAST_THREAD: Duration = Duration::from_secs(2);
 
 // Flags of clone(2).
 const PARENT: u64 = 0x8000;
-const NEWUSER: u64 = 0x1000_0000;
 
 fn exec(plan: &Plan<'_>) -> Vec<u8> {
     let (act, mut kind, error) = command::exec(&plan.args, &plan.env);

@@ -83,7 +83,7 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         Step::JoinCgroup { fd } => process::write(context.fd(*fd)?, b"0").map(drop),
         Step::EnterNamespace { fd, kinds } => {
             process::setns(context.fd(*fd)?, u64::from(*kinds))?;
-            if *kinds == NEWUSER {
+            if u64::from(*kinds) == NEWUSER {
                 wall::pause("pause-joining");
             }
             Ok(())
@@ -155,13 +155,7 @@ pub fn run(step: &Step<'_>, context: &mut Context<'_>) -> io::Result<()> {
         }
         Step::Device { path: p, block, mode, major, minor, uid, gid } => {
             let kind = if *block { Kind::BlockDevice } else { Kind::CharDevice };
-            let (folder, name) = tree::parent(context.root()?, p)?;
-            match fs::mknodat(folder.as_fd(), name, kind, *mode, *major, *minor) {
-                // Never changed: it may be anybody's.
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => same_device(folder.as_fd(), name, step),
-                Ok(()) if (*uid, *gid) != (0, 0) => fs::fchownat(folder.as_fd(), name, *uid, *gid),
-                made => made,
-            }
+            device(context.root()?, p, kind, *mode, (*major, *minor), (*uid, *gid))
         }
         Step::Symlink { path: p, target } => {
             let (folder, name) = tree::parent(context.root()?, p)?;
@@ -296,13 +290,27 @@ fn there_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// As a path below the root's descriptor.
+fn device(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    kind: Kind,
+    mode: u32,
+    number: (u32, u32),
+    (uid, gid): (u32, u32),
+) -> io::Result<()> {
+    let (folder, name) = tree::parent(root, path)?;
+    match fs::mknodat(folder.as_fd(), name, kind, mode, number.0, number.1) {
+        // Never changed: it may be anybody's.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => same_device(folder.as_fd(), name, kind, number),
+        Ok(()) if (uid, gid) != (0, 0) => fs::fchownat(folder.as_fd(), name, uid, gid),
+        made => made,
+    }
+}
+
 /// What is there is the device that was asked for.
-fn same_device(folder: BorrowedFd<'_>, name: &OsStr, step: &Step<'_>) -> io::Result<()> {
-    let Step::Device { block, major, minor, .. } = step else { return Err(invalid()) };
-    let wanted = if *block { Kind::BlockDevice } else { Kind::CharDevice };
+fn same_device(folder: BorrowedFd<'_>, name: &OsStr, kind: Kind, number: (u32, u32)) -> io::Result<()> {
     let there = fs::lstatat(folder, name)?;
-    let same = there.kind == wanted && (there.rdev_major, there.rdev_minor) == (*major, *minor);
+    let same = there.kind == kind && (there.rdev_major, there.rdev_minor) == number;
     if same { Ok(()) } else { Err(io::Error::from_raw_os_error(EEXIST)) }
 }
 
@@ -529,7 +537,7 @@ fn file_label(root: BorrowedFd<'_>, path: &[u8], label: &[u8]) -> io::Result<()>
 }
 
 /// CLONE_NEWUSER of clone(2).
-const NEWUSER: u32 = 0x1000_0000;
+pub const NEWUSER: u64 = 0x1000_0000;
 
 /// Terminals of devpts (Documentation/admin-guide/devices.txt).
 const PTS_MAJOR: u32 = 136;

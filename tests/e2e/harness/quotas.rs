@@ -22,7 +22,7 @@ pub fn has(fs_type: &str) -> bool {
     }
     fs::remove_dir_all(&dir).expect("folder");
     if let Err(why) = &mounted {
-        println!("skipped: project quotas of {fs_type}: this host makes or mounts none: {why}");
+        super::runtimes::say(&format!("skipped: project quotas of {fs_type}: this host makes or mounts none: {why}"));
     }
     mounted.is_ok()
 }
