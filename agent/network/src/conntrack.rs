@@ -25,19 +25,32 @@ const FILTER_DESTINATION_PORT: u32 = 1 << 5;
 const UDP: u8 = 17;
 const ENOENT: i32 = 2;
 
+fn family_of(container: IpAddr) -> u8 {
+    if container.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 }
+}
+
+/// The tuple of connections that a container answers: all of them, those of a protocol, those of one port.
+fn answers(m: &mut Messages, container: IpAddr, protocol: Option<Protocol>, port: Option<u16>) {
+    m.nest(TUPLE_REPLY, |m| {
+        m.nest(1, |m| {
+            match container {
+                IpAddr::V4(a) => m.attribute(1, &a.octets()),
+                IpAddr::V6(a) => m.attribute(3, &a.octets()),
+            };
+        });
+        let Some(protocol) = protocol else { return };
+        m.nest(2, |m| {
+            m.attribute(1, &[protocol.number()]);
+            if let Some(port) = port {
+                m.attribute(2, &port.to_be_bytes());
+            }
+        });
+    });
+}
+
 /// Forgets all connections that are answered by this address: those to the published ports of a container that is gone.
 pub fn forget_answers_of(socket: &mut Socket, container: IpAddr) -> Result<(), Failure> {
-    let family = if container.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 };
-    delete(socket, family, 0, FILTER_SOURCE, |m| {
-        m.nest(TUPLE_REPLY, |m| {
-            m.nest(1, |m| {
-                match container {
-                    IpAddr::V4(a) => m.attribute(1, &a.octets()),
-                    IpAddr::V6(a) => m.attribute(3, &a.octets()),
-                };
-            });
-        });
-    })
+    delete(socket, family_of(container), 0, FILTER_SOURCE, |m| answers(m, container, None, None))
 }
 
 /// Forgets all connections that this port of a container answers.
@@ -47,19 +60,8 @@ pub fn forget_answers_from(
     protocol: Protocol,
     port: u16,
 ) -> Result<(), Failure> {
-    let family = if container.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 };
-    delete(socket, family, 0, FILTER_SOURCE | FILTER_PROTOCOL | FILTER_SOURCE_PORT, |m| {
-        m.nest(TUPLE_REPLY, |m| {
-            m.nest(1, |m| {
-                match container {
-                    IpAddr::V4(a) => m.attribute(1, &a.octets()),
-                    IpAddr::V6(a) => m.attribute(3, &a.octets()),
-                };
-            });
-            m.nest(2, |m| {
-                m.attribute(1, &[protocol.number()]).attribute(2, &port.to_be_bytes());
-            });
-        });
+    delete(socket, family_of(container), 0, FILTER_SOURCE | FILTER_PROTOCOL | FILTER_SOURCE_PORT, |m| {
+        answers(m, container, Some(protocol), Some(port));
     })
 }
 
@@ -70,21 +72,9 @@ pub fn forget_answers_within(
     protocol: Protocol,
     ports: RangeInclusive<u16>,
 ) -> Result<(), Failure> {
-    let family = if container.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 };
-    let answers = |m: &mut Messages| {
-        m.nest(TUPLE_REPLY, |m| {
-            m.nest(1, |m| {
-                match container {
-                    IpAddr::V4(a) => m.attribute(1, &a.octets()),
-                    IpAddr::V6(a) => m.attribute(3, &a.octets()),
-                };
-            });
-            m.nest(2, |m| {
-                m.attribute(1, &[protocol.number()]);
-            });
-        });
-    };
-    let mut m = filtered(CT_GET, DUMP, family, 0, FILTER_SOURCE | FILTER_PROTOCOL, answers);
+    let family = family_of(container);
+    let tuple = |m: &mut Messages| answers(m, container, Some(protocol), None);
+    let mut m = filtered(CT_GET, DUMP, family, 0, FILTER_SOURCE | FILTER_PROTOCOL, tuple);
     delete_each(socket, &mut m, family, |attributes| {
         let reply = find(attributes, TUPLE_REPLY).and_then(|tuple| find(tuple, 2)).unwrap_or_default();
         let port = find(reply, 2).and_then(|b| b.first_chunk()).map(|b| u16::from_be_bytes(*b));
