@@ -159,8 +159,11 @@ pub fn encode(port: &PortMapping) -> v1::PortMapping {
 
 /// As it was asked for: without an address where none was named.
 pub fn asked(port: &PortMapping) -> v1::PortMapping {
-    let unnamed = port.addresses().iter().count() > 1;
-    v1::PortMapping { host_ip: if unnamed { String::new() } else { encode(port).host_ip }, ..encode(port) }
+    let mut asked = encode(port);
+    if port.addresses().iter().count() > 1 {
+        asked.host_ip.clear();
+    }
+    asked
 }
 
 /// What a container has published, at each address. One that does not run, or is on no network, has nothing: what it asks for is in its config.

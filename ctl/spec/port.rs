@@ -9,7 +9,7 @@ const SINGLE_PORTS: u16 = 64;
 
 /// One mapping for each port of a short range, one for a long range.
 pub fn publish(text: &str) -> Result<Vec<v1::PortMapping>> {
-    let mapping = parse(text)?;
+    let mapping = parse(text).map_err(|why| wrong(&format!("--publish {text:?}"), &why))?;
     if mapping.host_port > 0 && mapping.count > SINGLE_PORTS.into() {
         return Ok(vec![mapping]);
     }
@@ -25,17 +25,21 @@ pub fn publish(text: &str) -> Result<Vec<v1::PortMapping>> {
 
 /// One mapping, of ports that are to be closed.
 pub fn close(text: &str) -> Result<v1::PortMapping> {
-    parse(text)
+    parse(text).map_err(|why| wrong(&format!("{text:?}"), &why))
+}
+
+fn wrong(what: &str, why: &str) -> Error {
+    Error::usage(format!("{what}: {why}"))
+        .hint("write [IP:][HOST:]CONTAINER[/PROTOCOL], such as 8080:80 or 127.0.0.1:53:53/udp")
 }
 
 /// `--expose PORT[-PORT][/PROTOCOL]`: every port of it, as images write them.
 pub fn exposed(text: &str) -> Result<Vec<String>> {
-    let bad = |_| {
+    let ports = parse(text).ok().filter(|_| !text.contains(':')).ok_or_else(|| {
         Error::usage(format!(
             "--expose {text:?}: must be a port of 1 to 65535, or a range of them, and /tcp, /udp or /sctp behind it"
         ))
-    };
-    let ports = if text.contains(':') { Err(bad(Error::usage(""))) } else { parse(text).map_err(bad) }?;
+    })?;
     let protocol = match ports.protocol() {
         v1::Protocol::Udp => "udp",
         v1::Protocol::Sctp => "sctp",
@@ -44,12 +48,9 @@ pub fn exposed(text: &str) -> Result<Vec<String>> {
     Ok((0..ports.count).map(|n| format!("{}/{protocol}", ports.container_port + n)).collect())
 }
 
-/// With its count, also of one port.
-fn parse(text: &str) -> Result<v1::PortMapping> {
-    let bad = |why: &str| {
-        Error::usage(format!("--publish {text:?}: {why}"))
-            .hint("write [IP:][HOST:]CONTAINER[/PROTOCOL], such as 8080:80 or 127.0.0.1:53:53/udp")
-    };
+/// With its count, also of one port; or what is wrong with it.
+fn parse(text: &str) -> std::result::Result<v1::PortMapping, String> {
+    let bad = |why: &str| why.to_owned();
     let (rest, protocol) = match text.split_once('/') {
         None => (text, v1::Protocol::Tcp),
         Some((rest, p)) => match p.to_ascii_lowercase().as_str() {
@@ -77,7 +78,7 @@ fn parse(text: &str) -> Result<v1::PortMapping> {
     if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
         return Err(bad(&format!("{ip:?} is no address; an IPv6 address stands in brackets")));
     }
-    let range = |s: &str| -> Result<(u16, u16)> {
+    let range = |s: &str| -> std::result::Result<(u16, u16), String> {
         let (first, last) = s.split_once('-').unwrap_or((s, s));
         let port = |p: &str| {
             p.parse::<u16>()
@@ -156,6 +157,18 @@ mod tests {
             assert_eq!(ports, wanted, "{text}");
             assert!(mappings.iter().all(|m| m.host_ip == ip && m.protocol == i32::from(protocol)), "{text}");
         }
+    }
+
+    #[test]
+    fn errors_speak_of_what_was_written() {
+        let said = publish("x").expect_err("no port").message;
+        assert_eq!(said, "--publish \"x\": port \"x\" must be 1 to 65535");
+        let said = close("x").expect_err("no port").message;
+        assert_eq!(said, "\"x\": port \"x\" must be 1 to 65535");
+        for bad in ["x", "1:80", "80/dccp", "9-8"] {
+            assert!(exposed(bad).expect_err("no port").message.starts_with("--expose"), "{bad}");
+        }
+        assert_eq!(exposed("80-81/udp").expect("ports"), ["80/udp", "81/udp"]);
     }
 
     #[test]
