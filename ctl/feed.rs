@@ -33,6 +33,11 @@ fn length(piece: &Bytes) -> u64 {
 }
 
 impl Feed {
+    /// With room for so many bytes, of an input whose first ones the agent has.
+    pub fn behind(position: u64, window: u64) -> Feed {
+        Feed { window, fed: position, sent: position, end: position, ..Feed::default() }
+    }
+
     /// With room for so many bytes.
     pub fn with_window(window: u64) -> Feed {
         Feed { window, ..Feed::default() }

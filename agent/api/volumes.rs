@@ -441,6 +441,8 @@ impl Volumes {
         };
         let mut f = Fields::under("start.");
         f.request_id(&start.request_id);
+        let good = start.tar_key.len() <= 64 && start.tar_key.bytes().all(|b| b.is_ascii_graphic());
+        f.check(good, "tar_key", "must be at most 64 printable ASCII characters");
         f.check(!again || !start.request_id.is_empty(), "request_id", "must be there: by it the import is known again");
         name(&mut f, "volume", &start.volume);
         f.done()?;
@@ -448,7 +450,7 @@ impl Volumes {
         let who = call.about(&start.volume, &start.request_id);
         let (pieces, receive) = mpsc::channel(4);
         super::spawn(feed(requests, pieces));
-        Ok((who, ImportRequest { volume: start.volume, replace: start.replace }, receive))
+        Ok((who, ImportRequest { volume: start.volume, replace: start.replace, tar_key: start.tar_key }, receive))
     }
 }
 

@@ -123,13 +123,17 @@ pub struct Export {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "When the agent is restarted in between, standard input goes on where it was: the host keeps what has arrived of it, and needs room \
-        for the tar beside its files. A file is sent again from its beginning.\n\nExample:\n  berthctl volume import data data.tar"
+    after_help = "When the agent is restarted in between, the import goes on where it was: the host keeps what has arrived, and needs room for \
+        the tar beside its files. A file of 16 MiB or more goes on there also when this command was ended in the middle and is started again within an \
+        hour, as long as the file is the same.\n\nExample:\n  berthctl volume import data data.tar"
 )]
 pub struct Import {
     /// What the volume has goes; else it must be empty
     #[arg(long)]
     replace: bool,
+    /// Send a file in one go: the host needs no room for the tar beside its files, and what breaks begins anew
+    #[arg(long)]
+    direct: bool,
     /// Volume; made when it is not there
     #[arg(add = ArgValueCompleter::new(complete::volumes))]
     volume: String,

@@ -235,7 +235,7 @@ async fn what_arrives_is_kept_and_checked() {
     let tar = tar_of(&node);
     let channel = node.channel_as(&node.pki.identity("operator")).await.expect("connect");
     let frame = |kind| v1::ImportVolumeRequest { kind: Some(kind) };
-    let start = |id: &str| v1::ImportVolumeStart { request_id: id.into(), volume: "copy".into(), replace: false };
+    let start = |id: &str| v1::ImportVolumeStart { request_id: id.into(), volume: "copy".into(), ..Default::default() };
     // Sends what is behind the first answer, and gives that answer and the last one.
     let send = async |id: &str, upto: usize, sha256: Option<String>| {
         let mut client = v1::volumes_client::VolumesClient::new(channel.clone());
@@ -290,5 +290,82 @@ async fn what_arrives_is_kept_and_checked() {
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused:?}");
     let refused = send("", 10, None).await.expect_err("no id");
     assert!(refused.message().contains("request_id"), "{refused:?}");
+    node.finish();
+}
+
+/// What is kept of imports, the first part of each: which file it is.
+fn first_parts(node: &Node) -> Vec<(u64, std::time::SystemTime)> {
+    use std::os::unix::fs::MetadataExt;
+    let folders = std::fs::read_dir(node.data().join("volumes")).expect("volumes").flatten();
+    let imports = folders.filter(|e| e.file_name().to_string_lossy().starts_with(".import-"));
+    let files = imports.filter_map(|e| std::fs::metadata(e.path().join("0")).ok());
+    files.map(|m| (m.ino(), m.modified().expect("time"))).collect()
+}
+
+#[test]
+fn an_import_of_a_file_goes_on_when_its_command_was_killed() {
+    let mut node = Node::with_busybox("resume-file");
+    let sum = filled(&node);
+    let tar = tar_of(&node);
+    let file = node.scratch().join("data.tar");
+    node.stop_agent();
+    // Some seconds for the whole of it.
+    node.set_env("BERTH_FAILPOINTS", Some("volume.while_arriving=sleep:15"));
+    node.spawn();
+    let begin = |node: &Node| {
+        let mut command = node.ctl_command(&["volume", "import", "copy", &file.display().to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("berthctl")
+    };
+    let killed = |node: &Node, at: usize| {
+        let mut child = begin(node);
+        until("some of it is safe", || parts(node) >= at);
+        child.kill().and(child.wait().map(drop)).expect("killed");
+    };
+    killed(&node, 2);
+    let (first, had) = (first_parts(&node), parts(&node));
+    assert_eq!(first.len(), 1);
+    // Half of a tar is no volume.
+    assert!(node.fails(1, &["volume", "inspect", "copy"]).contains("no such volume"));
+    // The same command goes on behind it, also with another agent; not a byte of the first parts is written again.
+    killed(&node, had + 1);
+    assert_eq!(first_parts(&node), first);
+    node.kill_agent();
+    // Slow enough for another one beside it.
+    node.set_env("BERTH_FAILPOINTS", Some("volume.while_arriving=sleep:60"));
+    node.spawn();
+    let child = begin(&node);
+    until("more of it is safe", || parts(&node) > had + 1);
+    assert_eq!(first_parts(&node), first);
+    // Two of them at once do not mix.
+    let (output, said) = rest(begin(&node));
+    assert!(!output.status.success() && said.contains("another import of the same tar"), "{said}");
+    let (output, said) = rest(child);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(node.sh(&["-v", "copy:/data"], SUM), sum);
+    assert!(nothing_is_kept(&node));
+    until("nobody has it", || node.ok(&["ps", "-aq"]).is_empty());
+    node.ok(&["volume", "rm", "copy"]);
+    // Changed in between, behind the back of its time: the digest tells, nothing is imported, and the next one begins anew.
+    killed(&node, 2);
+    let time = std::fs::metadata(&file).and_then(|m| m.modified()).expect("time");
+    let mut other = tar.clone();
+    other[4 << 20] ^= 1;
+    std::fs::write(&file, &other).expect("write");
+    let write = std::fs::File::options().write(true).open(&file).expect("open");
+    write.set_modified(time).expect("time");
+    node.kill_agent();
+    node.set_env("BERTH_FAILPOINTS", None);
+    node.spawn();
+    let (output, said) = rest(begin(&node));
+    assert!(!output.status.success() && said.contains("digest"), "{said}");
+    assert!(nothing_is_kept(&node));
+    assert!(node.fails(1, &["volume", "inspect", "copy"]).contains("no such volume"));
+    std::fs::write(&file, &tar).expect("write");
+    let (output, said) = rest(begin(&node));
+    assert!(output.status.success(), "{said}");
+    assert_eq!(node.sh(&["-v", "copy:/data"], SUM), sum);
+    until("nobody has it", || node.ok(&["ps", "-aq"]).is_empty());
+    node.ok(&["volume", "import", "--direct", "--replace", "copy", &file.display().to_string()]);
+    assert_eq!(node.sh(&["-v", "copy:/data"], SUM), sum);
     node.finish();
 }

@@ -1,7 +1,9 @@
 //! `volume import`: a tar on its way to a volume.
 
 mod parts;
+mod source;
 
+use self::source::Source;
 use super::Import;
 use crate::cmd::cp::Going;
 use crate::connect::{Connection, Patience, request_id};
@@ -40,18 +42,31 @@ pub async fn import(fleet: &Fleet, args: Import) -> Result<u8> {
     if stdin && std::io::stdin().is_terminal() {
         return Err(Error::usage("a terminal gives no tar").hint("name a file, or send one to standard input: < FILE"));
     }
-    if !stdin {
-        // Before any host is asked.
-        std::fs::File::open(&args.file).map_err(|e| Error::io(format!("opening {}", args.file.display()), &e))?;
+    if stdin && args.direct {
+        return Err(Error::usage("--direct: standard input cannot be sent again; name a file"));
     }
+    let tar_key = match stdin || args.direct {
+        true => None,
+        // Before any host is asked.
+        false => source::key(&args.file).map_err(|e| Error::io(format!("opening {}", args.file.display()), &e))?,
+    };
     let (labels, args) = (fleet.clone(), Rc::new(args));
     let call = move |c: Connection| {
         let (args, sink) = (args.clone(), Sink::new(labels.label(&c.label)));
+        let tar_key = tar_key.clone();
         async move {
-            let start =
-                v1::ImportVolumeStart { request_id: request_id()?, volume: args.volume.clone(), replace: args.replace };
+            let in_parts = stdin || tar_key.is_some();
+            let start = v1::ImportVolumeStart {
+                request_id: request_id()?,
+                volume: args.volume.clone(),
+                replace: args.replace,
+                tar_key: tar_key.unwrap_or_default(),
+            };
             let going = Going::new(&sink, false, "Importing");
-            if stdin && let Some(done) = parts::import(&c, &start, &going).await.inspect_err(|_| going.end())? {
+            let source = if stdin { Source::Stdin } else { Source::File(args.file.clone()) };
+            if in_parts
+                && let Some(done) = parts::import(&c, &start, source, &going).await.inspect_err(|_| going.end())?
+            {
                 going.end();
                 return told(&sink, &args.volume, done);
             }

@@ -1,4 +1,4 @@
-//! Imports of callers that cannot send a tar twice: what has arrived stays on the disk, also when the agent ends, and the next call goes on there.
+//! Imports of callers that cannot send a tar twice, or do not want to: what has arrived stays on the disk, also when the agent ends, and the next call goes on there.
 //!
 //! The tar is kept as it comes. Only when all of it is there it goes the way of every import: so a crash at any moment leaves what is needed to
 //! begin that again. The price is room for the tar beside its files. What nobody has come back to for [`KEEP`] goes.
@@ -18,13 +18,18 @@ use tokio::sync::{mpsc, watch};
 /// How long a caller may be away. Longer than it tries by itself: what it would find gone it cannot send again.
 const KEEP: Duration = Duration::from_secs(3600);
 const SWEEP: Duration = Duration::from_secs(600);
+/// How long an import waits for another one with its key.
+const GIVEN_UP: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Pieces between two threads.
 const QUEUE: usize = 4;
 
 /// The name of an import among all: another caller, volume or word for it is another one.
 fn key(who: &Requester, request: &ImportRequest) -> String {
     let mut hasher = Hasher::new(Algorithm::Sha256);
-    for part in [&who.caller, &who.request_id, &request.volume, &request.replace.to_string()] {
+    // No request's id has a space in it.
+    let id = if request.tar_key.is_empty() { who.request_id.clone() } else { format!("tar {}", request.tar_key) };
+    for part in [&who.caller, &id, &request.volume, &request.replace.to_string()] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     }
@@ -38,9 +43,25 @@ struct Held {
 }
 
 impl Held {
-    fn new(inner: &Arc<Inner>, key: String) -> Held {
-        inner.volumes.arriving().insert(key.clone());
-        Held { inner: inner.clone(), key }
+    /// `None`: somebody else is at it.
+    fn try_new(inner: &Arc<Inner>, key: &str) -> Option<Held> {
+        let free = inner.volumes.arriving().insert(key.to_owned());
+        free.then(|| Held { inner: inner.clone(), key: key.to_owned() })
+    }
+
+    /// Waits a while for an earlier call, whose caller may be gone without its agent knowing.
+    async fn new(inner: &Arc<Inner>, key: &str, volume: &str) -> Result<Held, NodeError> {
+        let due = tokio::time::Instant::now() + GIVEN_UP;
+        loop {
+            if let Some(held) = Held::try_new(inner, key) {
+                return Ok(held);
+            }
+            if tokio::time::Instant::now() >= due {
+                let by = vec!["another import of the same tar".to_owned()];
+                return Err(NodeError::VolumeInUse { volume: volume.to_owned(), by });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 }
 
@@ -59,7 +80,7 @@ pub(crate) async fn import(
     pieces: mpsc::Receiver<Result<ImportItem, NodeError>>,
     safe: watch::Sender<Option<u64>>,
 ) -> Result<Extracted, NodeError> {
-    let held = Held::new(inner, key(who, &request));
+    let held = Held::new(inner, &key(who, &request), &request.volume).await?;
     // Before anything is sent in vain.
     transfer::may_begin(inner, &request).await?;
     let done = arrived(inner, &held, request, pieces, safe).await;
@@ -158,7 +179,10 @@ async fn forget(inner: &Arc<Inner>, key: String) {
 
 /// As [`forget`], for one that was answered before its agent could.
 pub(crate) async fn forget_answered(inner: &Arc<Inner>, who: &Requester, request: &ImportRequest) {
-    forget(inner, key(who, request)).await;
+    // Another call may be at the same tar by now.
+    if let Some(held) = Held::try_new(inner, &key(who, request)) {
+        forget(inner, held.key.clone()).await;
+    }
 }
 
 /// Removes what callers have given up, as long as the agent runs.

@@ -53,6 +53,9 @@ pub struct ImportRequest {
     pub volume: String,
     /// Whatever is in the volume goes; else it must be empty.
     pub replace: bool,
+    /// By this what has arrived in parts is known again, also in other requests; empty: by the request's id alone.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub tar_key: String,
 }
 
 /// What a caller sends of a tar.

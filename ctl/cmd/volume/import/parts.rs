@@ -1,6 +1,8 @@
-//! Standard input on its way to a volume: it cannot be read a second time, so the agent says how much of it is safe, and the rest is kept here.
+//! A tar on its way to a volume in parts: the agent says how much of it is safe, and the rest is kept here. Standard input cannot be read a second time;
+//! a file may have been begun by an earlier run of this program.
 
-use super::{Cut, PIECE, QUEUE};
+use super::source::Source;
+use super::{Cut, QUEUE};
 use crate::cmd::cp::Going;
 use crate::connect::{Connection, Patience};
 use crate::error::{Error, Result};
@@ -10,7 +12,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use berth::hex;
 use berth::v1::{self, import_volume_progress, import_volume_request::Kind};
 use bytes::Bytes;
-use std::io::{self, Read};
+use std::io;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -18,43 +20,39 @@ use tonic::Code;
 /// Bytes that are kept while the agent does not have them safely. It says so every 8 MiB: this is room for the next ones meanwhile.
 const HELD: u64 = 32 << 20;
 
-/// Standard input, over all tries.
+/// A tar, over all tries.
 struct Tar {
+    source: Source,
     /// What a thread reads; `None`: nobody reads yet.
     input: Option<mpsc::Receiver<io::Result<Bytes>>>,
     feed: Feed,
+    /// The agent has these first bytes from an earlier import: they are read for the digest only.
+    skipped: u64,
     hash: Context,
     bytes: u64,
     ended: bool,
 }
 
 impl Tar {
-    /// A thread of its own: nobody waits at the end for one that waits for a pipe.
-    fn begin(&mut self) -> io::Result<()> {
-        if self.input.is_some() {
-            return Ok(());
+    fn new(source: Source) -> Tar {
+        let (feed, hash) = (Feed::with_window(HELD), Context::new(&SHA256));
+        Tar { source, input: None, feed, skipped: 0, hash, bytes: 0, ended: false }
+    }
+
+    /// The agent has so many bytes of it. `false`: what is behind them cannot be had any more.
+    fn go_on_at(&mut self, at: u64) -> io::Result<bool> {
+        let begun = self.input.is_some();
+        let file = matches!(self.source, Source::File(_));
+        if begun && at <= self.bytes.max(self.skipped) && self.feed.go_on_at(at) {
+            return Ok(true);
         }
-        let (send, receive) = mpsc::channel(QUEUE);
-        std::thread::Builder::new().name("read".into()).spawn(move || {
-            let mut from = io::stdin().lock();
-            loop {
-                let mut piece = vec![0; PIECE];
-                let read = match from.read(&mut piece) {
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                    read => read,
-                };
-                let item = read.map(|n| {
-                    piece.truncate(n);
-                    Bytes::from(piece)
-                });
-                let last = !matches!(&item, Ok(piece) if !piece.is_empty());
-                if send.blocking_send(item).is_err() || last {
-                    return;
-                }
-            }
-        })?;
-        self.input = Some(receive);
-        Ok(())
+        if begun && !file || !file && at > 0 {
+            return Ok(false);
+        }
+        // A file can be read from its beginning once more.
+        *self = Tar { input: Some(self.source.read()?), ..Tar::new(self.source.clone()) };
+        (self.feed, self.skipped) = (Feed::behind(at, HELD), at);
+        Ok(true)
     }
 
     fn wants_more(&self) -> bool {
@@ -68,10 +66,13 @@ impl Tar {
 
     fn push(&mut self, piece: Bytes, going: &Going) {
         self.hash.update(&piece);
+        going.add(piece.len());
+        let there = self.skipped.saturating_sub(self.bytes).min(piece.len() as u64);
         self.bytes += piece.len() as u64;
         self.ended |= piece.is_empty();
-        going.add(piece.len());
-        self.feed.push(piece);
+        if self.ended || there < piece.len() as u64 {
+            self.feed.push(piece.slice(there as usize..));
+        }
     }
 
     fn frame(&mut self) -> Option<v1::ImportVolumeRequest> {
@@ -90,10 +91,10 @@ impl Tar {
 pub(super) async fn import(
     c: &Connection,
     start: &v1::ImportVolumeStart,
+    source: Source,
     going: &Going,
 ) -> Result<Option<v1::ImportVolumeResponse>> {
-    let feed = Feed::with_window(HELD);
-    let mut tar = Tar { input: None, feed, hash: Context::new(&SHA256), bytes: 0, ended: false };
+    let mut tar = Tar::new(source);
     let mut patience = Patience::default();
     loop {
         match some(c, start, &mut tar, going, &mut patience).await {
@@ -128,9 +129,10 @@ async fn some(
                 Some(Told::SafeBytes(at)) => {
                     begun = true;
                     patience.rest();
-                    tar.begin().map_err(|e| Cut::Local(Error::io("starting a thread", &e)))?;
-                    if at > tar.bytes || !tar.feed.go_on_at(at) {
-                        return Err(Cut::Local(lost(c, at, tar.bytes)));
+                    let read = tar.bytes;
+                    let goes_on = tar.go_on_at(at);
+                    if !goes_on.map_err(|e| Cut::Local(Error::io(tar.source.reading(), &e)))? {
+                        return Err(Cut::Local(lost(c, at, read)));
                     }
                 }
                 Some(Told::Done(done)) => return Ok(done),
@@ -144,7 +146,7 @@ async fn some(
             }
             piece = tar.more(), if wants => {
                 let piece = piece.unwrap_or_else(|| Ok(Bytes::new()));
-                tar.push(piece.map_err(|e| Cut::Local(Error::io("reading standard input", &e)))?, going);
+                tar.push(piece.map_err(|e| Cut::Local(Error::io(tar.source.reading(), &e)))?, going);
             }
         }
     }
