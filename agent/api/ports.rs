@@ -257,9 +257,9 @@ mod tests {
         // The second one stands in the range.
         assert!(wrong_of(&[at(100, 100), at(150, 1)], &policy).contains("ports[1].host_port"));
         let shifted: Vec<_> =
-            (0..20u32).map(|n| v1::PortMapping { container_port: 1, ..at(1 + 1024 * n, 1024) }).collect();
+            (0..20u32).map(|n| v1::PortMapping { container_port: 1, ..at(2 + 1024 * n, 1024) }).collect();
         let message = wrong_of(&shifted, &policy);
-        assert!(message.contains("ports has 40960 ports that are led one by one"), "{message}");
+        assert!(message.contains("ports: has 40960 ports that are led one by one"), "{message}");
         let message = wrong_of(&vec![v1::PortMapping::default(); 4097], &policy);
         assert!(message.contains("4097 entries") && !message.contains("ports[0]"), "{message}");
         let mut f = Fields::under("");
@@ -269,7 +269,10 @@ mod tests {
         let many = v1::UpdatePortsRequest { add: vec![at(1, 1); 5000], ..Default::default() };
         assert!(decode_update(&mut f, &many, &policy).0.is_empty());
         let message = f.done().unwrap_err().message().to_owned();
-        assert!(message.contains("expose has 131070 entries") && message.contains("add has 5000 entries"), "{message}");
+        assert!(
+            message.contains("expose: has 131070 entries") && message.contains("add: has 5000 entries"),
+            "{message}"
+        );
     }
 
     fn wrong_of(list: &[v1::PortMapping], policy: &PublishPolicy) -> String {

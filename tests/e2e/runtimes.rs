@@ -138,10 +138,13 @@ fn the_hosts_null_device_is_nobodys() {
     let before = null();
     let hosts = format!("{} {}", before.dev(), before.ino());
     let check = |node: &mut Node, runtime: &str| {
-        let script = "stat -L -c '%d %i' /proc/self/fd/0; stat -c '%t:%T' /dev/null; cat </dev/stdin; echo end";
+        // Others show the host's in a user namespace, where nobody changes it.
+        let script = "stat -L -c '%d %i' /proc/self/fd/0; chmod 666 /proc/self/fd/0 2>/dev/null && echo may || echo not; \
+            stat -c '%t:%T' /dev/null; cat </dev/stdin; echo end";
         let is_own = |said: String, how: &str| {
             let said: Vec<&str> = said.lines().collect();
-            assert!(said[0] != hosts && said[1..] == ["1:3", "end"], "{runtime}, {how}: {said:?}");
+            let own = said[0] != hosts || (runtime != "berth" && said[1] == "not");
+            assert!(own && said[2..] == ["1:3", "end"], "{runtime}, {how}: {said:?}");
         };
         for more in [&[][..], &["-u", "1000"], &["--userns", "host"], &["--userns", "host", "-u", "1000"]] {
             let name = &*format!("box{}", more.len() + usize::from(more.first() == Some(&"-u")));
