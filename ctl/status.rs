@@ -99,7 +99,7 @@ fn limit(file: &str) -> Option<&'static str> {
         "it can only have CPUs that the agent's own cgroup has on that host"
     } else if of("cpuset.mems") {
         "it can only have memory nodes that the agent's own cgroup has on that host; most hosts have 0 alone"
-    } else if of("cpu.") {
+    } else if file == "cpu.cfs_quota_us" || file == "cpu.cfs_period_us" {
         "it can have no more CPU time than the cgroup above it"
     } else {
         return None;

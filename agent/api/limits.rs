@@ -32,12 +32,13 @@ pub fn resources(f: &mut Fields, r: v1::Resources) -> Resources {
         }
         _ => {
             on_this_host(f, r.nano_cpus);
+            let nano_cpus = Some(r.nano_cpus).filter(|n| *n > 0);
+            let cpus = Resources { nano_cpus, cpu_period_us: period, ..Resources::default() };
+            cpus.too_few_cpus().into_iter().for_each(|why| f.wrong("resources.nano_cpus", why));
             r.nano_cpus
         }
     };
     let nano_cpus = Some(asked).filter(|n| *n > 0);
-    let cpus = Resources { nano_cpus, cpu_period_us: period, ..Resources::default() };
-    cpus.too_few_cpus().into_iter().for_each(|why| f.wrong("resources.nano_cpus", why));
     f.check(r.pids.is_none_or(|n| n >= -1), "resources.pids", "must be -1, 0 or more");
     simple(f, memory, swap, r.cpu_shares, &r.cpuset_cpus, &r.cpuset_mems);
     let more = more(f, r.cpu_period_us, r.blkio_weight, r.block_devices, r.hugepages, r.unified);
@@ -95,6 +96,9 @@ pub fn update(f: &mut Fields, request: Option<v1::ResourceUpdate>) -> ContainerU
     }
 }
 
+/// max_bw_runtime_us of kernel/sched/core.c.
+const MOST_CPU_QUOTA_US: i64 = (1 << 44) - 1;
+
 /// What a new container and an update say alike; 0 and an empty text are good for both.
 fn simple(f: &mut Fields, memory: u64, swap: i64, shares: u64, cpus: &str, mems: &str) {
     f.check(memory == 0 || memory >= MIN_MEMORY, "resources.memory_bytes", "must be 0 or at least 6291456 (6 MiB)");
@@ -116,8 +120,8 @@ fn simple(f: &mut Fields, memory: u64, swap: i64, shares: u64, cpus: &str, mems:
 
 fn quota(f: &mut Fields, nano_cpus: u64, quota: i64) {
     f.check(quota == 0 || nano_cpus == 0, "resources.cpu_quota_us", "is in place of nano_cpus, not beside it");
-    let good = matches!(quota, -1 | 0) || quota >= LEAST_CPU_QUOTA_US as i64;
-    f.check(good, "resources.cpu_quota_us", "must be -1, 0 or at least 1000 (a millisecond)");
+    let good = matches!(quota, -1 | 0) || (LEAST_CPU_QUOTA_US as i64..=MOST_CPU_QUOTA_US).contains(&quota);
+    f.check(good, "resources.cpu_quota_us", "must be -1, 0, or 1000 (a millisecond) to 17592186044415 (half a year)");
 }
 
 /// As with Docker, nobody asks for more than there is. A start does not ask: the host may have lost some since.

@@ -30,7 +30,9 @@ pub struct ResourceUpdate {
     pub memory_reservation_bytes: Option<u64>,
     /// 0: no limit.
     pub nano_cpus: Option<u64>,
-    /// Microseconds of each period in place of it; 0 or less: no limit.
+    /// Microseconds of each period in place of it; 0 or less: no limit. Left out where it is not asked for, as earlier agents know none: the same request
+    /// has the same words for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_quota_us: Option<i64>,
     /// 0: the default.
     pub cpu_period_us: Option<u64>,

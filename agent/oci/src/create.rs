@@ -54,6 +54,8 @@ pub fn create(context: &Context, id: &str, request: &Request) -> Result<Created,
     let (console, ours) = console(&plan.process, request)?;
     let lock = home.make()?;
     let mut draft = Draft { home: &home, group: None, unit: None, child: None, plan: &plan, record: None };
+    // The group may be somebody's who had processes in it before.
+    let earlier = Group::find(&plan.cgroup).map_or(0, |group| group.oom_kills());
     let kept = Group::find(&plan.cgroup)
         .and_then(|group| group.expect_unused())
         .and_then(|()| home.put("config.json", &fs::read(&file).map_err(Error::io("reading config.json"))?));
@@ -74,7 +76,7 @@ pub fn create(context: &Context, id: &str, request: &Request) -> Result<Created,
         let streams = |report| Streams { report, console, preserve, keyring };
         make(context, &config, &mut draft, record, !request.no_pivot, streams, &mut warnings)
     });
-    let made = made.map_err(|e| no_room(draft.group.as_ref(), &config, e));
+    let made = made.map_err(|e| no_room(draft.group.as_ref(), earlier, &config, e));
     let finished = made.and_then(|(record, pidfd)| {
         if let Some(path) = &request.pid_file {
             let act = format!("--pid-file: writing {}", path.display());
@@ -99,9 +101,9 @@ pub fn create(context: &Context, id: &str, request: &Request) -> Result<Created,
 }
 
 /// An error of a process that the kernel ended for want of memory says little of that.
-fn no_room(group: Option<&Group>, config: &Config, error: Error) -> Error {
-    let limit = config.linux.resources.memory.limit;
-    match limit.filter(|_| group.is_some_and(|g| g.oom_kills() > 0)) {
+fn no_room(group: Option<&Group>, earlier: u64, config: &Config, error: Error) -> Error {
+    let limit = config.linux.resources.memory.limit.filter(|limit| *limit > 0);
+    match limit.filter(|_| group.is_some_and(|g| g.oom_kills() > earlier)) {
         Some(limit) => Error::field(
             "linux.resources.memory.limit",
             format!("the container's process cannot live within {limit} bytes: the kernel has ended it"),

@@ -200,7 +200,8 @@ pub(super) fn hugepages(
         }
         let path = group.join(format!("hugetlb.{size}.{file}"));
         if !path.exists() && !std::path::Path::new("/sys/kernel/mm/hugepages").exists() {
-            return Err(super::no_controller("hugetlb"));
+            let why = "this host's kernel has no huge pages, so that it has no limits of them";
+            return Err(RuntimeError::spec("resources.hugepages", why.to_owned()));
         }
         if !path.exists() {
             return Err(RuntimeError::spec(

@@ -406,17 +406,9 @@ fn put_each(path: PathBuf, values: impl Iterator<Item = String>) -> Result<(), R
 }
 
 /// The limit of a running container that this host cannot give it, under the name of its field.
-fn no_controller(controller: &str) -> RuntimeError {
-    let field = match controller {
-        "memory" => "resources.memory_bytes",
-        "cpu" => "resources.nano_cpus",
-        "cpuset" => "resources.cpuset_cpus",
-        "pids" => "resources.pids",
-        "blkio" => "resources.block_devices",
-        "hugetlb" => "resources.hugepages",
-        _ => "resources",
-    };
-    RuntimeError::spec(field, format!("this host has no {controller} cgroup, so that it has no such limits"))
+fn no_controller(controller: &str, field: &str) -> RuntimeError {
+    let field = format!("resources.{field}");
+    RuntimeError::spec(&field, format!("this host has no {controller} cgroup, so that it has no such limits"))
 }
 
 /// Without O_CREAT, which cgroupfs refuses with EACCES instead of saying that the file is not there.

@@ -70,10 +70,7 @@ impl V1 {
             source: io::Error::from(kind),
         };
         let Some(group) = self.group(controller, id)? else {
-            return Err(match controller {
-                "freezer" => missing("the freezer cgroup".into(), io::ErrorKind::NotFound),
-                limit => super::no_controller(limit),
-            });
+            return Err(missing(format!("the {controller} cgroup").into(), io::ErrorKind::NotFound));
         };
         if controller == "cpuset" {
             inherit_cpuset(&group)?;
@@ -102,8 +99,11 @@ impl V1 {
         Err(missing(group, io::ErrorKind::TimedOut))
     }
 
-    /// The container's group of a controller, which no start may have made so far.
-    fn group_now(&self, controller: &str, id: &ContainerId) -> Result<PathBuf, RuntimeError> {
+    /// The container's group of a controller, which no start may have made so far; `field`: the limit that it is for.
+    fn group_now(&self, controller: &str, field: &str, id: &ContainerId) -> Result<PathBuf, RuntimeError> {
+        if self.hierarchy(controller).is_none() {
+            return Err(super::no_controller(controller, field));
+        }
         match self.parent_in(controller).map(|p| p.join(id.as_str())) {
             Some(group) if group.is_dir() => Ok(group),
             _ => self.gather(controller, id),
@@ -267,27 +267,28 @@ impl Cgroups for V1 {
     fn update(&self, id: &ContainerId, old: &Resources, new: &Resources) -> Result<(), RuntimeError> {
         let mut settings = Vec::new();
         if (old.memory_bytes, old.memory_swap_bytes) != (new.memory_bytes, new.memory_swap_bytes) {
-            settings.extend(memory_settings(&self.group_now("memory", id)?, new)?);
+            settings.extend(memory_settings(&self.group_now("memory", "memory_bytes", id)?, new)?);
         }
         let number = |n: Option<u64>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
         if old.memory_reservation_bytes != new.memory_reservation_bytes {
-            let file = self.group_now("memory", id)?.join("memory.soft_limit_in_bytes");
+            let file = self.group_now("memory", "memory_reservation_bytes", id)?.join("memory.soft_limit_in_bytes");
             settings.push(Setting::new(file, number(new.memory_reservation_bytes, "-1")));
         }
         if (old.nano_cpus, old.cpu_period_us) != (new.nano_cpus, new.cpu_period_us) {
-            let cpu = self.group_now("cpu", id)?;
+            let field = if old.nano_cpus == new.nano_cpus { "cpu_period_us" } else { "nano_cpus" };
+            let cpu = self.group_now("cpu", field, id)?;
             settings.push(Setting::new(cpu.join("cpu.cfs_period_us"), new.cpu_period().to_string()));
             settings.push(Setting::new(cpu.join("cpu.cfs_quota_us"), number(cpu_quota_us(new), "-1")));
         }
         if old.cpu_shares != new.cpu_shares {
-            let file = self.group_now("cpu", id)?.join("cpu.shares");
+            let file = self.group_now("cpu", "cpu_shares", id)?.join("cpu.shares");
             settings.push(Setting::new(file, number(new.cpu_shares, "1024")));
         }
         for (file, old, new) in
             [("cpuset.cpus", &old.cpuset_cpus, &new.cpuset_cpus), ("cpuset.mems", &old.cpuset_mems, &new.cpuset_mems)]
         {
             if old != new {
-                let cpuset = self.group_now("cpuset", id)?;
+                let cpuset = self.group_now("cpuset", &file.replace('.', "_"), id)?;
                 let above = cpuset.parent().map(|p| p.join(file)).unwrap_or_default();
                 let all = || fs::read_to_string(above).unwrap_or_default().trim().to_owned();
                 settings.push(Setting::new(cpuset.join(file), new.clone().unwrap_or_else(all)));
@@ -295,13 +296,14 @@ impl Cgroups for V1 {
         }
         if old.pids != new.pids {
             let max = new.pids.filter(|p| *p > 0).map_or("max".to_owned(), |p| p.to_string());
-            settings.push(Setting::new(self.group_now("pids", id)?.join("pids.max"), max));
+            settings.push(Setting::new(self.group_now("pids", "pids", id)?.join("pids.max"), max));
         }
         if (old.blkio_weight, &old.block_devices) != (new.blkio_weight, &new.block_devices) {
-            settings.extend(lines::block_v1(&self.group_now("blkio", id)?, old, new)?.all()?);
+            let field = if old.block_devices == new.block_devices { "blkio_weight" } else { "block_devices" };
+            settings.extend(lines::block_v1(&self.group_now("blkio", field, id)?, old, new)?.all()?);
         }
         if old.hugepages != new.hugepages {
-            settings.extend(lines::hugepages(&self.group_now("hugetlb", id)?, old, new, lines::HUGE_V1)?);
+            settings.extend(lines::hugepages(&self.group_now("hugetlb", "hugepages", id)?, old, new, lines::HUGE_V1)?);
         }
         super::set_all(&settings)
     }
