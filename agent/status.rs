@@ -175,7 +175,7 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::NetworkPredefined(name) => {
             Draft::new(Code::FailedPrecondition, "NETWORK_PREDEFINED", message).resource("network", &name)
         }
-        NodeError::TooManyPorts { .. } => Draft::new(Code::FailedPrecondition, "TOO_MANY_PORTS", message),
+        NodeError::TooManyPorts(_) => Draft::new(Code::FailedPrecondition, "TOO_MANY_PORTS", message),
         NodeError::SubnetInUse { subnet, .. } => {
             Draft::with(Code::FailedPrecondition, "SUBNET_IN_USE", message, [("subnet", subnet)])
         }

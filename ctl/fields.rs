@@ -71,6 +71,8 @@ const CONFIG: &[(&str, &str)] = &[
 /// Fields of other requests.
 const OTHERS: &[(&str, &str)] = &[
     ("container", "CONTAINER"),
+    ("add", "PORT"),
+    ("remove", "PORT"),
     ("name", "NAME"),
     ("network", "NETWORK"),
     ("endpoint", "NETWORK"),

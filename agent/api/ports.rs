@@ -259,7 +259,7 @@ mod tests {
         let shifted: Vec<_> =
             (0..20u32).map(|n| v1::PortMapping { container_port: 1, ..at(2 + 1024 * n, 1024) }).collect();
         let message = wrong_of(&shifted, &policy);
-        assert!(message.contains("ports: has 40960 ports that are led one by one"), "{message}");
+        assert!(message.contains("ports: would be 40960 rules"), "{message}");
         let message = wrong_of(&vec![v1::PortMapping::default(); 4097], &policy);
         assert!(message.contains("4097 entries") && !message.contains("ports[0]"), "{message}");
         let mut f = Fields::under("");

@@ -7,7 +7,7 @@ mod ports;
 mod record;
 
 pub use attachments::Attachments;
-pub use bounds::{MAX_MAPPINGS, SINGLE_PORTS, bounded, clash};
+pub use bounds::{MAX_MAPPINGS, SINGLE_PORTS, bounded, clash, elements};
 pub use cni::{CniAttachment, CniDns};
 pub use ports::{Cut, HostAddresses, PortMapping, Protocol};
 pub use record::{

@@ -115,7 +115,7 @@ pub enum NetworkError {
     #[error("none of the ports {first} to {last} of the host is free: {why}")]
     NoneFree { first: u16, last: u16, why: Box<NetworkError> },
     #[error(
-        "no port of {protocol} is left that the host could choose (sysctl net.ipv4.ip_local_port_range says which): name one, or publish fewer"
+        "no free port of {protocol} was found among those that the host chooses from (sysctl net.ipv4.ip_local_port_range): name one, or publish fewer"
     )]
     NoneLeft { protocol: &'static str },
     /// `0` as a container's port.

@@ -11,10 +11,8 @@ pub enum NodeError {
     Cdi(#[from] berth_cdi::CdiError),
     #[error("no such network: {0}")]
     NetworkNotFound(String),
-    #[error(
-        "publishing all ports would be {count} of them, and {max} are the most: name those that are needed", max = berth_model::network::MAX_MAPPINGS
-    )]
-    TooManyPorts { count: usize },
+    #[error("publishing all ports, the container {0}: name those that are needed")]
+    TooManyPorts(String),
     #[error("the name {0:?} is another network's")]
     NetworkNameInUse(String),
     #[error("network {network} is in use by {}", .by.join(", "))]

@@ -5,7 +5,7 @@ use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::Requester;
 use crate::{Node, NodeError, fail, nets};
-use berth_model::network::{MAX_MAPPINGS, NetworkAttachment, PortMapping, bounded, clash};
+use berth_model::network::{MAX_MAPPINGS, NetworkAttachment, PortMapping, bounded, clash, elements};
 use berth_model::publish::PublishPolicy;
 use berth_model::{ContainerId, ContainerRecord, Phase};
 use berth_network::{Explained, Question};
@@ -92,12 +92,17 @@ struct Change {
     taken: Vec<PortMapping>,
 }
 
-/// What a container that does not run is to publish is checked like that of one that does: it has to be able to start.
-fn check(kept: &[PortMapping], add: &[PortMapping]) -> Result<(), NodeError> {
-    let wrong = |why: String| Err(NodeError::Invalid(vec![("add".to_owned(), why)]));
+/// What a container that does not run is to publish is checked like that of one that does: it has to be able to start. Who closes ports is not kept
+/// from it by what an earlier agent let it have.
+fn check(before: &[PortMapping], kept: &[PortMapping], add: &[PortMapping]) -> Result<(), NodeError> {
+    let field = if add.is_empty() { "remove" } else { "add" };
+    let wrong = |why: String| Err(NodeError::Invalid(vec![(field.to_owned(), why)]));
+    if add.is_empty() && elements(kept) <= elements(before) {
+        return Ok(());
+    }
     let all: Vec<PortMapping> = kept.iter().chain(add).cloned().collect();
     if let Err(why) = bounded(&all) {
-        return wrong(format!("together with what is published {why}"));
+        return wrong(format!("with all that is published then, the container {why}"));
     }
     match clash(&all) {
         Some((one, other)) if other >= kept.len() => {
@@ -204,7 +209,7 @@ async fn apply(
         let decide = move || {
             let live = old.as_ref().map_or(&[][..], |old| &old.ports);
             let asked = left_of_spec(&before.spec.ports, live, &remove, ipv6)?;
-            check(&asked, &add)?;
+            check(&before.spec.ports, &asked, &add)?;
             let kept = left(live, &remove, ipv6)?;
             let mut taken = Vec::new();
             if old.is_some() {

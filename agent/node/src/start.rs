@@ -9,7 +9,7 @@ use crate::store::{Durability, Write};
 use crate::timers::Kind;
 use crate::userns::Own;
 use crate::{NodeError, TRACE, cause, cdi, cni, exit, fail, health, nets, remove, resolver, volumes};
-use berth_model::network::{Attachments, MAX_MAPPINGS, NetworkMode, PortMapping, Protocol};
+use berth_model::network::{Attachments, NetworkMode, PortMapping, Protocol, bounded};
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
 use berth_model::{ContainerRecord, Phase, Timestamp};
@@ -464,10 +464,8 @@ pub(crate) fn ports(
             ports.push(PortMapping { host_ip, localhost, container_port, protocol, ..PortMapping::default() });
         }
     }
-    match ports.len() {
-        0..=MAX_MAPPINGS => Ok(ports),
-        count => Err(NodeError::TooManyPorts { count }),
-    }
+    bounded(&ports).map_err(NodeError::TooManyPorts)?;
+    Ok(ports)
 }
 
 /// `80`, `80/tcp`, `53/udp`; anything else is left out, as an image's word must not stop a start.

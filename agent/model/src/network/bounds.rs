@@ -9,15 +9,21 @@ pub const SINGLE_PORTS: u16 = 64;
 pub const MAX_MAPPINGS: usize = 4096;
 /// Elements of the rules for one container: 16384 take the kernel a fifth of a second, and fit into one message.
 const MAX_ELEMENTS: u64 = 16384;
-/// Ports of the host that are tried for one container.
-const MAX_CHOICES: u64 = 65535;
+/// Ports of the host that are tried for one container, when those of a choice are taken up to here.
+const MAX_TRIES: u64 = 65536;
+const LIKELY_TRIES: u16 = 1024;
 
 impl PortMapping {
-    /// Elements that the rules have for it.
-    pub fn elements(&self) -> u64 {
+    /// Elements that the rules have for it, at most.
+    fn elements(&self) -> u64 {
         let whole = self.count > SINGLE_PORTS && self.host_port == self.container_port;
         self.addresses().iter().count() as u64 * if whole { 1 } else { u64::from(self.count) }
     }
+}
+
+/// Elements that the rules have for them, at most.
+pub fn elements(ports: &[PortMapping]) -> u64 {
+    ports.iter().map(PortMapping::elements).sum()
 }
 
 /// Why these are too many for one container; each for itself is right.
@@ -28,15 +34,18 @@ pub fn bounded(ports: &[PortMapping]) -> Result<(), String> {
     if ports.len() > MAX_MAPPINGS {
         return Err(format!("has {} entries; at most {MAX_MAPPINGS} are taken", ports.len()));
     }
-    let elements: u64 = ports.iter().map(PortMapping::elements).sum();
+    let elements = elements(ports);
     if elements > MAX_ELEMENTS {
         return Err(format!(
-            "has {elements} ports that are led one by one, and {MAX_ELEMENTS} are the most: ranges of more than {SINGLE_PORTS} ports with the same numbers on both sides count as one"
+            "would be {elements} rules, one for each port and address (two where no address is named), and {MAX_ELEMENTS} are the most: a range of more than \
+             {SINGLE_PORTS} ports with the same numbers on both sides is one"
         ));
     }
-    let choices: u64 = ports.iter().filter(|p| p.choice > 1).map(|p| u64::from(p.choice)).sum();
-    if choices > MAX_CHOICES {
-        return Err(format!("has {choices} ports to choose from, and {MAX_CHOICES} are the most"));
+    let tries: u64 = ports.iter().filter(|p| p.choice > 1).map(|p| u64::from(p.choice.min(LIKELY_TRIES))).sum();
+    if tries > MAX_TRIES {
+        return Err(format!(
+            "has too many ranges to choose a port from: {MAX_TRIES} ports are tried at most, up to {LIKELY_TRIES} for each"
+        ));
     }
     Ok(())
 }
@@ -77,11 +86,11 @@ mod tests {
         assert_eq!((every.elements(), bounded(std::slice::from_ref(&every))), (2, Ok(())));
         let shifted = |n: u8| (0..n).map(|n| at(n, 20000, 30000, 1024)).collect::<Vec<_>>();
         assert_eq!(bounded(&shifted(16)), Ok(()));
-        assert!(bounded(&shifted(17)).unwrap_err().contains("has 17408 ports that are led one by one, and 16384"));
+        assert!(bounded(&shifted(17)).unwrap_err().contains("would be 17408 rules"));
         assert!(bounded(&vec![every; 4097]).unwrap_err().contains("4097 entries"));
         let choice = PortMapping { choice: 40000, ..at(1, 20000, 80, 1) };
-        assert_eq!(bounded(std::slice::from_ref(&choice)), Ok(()));
-        assert!(bounded(&[choice.clone(), choice]).unwrap_err().contains("80000 ports to choose from"));
+        assert_eq!(bounded(&vec![choice.clone(); 64]), Ok(()));
+        assert!(bounded(&vec![choice; 65]).unwrap_err().contains("65536 ports are tried at most"));
     }
 
     #[test]
