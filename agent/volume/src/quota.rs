@@ -3,7 +3,7 @@
 //! Each such volume has a project of its own, whose number its files' folder has and hands on; what all files of the project may take is with the file
 //! system. The number is given by whoever keeps the volume's record; here is said which are free, and what is set is taken back.
 
-use crate::store::is_half_done;
+use crate::store::{DATA, is_half_done};
 use crate::{Act, VolumeError};
 use berth_sys::fs::{self as sysfs, Open};
 use berth_sys::quota::{self, Quotas};
@@ -124,6 +124,14 @@ pub(crate) fn tell(dir: &Path, project: u32) -> Result<(), VolumeError> {
     writeln!(file, "{project}").and_then(|()| file.sync_all()).act(act)
 }
 
+/// The same for a volume of an agent that kept it in the record alone.
+pub(crate) fn tell_again(dir: &Path, project: u32) -> Result<(), VolumeError> {
+    match told(dir)? {
+        Some(_) => Ok(()),
+        None => tell(dir, project),
+    }
+}
+
 /// The project that a volume was given, or a draft of one.
 pub(crate) fn told(dir: &Path) -> Result<Option<u32>, VolumeError> {
     let path = dir.join(TOLD);
@@ -144,7 +152,8 @@ pub fn close_limit(dir: &Path) -> Result<Option<u32>, VolumeError> {
         return Ok(None);
     }
     let project = told(dir)?;
-    if let Some(project) = project {
+    // Without files its number may be another's already: who removed them was ended behind that.
+    if let Some(project) = project.filter(|_| dir.join(DATA).exists()) {
         let act = || format!("closing project {project}");
         Quotas::of(dir).and_then(|quotas| quotas.set(project, CLOSED, 1)).act(act)?;
     }

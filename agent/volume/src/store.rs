@@ -148,6 +148,14 @@ impl VolumeStore {
         quota::free(&self.dir, first, taken)
     }
 
+    /// Says beside the files of a volume which project its record has, where nobody has said it yet.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn tell_project(&self, name: &str, project: u32) -> Result<(), VolumeError> {
+        quota::tell_again(&self.dir.join(name), project)
+    }
+
     /// Why no volume's size can be a quota here; `None`: it can.
     pub fn without_quota(&self) -> Option<String> {
         quota::probe(&self.dir).err().map(|e| e.to_string())

@@ -57,7 +57,9 @@ impl Held {
                 return Ok(held);
             }
             if tokio::time::Instant::now() >= due {
-                let by = vec!["another import of the same tar".to_owned()];
+                let by = vec![
+                    "another import of the same tar, which goes on by itself once all of it has arrived".to_owned(),
+                ];
                 return Err(NodeError::VolumeInUse { volume: volume.to_owned(), by });
             }
             tokio::time::sleep(LOOK_AGAIN).await;

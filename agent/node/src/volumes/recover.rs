@@ -40,6 +40,11 @@ pub(crate) fn open(dir: &Path, records: Vec<VolumeRecord>) -> Result<Opened, Nod
             }
             tracing::warn!(volume = name, "its folder is not there");
         }
+        if let Some(project) = record.project.filter(|_| store.exists(&name))
+            && let Err(e) = store.tell_project(&name, project)
+        {
+            tracing::warn!(volume = name, error = %e, "keeping the number of its project");
+        }
         // From here on the entry has it: a record that is written back is one of a volume that stays.
         let removing = std::mem::take(&mut record.removing);
         match Volume::new(record) {
