@@ -415,7 +415,6 @@ fn labels_of_an_image_are_words() {
     node.finish();
 }
 
-/// `tests/advisories.md` is what it says: its tests are there, and what tests name is in it.
 /// A function of that name is there, and is run.
 fn is_test(text: &str, function: &str) -> bool {
     let head = format!("fn {function}(");
@@ -443,6 +442,7 @@ fn a_function_alone_is_no_test() {
     }
 }
 
+/// `tests/advisories.md` is what it says: its tests are there, and what tests name is in it.
 #[test]
 fn the_table_is_true() {
     let source = source_dir();

@@ -45,7 +45,10 @@ pub fn reopen() -> io::Result<()> {
         match &own {
             Some(own) => dup_onto(own.as_fd(), stream.as_raw_fd())?,
             None if stream.as_raw_fd() == 0 => dup_onto(pipe()?.0.as_fd(), 0)?,
-            None => return Err(io::ErrorKind::NotFound.into()),
+            None => {
+                let why = "it is missing there, or is not the null device, which an output leads to";
+                return Err(io::Error::new(io::ErrorKind::NotFound, why));
+            }
         }
     }
     Ok(())

@@ -46,7 +46,7 @@ impl Tar {
         if begun && at <= self.bytes.max(self.skipped) && self.feed.go_on_at(at) {
             return Ok(true);
         }
-        if begun && !file || !file && at > 0 {
+        if !file && (begun || at > 0) {
             return Ok(false);
         }
         // A file can be read from its beginning once more.
