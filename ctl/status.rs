@@ -199,11 +199,14 @@ mod tests {
             ("memory.memsw.limit_in_bytes", "in use"),
             ("cpuset.cpus", "CPUs"),
             ("cpuset.mems", "memory nodes"),
-            ("cpu.max", "CPU time"),
+            ("cpu.cfs_quota_us", "CPU time"),
         ] {
             assert!(hint(file).contains(word), "{file}: {}", hint(file));
         }
-        assert_eq!((hint("hugetlb.2MB.max"), hint("memory.high")), (String::new(), String::new()));
+        // v2 bounds the processor time of a group by that of none above.
+        for file in ["hugetlb.2MB.max", "memory.high", "cpu.max"] {
+            assert_eq!(hint(file), "", "{file}");
+        }
     }
 
     #[test]
