@@ -48,7 +48,10 @@ pub async fn uninstall(config: Config, yes: bool, purge: bool) -> anyhow::Result
     if !failed.is_empty() {
         bail!("not everything could be removed:\n{}", failed.join("\n"));
     }
-    remove_cgroup(config.containers.own_parent())?;
+    for parent in berth_runtime::known_parents(&config.run_root) {
+        remove_cgroup(&parent)?;
+    }
+    remove_cgroup(Path::new(config.containers.own_parent()))?;
     if let Some(unit) = unit {
         leave(&unit, config.containers.own_parent()).context("leaving the agent's cgroup")?;
     }
@@ -132,7 +135,7 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
 const CGROUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The parent of the containers' cgroups, without processes by now, in every hierarchy.
-fn remove_cgroup(parent: &str) -> anyhow::Result<()> {
+fn remove_cgroup(parent: &Path) -> anyhow::Result<()> {
     let root = Path::new("/sys/fs/cgroup");
     let mut roots = vec![root.to_path_buf()];
     roots.extend(std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()));

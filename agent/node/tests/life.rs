@@ -45,6 +45,7 @@ impl Bed {
             runtime: RuntimeConfig {
                 cgroup_parent: format!("berth-node-{tag}"),
                 default_pids: None,
+                run_root: dir.join("run"),
                 ..RuntimeConfig::default()
             },
             event_history: 1000,

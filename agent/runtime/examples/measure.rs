@@ -88,6 +88,7 @@ async fn main() {
     let runtime = Runtime::new(RuntimeConfig {
         cgroup_parent: "berth-measure".into(),
         default_pids: None,
+        run_root: work.to_owned(),
         ..RuntimeConfig::default()
     })
     .expect("runtime");

@@ -36,7 +36,7 @@ mod walls;
 
 pub use apparmor::DEFAULT_PROFILE;
 pub use attach::{AttachInput, Attachment, Output};
-pub use cgroup::{Hierarchy, cpu_weight, io_weight, mounted};
+pub use cgroup::{Hierarchy, cpu_weight, io_weight, known_parents, mounted};
 pub use counters::{Block, CounterFiles, Counters, Cpu, Memory, Pressure};
 pub use error::RuntimeError;
 pub use foreign::OtherFound;

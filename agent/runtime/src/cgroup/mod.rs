@@ -1,11 +1,12 @@
 //! Control groups: one trait, a driver for v1 (and hybrid) and one for v2.
 //!
-//! A container has one group, `PARENT/ID`, in every hierarchy that it needs. Limits are written before the first process joins.
+//! A container has one group, `PARENT/ID`, in every hierarchy that it needs (`parents`: which PARENT). Limits are written before the first process joins.
 //! Where systemd makes the groups (v2), it is the scope `berth-ID.scope` in a slice, with the limits as properties, too: `scopes`.
 
 mod devices;
 mod hierarchy;
 mod lines;
+mod parents;
 mod scopes;
 mod v1;
 mod v2;
@@ -15,6 +16,8 @@ pub(crate) use devices::{DeviceRule, default_rules};
 #[cfg(fuzzing)]
 pub(crate) use hierarchy::parse as hierarchies_in;
 pub use hierarchy::{Hierarchy, mounted};
+use parents::Parents;
+pub use parents::read as known_parents;
 pub(crate) use v2::unkept;
 pub use weight::{cpu_weight, io_weight};
 
@@ -147,7 +150,7 @@ pub(crate) fn detect(config: &RuntimeConfig) -> Result<Arc<dyn Cgroups>, Runtime
             return Err(RuntimeError::spec("containers.cgroup_driver", message));
         }
         let unused = v2.into_iter().map(|h| h.point).collect();
-        return Ok(Arc::new(v1::V1::new(v1, &config.cgroup_parent, unused)));
+        return Ok(Arc::new(v1::V1::new(v1, &config.cgroup_parent, &config.run_root, unused)));
     }
     let Some(unified) = v2.first() else {
         return Err(RuntimeError::Io {

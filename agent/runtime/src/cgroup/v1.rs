@@ -1,8 +1,8 @@
 //! cgroup v1: one hierarchy per controller (Documentation/admin-guide/cgroup-v1/).
 
 use super::{
-    Cgroups, Entry, Hierarchy, Limits, PROBE, Setting, cpu_quota_us, kill_in, lines, make, open, processes, put,
-    put_each, write_existing,
+    Cgroups, Entry, Hierarchy, Limits, PROBE, Parents, Setting, cpu_quota_us, kill_in, lines, make, open, processes,
+    put, put_each, write_existing,
 };
 use crate::RuntimeError;
 use crate::counters::Counter;
@@ -19,28 +19,30 @@ const JOIN: &str = "tasks";
 
 pub(crate) struct V1 {
     hierarchies: Vec<Hierarchy>,
-    parent: String,
+    parents: Parents,
     /// Mounts of v2 beside, which is not used.
     unused: Vec<PathBuf>,
 }
 
 impl V1 {
-    pub fn new(hierarchies: Vec<Hierarchy>, parent: &str, unused: Vec<PathBuf>) -> Self {
-        V1 { hierarchies, parent: parent.trim_matches('/').to_owned(), unused }
+    pub fn new(hierarchies: Vec<Hierarchy>, parent: &str, run_root: &Path, unused: Vec<PathBuf>) -> Self {
+        let points = hierarchies.iter().map(|h| h.point.clone()).collect();
+        let parents = Parents::open(run_root, points, Path::new(parent.trim_matches('/')));
+        V1 { hierarchies, parents, unused }
     }
 
     fn hierarchy(&self, controller: &str) -> Option<&Hierarchy> {
         self.hierarchies.iter().find(|h| h.controllers.iter().any(|c| c == controller))
     }
 
-    fn parent_in(&self, controller: &str) -> Option<PathBuf> {
-        self.hierarchy(controller).map(|h| h.point.join(&self.parent))
+    /// The container's folder in the controller's hierarchy, there or not.
+    fn folder(&self, controller: &str, id: &ContainerId) -> Option<PathBuf> {
+        self.hierarchy(controller).map(|h| h.point.join(self.parents.of(id)).join(id.as_str()))
     }
 
     /// The container's folder in the controller's hierarchy, made with its parents.
     fn group(&self, controller: &str, id: &ContainerId) -> Result<Option<PathBuf>, RuntimeError> {
-        let Some(parent) = self.parent_in(controller) else { return Ok(None) };
-        let path = parent.join(id.as_str());
+        let Some(path) = self.folder(controller, id) else { return Ok(None) };
         match fs::create_dir(&path) {
             Ok(()) => return Ok(Some(path)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(Some(path)),
@@ -48,7 +50,7 @@ impl V1 {
         }
         // The first container since the boot.
         let mut built = self.hierarchy(controller).map(|h| h.point.clone()).unwrap_or_default();
-        for part in Path::new(&self.parent) {
+        for part in self.parents.of(id) {
             built.push(part);
             make(&built)?;
             if controller == "cpuset" {
@@ -104,14 +106,14 @@ impl V1 {
         if self.hierarchy(controller).is_none() {
             return Err(super::no_controller(controller, field));
         }
-        match self.parent_in(controller).map(|p| p.join(id.as_str())) {
+        match self.folder(controller, id) {
             Some(group) if group.is_dir() => Ok(group),
             _ => self.gather(controller, id),
         }
     }
 
     fn freezer_state(&self, id: &ContainerId) -> Option<PathBuf> {
-        self.parent_in("freezer").map(|p| p.join(id.as_str()).join(FREEZER_STATE))
+        self.folder("freezer", id).map(|p| p.join(FREEZER_STATE))
     }
 }
 
@@ -224,26 +226,23 @@ impl Cgroups for V1 {
 
     /// In the hierarchy that counts processes, whose limits hold for the groups below too.
     fn probe(&self, id: &ContainerId) -> Option<PathBuf> {
-        Some(self.parent_in("pids")?.join(id.as_str()).join(PROBE))
+        Some(self.folder("pids", id)?.join(PROBE))
     }
 
     fn parents(&self) -> Vec<PathBuf> {
         // All: other runtimes make groups in each of them.
-        let mut parents: Vec<PathBuf> = self.hierarchies.iter().map(|h| h.point.join(&self.parent)).collect();
-        parents.sort();
-        parents.dedup();
-        parents
+        self.parents.folders()
     }
 
     fn oom_kills(&self, id: &ContainerId) -> Option<u64> {
-        let group = self.parent_in("memory")?.join(id.as_str());
+        let group = self.folder("memory", id)?;
         let text = fs::read_to_string(group.join("memory.oom_control")).ok()?;
         // `oom_kill N`, Linux 4.13.
         text.lines().find_map(|l| l.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok())
     }
 
     fn memory_limit(&self, id: &ContainerId) -> Option<(PathBuf, Option<u64>)> {
-        let group = self.parent_in("memory")?.join(id.as_str());
+        let group = self.folder("memory", id)?;
         let text = fs::read_to_string(group.join("memory.limit_in_bytes")).ok()?;
         // No limit is the largest number of whole pages (memory.txt, 9223372036854771712 with pages of 4 KiB).
         let limit = text.trim().parse::<u64>().ok().filter(|n| *n < i64::MAX as u64 - (1 << 20));
@@ -252,8 +251,8 @@ impl Cgroups for V1 {
 
     fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         // Nothing forks any more, so that the loop comes to an end; a host that counts no pids has to live with a race.
-        if let Some(parent) = self.parent_in("pids") {
-            let _ = write_existing(&parent.join(id.as_str()).join("pids.max"), "0");
+        if let Some(group) = self.folder("pids", id) {
+            let _ = write_existing(&group.join("pids.max"), "0");
         }
         for path in self.paths(id) {
             for pid in processes(&path) {
@@ -320,7 +319,7 @@ impl Cgroups for V1 {
             ("pids", "cgroup.procs", Counter::V1ProcessIo),
         ];
         let path = |(controller, file, counter): &(&str, &str, Counter)| {
-            Some((*counter, self.parent_in(controller)?.join(id.as_str()).join(file)))
+            Some((*counter, self.folder(controller, id)?.join(file)))
         };
         FILES.iter().filter_map(path).collect()
     }
@@ -374,7 +373,7 @@ impl Cgroups for V1 {
     }
 
     fn path_in_hierarchies(&self, id: &ContainerId) -> String {
-        format!("/{}/{id}", self.parent)
+        format!("/{}/{id}", self.parents.of(id).display())
     }
 
     fn unused(&self) -> Vec<PathBuf> {

@@ -1,7 +1,9 @@
 //! cgroup v2: one tree (Documentation/admin-guide/cgroup-v2.rst).
 
 use super::scopes::Scopes;
-use super::{Cgroups, Entry, Limits, PROBE, Setting, cpu_quota_us, cpu_weight, lines, make, open, put, write_existing};
+use super::{
+    Cgroups, Entry, Limits, PROBE, Parents, Setting, cpu_quota_us, cpu_weight, lines, make, open, put, write_existing,
+};
 use crate::counters::Counter;
 use crate::{CgroupDriver, RuntimeConfig, RuntimeError};
 use berth_model::ContainerId;
@@ -21,8 +23,8 @@ const WANTED: [&str; 4] = ["memory", "pids", "cpu", "cpuset"];
 const OPTIONAL: [&str; 2] = ["io", "hugetlb"];
 
 pub(crate) struct V2 {
-    /// Folder of all containers' groups that are ours.
-    parent: PathBuf,
+    /// Of groups that are ours.
+    parents: Parents,
     /// Those that are systemd's.
     scopes: Scopes,
     /// Where the tree is mounted.
@@ -41,30 +43,32 @@ impl V2 {
     /// Nothing is made where systemd makes the groups.
     pub fn new(point: &Path, config: &RuntimeConfig) -> Result<Self, RuntimeError> {
         let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let folder = point.join(delegated(&text));
+        let place = Path::new(delegated(&text));
+        let folder = point.join(place);
         let driver = Some(config.cgroup_slice.as_str()).filter(|_| config.cgroup_driver == CgroupDriver::Systemd);
         let scopes = Scopes::new(point, &config.run_root, driver);
-        let parent = folder.join(config.cgroup_parent.trim_matches('/'));
+        let parent = config.cgroup_parent.trim_matches('/');
+        let parents = Parents::open(&config.run_root, vec![point.to_owned()], &place.join(parent));
         let file = if scopes.are_made() {
             point.join("cgroup.controllers")
         } else {
             enable(&folder);
             let mut made = folder.clone();
-            for part in Path::new(config.cgroup_parent.trim_matches('/')) {
+            for part in Path::new(parent) {
                 made.push(part);
                 make(&made)?;
                 enable(&made);
             }
-            parent.join("cgroup.subtree_control")
+            made.join("cgroup.subtree_control")
         };
         let text = fs::read_to_string(file).unwrap_or_default();
         let controllers = text.split_whitespace().map(str::to_owned).collect();
-        Ok(V2 { parent, scopes, point: point.to_owned(), controllers })
+        Ok(V2 { parents, scopes, point: point.to_owned(), controllers })
     }
 
     /// The container's group, there or not.
     fn group(&self, id: &ContainerId) -> PathBuf {
-        self.scopes.group(id).unwrap_or_else(|| self.parent.join(id.as_str()))
+        self.scopes.group(id).unwrap_or_else(|| self.point.join(self.parents.of(id)).join(id.as_str()))
     }
 
     fn has(&self, controller: &str) -> bool {
@@ -305,7 +309,7 @@ impl Cgroups for V2 {
         let group = match holder {
             Some(holder) => self.scope(id, limits, holder, &values)?,
             None => {
-                let own = self.parent.join(id.as_str());
+                let own = self.point.join(self.parents.of(id)).join(id.as_str());
                 make(&own)?;
                 own
             }
@@ -416,7 +420,7 @@ impl Cgroups for V2 {
     }
 
     fn parents(&self) -> Vec<PathBuf> {
-        vec![self.parent.clone()]
+        self.parents.folders()
     }
 
     fn oom_kills(&self, id: &ContainerId) -> Option<u64> {
@@ -526,7 +530,7 @@ impl Cgroups for V2 {
     fn features(&self) -> Vec<(&'static str, bool)> {
         // The rest comes with Linux 5.7; the plan could do nothing without it.
         // The root has no such file, every group below it does.
-        let groups = [self.parent.clone(), self.point.join("system.slice")];
+        let groups = [self.point.join(self.parents.current()), self.point.join("system.slice")];
         let has = |name: &str| name != CGROUP_KILL || groups.iter().any(|group| group.join(CGROUP_KILL).exists());
         super::FEATURES.map(|name| (name, has(name))).to_vec()
     }

@@ -52,6 +52,7 @@ impl Lab {
         let config = RuntimeConfig {
             cgroup_parent: "berth-runtime-test".into(),
             default_pids: Some(1000),
+            run_root: dir.join("run"),
             ..RuntimeConfig::default()
         };
         Lab { runtime: Runtime::new(config).unwrap(), id, dir, image: ImageConfig::default() }
