@@ -6,9 +6,11 @@
 use crate::node::Inner;
 use berth_model::ContainerId;
 use berth_runtime::{OtherFound, SelinuxState};
+use berth_sys::fs::{Kind, Stat, lstatat};
 use berth_sys::store;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -62,6 +64,7 @@ pub(crate) fn look(inner: &Inner) -> Vec<Finding> {
     findings.push(sizes_of_volumes(inner));
     findings.push(descriptors());
     findings.extend(threads());
+    findings.extend(devices());
     findings.push(database(inner));
     findings.push(images(inner));
     findings.push(leftovers(inner));
@@ -374,6 +377,40 @@ fn threads() -> Option<Finding> {
     })
 }
 
+/// The host's devices that every program needs, and that a runtime can spoil for all: one that gives its terminal away by what it was handed as
+/// standard input gives /dev/null to the user of a container.
+fn devices() -> Option<Finding> {
+    let dev = fs::File::open("/dev").ok()?;
+    let wrong = MEMORY_DEVICES.iter().filter_map(|(name, minor)| {
+        let path = format!("/dev/{name}");
+        let why = match lstatat(dev.as_fd(), name) {
+            Ok(stat) => spoiled(&stat, *minor)?,
+            Err(e) => e.to_string(),
+        };
+        Some((format!("{path}: {why}"), format!("rm -f {path}; mknod -m 666 {path} c {MEMORY_MAJOR} {minor}")))
+    });
+    let (found, mend): (Vec<_>, Vec<_>) = wrong.unzip();
+    if found.is_empty() {
+        return None;
+    }
+    Some(Finding::new("devices", Verdict::Bad, found.join("; "), format!("make them again: {}", mend.join("; "))))
+}
+
+/// Numbers of Documentation/admin-guide/devices.txt.
+const MEMORY_MAJOR: u32 = 1;
+const MEMORY_DEVICES: [(&str, u32); 5] = [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
+
+fn spoiled(stat: &Stat, minor: u32) -> Option<String> {
+    const ALL: u32 = 0o666;
+    if stat.kind != Kind::CharDevice || (stat.rdev_major, stat.rdev_minor) != (MEMORY_MAJOR, minor) {
+        return Some(format!("is not the device {MEMORY_MAJOR}:{minor}"));
+    }
+    if stat.uid != 0 {
+        return Some(format!("belongs to the user {}", stat.uid));
+    }
+    (stat.mode & ALL != ALL).then(|| format!("has the mode {:o}, which is not for all", stat.mode))
+}
+
 fn database(inner: &Inner) -> Finding {
     if inner.store.is_failing() {
         let found = "the store cannot be written: what happens now may be forgotten with the agent";
@@ -446,6 +483,18 @@ mod tests {
         assert_eq!(soft_limit(text, "Max open files"), Some(1024));
         assert_eq!(soft_limit(text, "Max processes"), None);
         assert_eq!(soft_limit(text, "Max nothing"), None);
+    }
+
+    #[test]
+    fn a_spoiled_null_device_is_told() {
+        let dev = fs::File::open("/dev").unwrap();
+        let null = Stat { uid: 0, mode: 0o666, ..lstatat(dev.as_fd(), "null").unwrap() };
+        assert_eq!(spoiled(&null, 3), None);
+        let why = |stat, minor| spoiled(&stat, minor).unwrap_or_default();
+        assert!(why(null, 5).contains("1:5"));
+        assert!(why(Stat { kind: Kind::Regular, ..null }, 3).contains("1:3"));
+        assert!(why(Stat { uid: 1000, ..null }, 3).contains("1000"));
+        assert!(why(Stat { mode: 0o600, ..null }, 3).contains("600"));
     }
 
     #[test]
