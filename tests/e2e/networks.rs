@@ -286,8 +286,8 @@ fn what_is_not_connected_is_not_disconnected_in_silence() {
     for (network, container, why) in [
         ("front", "ca", "container ca is not on network front"),
         ("frnt", "ca", "no such network: frnt"),
-        ("bridge", "cb", "no such container: cb"),
-        ("frnt", "cb", "no such network: frnt"),
+        ("bridge", "nobody", "no such container: nobody"),
+        ("frnt", "nobody", "no such network: frnt"),
     ] {
         let said = node.fails(1, &["network", "disconnect", network, container]);
         assert!(said.contains(why), "{network} {container}: {said}");
