@@ -2,12 +2,14 @@
 # vm-test.sh : tries the binaries on kernels with nothing but cgroup v2, in a VM: vm-smoke.sh. VM_KERNEL="6.1 6.12" BERTH_BIN=target/debug,
 # which need the fail points for the upgrades.
 # Then the Debian package under systemd: vm-systemd.sh (which systemd.sh tries without a VM).
-# VM_TESTS="smoke:: network:: oci": those tests of tests/e2e (`all`: every one, some hours), too, and with oci those of berth-runtime: vm-e2e.sh.
+# VM_TESTS="smoke:: network:: oci": those tests of tests/e2e (`all`: every one, an hour and a half), too, and with oci those of berth-runtime: vm-e2e.sh.
 set -eu
 cd "$(dirname "$0")/.."
 . tests/fixtures/env.sh
 tests/fixtures/setup.sh; tests/fixtures/setup.sh --vm
 tests/fixtures/registry.sh start; tests/fixtures/images.sh busybox; tests/fixtures/registry.sh stop
+# An emulated processor spends two thirds less of its time in programs that are optimised a little.
+export CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=none
 [ -n "${BERTH_BIN:-}" ] || { cargo build --quiet -p berth -p berth-oci --bins --features berth/failpoints; BERTH_BIN=$PWD/target/debug; }
 export BERTH_TEST_IMAGES_READY=1 CARGO_MANIFEST_DIR=$PWD
 # One processor: with more, the emulation of Debian 12's qemu makes kernel 6.12 panic now and then.

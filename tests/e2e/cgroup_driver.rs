@@ -83,6 +83,28 @@ fn another_parent_is_for_new_containers_and_what_runs_is_found() {
     roots.chain(["/sys/fs/cgroup".into()]).for_each(|root| drop(std::fs::remove_dir(root.join(above))));
 }
 
+/// No limits would hold for what joins a container elsewhere.
+#[test]
+fn who_has_no_groups_is_not_joined() {
+    let mut node = Node::with_busybox("driver-lost");
+    let file = node.dir.join("berthd.toml");
+    let before = std::fs::read_to_string(&file).expect("berthd.toml");
+    node.detached(&["--name", "lost"], "while :; do sleep 1; done");
+    let second = format!("{}-other", node.slot.cgroup_parent());
+    node.kill_agent();
+    std::fs::remove_file(node.dir.join("run/cgroup-parents")).expect("the parents of this boot");
+    with(&node, &format!("cgroup_parent = \"{second}\""));
+    node.spawn();
+    let error = node.fails(125, &["exec", "lost", "true"]);
+    assert!(error.contains(&second), "{error}");
+    node.kill_agent();
+    std::fs::write(&file, before).expect("berthd.toml");
+    node.spawn();
+    assert_eq!(node.ok(&["exec", "lost", "echo", "here"]), "here");
+    node.ok(&["rm", "-f", "lost"]);
+    node.finish();
+}
+
 #[test]
 fn a_host_without_it_says_so() {
     let mut node = Node::with_busybox("driver-systemd");

@@ -214,6 +214,12 @@ impl Cgroups for V1 {
 
     fn enter(&self, id: &ContainerId, _process: u32, probe: bool) -> Result<Entry, RuntimeError> {
         let mut paths = self.paths(id);
+        if paths.is_empty() {
+            // Nothing would bound what joins.
+            let path = self.parents.of(id).join(id.as_str());
+            let source = io::Error::from(io::ErrorKind::NotFound);
+            return Err(RuntimeError::Cgroup { act: "looking for the container's cgroups", path, source });
+        }
         if let Some(group) = self.probe(id).filter(|_| probe)
             && let Some(path) = paths.iter_mut().find(|p| group.parent() == Some(p))
         {
