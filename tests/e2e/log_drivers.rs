@@ -540,8 +540,13 @@ fn systemds_journal_has_every_line_once_over_restarts_of_both() {
     let run = crate::harness::test_dir().join(format!("journal-{}", std::process::id()));
     let journal = Journal::start(&run);
     let mut node = with_table("log-systemd", &format!("[logs]\njournald_socket = \"{}\"", journal.socket().display()));
-    let script = "for c in 0 1 2 3 4 5; do seq $((c*500+1)) $((c*500+500)); sleep 0.5; done; head -c 300000 /dev/zero | tr '\\0' z";
-    let id = node.detached(&["--log-driver", "journald", "--log-opt", "tag=it"], script);
+    // The rest comes when there is neither agent nor journal.
+    let told = node.dir.join("told");
+    std::fs::create_dir(&told).expect("told");
+    let script = "for c in 0 1 2 3 4 5; do seq $((c*500+1)) $((c*500+500)); \
+                  [ $c != 2 ] || while ! [ -e /told/go ]; do sleep 0.1; done; done; head -c 300000 /dev/zero | tr '\\0' z";
+    let volume = format!("{}:/told", told.display());
+    let id = node.detached(&["--log-driver", "journald", "--log-opt", "tag=it", "-v", &volume], script);
     until("it has begun", || !journal.entries(&id).is_empty());
     node.stop_agent();
     let state = std::fs::read(log_dir(&node, &id).join("forward.json")).expect("state");
@@ -550,6 +555,7 @@ fn systemds_journal_has_every_line_once_over_restarts_of_both() {
     until("the journal has read what it was handed", || journal.entries(&id).len() == handed);
     // The journal goes away and comes back: nothing is handed over meanwhile, and nothing lost.
     drop(journal);
+    std::fs::write(told.join("go"), "").expect("told");
     node.spawn();
     until("it is said", || node.inspect(&id)["Log"]["ForwardError"].as_str().is_some_and(|e| e.contains("journald")));
     let journal = Journal::start(&run);

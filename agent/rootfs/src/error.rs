@@ -38,6 +38,11 @@ impl RootfsError {
         matches!(self, RootfsError::Io { source, .. } if berth_sys::fs::is_disk_full(source))
     }
 
+    /// There was no room for it, of whatever kind: that says nothing of what the kernel can.
+    pub fn no_room(&self) -> bool {
+        matches!(self, RootfsError::Io { source, .. } if berth_sys::fs::is_no_room(source))
+    }
+
     /// A layer is not as it was committed: fetching its image again mends it.
     pub fn lost_layer(&self) -> bool {
         matches!(self, RootfsError::Missing(_) | RootfsError::Damaged { .. })

@@ -142,9 +142,10 @@ impl Lowers {
         self.lock().contains_key(diff_id)
     }
 
-    pub(crate) fn folder(&self) -> Result<PathBuf, RootfsError> {
+    /// A place to attach a mount to. The error is the kernel's, as it came: whoever asks tells a full disk from what cannot be done.
+    pub(crate) fn folder(&self) -> io::Result<PathBuf> {
         let path = self.mounts.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
-        fs::create_dir(&path).act(|| format!("making {}", path.display()))?;
+        fs::create_dir(&path)?;
         Ok(path)
     }
 
@@ -172,7 +173,7 @@ impl Lowers {
                     opaque: meta.opaque_root,
                 };
                 if self.way() != Way::Descriptors {
-                    let folder = self.folder()?;
+                    let folder = self.folder().act(act)?;
                     sysmount::move_mount(lower.fd.as_fd(), &folder).act(act)?;
                     lower.attached = Some(folder);
                 }
@@ -450,7 +451,7 @@ fn by_mount(
         // In quotes, as a level holds commas.
         data.push_str(&format!(",context=\"{label}\""));
     }
-    let folder = lowers.folder()?;
+    let folder = lowers.folder().act(|| format!("making a folder in {}", lowers.mounts.display()))?;
     let taken = (|| {
         sysmount::mount(OsStr::new("berth"), &folder, "overlay", flags, &data)?;
         // Below a shared mount (systemd makes / one) it is born shared, and its copy with it: pivot_root(2) refuses such a root.

@@ -47,7 +47,7 @@ impl Lowers {
     pub(crate) fn shifted(&self, fd: BorrowedFd<'_>, opaque: bool, shift: Shift<'_>) -> io::Result<Lower> {
         let mut lower = Lower { fd: shift.tree(fd)?, attached: None, opaque };
         if self.way() != Way::Descriptors {
-            let folder = self.folder().map_err(|e| io::Error::other(e.to_string()))?;
+            let folder = self.folder()?;
             sysmount::move_mount(lower.fd.as_fd(), &folder)?;
             lower.attached = Some(folder);
         }

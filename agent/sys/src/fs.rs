@@ -484,6 +484,12 @@ pub fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
+/// The host had no room at the moment, of whatever kind: disk, memory, descriptors, processes.
+pub fn is_no_room(error: &io::Error) -> bool {
+    let short = [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN];
+    is_disk_full(error) || error.raw_os_error().is_some_and(|errno| short.contains(&errno))
+}
+
 /// A symbolic link was where none is followed, or too many were: ELOOP.
 pub fn is_link_loop(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ELOOP)
