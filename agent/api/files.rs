@@ -25,11 +25,11 @@ pub struct Files {
 }
 
 impl Files {
-    /// Who asks, when they may reach into this container.
-    fn may_reach(&self, call: &Call, container: &str, request_id: &str) -> Result<Requester, Status> {
+    /// Who asks, when they may reach into this container, and its id: its name may be another one's a moment later.
+    fn may_reach(&self, call: &Call, container: &str, request_id: &str) -> Result<(Requester, String), Status> {
         let detail = self.node.container(container).map_err(status::from_node)?;
         call.permit_inside(&permission::of_container(&self.node, &detail.view.record.spec), container, request_id)?;
-        Ok(call.about(container, request_id))
+        Ok((call.about(container, request_id), detail.view.record.id.to_string()))
     }
 }
 
@@ -135,10 +135,10 @@ impl files_server::Files for Files {
         let (container, request_id) = (start.container.clone(), start.request_id.clone());
         let copy = copy_into(start, &mut f);
         f.done()?;
-        let who = self.may_reach(&call, &container, &request_id)?;
+        let (who, id) = self.may_reach(&call, &container, &request_id)?;
         let (sender, pieces) = mpsc::channel(QUEUE);
         let node = self.node.clone();
-        let work = finish(async move { node.copy_into(&who, &container, copy, pieces).await });
+        let work = finish(async move { node.copy_into(&who, &id, copy, pieces).await });
         let mut work = std::pin::pin!(work);
         let done = tokio::select! {
             done = &mut work => done?,
@@ -155,8 +155,8 @@ impl files_server::Files for Files {
         f.name("container", &request.container);
         path(&mut f, "path", &request.path);
         f.done()?;
-        self.may_reach(&call, &request.container, "")?;
-        let copied = self.node.copy_out(&request.container, request.path.to_vec(), request.follow_link).await;
+        let (_, id) = self.may_reach(&call, &request.container, "")?;
+        let copied = self.node.copy_out(&id, request.path.to_vec(), request.follow_link).await;
         let copied = copied.map_err(status::from_node)?;
         let source = match copied.source {
             CopySource::File => v1::CopySource::File,
@@ -199,8 +199,8 @@ impl files_server::Files for Files {
         let mut f = Fields::default();
         f.name("container", &container);
         f.done()?;
-        self.may_reach(&call, &container, "")?;
-        let pieces = self.node.export(&container).await.map_err(status::from_node)?;
+        let (_, id) = self.may_reach(&call, &container, "")?;
+        let pieces = self.node.export(&id).await.map_err(status::from_node)?;
         Ok(Response::new(answers(None, pieces, |tar| v1::ExportResponse { tar })))
     }
 
@@ -224,7 +224,7 @@ impl files_server::Files for Files {
             }
         }
         f.done()?;
-        let who = self.may_reach(&call, &request.container, &request.request_id)?;
+        let (who, id) = self.may_reach(&call, &request.container, &request.request_id)?;
         let node = self.node.clone();
         let commit = CommitRequest {
             reference,
@@ -233,7 +233,7 @@ impl files_server::Files for Files {
             changes,
             pause: !request.no_pause,
         };
-        let done = finish(async move { node.commit(&who, &request.container, commit).await }).await?;
+        let done = finish(async move { node.commit(&who, &id, commit).await }).await?;
         Ok(Response::new(v1::CommitResponse {
             image_id: done.image.id.to_string(),
             reference: done.reference.map(|r| r.to_string()).unwrap_or_default(),
