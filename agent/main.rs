@@ -6,6 +6,7 @@ mod audit;
 mod auth;
 mod config;
 mod gate;
+mod leads;
 mod log;
 mod metrics;
 mod peer;

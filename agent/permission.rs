@@ -4,6 +4,7 @@
 //! stays contained, and an operator cannot go into an admin's container that is not. Docker's remote access knows no such line: whoever
 //! may create a container there owns the host.
 
+use crate::leads::{Answer, leads_to};
 use berth::role::Role;
 use berth_model::ContainerSpec;
 use berth_model::network::{NetworkDriver, NetworkMode};
@@ -340,10 +341,25 @@ pub fn of_volume(node: &Node, name: &str) -> Vec<Need> {
     }
 }
 
-/// Where a path leads, when that is not what it says.
+/// Of the volumes that a spec names, those that are folders of the host.
+pub fn host_volumes(node: &Node, spec: &ContainerSpec) -> Vec<String> {
+    let names = spec.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Volume(volume) => Some(&volume.name),
+        _ => None,
+    });
+    let is_bind = |name: &&String| {
+        node.volume(name).is_ok_and(|found| matches!(Backing::parse(&found.record.options), Ok(Backing::Bind { .. })))
+    };
+    names.filter(is_bind).cloned().collect()
+}
+
+/// Where a path leads, when that is not what it says. What cannot be told in time is nobody's but the admins'.
 fn real(path: &str) -> Option<Need> {
-    let real = std::fs::canonicalize(path).ok()?.to_string_lossy().into_owned();
-    (real != path).then_some(Need::HostPath(real))
+    match leads_to(path) {
+        Answer::To(real) => (real != path).then_some(Need::HostPath(real)),
+        Answer::Nowhere => None,
+        Answer::None => Some(Need::Unknown(format!("the host's path {path}, which does not answer,"))),
+    }
 }
 
 impl Policy {
@@ -436,7 +452,7 @@ impl Grants {
 
     /// The permitted folder that a path of the host is in, the deepest one.
     fn folder_of(&self, path: &str) -> Option<&str> {
-        let real = |folder: &str| std::fs::canonicalize(folder).is_ok_and(|f| is_below(path, &f.to_string_lossy()));
+        let real = |folder: &str| matches!(leads_to(folder), Answer::To(f) if is_below(path, &f));
         let holds = |folder: &&String| is_below(path, folder) || real(folder);
         self.host_paths.iter().filter(holds).max_by_key(|folder| folder.len()).map(String::as_str)
     }

@@ -42,6 +42,8 @@ pub struct Creation {
     pub auth: Option<berth_image::Auth>,
     pub platform: Option<Platform>,
     pub who: Requester,
+    /// As in [`CreateRequest`].
+    pub host_volumes: Option<Vec<String>>,
     /// It was sent before.
     pub again: bool,
 }
@@ -85,10 +87,12 @@ impl Creation {
             Some(name) => format!("{name} ({})", spec.image),
             None => spec.image.clone(),
         };
+        // Before the question whether the caller may use them.
+        let host_volumes = (call.role() != Some(Role::Admin)).then(|| permission::host_volumes(node, &spec));
         call.permit(&permission::of_new(node, &spec), &object, &request.request_id)?;
         call.policy().confine(call.role(), &mut spec);
         let who = call.about(&object, &request.request_id);
-        Ok(Creation { spec, pull, auth, platform, who, again: false })
+        Ok(Creation { spec, pull, auth, platform, who, host_volumes, again: false })
     }
 
     /// Creates the container, sending progress to the caller. `None`: the caller has gone.
@@ -105,6 +109,7 @@ impl Creation {
             auth: self.auth,
             platform: self.platform,
             progress: feed.writer(),
+            host_volumes: self.host_volumes,
             again: self.again,
         };
         let done = feed.relay(node.create(&self.who, request), answers, wrap).await?;

@@ -137,9 +137,13 @@ fn a_permitted_folder_is_not_left_by_links() {
         assert!(output.code == 125 && output.stderr.contains("held inside"), "{link}: {output:?}");
     }
     assert!(!std::path::Path::new("/etc/new").exists());
-    // The control: without the permission's walk, the same link leads to the host's /etc.
-    let free = node.sh(&["-v", &format!("{s}/out:/x:ro")], "ls /x");
-    assert!(free.contains("passwd"), "{free}");
+    // An admin's bind is not led out either, where operators may put links; where they may not, links are the admin's own.
+    let error = node.fails(125, &["run", "--rm", "-v", &format!("{s}/out:/x:ro"), &busybox, "ls", "/x"]);
+    assert!(error.contains("held inside"), "{error}");
+    let free = Node::with_busybox("permissions-free");
+    let seen = free.sh(&["-v", &format!("{s}/out:/x:ro")], "ls /x");
+    assert!(seen.contains("passwd"), "{seen}");
+    free.finish();
     // A folder that was one when the container was made, and is a link when it is started.
     let own = format!("{s}/own:/x");
     let create = ["create", "--name", "late", "--network", "none", "-v", &own, &busybox, "ls", "/x"];
@@ -151,6 +155,56 @@ fn a_permitted_folder_is_not_left_by_links() {
     node.ok(&["rm", "-f", "late"]);
     node.finish();
     std::fs::remove_dir_all(&shared).expect("remove");
+}
+
+/// What an admin has made lies where operators may put links: it is led nowhere, neither by a container's next start nor without a container.
+#[test]
+fn what_an_admin_made_is_not_led_out_of_a_permitted_folder() {
+    let base = std::env::temp_dir().join(format!("berth-led-{}", std::process::id()));
+    let (shared, secret) = (base.join("shared"), base.join("secret"));
+    for dir in [&shared.join("app"), &secret] {
+        std::fs::create_dir_all(dir).expect("folder");
+    }
+    std::fs::write(shared.join("app/mine"), "mine").expect("mine");
+    std::fs::write(secret.join("key"), "secret").expect("key");
+    let node = with_policy("permissions-led", &format!("host_paths = ['{}']", shared.display()));
+    let operator = node.pki.identity("operator");
+    let app = shared.join("app").display().to_string();
+    node.detached(&["--name", "adm", "--network", "none", "-v", &format!("{app}:/data")], "while :; do sleep 1; done");
+    node.ok(&["volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", &format!("device={app}"), "advol"]);
+    let read = |container: &str| node.ctl_as(&operator, &["exec", container, "cat", "/data/mine"]);
+    assert_eq!(read("adm").stdout, "mine");
+    let busybox = image("busybox");
+    let create = ["create", "--name", "late", "--network", "none", "-v", "advol:/data", &busybox, "cat", "/data/key"];
+    assert_eq!(node.ctl_as(&operator, &create).code, 0);
+    // What a container of the operator's does there.
+    let whole = format!("{}:/s", shared.display());
+    let swap = format!("mv /s/app /s/was && ln -s {} /s/app", secret.display());
+    let swapped =
+        node.ctl_as(&operator, &["run", "--rm", "--network", "none", "-v", &whole, &busybox, "sh", "-c", &swap]);
+    assert_eq!(swapped.code, 0, "{swapped:?}");
+    let refused = |arguments: &[&str]| {
+        let output = node.ctl_as(&operator, arguments);
+        let said = output.stderr.contains("held inside") || output.stderr.contains("others than admins may put links");
+        assert!(output.code != 0 && said && !output.stdout.contains("secret"), "{arguments:?}: {output:?}");
+    };
+    refused(&["restart", "-t", "0", "adm"]);
+    refused(&["start", "-a", "late"]);
+    // Without a container the path is asked for first, and denied by where it leads now; put back, it is what it was.
+    let export = |code: i32| {
+        let output = node.ctl_as(&operator, &["volume", "export", "advol"]);
+        assert!((output.code == 0) == (code == 0) && !output.stdout.contains("secret"), "{output:?}");
+    };
+    export(1);
+    std::fs::remove_file(shared.join("app")).expect("link");
+    std::fs::rename(shared.join("was"), shared.join("app")).expect("put back");
+    export(0);
+    node.ok(&["start", "adm"]);
+    assert_eq!(read("adm").stdout, "mine");
+    node.ok(&["rm", "-f", "adm", "late"]);
+    node.ok(&["volume", "rm", "advol"]);
+    node.finish();
+    std::fs::remove_dir_all(&base).expect("remove");
 }
 
 #[test]

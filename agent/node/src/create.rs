@@ -66,7 +66,8 @@ pub(crate) async fn create(
     fail::point("create.after_image")?;
     let who = who.clone();
     let inner_ = inner.clone();
-    inner.to_its_end(async move { make(&inner_, who, id, name, image, request.spec, ticket).await }).await
+    let CreateRequest { spec, host_volumes, .. } = request;
+    inner.to_its_end(async move { make(&inner_, who, id, name, image, (spec, host_volumes), ticket).await }).await
 }
 
 /// The image as the pull policy wants it.
@@ -135,7 +136,7 @@ async fn make(
     id: ContainerId,
     name: NameReservation,
     image: ImageUse,
-    mut spec: ContainerSpec,
+    (mut spec, host_volumes): (ContainerSpec, Option<Vec<String>>),
     ticket: Ticket,
 ) -> Result<Created, NodeError> {
     let effective = Arc::new(inner.runtime.effective(&spec, &image.record().config)?);
@@ -149,6 +150,10 @@ async fn make(
     let span = tracing::debug_span!(target: crate::TRACE, "create", container = %id);
     let made = async {
         let taken = volumes::resolve(inner, &id, &mut spec, &image.record().config).await?;
+        if let Err(e) = volumes::permitted(inner, &spec, host_volumes.as_deref()) {
+            volumes::undo(inner, &id, taken).await;
+            return Err(e);
+        }
         let writes = taken.writes(inner);
         let made = record(inner, &who, &id, name, image, spec, effective, ticket, writes).await;
         if made.is_err() {

@@ -146,6 +146,8 @@ pub struct NodeConfig {
     pub gc: GcConfig,
     pub logs: LogsConfig,
     pub userns: UsernsConfig,
+    /// Folders of the host that others than its admins may mount, and so change: no mount is led out of them by a link.
+    pub shared_paths: Vec<String>,
 }
 
 /// What holds for the output of all containers.

@@ -198,7 +198,11 @@ fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
         };
         selinux::label_layers(&runtime, &layers.store, &config.data_root.join("layers"))?;
         let other_runtimes = other_runtimes(&runtime);
-        let volumes = volumes::open(&config.data_root.join("volumes"), std::mem::take(&mut loaded.volumes))?;
+        let volumes = volumes::open(
+            &config.data_root.join("volumes"),
+            &config.shared_paths,
+            std::mem::take(&mut loaded.volumes),
+        )?;
         let boot_id = boot_id.clone();
         Ok(Parts {
             lock,

@@ -199,6 +199,9 @@ fn launch(
         Some((spec, hooks)) => (Arc::new(ContainerRecord { spec, ..(*record).clone() }), hooks),
         None => (record.clone(), cdi::Hooks::new()),
     };
+    if let Some(spec) = volumes::all_held(&inner.config.shared_paths, &planned.spec) {
+        Arc::make_mut(&mut planned).spec = spec;
+    }
     // Answered when all that was handed over before is written: what runs without being on record as starting would be started again by the next
     // agent. With a network its address is waited for, which comes later.
     let written = match record.spec.network {

@@ -56,6 +56,8 @@ pub struct CreateRequest {
     /// None: the node's own.
     pub platform: Option<Platform>,
     pub progress: ProgressFn,
+    /// Volumes that are folders of the host and that the caller may use. `None`: all. One may appear while the image is fetched.
+    pub host_volumes: Option<Vec<String>>,
     /// It was sent before: what it made and what is gone since is not made again.
     pub again: bool,
 }

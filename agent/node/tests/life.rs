@@ -4,7 +4,8 @@
 
 use berth_image::ImagesConfig;
 use berth_model::network::{NetworkMode, PortMapping, Protocol};
-use berth_model::spec::ExecSpec;
+use berth_model::selinux::Relabel;
+use berth_model::spec::{ExecSpec, Mount, MountKind, VolumeMount};
 use berth_model::{ContainerSpec, Phase};
 use berth_network::NetworkConfig;
 use berth_node::*;
@@ -52,6 +53,7 @@ impl Bed {
             gc: Default::default(),
             logs: LogsConfig::default(),
             userns: Default::default(),
+            shared_paths: Vec::new(),
         };
         Bed { dir, config }
     }
@@ -130,6 +132,7 @@ fn spec(name: &str, command: &[&str]) -> ContainerSpec {
 
 fn request(spec: ContainerSpec) -> CreateRequest {
     CreateRequest {
+        host_volumes: None,
         spec,
         pull: PullPolicy::Missing,
         auth: None,
@@ -390,6 +393,30 @@ async fn requests_and_images() {
         assert!(Instant::now() < until, "{} layers are left", layers(&bed));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    bed.end(node).await;
+}
+
+/// A volume that is a folder of the host is for who was asked whether they may use it, not for who came before it was one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_of_the_host_is_not_used_unasked() {
+    let bed = Bed::new("unasked");
+    let node = bed.open().await;
+    let options = [("type", "none"), ("o", "bind"), ("device", "/etc")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    node.create_volume(&me(), Some("host".to_owned()), Default::default(), options.into()).await.unwrap();
+    let volume = VolumeMount { name: "host".to_owned(), ..VolumeMount::default() };
+    let kind = MountKind::Volume(volume);
+    let mounts = vec![Mount { target: "/x".to_owned(), read_only: true, kind, relabel: Relabel::Keep }];
+    let asked = |name: &str, known: &[&str]| CreateRequest {
+        host_volumes: Some(known.iter().map(|n| (*n).to_owned()).collect()),
+        ..request(ContainerSpec { mounts: mounts.clone(), ..spec(name, &["/bin/true"]) })
+    };
+    match node.create(&me(), asked("one", &["other"])).await.err() {
+        Some(NodeError::Invalid(fields)) => assert!(fields[0].0 == "config.mounts[0].volume.name", "{fields:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(node.containers().is_empty());
+    node.create(&me(), asked("two", &["host"])).await.unwrap();
+    node.remove(&me(), "two", true, false).await.unwrap();
     bed.end(node).await;
 }
 

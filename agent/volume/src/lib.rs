@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod copy;
+pub mod held;
 mod options;
 mod parts;
 mod place;

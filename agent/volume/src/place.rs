@@ -1,12 +1,13 @@
 //! The files of one volume, where they can be reached.
 
-use crate::{Act, VolumeError, copy_tree, quota};
+use crate::{Act, VolumeError, copy_tree, held, quota};
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve};
 use berth_sys::mount::{self, AttrChange, MountAttr, Propagation};
 use berth_sys::wall::is_down;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where a volume's files are while it can be used.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct Place {
     pub read_only: bool,
     /// Of a quota: `fill` belongs to it as `data` does.
     pub project: Option<u32>,
+    /// Folders that `data` must not be led out of when it goes through one.
+    pub shared: Arc<[String]>,
 }
 
 fn folder(path: &Path) -> Result<OwnedFd, VolumeError> {
@@ -37,7 +40,13 @@ impl Place {
     /// # Errors
     /// `Io`: it is not there.
     pub fn open(&self) -> Result<OwnedFd, VolumeError> {
-        folder(&self.data)
+        match held::folder_of(&self.shared, &self.data) {
+            None => folder(&self.data),
+            Some(within) => {
+                let flags = Open::RDONLY | Open::DIRECTORY;
+                held::open(&self.data, within, flags).act(|| format!("opening {}", self.data.display()))
+            }
+        }
     }
 
     /// Whether there is no file at all.

@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// No such file system.
@@ -38,6 +39,7 @@ const IMPORT: &str = ".import-";
 #[derive(Clone, Debug)]
 pub struct VolumeStore {
     dir: PathBuf,
+    shared: Arc<[String]>,
 }
 
 /// A volume in the making. Dropped, it stays as a leftover.
@@ -109,7 +111,13 @@ impl VolumeStore {
     pub fn open(dir: &Path) -> Result<VolumeStore, VolumeError> {
         let act = || format!("making {}", dir.display());
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).act(act)?;
-        Ok(VolumeStore { dir: dir.to_owned() })
+        Ok(VolumeStore { dir: dir.to_owned(), shared: Arc::default() })
+    }
+
+    /// Folders of the host whose contents others than its admins may change ([`crate::held`]): volumes that are folders there stay there.
+    #[must_use]
+    pub fn with_shared(self, folders: &[String]) -> VolumeStore {
+        VolumeStore { shared: folders.into(), ..self }
     }
 
     /// Makes a volume under a name that is none; `random` makes it another's than all others.
@@ -343,6 +351,7 @@ impl VolumeStore {
             recursive: false,
             read_only: false,
             project: None,
+            shared: Arc::default(),
         };
         match backing {
             Backing::Folder => own(dir, DATA, FILL),
@@ -355,10 +364,16 @@ impl VolumeStore {
                 recursive: false,
                 read_only: f.attributes.contains(MountAttr::RDONLY),
                 project: None,
+                shared: Arc::default(),
             },
-            Backing::Bind { path, recursive, read_only } => {
-                Place { data: path.into(), fill: None, recursive: *recursive, read_only: *read_only, project: None }
-            }
+            Backing::Bind { path, recursive, read_only } => Place {
+                data: path.into(),
+                fill: None,
+                recursive: *recursive,
+                read_only: *read_only,
+                project: None,
+                shared: self.shared.clone(),
+            },
         }
     }
 

@@ -4,14 +4,35 @@
 //! when a container is made nor when it is started again later. So the path is walked from the permitted folder's descriptor at every start.
 
 use crate::NodeError;
+use berth_model::ContainerSpec;
 use berth_model::spec::{Mount, MountKind, Propagation};
 use berth_sys::fs::{self as sysfs, Open, Resolve};
 use berth_sys::mount::{self as sysmount, AttrChange, MountAttr, Peers};
+use berth_volume::held;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+/// A spec whose binds are all held that go through one of `folders`, whoever made them; `None`: that changes nothing.
+pub(crate) fn all_held(folders: &[String], spec: &ContainerSpec) -> Option<ContainerSpec> {
+    let place = |mount: &Mount| match &mount.kind {
+        MountKind::Bind { source, within: None, .. } => held::folder_of(folders, Path::new(source)).map(str::to_owned),
+        _ => None,
+    };
+    let places: Vec<Option<String>> = spec.mounts.iter().map(place).collect();
+    if places.iter().all(Option::is_none) {
+        return None;
+    }
+    let mut spec = spec.clone();
+    for (mount, place) in spec.mounts.iter_mut().zip(places) {
+        if let (MountKind::Bind { within, .. }, Some(place)) = (&mut mount.kind, place) {
+            *within = Some(place);
+        }
+    }
+    Some(spec)
+}
 
 /// The source of `mount`, which is inside `within`; a missing folder is made where the mount says so.
 ///
@@ -26,6 +47,10 @@ pub(super) fn source(mount: &Mount, within: &str) -> Result<OwnedFd, NodeError> 
     // The folder may be given by a link, and the source by where that leads.
     let real = std::fs::canonicalize(within).map_err(io())?;
     let path = Path::new(source);
+    // Links that stay inside are followed as they are anywhere; others as if the folder were the root, where they lead to nothing.
+    if let Ok(there) = held::open(path, within, Open::PATH) {
+        return Ok(there);
+    }
     let below = path.strip_prefix(within).or_else(|_| path.strip_prefix(&real));
     let below = below.map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied)).map_err(io())?;
     open(folder.as_fd(), below, *create_source).map_err(io())

@@ -19,6 +19,7 @@ mod using;
 
 pub(crate) use create::{clone, create};
 pub(crate) use hang::{Hung, hang};
+pub(crate) use host_path::all_held;
 pub(crate) use parts::sweep as sweep_parts;
 pub(crate) use quota::within_limits;
 pub(crate) use recover::{Opened, detach_unused, open, sweep};
@@ -26,7 +27,7 @@ pub(crate) use remove::{forget, prune, remove};
 pub use transfer::{ExportItem, Had, ImportItem, ImportRequest};
 pub(crate) use transfer::{export, import};
 pub(crate) use usage::{bytes, sizes};
-pub(crate) use using::{Mounted, from_others, images_of, let_go, resolve, trees, undo, view};
+pub(crate) use using::{Mounted, from_others, images_of, let_go, permitted, resolve, trees, undo, view};
 
 use crate::NodeError;
 use crate::node::Inner;

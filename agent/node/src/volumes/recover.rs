@@ -25,8 +25,8 @@ pub(crate) struct Opened {
 ///
 /// # Errors
 /// `Volume`.
-pub(crate) fn open(dir: &Path, records: Vec<VolumeRecord>) -> Result<Opened, NodeError> {
-    let store = VolumeStore::open(dir)?;
+pub(crate) fn open(dir: &Path, shared: &[String], records: Vec<VolumeRecord>) -> Result<Opened, NodeError> {
+    let store = VolumeStore::open(dir)?.with_shared(shared);
     let (names, mut leftovers) = store.list()?;
     let mut table: BTreeMap<String, Entry> = BTreeMap::new();
     let mut writes = Vec::new();
@@ -200,7 +200,8 @@ mod tests {
         draft.describe(&serde_json::to_vec(&told).unwrap()).unwrap();
         store.publish(draft, "told").unwrap();
         store.publish(store.draft("2", &backing).unwrap(), "bare").unwrap();
-        let Opened { volumes, leftovers, .. } = open(&dir, vec![record("idle", true), record("used", true)]).unwrap();
+        let Opened { volumes, leftovers, .. } =
+            open(&dir, &[], vec![record("idle", true), record("used", true)]).unwrap();
         assert_eq!(volumes.find("told").unwrap().record, told);
         assert_eq!(volumes.find("plain").unwrap().backing, Backing::Folder);
         assert!(volumes.find("bare").is_err() && !store.exists("bare"));

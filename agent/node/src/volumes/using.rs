@@ -15,7 +15,7 @@ use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Digest, Timestamp
 use berth_rootfs::{RootMount, Shift};
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve};
 use berth_sys::mount::{AttrChange, mount_setattr, open_tree};
-use berth_volume::Place;
+use berth_volume::{Backing, Place};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -188,6 +188,21 @@ async fn take(
         refer(inner, &volume.record.name, id);
         resolved.names.push(volume.record.name.clone());
         resolved.made.push(volume);
+    }
+    Ok(())
+}
+
+/// Refuses a volume that is a folder of the host and not among those that the caller may use: it was none, or was not there, when that was asked.
+pub(crate) fn permitted(inner: &Inner, spec: &ContainerSpec, known: Option<&[String]>) -> Result<(), NodeError> {
+    let Some(known) = known else { return Ok(()) };
+    for (n, mount) in spec.mounts.iter().enumerate() {
+        let MountKind::Volume(wanted) = &mount.kind else { continue };
+        let volume = inner.volumes.find(&wanted.name)?;
+        if matches!(volume.backing, Backing::Bind { .. }) && !known.contains(&wanted.name) {
+            let why =
+                format!("{} has become a folder of the host while the image was fetched: send it again", wanted.name);
+            return Err(NodeError::Invalid(vec![(format!("config.mounts[{n}].volume.name"), why)]));
+        }
     }
     Ok(())
 }
