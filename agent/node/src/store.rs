@@ -182,6 +182,8 @@ pub(crate) struct Store {
     queue: mpsc::Sender<Message>,
     /// The last write failed: full disk, read-only file system.
     failing: Arc<AtomicBool>,
+    /// The disk did not take the last sync. Some kernels go on writing to memory behind that, so that it is no write that fails.
+    unsynced: Arc<AtomicBool>,
     times: Arc<StoreTimes>,
 }
 
@@ -192,6 +194,7 @@ impl Store {
         let (connection, loaded, wal) = open::open(path, boot_id, &mut reserve)?;
         let (queue, receive) = mpsc::channel(QUEUE);
         let failing = Arc::new(AtomicBool::new(false));
+        let unsynced = Arc::new(AtomicBool::new(false));
         let times = Arc::new(StoreTimes::default());
         // As many as requests can wait: the syncer takes them all at once.
         let (to_sync, sync_queue) = std::sync::mpsc::sync_channel(QUEUE);
@@ -217,11 +220,11 @@ impl Store {
         spawn(
             "store-sync",
             Box::new({
-                let times = times.clone();
-                move || sync(&wal, &sync_queue, &times)
+                let (times, unsynced) = (times.clone(), unsynced.clone());
+                move || sync(&wal, &sync_queue, &times, &unsynced)
             }),
         )?;
-        Ok((Store { queue, failing, times }, loaded))
+        Ok((Store { queue, failing, unsynced, times }, loaded))
     }
 
     /// Hands changes over, in order with all that were handed over before. The answer comes when they are safe.
@@ -245,9 +248,9 @@ impl Store {
         Ok(Ack(ack))
     }
 
-    /// The last write failed.
+    /// The last write failed, or the last sync.
     pub fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
+        self.failing.load(Ordering::Relaxed) || self.unsynced.load(Ordering::Relaxed)
     }
 
     /// Writes that wait, and how many may.
@@ -516,7 +519,12 @@ fn apply(c: &Connection, write: &Write) -> Result<(), StoreError> {
 }
 
 /// One fdatasync(2) of the log for all that wait. A checkpoint may have taken a commit out of the log meanwhile: it has synced it then.
-fn sync(wal: &File, queue: &std::sync::mpsc::Receiver<oneshot::Sender<Result<(), StoreError>>>, times: &StoreTimes) {
+fn sync(
+    wal: &File,
+    queue: &std::sync::mpsc::Receiver<oneshot::Sender<Result<(), StoreError>>>,
+    times: &StoreTimes,
+    unsynced: &AtomicBool,
+) {
     while let Ok(first) = queue.recv() {
         let mut waiting = vec![first];
         waiting.extend(queue.try_iter());
@@ -525,6 +533,7 @@ fn sync(wal: &File, queue: &std::sync::mpsc::Receiver<oneshot::Sender<Result<(),
             .sync_data()
             .map_err(|e| StoreError::Sqlite { act: "syncing the write-ahead log", message: e.to_string() });
         times.sync.add(begun.elapsed());
+        unsynced.store(outcome.is_err(), Ordering::Relaxed);
         for done in waiting {
             let _ = done.send(outcome.clone());
         }
