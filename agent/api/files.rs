@@ -181,11 +181,12 @@ impl files_server::Files for Files {
     }
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
+        let caller = call(&request)?.caller();
         let container = request.into_inner().container;
         let mut f = Fields::default();
         f.name("container", &container);
         f.done()?;
-        let batches = self.node.diff(&container).await.map_err(status::from_node)?;
+        let batches = self.node.diff(&caller, &container).await.map_err(status::from_node)?;
         let answers = ReceiverStream::new(batches).map(|batch| match batch {
             Ok(changes) => Ok(v1::DiffResponse { changes: changes.into_iter().map(change).collect() }),
             Err(e) => Err(status::from_node(e)),

@@ -1,7 +1,7 @@
 //! What a container has changed, and its whole root as a tar.
 
 use crate::container::Container;
-use crate::copy::{Outlet, give_up};
+use crate::copy::{Outlet, give_up, send_within};
 use crate::node::Inner;
 use crate::store::Durability;
 use crate::{NodeError, Pieces};
@@ -12,12 +12,15 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Changes of one message.
 const BATCH: usize = 256;
 /// Batches and pieces that wait for a caller.
 const QUEUE: usize = 4;
+/// A caller that takes no changes for so long has forgotten them.
+const STUCK: Duration = Duration::from_secs(60);
 
 /// What the engine makes in a container's upper folder to mount its own things on, where the image has no such folder or file. It is no
 /// change of the container's (Docker hides the same in a layer of its own).
@@ -39,21 +42,22 @@ fn present(container: &Container) -> Result<(), NodeError> {
 /// Every change against the image, in batches.
 pub(crate) async fn diff(
     inner: &Arc<Inner>,
+    caller: &str,
     container: Arc<Container>,
 ) -> Result<mpsc::Receiver<Result<Vec<Change>, NodeError>>, NodeError> {
     present(&container)?;
-    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    // Its own first: who waits for that holds nobody else up.
+    let own = inner.diffs_of.of(caller).acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let permit = inner.diffs.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let inner_ = inner.clone();
     inner.tasks.spawn_blocking(move || {
-        let _permit = permit;
+        let _permits = (own, permit);
         let told = (|| -> Result<(), NodeError> {
             let Some(upper) = upper(&inner_, &container) else { return Ok(()) };
             let layers = inner_.layers.store.view(&container.record().layers, None)?;
             let mut batch = Vec::with_capacity(BATCH);
-            let send = |batch: Vec<Change>| {
-                sender.blocking_send(Ok(batch)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
-            };
+            let send = |batch: Vec<Change>| send_within(&sender, batch, STUCK);
             Upper::open(&upper, OURS)?.changes(layers.as_fd(), &mut |change| {
                 batch.push(change);
                 if batch.len() >= BATCH { send(std::mem::take(&mut batch)) } else { Ok(()) }
@@ -61,8 +65,7 @@ pub(crate) async fn diff(
             if batch.is_empty() { Ok(()) } else { send(batch).map_err(NodeError::io("telling the changes")) }
         })();
         if let Err(e) = told {
-            // Err: nobody reads any more.
-            let _ = sender.blocking_send(Err(e));
+            give_up(&sender, e);
         }
     });
     Ok(receiver)

@@ -189,23 +189,40 @@ fn from_host(ids: IdRange) -> Ids {
     Ids { users: back(ids.users()), groups: back(ids.groups()) }
 }
 
-/// The last thing that a reader hears.
-pub(crate) fn give_up(sender: &mpsc::Sender<Result<Bytes, NodeError>>, error: NodeError) {
-    // Err: nobody reads any more.
-    let _ = sender.blocking_send(Err(error));
+/// The last thing that a reader hears, whenever it reads: no thread waits for it.
+pub(crate) fn give_up<T: Send + 'static>(sender: &mpsc::Sender<Result<T, NodeError>>, error: NodeError) {
+    if let Err(mpsc::error::TrySendError::Full(last)) = sender.try_send(Err(error)) {
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            // Err: nobody reads any more.
+            let _ = sender.send(last).await;
+        });
+    }
+}
+
+/// Hands something to a reader that takes it within `patience`. Only on a thread that may block.
+pub(crate) fn send_within<T>(
+    sender: &mpsc::Sender<Result<T, NodeError>>,
+    item: T,
+    patience: Duration,
+) -> io::Result<()> {
+    match tokio::runtime::Handle::current().block_on(sender.send_timeout(Ok(item), patience)) {
+        Ok(()) => Ok(()),
+        Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(io::ErrorKind::TimedOut.into()),
+        Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+    }
 }
 
 /// A stream into a channel, in pieces of one size.
 pub(crate) struct Outlet {
     sender: mpsc::Sender<Result<Bytes, NodeError>>,
     piece: BytesMut,
-    runtime: tokio::runtime::Handle,
 }
 
 impl Outlet {
     /// Only on a thread that may block.
     pub fn new(sender: mpsc::Sender<Result<Bytes, NodeError>>) -> Self {
-        Outlet { sender, piece: BytesMut::with_capacity(PIECE), runtime: tokio::runtime::Handle::current() }
+        Outlet { sender, piece: BytesMut::with_capacity(PIECE) }
     }
 
     pub fn end(mut self) -> io::Result<()> {
@@ -217,11 +234,7 @@ impl Outlet {
         if piece.is_empty() {
             return Ok(());
         }
-        match self.runtime.block_on(self.sender.send_timeout(Ok(piece), STUCK)) {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(io::ErrorKind::TimedOut.into()),
-            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(io::ErrorKind::BrokenPipe.into()),
-        }
+        send_within(&self.sender, piece, STUCK)
     }
 }
 
@@ -456,6 +469,21 @@ fn object(root: BorrowedFd<'_>, path: &[u8], follow: bool) -> Result<Object, Nod
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_reader_that_does_not_read_holds_no_thread() {
+        let (sender, mut reader) = mpsc::channel(1);
+        let work = tokio::task::spawn_blocking(move || {
+            send_within(&sender, 1, STUCK).unwrap();
+            let error = send_within(&sender, 2, Duration::from_millis(50)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            give_up(&sender, NodeError::CallerGone);
+        });
+        tokio::time::timeout(Duration::from_secs(10), work).await.expect("the thread is free").unwrap();
+        assert!(matches!(reader.recv().await, Some(Ok(1))));
+        assert!(matches!(reader.recv().await, Some(Err(NodeError::CallerGone))), "no end without the reason");
+        assert!(reader.recv().await.is_none());
+    }
 
     #[test]
     fn mounts_are_told_by_their_paths() {

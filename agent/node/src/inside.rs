@@ -158,15 +158,17 @@ impl Node {
         self.inner().to_its_end(async move { copy::out(&inner, found, path, follow).await }).await
     }
 
-    /// What a container has changed in its image's files, in batches: a folder before what is in it, names sorted.
+    /// What a container has changed in its image's files, in batches: a folder before what is in it, names sorted. `caller` waits when it
+    /// has many of these under way.
     ///
     /// # Errors
     /// In the stream: `Rootfs`, `Io`.
     pub async fn diff(
         &self,
+        caller: &str,
         container: &str,
     ) -> Result<mpsc::Receiver<Result<Vec<berth_rootfs::Change>, NodeError>>, NodeError> {
-        changes::diff(self.inner(), self.find(container)?).await
+        changes::diff(self.inner(), caller, self.find(container)?).await
     }
 
     /// A container's whole root as a tar, without what is mounted in it.

@@ -51,6 +51,8 @@ const SHIM_TRIES: u32 = 4;
 const SHIM_PAUSE: Duration = Duration::from_millis(200);
 /// Copies at once; more wait. Each has a thread (the runtime has 512) and some hundred KB.
 const COPIES: usize = 64;
+/// The same for diffs; a quarter for one caller.
+const DIFFS: usize = 32;
 
 /// What open() needs from blocking calls.
 struct Parts {
@@ -127,6 +129,8 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         reaper,
         room_beside: Arc::new(tokio::sync::Semaphore::new(crate::node::BESIDE)),
         copies: Arc::new(tokio::sync::Semaphore::new(COPIES)),
+        diffs: Arc::new(tokio::sync::Semaphore::new(DIFFS)),
+        diffs_of: crate::shares::Own::new(DIFFS / 4),
         timers: Timers::default(),
         probes: tokio::sync::Semaphore::new(health::PROBES_AT_ONCE),
         restarts: Arc::new(tokio::sync::Semaphore::new(RESTARTS_AT_ONCE)),
