@@ -3,8 +3,9 @@
 //! One JSON line for each call that changes something (long streams: one at their start, one at their end) and for
 //! each call that was denied. A thread of its own writes them through a bounded queue. When the queue is full the
 //! caller waits a moment; a record that still finds no room is counted, and the count is written with the next one:
-//! nothing is lost in silence.
+//! nothing is lost in silence. Of one caller's denied calls some in each minute have a line (`denials.rs`), the rest of them their number.
 
+use crate::denials::Denials;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Some 1 MB of records: a disk that stands still for a second at 1,000 calls a second loses nothing.
@@ -37,7 +38,8 @@ pub enum Verdict {
 pub struct Record {
     /// RFC 3339, UTC.
     pub time: String,
-    /// `call`: the whole call. `start` and `end`: of a long stream.
+    /// `call`: the whole call. `start` and `end`: of a long stream. `left_out`: of so many denied calls as `count` says; the caller's
+    /// address, its certificate and the result are the last one's.
     pub event: &'static str,
     pub caller: String,
     pub role: &'static str,
@@ -67,6 +69,8 @@ pub struct Record {
     pub trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
 }
 
 /// Where the records go.
@@ -83,6 +87,7 @@ pub struct AuditConfig {
 pub struct AuditLog {
     queue: SyncSender<Message>,
     lost: Arc<AtomicU64>,
+    denials: Arc<Denials>,
 }
 
 enum Message {
@@ -99,13 +104,16 @@ impl AuditLog {
         let (queue, incoming) = sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let sink = config.file.as_deref().map(|path| Sink::open(path, config.file_bytes, config.files)).transpose()?;
-        let writer = Writer { sink, log: config.log, lost: lost.clone(), complained: None };
+        let denials = Arc::new(Denials::default());
+        let writer = Writer { sink, log: config.log, lost: lost.clone(), denials: denials.clone(), complained: None };
         std::thread::Builder::new().name("audit".into()).stack_size(128 << 10).spawn(move || writer.run(&incoming))?;
-        Ok(AuditLog { queue, lost })
+        Ok(AuditLog { queue, lost, denials })
     }
 
     /// Hands a record to the writer; waits at most 200 ms for room.
     pub fn write(&self, record: Record) {
+        // Here, so that what is left out does not fill the queue.
+        let Some(record) = self.denials.admit(record, Instant::now()) else { return };
         let mut message = Message::Record(Box::new(record));
         let begun = Instant::now();
         loop {
@@ -138,6 +146,7 @@ struct Writer {
     sink: Option<Sink>,
     log: bool,
     lost: Arc<AtomicU64>,
+    denials: Arc<Denials>,
     complained: Option<Instant>,
 }
 
@@ -145,14 +154,17 @@ impl Writer {
     fn run(mut self, incoming: &Receiver<Message>) {
         loop {
             // Without a timeout this thread sleeps until there is something to write.
-            let first = match incoming.recv() {
-                Ok(message) => message,
-                Err(_) => return,
+            let first = match self.denials.next(Instant::now()) {
+                None => incoming.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(left) => incoming.recv_timeout(left),
             };
+            if matches!(first, Err(RecvTimeoutError::Disconnected)) {
+                return;
+            }
             let mut text = String::new();
             let mut records = 0;
             let mut flushed = Vec::new();
-            let mut next = Some(first);
+            let mut next = first.ok();
             while let Some(message) = next {
                 match message {
                     Message::Record(record) => {
@@ -162,6 +174,10 @@ impl Writer {
                     Message::Flush(done) => flushed.push(done),
                 }
                 next = if text.len() < BATCH_BYTES { incoming.try_recv().ok() } else { None };
+            }
+            for record in self.denials.over(Instant::now(), !flushed.is_empty()) {
+                self.render(&record, &mut text);
+                records += 1;
             }
             let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
@@ -257,10 +273,10 @@ pub fn now() -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn record(n: usize) -> Record {
+    pub fn record(n: usize) -> Record {
         Record {
             time: now(),
             event: "call",
@@ -277,7 +293,27 @@ mod tests {
             request_id: String::new(),
             trace_id: None,
             duration_ms: Some(1.5),
+            count: None,
         }
+    }
+
+    #[test]
+    fn denied_calls_do_not_wash_away_what_was_done() {
+        let dir = std::env::temp_dir().join(format!("berthd-audit-denied-{}", std::process::id()));
+        let config = AuditConfig { file: Some(dir.join("audit.log")), file_bytes: 100_000, files: 2, log: false };
+        let log = AuditLog::open(config).unwrap();
+        log.write(record(1));
+        for _ in 0..20_000 {
+            log.write(Record { caller: "mallory".into(), verdict: Verdict::Denied, ..record(2) });
+        }
+        log.close(Duration::from_secs(5));
+        let text = std::fs::read_to_string(dir.join("audit.log")).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines[0]["object"], "web1", "it is still there");
+        let (last, denied) = lines[1..].split_last().unwrap();
+        assert_eq!((&last["event"], &last["caller"]), (&"left_out".into(), &"mallory".into()));
+        assert_eq!(last["count"].as_u64().unwrap() + denied.len() as u64, 20_000, "none is missing from the count");
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

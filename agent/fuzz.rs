@@ -4,6 +4,7 @@ pub mod api;
 pub mod audit;
 pub mod auth;
 pub mod config;
+pub mod denials;
 pub mod gate;
 pub mod log;
 pub mod metrics;

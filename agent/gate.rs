@@ -160,6 +160,7 @@ impl Call {
             request_id: told.request_id.clone(),
             trace_id: self.trace.map(|t| t.trace_id()),
             duration_ms: result.map(|_| (self.begun.elapsed().as_secs_f64() * 1e6).round() / 1e3),
+            count: None,
         });
     }
 

@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod auth;
 mod config;
+mod denials;
 mod gate;
 mod leads;
 mod log;
