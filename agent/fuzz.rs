@@ -6,6 +6,7 @@ pub mod auth;
 pub mod config;
 pub mod denials;
 pub mod gate;
+pub mod handshakes;
 pub mod log;
 pub mod metrics;
 pub mod peer;

@@ -7,6 +7,7 @@ mod auth;
 mod config;
 mod denials;
 mod gate;
+mod handshakes;
 mod leads;
 mod log;
 mod metrics;

@@ -2,6 +2,7 @@
 
 use crate::tls::Revocations;
 use berth::role::{Holder, Role, RoleError};
+use berth_node::Share;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +12,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -92,7 +92,7 @@ pub struct Connection {
     /// Runs out when nothing comes: an authenticated client that says nothing holds a connection for ever otherwise.
     first_bytes: Option<Pin<Box<Sleep>>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    _slot: OwnedSemaphorePermit,
+    _slot: Share,
 }
 
 impl Connection {
@@ -102,28 +102,16 @@ impl Connection {
         peer: Arc<Peer>,
         patience: Duration,
         cut: CancellationToken,
-        slot: OwnedSemaphorePermit,
+        slot: Share,
     ) -> Self {
         Connection::new(Wire::Tls(Box::new(stream)), peer, patience, cut, slot)
     }
 
-    pub fn unix(
-        stream: UnixStream,
-        peer: Arc<Peer>,
-        patience: Duration,
-        cut: CancellationToken,
-        slot: OwnedSemaphorePermit,
-    ) -> Self {
+    pub fn unix(stream: UnixStream, peer: Arc<Peer>, patience: Duration, cut: CancellationToken, slot: Share) -> Self {
         Connection::new(Wire::Unix(stream), peer, patience, cut, slot)
     }
 
-    fn new(
-        wire: Wire,
-        peer: Arc<Peer>,
-        patience: Duration,
-        cut: CancellationToken,
-        slot: OwnedSemaphorePermit,
-    ) -> Self {
+    fn new(wire: Wire, peer: Arc<Peer>, patience: Duration, cut: CancellationToken, slot: Share) -> Self {
         Connection {
             wire,
             peer,

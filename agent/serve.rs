@@ -6,29 +6,30 @@
 use crate::audit::AuditLog;
 use crate::config::Limits;
 use crate::gate::Gate;
+use crate::handshakes::Handshakes;
 use crate::metrics::Calls;
 use crate::peer::{Connection, Lapse, Peer};
 use crate::permission::Policy;
 use crate::tls::{self, Reload, TlsStore};
-use berth::role::Holder;
-use std::collections::HashMap;
+use berth::role::{Holder, Role};
+use berth_node::{Full, Share, Shares};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-/// One address may have this part of the handshakes under way, so that it cannot keep the others out.
-const HANDSHAKES_PER_ADDRESS_DIVISOR: usize = 4;
+/// Who has something to say says it at once.
+const FIRST_BYTES: Duration = Duration::from_secs(2);
 /// Root's own connections, beside those over TCP.
 const UNIX_CONNECTIONS: usize = 256;
 /// How often the certificates' files are looked at: four stat(2) calls.
@@ -54,10 +55,9 @@ pub struct Doors {
 struct Shared {
     store: Option<Arc<TlsStore>>,
     limits: Limits,
-    handshakes: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
-    unix_connections: Arc<Semaphore>,
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+    handshakes: Arc<Handshakes>,
+    connections: Arc<Shares>,
+    unix_connections: Arc<Shares>,
     /// For the end of connections whose certificate is revoked.
     live: Mutex<Vec<(Weak<Peer>, CancellationToken)>>,
     /// A connection was added to `live`.
@@ -89,10 +89,9 @@ impl Doors {
         };
         let shared = Shared {
             store,
-            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
-            connections: Arc::new(Semaphore::new(limits.connections)),
-            unix_connections: Arc::new(Semaphore::new(UNIX_CONNECTIONS)),
-            by_address: Mutex::default(),
+            handshakes: Handshakes::new(limits.handshakes),
+            connections: Shares::new(limits.connections),
+            unix_connections: Shares::with(UNIX_CONNECTIONS, UNIX_CONNECTIONS, 0),
             live: Mutex::default(),
             joined: Notify::new(),
             limits: limits.clone(),
@@ -141,7 +140,7 @@ impl Doors {
         tokio::spawn(until(stopping.clone(), activity.clone().watch()));
         let gate = Gate {
             audit,
-            calls: Arc::new(Semaphore::new(limits.calls)),
+            calls: Arc::new(tokio::sync::Semaphore::new(limits.calls)),
             patience: limits.request(),
             stopping: stopping.clone(),
             activity,
@@ -266,34 +265,6 @@ impl Shared {
             None => false,
         });
     }
-
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<AddressSlot> {
-        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= (self.limits.handshakes / HANDSHAKES_PER_ADDRESS_DIVISOR).max(1) {
-            return None;
-        }
-        *count += 1;
-        Some(AddressSlot { shared: self.clone(), address })
-    }
-}
-
-/// One handshake of an address.
-struct AddressSlot {
-    shared: Arc<Shared>,
-    address: IpAddr,
-}
-
-impl Drop for AddressSlot {
-    fn drop(&mut self) {
-        let mut counts = self.shared.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
 }
 
 pub async fn accept_failed(what: &str, error: &io::Error) {
@@ -304,8 +275,6 @@ pub async fn accept_failed(what: &str, error: &io::Error) {
 
 async fn accept_tls(listener: TcpListener, shared: Arc<Shared>, arrivals: mpsc::Sender<io::Result<Connection>>) {
     loop {
-        // More than these wait in the kernel's queue.
-        let Ok(permit) = shared.handshakes.clone().acquire_owned().await else { return };
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(e) => {
@@ -313,15 +282,16 @@ async fn accept_tls(listener: TcpListener, shared: Arc<Shared>, arrivals: mpsc::
                 continue;
             }
         };
-        let Some(slot) = shared.enter(address.ip()) else {
-            tracing::warn!(peer = %address, "connection refused: too many handshakes of this address under way");
-            continue;
-        };
+        let under_way = shared.handshakes.enter(address.ip());
         let (shared, arrivals) = (shared.clone(), arrivals.clone());
         tokio::spawn(async move {
             let patience = shared.limits.handshake();
-            let arrived = tokio::time::timeout(patience, handshake(stream, address, &shared)).await;
-            drop((permit, slot));
+            let arrived = tokio::select! {
+                arrived = tokio::time::timeout(patience, handshake(stream, address, &shared)) => arrived,
+                // The log has their number.
+                () = under_way.dropped() => return,
+            };
+            drop(under_way);
             match arrived {
                 Ok(Ok(connection)) => drop(arrivals.send(Ok(connection)).await),
                 Ok(Err(reason)) => tracing::warn!(peer = %address, "connection refused: {reason}"),
@@ -334,6 +304,9 @@ async fn accept_tls(listener: TcpListener, shared: Arc<Shared>, arrivals: mpsc::
 async fn handshake(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>) -> Result<Connection, String> {
     let Some(store) = &shared.store else { return Err("there are no certificates".into()) };
     stream.set_nodelay(true).map_err(|e| format!("TCP_NODELAY: {e}"))?;
+    if tokio::time::timeout(FIRST_BYTES, stream.peek(&mut [0])).await.is_err() {
+        return Err(format!("the client said nothing for {FIRST_BYTES:?}"));
+    }
     shared.look(false);
     let accepted = TlsAcceptor::from(store.config()).accept(stream).into_fallible().await;
     let stream = match accepted {
@@ -350,7 +323,7 @@ async fn handshake(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>)
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
     let certificate = certificate.ok_or("the client presented no certificate")?;
     let holder = Holder::from_der(certificate).map_err(|e| e.to_string())?;
-    let slot = room(&shared.connections, &holder.name)?;
+    let slot = room(&shared.connections, &holder.name, holder.role == Ok(Role::Admin))?;
     let peer = Arc::new(Peer::Tls { address, holder, revocations: store.revocations().clone() });
     let cut = shared.register(&peer);
     // The list may have changed between the handshake and the line above.
@@ -360,11 +333,11 @@ async fn handshake(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>)
     Ok(Connection::tls(stream, peer, shared.limits.handshake(), cut, slot))
 }
 
-fn room(connections: &Arc<Semaphore>, caller: &str) -> Result<OwnedSemaphorePermit, String> {
-    connections
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| format!("there are as many connections as the configuration allows (caller {caller})"))
+fn room(connections: &Arc<Shares>, caller: &str, first: bool) -> Result<Share, String> {
+    connections.enter(caller, first).map_err(|full| match full {
+        Full::Caller(each) => format!("caller {caller} has {each} connections, as many as one caller may have"),
+        Full::All => format!("there are as many connections as the configuration allows (caller {caller})"),
+    })
 }
 
 /// Lets the client read why it was refused: a socket that is closed with unread bytes resets, and takes the TLS alert
@@ -406,7 +379,7 @@ fn recognise(stream: UnixStream, shared: &Arc<Shared>) -> Result<Connection, Str
     if credentials.uid() != 0 {
         return Err(format!("uid {} is not root", credentials.uid()));
     }
-    let slot = room(&shared.unix_connections, "root")?;
+    let slot = room(&shared.unix_connections, "root", true)?;
     let peer = Arc::new(Peer::Unix { uid: credentials.uid(), pid: credentials.pid() });
     let cut = CancellationToken::new();
     Ok(Connection::unix(stream, peer, shared.limits.handshake(), cut, slot))

@@ -432,6 +432,40 @@ async fn silent_clients_are_hung_up_on_and_do_not_keep_others_out() {
 }
 
 #[tokio::test]
+async fn silent_clients_of_many_addresses_give_way_to_a_new_one() {
+    let agent = Agent::start_with("crowd", Limits { handshakes: 8, ..Limits::default() }).await;
+    let mut silent = Vec::new();
+    for n in 0..24 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("127.0.0.{}:0", 2 + n / 2).parse().unwrap()).unwrap();
+        silent.push(socket.connect(agent.address).await.unwrap());
+    }
+    let begun = std::time::Instant::now();
+    agent.client(&agent.ca.issue("a", CLIENT)).await.check(check()).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // Long before the ten seconds of a handshake.
+    for stream in &mut silent {
+        let n = tokio::time::timeout(Duration::from_secs(4), stream.read(&mut [0; 1])).await.expect("hung up on");
+        assert!(matches!(n, Ok(0) | Err(_)));
+    }
+}
+
+#[tokio::test]
+async fn one_caller_with_many_connections_leaves_others_theirs() {
+    let agent = Agent::start_with("connections", Limits { connections: 16, ..Limits::default() }).await;
+    let mallory = agent.ca.issue("mallory", With { role: "berth:viewer", ..CLIENT });
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut client = agent.client(&mallory).await;
+        client.check(check()).await.unwrap();
+        held.push(client);
+    }
+    let (why, _) = agent.refused(Some(&mallory), &[&rustls::version::TLS13]).await;
+    assert!(why.contains("mallory has 4 connections"), "{why}");
+    agent.client(&agent.ca.issue("alice", CLIENT)).await.check(check()).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_unix_socket_is_roots_own() {
     let dir = std::env::temp_dir().join(format!("berthd-unix-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
