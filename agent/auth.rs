@@ -11,6 +11,20 @@ pub enum Duration {
     Endless,
 }
 
+/// What a caller sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Takes {
+    /// One message of at most [`LITTLE`].
+    Little,
+    /// One message, as large as the configuration lets it be.
+    Much,
+    /// Messages as they come, each as large as the configuration lets it be.
+    Stream,
+}
+
+/// Bytes of a request that names things and no more; and of each of a viewer's.
+pub const LITTLE: usize = 64 << 10;
+
 /// What holds for one RPC.
 #[derive(Debug)]
 pub struct Rule {
@@ -21,69 +35,92 @@ pub struct Rule {
     /// It changes something: it leaves an audit record.
     pub mutates: bool,
     pub duration: Duration,
+    pub takes: Takes,
+}
+
+impl Rule {
+    const fn much(mut self) -> Rule {
+        self.takes = Takes::Much;
+        self
+    }
+
+    const fn stream(mut self) -> Rule {
+        self.takes = Takes::Stream;
+        self
+    }
+
+    /// Bytes of one message of a request, where the configuration takes `most`.
+    pub fn message_bytes(&self, most: usize) -> usize {
+        if self.takes == Takes::Little || self.least == Role::Viewer { LITTLE.min(most) } else { most }
+    }
+
+    /// Its answer may be large, and is whole in memory until it is read.
+    pub fn gives_much(&self) -> bool {
+        !self.mutates && self.duration == Duration::Bounded && self.path.starts_with("/berth.")
+    }
 }
 
 const fn look(path: &'static str) -> Rule {
-    Rule { path, least: Role::Viewer, mutates: false, duration: Duration::Bounded }
+    Rule { path, least: Role::Viewer, mutates: false, duration: Duration::Bounded, takes: Takes::Little }
 }
 
 const fn follow(path: &'static str) -> Rule {
-    Rule { path, least: Role::Viewer, mutates: false, duration: Duration::Endless }
+    Rule { path, least: Role::Viewer, mutates: false, duration: Duration::Endless, takes: Takes::Little }
 }
 
 const fn change(path: &'static str) -> Rule {
-    Rule { path, least: Role::Operator, mutates: true, duration: Duration::Bounded }
+    Rule { path, least: Role::Operator, mutates: true, duration: Duration::Bounded, takes: Takes::Little }
 }
 
 const fn long_change(path: &'static str) -> Rule {
-    Rule { path, least: Role::Operator, mutates: true, duration: Duration::Endless }
+    Rule { path, least: Role::Operator, mutates: true, duration: Duration::Endless, takes: Takes::Little }
 }
 
 const fn admin_change(path: &'static str) -> Rule {
-    Rule { path, least: Role::Admin, mutates: true, duration: Duration::Bounded }
+    Rule { path, least: Role::Admin, mutates: true, duration: Duration::Bounded, takes: Takes::Little }
 }
 
 /// Sorted by path: it is searched by halves.
 ///
 /// Some options of these calls need more than the call: see [`crate::permission`].
 pub static RULES: &[Rule] = &[
-    long_change("/berth.v1.Containers/Attach"),
-    long_change("/berth.v1.Containers/Create"),
-    long_change("/berth.v1.Containers/Exec"),
+    long_change("/berth.v1.Containers/Attach").stream(),
+    long_change("/berth.v1.Containers/Create").much(),
+    long_change("/berth.v1.Containers/Exec").stream(),
     look("/berth.v1.Containers/Inspect"),
     change("/berth.v1.Containers/Kill"),
     look("/berth.v1.Containers/List"),
     follow("/berth.v1.Containers/Logs"),
     change("/berth.v1.Containers/Pause"),
-    long_change("/berth.v1.Containers/PortForward"),
+    long_change("/berth.v1.Containers/PortForward").stream(),
     long_change("/berth.v1.Containers/Prune"),
     change("/berth.v1.Containers/Remove"),
     change("/berth.v1.Containers/Rename"),
     change("/berth.v1.Containers/Resize"),
     long_change("/berth.v1.Containers/Restart"),
-    long_change("/berth.v1.Containers/Run"),
+    long_change("/berth.v1.Containers/Run").stream(),
     change("/berth.v1.Containers/Start"),
     follow("/berth.v1.Containers/Stats"),
     long_change("/berth.v1.Containers/Stop"),
     long_change("/berth.v1.Containers/StopAll"),
     look("/berth.v1.Containers/Top"),
     change("/berth.v1.Containers/Unpause"),
-    change("/berth.v1.Containers/Update"),
-    change("/berth.v1.Containers/UpdatePorts"),
+    change("/berth.v1.Containers/Update").much(),
+    change("/berth.v1.Containers/UpdatePorts").much(),
     follow("/berth.v1.Containers/Wait"),
-    long_change("/berth.v1.Files/Commit"),
+    long_change("/berth.v1.Files/Commit").much(),
     long_change("/berth.v1.Files/CopyFrom"),
-    long_change("/berth.v1.Files/CopyTo"),
+    long_change("/berth.v1.Files/CopyTo").stream(),
     follow("/berth.v1.Files/Diff"),
     long_change("/berth.v1.Files/Export"),
     look("/berth.v1.Images/Inspect"),
     look("/berth.v1.Images/List"),
     long_change("/berth.v1.Images/Prune"),
-    long_change("/berth.v1.Images/Pull"),
+    long_change("/berth.v1.Images/Pull").much(),
     change("/berth.v1.Images/Remove"),
     change("/berth.v1.Images/Tag"),
-    change("/berth.v1.Networks/Connect"),
-    change("/berth.v1.Networks/Create"),
+    change("/berth.v1.Networks/Connect").much(),
+    change("/berth.v1.Networks/Create").much(),
     change("/berth.v1.Networks/Disconnect"),
     // It changes nothing, and tells of the host's firewall and processes.
     change("/berth.v1.Networks/ExplainPort"),
@@ -98,21 +135,21 @@ pub static RULES: &[Rule] = &[
     look("/berth.v1.Node/Doctor"),
     follow("/berth.v1.Node/Events"),
     look("/berth.v1.Node/Info"),
-    admin_change("/berth.v1.Node/UpgradeAgent"),
+    admin_change("/berth.v1.Node/UpgradeAgent").stream(),
     look("/berth.v1.Node/UpgradeStatus"),
     look("/berth.v1.Node/Version"),
-    long_change("/berth.v1.Volumes/Clone"),
-    long_change("/berth.v1.Volumes/Create"),
+    long_change("/berth.v1.Volumes/Clone").much(),
+    long_change("/berth.v1.Volumes/Create").much(),
     long_change("/berth.v1.Volumes/Export"),
-    long_change("/berth.v1.Volumes/Import"),
-    long_change("/berth.v1.Volumes/ImportInParts"),
+    long_change("/berth.v1.Volumes/Import").stream(),
+    long_change("/berth.v1.Volumes/ImportInParts").stream(),
     look("/berth.v1.Volumes/Inspect"),
     look("/berth.v1.Volumes/List"),
     long_change("/berth.v1.Volumes/Prune"),
     long_change("/berth.v1.Volumes/Remove"),
     look("/grpc.health.v1.Health/Check"),
     follow("/grpc.health.v1.Health/Watch"),
-    follow("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
+    follow("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo").stream(),
 ];
 
 /// The rule of an RPC. `None`: nobody may call it.
@@ -168,6 +205,32 @@ mod tests {
         for unknown in ["", "/", "/berth.v1.Containers/", "/berth.v1.Containers/list", "/berth.v1.Images/List/"] {
             assert!(rule(unknown).is_none(), "{unknown}");
         }
+    }
+
+    #[test]
+    fn what_comes_as_a_stream_is_told_from_what_comes_at_once() {
+        let set = FileDescriptorSet::decode(berth::FILE_DESCRIPTOR_SET).unwrap();
+        for file in &set.file {
+            for service in &file.service {
+                for method in &service.method {
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                    let takes = rule(&path).unwrap().takes;
+                    assert_eq!(takes == Takes::Stream, method.client_streaming(), "{path}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn large_requests_are_for_those_who_make_something() {
+        for rule in RULES {
+            let little = rule.message_bytes(4 << 20) == LITTLE;
+            assert!(little || rule.least > Role::Viewer, "{}", rule.path);
+            assert!(rule.message_bytes(1000) == 1000, "the configuration's limit holds for {}", rule.path);
+        }
+        let bytes = |path: &str| rule(path).unwrap().message_bytes(4 << 20);
+        assert_eq!(bytes("/berth.v1.Containers/Create"), 4 << 20);
+        assert_eq!(bytes("/berth.v1.Containers/Kill"), LITTLE);
     }
 
     #[test]

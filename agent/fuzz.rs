@@ -12,6 +12,8 @@ pub mod metrics;
 pub mod peer;
 pub mod permission;
 pub mod quiet;
+pub mod request;
+pub mod room;
 pub mod run;
 pub mod serve;
 pub mod status;

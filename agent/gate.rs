@@ -1,24 +1,25 @@
 //! What every call passes on its way in and out: who calls, may they, how many at once, until when, and the record.
 //!
 //! In this order: the caller's certificate is still good, the RPC has a rule and the role is enough, there is room
-//! for one more call; then the service works until it is done, the caller's deadline passes or the agent stops; then
+//! for one more call, of all and of this caller; then the service works until it is done, the caller's deadline passes or the agent stops; then
 //! the audit record is written. A call that ends in any other way (the caller hangs up) is recorded too.
 
 use crate::audit::{AuditLog, Record, Verdict};
-use crate::auth::{self, Duration as Length, Rule};
+use crate::auth::{self, Duration as Length, Rule, Takes};
 use crate::metrics::Calls;
 use crate::peer::{Lapse, Peer, PeerInfo};
 use crate::permission::{self, Need, Policy};
+use crate::request::{self, Request as Receive, Sender};
+use crate::room::{Answering, Held, Receiving};
 use crate::status;
 use berth::role::Role;
 use berth::trace::{TRACEPARENT, TraceParent};
-use berth_node::Requester;
+use berth_node::{Requester, Shares};
 use http_body::Frame;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
@@ -35,8 +36,12 @@ const MAX_NEEDS: usize = 32;
 #[derive(Clone)]
 pub struct Gate {
     pub audit: AuditLog,
-    pub calls: Arc<Semaphore>,
-    /// For bounded calls without a deadline of their own.
+    pub calls: Arc<Shares>,
+    /// Bytes of one message.
+    pub message_bytes: usize,
+    pub receiving: Arc<Receiving>,
+    pub answering: Arc<Answering>,
+    /// For bounded calls.
     pub patience: Duration,
     /// Ends endless calls, so that their callers come back to the next agent at once.
     pub stopping: CancellationToken,
@@ -94,6 +99,11 @@ impl Call {
 
     pub fn role(&self) -> Option<Role> {
         self.role
+    }
+
+    /// Admins, and root on the Unix socket, get in when nobody else does.
+    fn is_admins(&self) -> bool {
+        self.role == Some(Role::Admin)
     }
 
     /// Says what the call is about, for the record; long streams leave their first line here.
@@ -267,6 +277,20 @@ impl Gate {
     }
 }
 
+impl Gate {
+    /// The request, with its body watched on its way in.
+    fn receive(&self, request: Request<Body>, rule: &Rule, call: &Call) -> Request<Body> {
+        let sender = Sender {
+            caller: call.caller(),
+            first: call.is_admins(),
+            most: rule.message_bytes(self.message_bytes),
+            one: rule.takes != Takes::Stream,
+            patience: request::PATIENCE,
+        };
+        request.map(|body| Body::new(Receive::new(body, sender, self.receiving.clone())))
+    }
+}
+
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, tonic::codegen::StdError>> + Send>>;
 
 impl<S> Service<Request<Body>> for Guarded<S>
@@ -295,10 +319,10 @@ where
         let ending = Ending(call.clone());
         let admitted = verdict.and_then(|rule| {
             let deadline = deadline(request.headers(), rule, self.gate.patience)?;
-            let permit = self.gate.calls.clone().try_acquire_owned().map_err(|_| status::overloaded())?;
-            Ok((rule, deadline, permit))
+            let share = self.gate.calls.enter(&call.caller(), call.is_admins()).map_err(status::full)?;
+            Ok((rule, deadline, share))
         });
-        let (rule, deadline, permit) = match admitted {
+        let (rule, deadline, share) = match admitted {
             Ok(admitted) => admitted,
             Err(status) => {
                 let response = status.into_http();
@@ -313,19 +337,32 @@ where
                 .then(|| Box::pin(self.gate.stopping.clone().cancelled_owned())),
         };
         let span = call.span.clone();
-        let work = span.in_scope(|| self.inner.call(request)).instrument(span.clone());
+        let request = self.gate.receive(request, rule, &call);
+        let answering = rule.gives_much().then(|| self.gate.answering.of(&call.caller()));
+        // The one that is ready goes, another one stays.
+        let ready = self.inner.clone();
+        let mut ready = std::mem::replace(&mut self.inner, ready);
+        let work = async move {
+            let answer = match answering {
+                Some(own) => own.acquire_owned().await.ok(),
+                None => None,
+            };
+            (ready.call(request).await, Held { _share: share, _answer: answer })
+        }
+        .instrument(span.clone());
         Box::pin(async move {
             let mut work = std::pin::pin!(work);
-            let answer = std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
-                Poll::Ready(answer) => Poll::Ready(answer.map_err(Into::into)),
-                Poll::Pending => limits.poll(cx).map(|status| Ok(status.into_http())),
+            let (answer, held) = std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+                Poll::Ready((answer, held)) => Poll::Ready((answer.map_err(Into::into), Some(held))),
+                Poll::Pending => limits.poll(cx).map(|status| (Ok(status.into_http()), None)),
             })
-            .await?;
+            .await;
+            let answer = answer?;
             if answer.headers().contains_key("grpc-status") {
                 call.end_with(answer.headers());
             }
             Ok(answer.map(|inner| {
-                Body::new(GuardedBody { inner, limits, span, done: false, ending: Some(ending), _permit: permit })
+                Body::new(GuardedBody { inner, limits, span, done: false, ending: Some(ending), _held: held })
             }))
         })
     }
@@ -360,7 +397,7 @@ struct GuardedBody {
     span: Span,
     done: bool,
     ending: Option<Ending>,
-    _permit: OwnedSemaphorePermit,
+    _held: Option<Held>,
 }
 
 impl GuardedBody {
@@ -419,15 +456,13 @@ impl http_body::Body for GuardedBody {
 
 /// How long the call may last; `None`: as long as it takes.
 fn deadline(headers: &HeaderMap, rule: &Rule, patience: Duration) -> Result<Option<Duration>, Status> {
-    let Some(value) = headers.get("grpc-timeout") else {
-        return Ok((rule.duration == Length::Bounded).then_some(patience));
-    };
-    value
-        .to_str()
-        .ok()
-        .and_then(parse_timeout)
-        .map(Some)
-        .ok_or_else(|| status::invalid(vec![("grpc-timeout".into(), "must be 1 to 8 digits and one of HMSmun".into())]))
+    let most = (rule.duration == Length::Bounded).then_some(patience);
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(most) };
+    let wanted = value.to_str().ok().and_then(parse_timeout);
+    let wanted = wanted.ok_or_else(|| {
+        status::invalid(vec![("grpc-timeout".into(), "must be 1 to 8 digits and one of HMSmun".into())])
+    })?;
+    Ok(Some(most.map_or(wanted, |most| wanted.min(most))))
 }
 
 /// gRPC over HTTP/2, "Timeout": 1 to 8 digits and a unit.
@@ -463,28 +498,5 @@ pub fn fuzz(text: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
-        for (text, want) in [
-            ("1H", Some(Duration::from_secs(3600))),
-            ("90M", Some(Duration::from_secs(5400))),
-            ("99999999S", Some(Duration::from_secs(99_999_999))),
-            ("100m", Some(Duration::from_millis(100))),
-            ("5u", Some(Duration::from_micros(5))),
-            ("0n", Some(Duration::ZERO)),
-            ("", None),
-            ("S", None),
-            ("1", None),
-            ("123456789S", None),
-            ("-1S", None),
-            ("1.5S", None),
-            ("1s", None),
-            ("1é", None),
-        ] {
-            assert_eq!(parse_timeout(text), want, "{text:?}");
-        }
-    }
-}
+#[path = "gate_tests.rs"]
+mod tests;

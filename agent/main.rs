@@ -14,6 +14,8 @@ mod metrics;
 mod peer;
 mod permission;
 mod quiet;
+mod request;
+mod room;
 mod run;
 mod serve;
 mod status;

@@ -10,6 +10,7 @@ use crate::handshakes::Handshakes;
 use crate::metrics::Calls;
 use crate::peer::{Connection, Lapse, Peer};
 use crate::permission::Policy;
+use crate::room::Receiving;
 use crate::tls::{self, Reload, TlsStore};
 use berth::role::{Holder, Role};
 use berth_node::{Full, Share, Shares};
@@ -140,7 +141,10 @@ impl Doors {
         tokio::spawn(until(stopping.clone(), activity.clone().watch()));
         let gate = Gate {
             audit,
-            calls: Arc::new(tokio::sync::Semaphore::new(limits.calls)),
+            calls: Shares::new(limits.calls),
+            message_bytes: limits.message_bytes,
+            receiving: Arc::new(Receiving::new(limits.message_bytes)),
+            answering: Arc::default(),
             patience: limits.request(),
             stopping: stopping.clone(),
             activity,

@@ -451,6 +451,33 @@ async fn silent_clients_of_many_addresses_give_way_to_a_new_one() {
 }
 
 #[tokio::test]
+async fn one_caller_with_many_calls_leaves_others_their_room() {
+    const VIEWER: With = With { role: "berth:viewer", ..CLIENT };
+    let agent = Agent::start_with("shares", Limits { calls: 16, ..Limits::default() }).await;
+    let mut held = Vec::new();
+    for name in ["mallory", "mallet", "eve", "trudy"] {
+        let mut client = agent.client(&agent.ca.issue(name, VIEWER)).await;
+        let refused = loop {
+            match client.watch(check()).await {
+                Ok(stream) => held.push(stream),
+                Err(status) => break status,
+            }
+            assert!(held.len() <= 14, "the rest is kept for admins");
+        };
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        let reason = refused.get_details_error_info().unwrap().reason;
+        let want = if name == "trudy" { "AGENT_OVERLOADED" } else { "CALLER_OVERLOADED" };
+        assert_eq!(reason, want, "{name}: {refused}");
+        if name == "mallory" {
+            assert!(refused.message().contains("you have 4 calls under way"), "{refused}");
+            agent.client(&agent.ca.issue("bob", VIEWER)).await.check(check()).await.expect("another viewer");
+        }
+    }
+    agent.client(&agent.ca.issue("root", CLIENT)).await.check(check()).await.expect("an admin gets in");
+    drop(held);
+}
+
+#[tokio::test]
 async fn one_caller_with_many_connections_leaves_others_theirs() {
     let agent = Agent::start_with("connections", Limits { connections: 16, ..Limits::default() }).await;
     let mallory = agent.ca.issue("mallory", With { role: "berth:viewer", ..CLIENT });
@@ -463,6 +490,19 @@ async fn one_caller_with_many_connections_leaves_others_theirs() {
     let (why, _) = agent.refused(Some(&mallory), &[&rustls::version::TLS13]).await;
     assert!(why.contains("mallory has 4 connections"), "{why}");
     agent.client(&agent.ca.issue("alice", CLIENT)).await.check(check()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_names_things_is_small() {
+    let agent = Agent::start("large").await;
+    let mut client = agent.client(&agent.ca.issue("a", CLIENT)).await;
+    let status = client.check(HealthCheckRequest { service: "x".repeat(100_000) }).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("at most 65536 are taken"), "{status}");
+    assert_eq!(
+        client.check(HealthCheckRequest { service: "x".repeat(60_000) }).await.unwrap_err().code(),
+        Code::NotFound
+    );
 }
 
 #[tokio::test]

@@ -4,6 +4,10 @@
 //! `berth.dev`, and BadRequest, ResourceInfo or RetryInfo where they help. The reasons stand in the comments of
 //! `proto/berth/v1`: callers may depend on them.
 
+mod room;
+
+pub use room::{full, no_room, overloaded, request_late, request_too_large};
+
 use crate::upgrade::UpgradeError;
 use berth_cni::{CniError, Verb};
 use berth_image::ImageError;
@@ -119,13 +123,6 @@ pub fn lapsed(reason: &str, message: &str) -> Status {
 pub fn unknown_method(path: &str) -> Status {
     let path: String = path.chars().take(200).collect();
     Draft::new(Code::Unimplemented, "UNKNOWN_METHOD", format!("this agent has no RPC {path}")).done()
-}
-
-/// Too many calls at once.
-pub fn overloaded() -> Status {
-    Draft::new(Code::ResourceExhausted, "AGENT_OVERLOADED", "the agent has too many calls under way; try again")
-        .retry(RETRY_SOON)
-        .done()
 }
 
 /// The caller's deadline, or the agent's own, has passed.

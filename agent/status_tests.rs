@@ -141,7 +141,13 @@ fn long_messages_are_cut_between_characters() {
 
 #[test]
 fn what_can_be_tried_again_says_when() {
-    for status in [overloaded(), stopping(), from_node(NodeError::Busy("web".into()))] {
+    for status in [
+        overloaded(),
+        super::full(berth_node::Full::Caller(4)),
+        no_room(),
+        stopping(),
+        from_node(NodeError::Busy("web".into())),
+    ] {
         assert!(status.get_details_retry_info().is_some());
     }
 }

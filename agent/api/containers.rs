@@ -25,6 +25,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Entries of one message of logs are split when their lines have more bytes: messages stay far below 4 MiB.
 const LOG_MESSAGE_BYTES: usize = 256 << 10;
+/// That wait for their caller; the batches behind them wait as well.
+const LOG_MESSAGES: usize = 1;
 
 /// What all containers together get to stop in, when the caller does not say it.
 const STOP_ALL_SECONDS: u32 = 60;
@@ -464,7 +466,7 @@ impl containers_server::Containers for Containers {
         f.done()?;
         let container = self.node.container_id(&request.container).map_err(status::from_node)?;
         let mut source = self.node.logs(container.as_str(), query).await.map_err(status::from_node)?;
-        let (answers, stream) = mpsc::channel(QUEUE);
+        let (answers, stream) = mpsc::channel(LOG_MESSAGES);
         super::spawn(async move {
             loop {
                 let entries = tokio::select! {

@@ -8,19 +8,19 @@ use std::time::Duration;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Bytes of one request message.
+    /// Bytes of one request message that holds more than names.
     pub message_bytes: usize,
     /// Calls at once on one connection.
     pub streams_per_connection: u32,
-    /// Connections at once, over all listeners.
+    /// Connections at once, over all TCP listeners; a quarter for one caller, the last eighth for admins.
     pub connections: usize,
-    /// Calls at once, over all connections; more are answered with RESOURCE_EXHAUSTED.
+    /// Calls at once, over all connections, with the same parts; more are answered with RESOURCE_EXHAUSTED.
     pub calls: usize,
-    /// TLS handshakes under way at once; more wait in the kernel's queue.
+    /// TLS handshakes under way at once; the oldest give way to new ones.
     pub handshakes: usize,
     /// Seconds for a TLS handshake, and for the first bytes behind it.
     pub handshake_seconds: u64,
-    /// Seconds for calls without a deadline of their own, except streams, Stop and Wait.
+    /// Seconds for calls, except streams, Stop and Wait; a caller's own deadline may be shorter.
     pub request_seconds: u64,
     /// Seconds that running calls get when the agent stops.
     pub drain_seconds: u64,

@@ -32,8 +32,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
-/// Batches on their way to a reader.
-const QUEUE: usize = 4;
+/// Batches on their way to a reader, some 64 KiB of text each: what a reader that does not read costs is a few of them.
+const QUEUE: usize = 1;
 /// From the news of more to the look at it: a container that writes line by line is read in batches.
 const PACE: Duration = Duration::from_millis(20);
 /// While a container is about to be started again, whether it still is, is looked at so often.

@@ -1,0 +1,42 @@
+//! What has no room, and what comes too slowly.
+
+use super::{Draft, RETRY_SOON};
+use berth_node::Full;
+use std::time::Duration;
+use tonic::{Code, Status};
+
+/// Too many calls at once.
+pub fn overloaded() -> Status {
+    Draft::new(Code::ResourceExhausted, "AGENT_OVERLOADED", "the agent has too many calls under way; try again")
+        .retry(RETRY_SOON)
+        .done()
+}
+
+/// No place for one more call.
+pub fn full(full: Full) -> Status {
+    let Full::Caller(each) = full else { return overloaded() };
+    let message = format!(
+        "you have {each} calls under way, as many as one caller may have: end some of them (each logs --follow, stats, wait and events \
+         is one) and try again, or raise limits.calls in the agent's configuration"
+    );
+    Draft::new(Code::ResourceExhausted, "CALLER_OVERLOADED", message).retry(RETRY_SOON).done()
+}
+
+/// A message that is larger than its call needs, before a byte of it is kept.
+pub fn request_too_large(length: usize, most: usize) -> Status {
+    let message = format!("the request is too large: {length} bytes; at most {most} are taken here");
+    Draft::new(Code::ResourceExhausted, "REQUEST_TOO_LARGE", message).done()
+}
+
+/// The rest of a message did not come.
+pub fn request_late(patience: Duration) -> Status {
+    let message = format!("the request did not come to its end within {} seconds; try again", patience.as_secs());
+    Draft::new(Code::DeadlineExceeded, "REQUEST_LATE", message).done()
+}
+
+/// Too many large messages are on their way.
+pub fn no_room() -> Status {
+    let message =
+        "there was no room for so large a request: others are still being received; try again, or send less at once";
+    Draft::new(Code::ResourceExhausted, "REQUESTS_TOO_LARGE", message).retry(RETRY_SOON).done()
+}
