@@ -23,6 +23,7 @@ mod jobs;
 mod layer;
 pub mod manifest;
 mod pull;
+mod reach;
 mod registry;
 mod retry;
 mod session;
@@ -62,7 +63,8 @@ pub trait LayerWriter: Send {
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
-    /// Use http://. Loopback registries need no such switch: https is tried, then http when they speak no TLS.
+    /// Use http://. Loopback registries need no such switch: https is tried, then http when they speak no TLS. Other registries' answers may
+    /// send the agent here without TLS, too.
     pub plain_http: bool,
     /// PEM file with CAs trusted for this registry beside the system's.
     pub ca_file: Option<PathBuf>,

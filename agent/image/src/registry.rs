@@ -4,6 +4,7 @@ use crate::answer::{self, retry_after};
 use crate::challenge;
 use crate::credentials::{self, Found};
 use crate::error::ImageError;
+use crate::reach::{self, Outside, authority, is_loopback};
 use crate::retry::{Backoff, Failure};
 use crate::session::{Realm, Session};
 use crate::{Auth, ImagesConfig, Limits, RegistryConfig};
@@ -26,7 +27,7 @@ const MAX_ERROR_BYTES: usize = 16 << 10;
 pub(crate) struct Registries {
     config: ImagesConfig,
     pub limits: Limits,
-    clients: Mutex<HashMap<String, Client>>,
+    clients: Mutex<HashMap<(String, Reach), Client>>,
     /// Loopback registries (`host:port`) that turned out to speak no TLS.
     plain: Mutex<HashSet<String>>,
 }
@@ -58,6 +59,15 @@ enum Scheme {
     Http,
     /// https, and http when it speaks no TLS: for loopback only, as Docker does.
     Either,
+}
+
+/// What a client connects to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Reach {
+    /// Whatever was asked for.
+    All,
+    /// Nothing on the host's loopback or link-local: a registry's answer led there.
+    Outside,
 }
 
 /// A whole small answer.
@@ -122,7 +132,7 @@ impl Registries {
                 .map_err(|reason| ImageError::Config { registry: host.clone(), reason })?;
         }
         Ok(Arc::new(Endpoint {
-            client: self.client(&host)?,
+            client: self.client(&host, Reach::All)?,
             registries: self.clone(),
             host,
             prefix,
@@ -134,15 +144,31 @@ impl Registries {
         }))
     }
 
+    /// The client for what an answer of `from` says is at `to`, another place. `host`: whose configuration holds there when it has none of its own.
+    ///
+    /// # Errors
+    /// Why the agent does not go there, behind "it redirects to" and the like.
+    pub fn client_for(&self, from: &Url, to: &Url, host: &str) -> Result<Client, String> {
+        let with_port = || Some(format!("{}:{}", to.host_str()?, to.port_or_known_default()?));
+        let names = [authority(to), with_port()];
+        let known = names.iter().flatten().find_map(|name| self.config.registries.get_key_value(name));
+        reach::check(from, to, known.map(|(_, config)| config))?;
+        let client = match known {
+            Some((name, _)) => self.client(name, Reach::All),
+            None => self.client(host, Reach::Outside),
+        };
+        client.map_err(|e| format!("{to}: {e}"))
+    }
+
     /// One client per host that has its own configuration, one for all other hosts, one for loopback.
-    fn client(&self, host: &str) -> Result<Client, ImageError> {
+    fn client(&self, host: &str, reach: Reach) -> Result<Client, ImageError> {
         let name = if host == HUB_HOST { DEFAULT_REGISTRY } else { host };
         let config = self.config.registries.get(name);
-        let loopback = is_loopback(host);
+        let loopback = is_loopback(host) && reach == Reach::All;
         let key = match config {
-            Some(_) => name.to_owned(),
-            None if loopback => "(loopback)".to_owned(),
-            None => "(any)".to_owned(),
+            Some(_) => (name.to_owned(), reach),
+            None if loopback => ("(loopback)".to_owned(), reach),
+            None => ("(any)".to_owned(), reach),
         };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&key) {
@@ -162,6 +188,9 @@ impl Registries {
         if loopback {
             // As Go's proxy rules: loopback never goes through a proxy.
             builder = builder.no_proxy();
+        }
+        if reach == Reach::Outside {
+            builder = builder.dns_resolver(Outside::new());
         }
         let client = builder.build().map_err(|e| bad(cause(&e)))?;
         clients.insert(key, client.clone());
@@ -331,7 +360,8 @@ impl Endpoint {
             registry: &self.host,
             repository: &self.repository,
             client: &self.client,
-            plain: self.base_scheme() == "http",
+            registries: &self.registries,
+            scheme: self.base_scheme(),
             timeout: self.limits().stall,
         }
     }
@@ -385,7 +415,12 @@ impl Endpoint {
                     self.registries.plain.lock().unwrap_or_else(PoisonError::into_inner).insert(self.host.clone());
                     return Box::pin(self.follow(method, path, accept, range, authorization)).await;
                 }
-                Ok(Err(e)) => return Err(Failure::again(cause(&e))),
+                Ok(Err(e)) => {
+                    return Err(match reach::refused(&e) {
+                        Some(why) => self.unavailable(path, format!("it redirects to {why}"), None).into(),
+                        None => Failure::again(cause(&e)),
+                    });
+                }
                 Err(_) => {
                     return Err(Failure::again(format!("no answer within {} s", self.limits().stall.as_secs_f32())));
                 }
@@ -395,16 +430,19 @@ impl Endpoint {
                 return Ok((response, at_home));
             };
             let next = url.join(target).map_err(|e| self.unavailable(path, format!("redirect: {e}"), None))?;
-            if !matches!((url.scheme(), next.scheme()), (_, "https") | ("http", "http")) {
-                let reason = format!("it redirects from https to {}", next.scheme());
-                return Err(self.unavailable(path, reason, None).into());
-            }
-            if let Some(host) = authority(&next).filter(|_| next.origin() != home.origin()) {
-                client = self.registries.client(&host)?;
-            }
+            client = self.way(&home, &url, &next).map_err(|why| self.unavailable(path, why, None))?;
             url = next;
         }
         Err(self.unavailable(path, format!("more than {MAX_REDIRECTS} redirects"), None).into())
+    }
+
+    /// What follows a redirect from `url` to `next`, where the agent may be led there.
+    fn way(&self, home: &Url, url: &Url, next: &Url) -> Result<Client, String> {
+        if next.origin() == home.origin() {
+            return Ok(self.client.clone());
+        }
+        let own = authority(next).unwrap_or_default();
+        self.registries.client_for(url, next, &own).map_err(|why| format!("it redirects to {why}"))
     }
 
     /// What a status code means for a pull.
@@ -444,24 +482,6 @@ impl Endpoint {
     }
 }
 
-/// `host[:port]` as references write it.
-fn authority(url: &Url) -> Option<String> {
-    let host = url.host_str()?;
-    Some(match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    })
-}
-
-/// 127.0.0.0/8, ::1 and localhost, with or without a port.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let bare = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(v6),
-        None => host.split(':').next().unwrap_or(host),
-    };
-    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 /// The innermost reason, without the URL: those of blob stores carry signatures.
 pub(crate) fn cause(e: &reqwest::Error) -> String {
     let mut innermost: &dyn std::error::Error = e;
@@ -487,19 +507,4 @@ fn no_tls(e: &(dyn std::error::Error + 'static)) -> bool {
         };
     }
     e.source().is_some_and(no_tls)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_loopback() {
-        for yes in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.9.9.9", "[::1]:5000", "[::1]"] {
-            assert!(is_loopback(yes), "{yes}");
-        }
-        for no in ["docker.io", "10.0.0.1:5000", "localhost.example.com", "128.0.0.1", "[::2]:80"] {
-            assert!(!is_loopback(no), "{no}");
-        }
-    }
 }

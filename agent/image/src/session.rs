@@ -4,6 +4,8 @@ use crate::answer;
 use crate::challenge::Challenge;
 use crate::credentials::{Credentials, Found};
 use crate::error::ImageError;
+use crate::reach;
+use crate::registry::{Registries, cause};
 use crate::retry::Failure;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -26,8 +28,9 @@ pub(crate) struct Realm<'a> {
     pub registry: &'a str,
     pub repository: &'a str,
     pub client: &'a Client,
-    /// The registry itself is spoken to without TLS: then its token server may be, too.
-    pub plain: bool,
+    /// Know the way to other places than the registry's own.
+    pub registries: &'a Registries,
+    pub scheme: &'static str,
     pub timeout: Duration,
 }
 
@@ -92,6 +95,17 @@ impl Session {
         })
     }
 
+    /// What asks the token server at `url`, where it is one that the registry may name.
+    fn way(&self, url: &Url, at: &Realm<'_>) -> Result<Client, Failure> {
+        let home = Url::parse(&format!("{}://{}", at.scheme, at.registry));
+        let home = home.map_err(|e| self.denied(at, &format!("its URL cannot be read: {e}")))?;
+        if url.origin() == home.origin() {
+            return Ok(at.client.clone());
+        }
+        let found = at.registries.client_for(&home, url, at.registry);
+        found.map_err(|why| self.denied(at, &format!("its token server is at {why}")))
+    }
+
     async fn token(
         &self,
         realm: &str,
@@ -100,9 +114,7 @@ impl Session {
         at: &Realm<'_>,
     ) -> Result<String, Failure> {
         let mut url = Url::parse(realm).map_err(|_| self.denied(at, "its token server's URL cannot be read"))?;
-        if url.scheme() != "https" && !(at.plain && url.scheme() == "http") {
-            return Err(self.denied(at, &format!("its token server {realm:?} is not https")));
-        }
+        let client = self.way(&url, at)?;
         let wanted = format!("repository:{}:pull", at.repository);
         let scope = scope.unwrap_or(&wanted);
         let request = match &self.found.credentials {
@@ -114,7 +126,7 @@ impl Session {
                     .append_pair("client_id", "berth")
                     .append_pair("scope", scope)
                     .append_pair("refresh_token", refresh);
-                at.client
+                client
                     .post(url)
                     .header("content-type", "application/x-www-form-urlencoded")
                     .body(form.query().unwrap_or_default().to_owned())
@@ -134,18 +146,21 @@ impl Session {
                 }
                 match credentials {
                     Some(Credentials::Password { username, password }) => {
-                        at.client.get(url).basic_auth(username, Some(password))
+                        client.get(url).basic_auth(username, Some(password))
                     }
-                    _ => at.client.get(url),
+                    _ => client.get(url),
                 }
             }
         };
         // The whole exchange is small: one deadline for all of it.
         let exchange = async {
-            let mut response = request.send().await.map_err(|e| Failure::again(crate::registry::cause(&e)))?;
+            let mut response = request.send().await.map_err(|e| match reach::refused(&e) {
+                Some(why) => self.denied(at, &format!("its token server is at {why}")),
+                None => Failure::again(cause(&e)),
+            })?;
             let status = response.status();
             let mut body = Vec::new();
-            while let Some(bytes) = response.chunk().await.map_err(|e| Failure::again(crate::registry::cause(&e)))? {
+            while let Some(bytes) = response.chunk().await.map_err(|e| Failure::again(cause(&e)))? {
                 if body.len() + bytes.len() > MAX_TOKEN_ANSWER_BYTES {
                     return Err(Failure::again("its token server's answer is too large"));
                 }

@@ -97,12 +97,45 @@ async fn a_redirect_to_another_host_carries_no_credentials() {
         store.put(&format!("{path}?signature=x"), &kind, &bytes);
         fake.put(&path, &kind, &bytes);
     }
-    let node = Node::new();
-    let auth = Auth { username: "me".to_owned(), password: "s3cret".to_owned(), ..Auth::default() };
-    node.pull_as(&fake.reference("r"), Some(auth)).await.unwrap();
+    let auth = || Auth { username: "me".to_owned(), password: "s3cret".to_owned(), ..Auth::default() };
+    // The store is another place, without TLS: only the configuration can say that the agent may be sent there.
+    let e = Node::new().pull_as(&fake.reference("r"), Some(auth())).await.unwrap_err();
+    let wanted = format!("add [registries.\"{there}\"] with plain_http = true");
+    assert!(matches!(e, ImageError::Unavailable { .. }) && e.to_string().contains(&wanted), "{e}");
+    assert_eq!(store.log.lock().unwrap().len(), 0);
+    let plain = RegistryConfig { plain_http: true, ..RegistryConfig::default() };
+    let node = Node::with(|c| c.registries = BTreeMap::from([(there.to_string(), plain)]), limits());
+    node.pull_as(&fake.reference("r"), Some(auth())).await.unwrap();
     let log = store.log.lock().unwrap();
     assert_eq!(log.len(), 2, "the configuration and the layer");
     assert!(log.iter().all(|r| r.header("authorization").is_none()));
+}
+
+/// A registry, which may be a container's, names a service of the host's own loopback as its token server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_server_is_no_service_of_the_hosts() {
+    let inside = Fake::start(|_, _| Reply { body: br#"{"token":"of the host"}"#.to_vec(), ..Reply::status(200) }).await;
+    let there = inside.address;
+    for realm in [format!("http://{there}/internal/token?x=1"), format!("https://{there}/internal/token")] {
+        let named = realm.clone();
+        let fake = Fake::start(move |request, reply| match request.header("authorization") {
+            Some("Bearer of the host") => reply,
+            _ => Reply::status(401).with("WWW-Authenticate", format!("Bearer realm=\"{named}\"")),
+        })
+        .await;
+        fake.put_image("r", &[layer(100_000, 1)]);
+        let e = Node::new().pull(&fake.reference("r")).await.unwrap_err();
+        let wanted = format!("add [registries.\"{there}\"]");
+        assert!(matches!(e, ImageError::Denied { .. }) && e.to_string().contains(&wanted), "{realm}: {e}");
+        assert_eq!(inside.log.lock().unwrap().len(), 0, "{realm}");
+        assert!(fake.requests(|r| r.header("authorization").is_some()).is_empty(), "{realm}");
+        if realm.starts_with("http:") {
+            let plain = RegistryConfig { plain_http: true, ..RegistryConfig::default() };
+            let node = Node::with(|c| c.registries = BTreeMap::from([(there.to_string(), plain)]), limits());
+            node.pull(&fake.reference("r")).await.unwrap();
+            inside.log.lock().unwrap().clear();
+        }
+    }
 }
 
 /// CVE-2020-15157: a manifest names another server for a layer, which asks for a password.
