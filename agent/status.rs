@@ -240,6 +240,7 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::NotMounted { container, .. } => {
             Draft::new(Code::FailedPrecondition, "NOT_MOUNTED", message).resource("container", &container)
         }
+        NodeError::KernelFiles { .. } => Draft::new(Code::FailedPrecondition, "KERNEL_FILES", message),
         NodeError::EndedMeanwhile(name) => {
             Draft::new(Code::FailedPrecondition, "CONTAINER_ENDED", message).resource("container", &name)
         }

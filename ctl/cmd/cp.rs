@@ -30,7 +30,8 @@ const SETTLE: Duration = Duration::from_millis(500);
     after_help = "A folder is copied into DEST when that is there, and becomes DEST when it is not; SRC/. copies what is in it. The folder \
         above DEST must be there. -: a tar on standard input or output.\n\
         In a container files belong to root, here to whoever copies; --archive keeps owners and set-id bits.\n\
-        A container that does not run has its own files only: what is mounted into it is there while it runs.\n\n\
+        A container that does not run has its own files only: what is mounted into it is there while it runs.\n\
+        /proc, /sys and their like come empty; read their files with exec.\n\n\
         Examples:\n  berthctl cp web:/var/log/nginx .\n  berthctl -g web cp ./site/. web:/usr/share/nginx/html\n  \
         tar c conf | berthctl cp - web:/etc/app"
 )]

@@ -153,6 +153,27 @@ fn tars_on_standard_streams() {
     node.finish();
 }
 
+/// The agent may read more of the host's sysfs than the container that has it mounted.
+#[test]
+fn the_kernels_own_files_stay_where_they_are() {
+    let node = Node::with_busybox("cp-kernel");
+    let here = node.scratch();
+    node.detached(&["--name", "box"], SLEEP);
+    for path in ["/sys/kernel/uevent_seqnum", "/sys/kernel/", "/proc/version", "/proc/1/environ", "/proc/."] {
+        let said = node.fails(1, &["cp", &format!("box:{path}"), "-"]);
+        assert!(said.contains("read them with exec"), "{path}: {said}");
+    }
+    let mut command = node.ctl_command(&["cp", "box:/", "-"]);
+    let tar = here.join("root.tar");
+    assert!(command.stdout(fs::File::create(&tar).expect("tar")).status().expect("ctl").success());
+    let listed = std::process::Command::new("tar").arg("tf").arg(&tar).output().expect("tar");
+    let names = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let below = |folder: &str| names.lines().filter(|n| n.trim_start_matches(['.', '/']).starts_with(folder)).count();
+    assert_eq!((below("proc/"), below("sys/")), (1, 1), "the folders alone: {names}");
+    assert!(below("etc/") > 1, "{names}");
+    node.finish();
+}
+
 /// Folders that become links to the host, and back, all the time: no byte of the host comes out, none is changed.
 #[test]
 fn swapped_links_lead_nobody_out() {

@@ -447,6 +447,9 @@ fn object(root: BorrowedFd<'_>, path: &[u8], follow: bool) -> Result<Object, Nod
     let flags = if follow || wants_folder || contents { Open::NONE } else { Open::NOFOLLOW };
     let fd = in_root(root, clean, flags)?;
     let looked = |e| NodeError::Io { act: format!("looking at {:?}", shown(path)), source: e };
+    if let Some(file_system) = sysfs::kernel_files(fd.as_fd()).map_err(looked)? {
+        return Err(NodeError::KernelFiles { path: shown(path), file_system });
+    }
     let stat = sysfs::fstat(fd.as_fd()).map_err(looked)?;
     if stat.kind != Kind::Directory && (wants_folder || contents) {
         return Err(NodeError::PathNotFound(format!("{} (it is no folder)", shown(path))));
@@ -495,6 +498,24 @@ mod tests {
             let absent = Absent { container: "box", root: root.as_fd(), targets: &absent, places: Vec::new() };
             assert_eq!(absent.refuse_text(path.as_bytes()).is_ok(), good, "{path}");
         }
+    }
+
+    #[test]
+    fn the_kernels_own_files_are_refused_by_name() {
+        let root = std::fs::File::open("/").unwrap();
+        for (path, wanted) in [
+            ("/proc/version", "proc"),
+            ("/proc/self/.", "proc"),
+            ("/proc", "proc"),
+            ("/etc/../sys/kernel/uevent_seqnum", "sysfs"),
+            ("/sys/kernel/", "sysfs"),
+        ] {
+            let refused = object(root.as_fd(), path.as_bytes(), true).map(drop).unwrap_err();
+            let NodeError::KernelFiles { file_system, .. } = &refused else { panic!("{path}: {refused}") };
+            assert_eq!(*file_system, wanted, "{path}");
+            assert!(refused.to_string().contains("read them with exec"), "{refused}");
+        }
+        object(root.as_fd(), b"/usr", false).map(drop).unwrap();
     }
 
     #[test]

@@ -91,6 +91,11 @@ pub enum NodeError {
     /// Only a running container has its mounts.
     #[error("{path} is on the mount {target} of container {container}, which is there only while it runs")]
     NotMounted { container: String, path: String, target: String },
+    /// They would be read with more rights than the container has.
+    #[error(
+        "{path} is in the container's {file_system}: such files are the kernel's own and are not copied; read them with exec"
+    )]
+    KernelFiles { path: String, file_system: &'static str },
     #[error("container {0} ended meanwhile")]
     EndedMeanwhile(String),
     /// Nobody sends what is still missing.

@@ -177,6 +177,36 @@ pub fn is_proc(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(rustix::fs::fstatfs(fd)?.f_type as u64 == libc::PROC_SUPER_MAGIC as u64)
 }
 
+/// The file system of the kernel's own state that it is in: its files are the host's, whoever has it mounted, and are made as they are read.
+/// `O_PATH` will do.
+pub fn kernel_files(fd: BorrowedFd<'_>) -> io::Result<Option<&'static str>> {
+    let magic = rustix::fs::fstatfs(fd)?.f_type as u64 & u64::from(u32::MAX);
+    Ok(KERNEL_FILES.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name))
+}
+
+/// By what statfs(2) says of them (linux/magic.h, and the sources of those that are not there).
+const KERNEL_FILES: [(u64, &str); 19] = [
+    (0x9fa0, "proc"),
+    (0x6265_6572, "sysfs"),
+    (0x0027_e0eb, "cgroup"),
+    (0x6367_7270, "cgroup2"),
+    (0x6462_6720, "debugfs"),
+    (0x7472_6163, "tracefs"),
+    (0x7363_6673, "securityfs"),
+    (0x6165_676c, "pstore"),
+    (0xcafe_4a11, "bpf"),
+    (0x6265_6570, "configfs"),
+    (0xde5e_81e4, "efivarfs"),
+    (0xf97c_ff8c, "selinuxfs"),
+    (0x4341_5d53, "smackfs"),
+    (0x5a3c_69f0, "apparmorfs"),
+    (0x0765_5821, "resctrl"),
+    (0x4249_4e4d, "binfmt_misc"),
+    (0x6573_5543, "fusectl"),
+    (0x6e66_7364, "nfsd"),
+    (0x6759_6969, "rpc_pipefs"),
+];
+
 /// openat(2) of one name below `dir`; `O_NOFOLLOW` is the caller's choice.
 pub fn openat(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>, flags: Open, mode: u32) -> io::Result<OwnedFd> {
     let flags = OFlags::from_bits_retain(flags.0) | OFlags::CLOEXEC;

@@ -70,8 +70,9 @@ impl<'a, W: Write> Packer<'a, W> {
         Packer { out: Writer::new(out), packing, check, links: HashMap::new(), piece: vec![0; PIECE] }
     }
 
-    /// Adds what `object` is a descriptor of (`O_PATH` will do), under `name`, with all below it. Sockets are left out. A folder without a
-    /// name has no entry of its own.
+    /// Adds what `object` is a descriptor of (`O_PATH` will do), under `name`, with all below it. Sockets are left out, and so is what is in the
+    /// kernel's file systems (proc, sysfs, …): their folders and files come empty, because they would tell the host's root more than whoever
+    /// has them mounted. A folder without a name has no entry of its own.
     ///
     /// # Errors
     /// What a call says, with the name; [`Packer::new`]'s check; `InvalidFilename`: deeper than a path may be.
@@ -137,6 +138,10 @@ impl<'a, W: Write> Packer<'a, W> {
         if path.len() > MAX_PATH {
             return Err(io::Error::new(io::ErrorKind::InvalidFilename, "the path is longer than 4096 bytes"));
         }
+        let held = matches!(stat.kind, FileKind::Directory | FileKind::Regular);
+        if held && dev.is_none_or(|dev| dev != stat.dev) && sysfs::kernel_files(object)?.is_some() {
+            return self.empty(stat, path).map(|()| None);
+        }
         let dev = dev.filter(|_| self.packing.one_file_system);
         let foreign = |fd| dev.is_some_and(|dev| is_mount(fd, stat, dev));
         match stat.kind {
@@ -154,8 +159,7 @@ impl<'a, W: Write> Packer<'a, W> {
             }
             FileKind::Regular if foreign(object) => {
                 // What a file hides that is mounted on it is not seen from here; an empty file stands for it.
-                self.head(None, &Stat { size: 0, blocks: 0, nlink: 1, ..*stat }, Kind::Regular, path, b"", None)?;
-                Ok(None)
+                self.empty(stat, path).map(|()| None)
             }
             FileKind::Regular => self.regular(object, stat, path).map(|()| None),
             FileKind::Symlink => {
@@ -168,6 +172,15 @@ impl<'a, W: Write> Packer<'a, W> {
             // A socket's only meaning is the process that listens on it.
             FileKind::Socket | FileKind::Unknown => Ok(None),
         }
+    }
+
+    /// A folder or a file whose contents are left out.
+    fn empty(&mut self, stat: &Stat, path: &[u8]) -> io::Result<()> {
+        let kind = if stat.kind == FileKind::Directory { Kind::Directory } else { Kind::Regular };
+        if path.is_empty() {
+            return Ok(());
+        }
+        self.head(None, &Stat { size: 0, blocks: 0, nlink: 1, ..*stat }, kind, path, b"", None)
     }
 
     fn regular(&mut self, object: BorrowedFd<'_>, stat: &Stat, path: &[u8]) -> io::Result<()> {

@@ -177,3 +177,37 @@ fn a_folder_and_a_file_do_not_replace_each_other() {
     assert!(extract(&tar, &dir.at("to"), Owner::Mine, Top::AsIs).is_err());
     assert_eq!(fs::read_to_string(dir.at("to/from")).expect("from"), "a file");
 }
+
+/// What the kernel tells the host's root is not for whoever has it mounted.
+#[test]
+fn the_kernels_own_files_come_empty() {
+    struct Mounted(PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = berth_sys::mount::umount(&self.0, true);
+        }
+    }
+    let dir = Dir::new("kernel");
+    fs::write(dir.at("from/own"), "a file's own").expect("own");
+    fs::create_dir(dir.at("from/p")).expect("mkdir");
+    fs::write(dir.at("from/f"), "hidden").expect("file");
+    let mount = |source: &str, target: &Path, kind: &str, flags| {
+        berth_sys::mount::mount(source.as_ref(), target, kind, flags, "").expect("mount");
+        Mounted(target.to_owned())
+    };
+    let _proc = mount("proc", &dir.at("from/p"), "proc", berth_sys::mount::MountFlags::NONE);
+    let _file = mount("/sys/kernel/uevent_seqnum", &dir.at("from/f"), "", berth_sys::mount::MountFlags::BIND);
+    let done = extract(&pack(&dir.at("from"), "from"), &dir.at("to"), Owner::Kept, renamed("from", "copy"));
+    assert_eq!(done.expect("extract").entries, 4);
+    let to = dir.at("to/copy");
+    assert_eq!(fs::read_to_string(to.join("own")).expect("own"), "a file's own");
+    assert_eq!(fs::read_to_string(to.join("f")).expect("f"), "");
+    assert_eq!(fs::read_dir(to.join("p")).expect("p").count(), 0);
+    // Asked for itself, too.
+    extract(&pack(Path::new("/sys/kernel/uevent_seqnum"), "n"), &dir.at("to"), Owner::Kept, Top::AsIs).expect("file");
+    assert_eq!(fs::read_to_string(dir.at("to/n")).expect("n"), "");
+    let done = extract(&pack(Path::new("/proc/self"), "self"), &dir.at("to"), Owner::Kept, Top::AsIs).expect("link");
+    assert_eq!(done.entries, 1);
+    let done = extract(&pack(Path::new("/proc/sys"), "sys"), &dir.at("to"), Owner::Kept, Top::AsIs).expect("folder");
+    assert_eq!(done.entries, 1);
+}
