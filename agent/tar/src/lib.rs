@@ -16,6 +16,7 @@ mod pack;
 mod pax;
 mod place;
 mod sparse;
+mod walk;
 
 pub use encode::Writer;
 pub use extract::{ExtractError, Extracted, Extractor, Ids, Owner, Rules, Top};

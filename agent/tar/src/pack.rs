@@ -1,5 +1,6 @@
 //! Makes a tar of files and folders, by descriptors: what is swapped for a link meanwhile is a link in the tar, and never followed.
 
+use crate::walk::{Level, Levels};
 use crate::{Entry, Ids, Kind, MAX_PATH, MAX_XATTRS, Segment, Writer, show};
 use berth_sys::fs::{self as sysfs, Kind as FileKind, Open, Stat};
 use std::collections::HashMap;
@@ -11,8 +12,6 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Bytes read at once.
 const PIECE: usize = 256 << 10;
-/// Names of a folder that are sorted at once: larger folders come in sorted pieces.
-const BATCH: usize = 16384;
 /// First names of hard links that are remembered; later ones become files of their own.
 const MAX_LINKS: usize = 1 << 20;
 /// Pieces of a sparse file; one with more is written with its holes.
@@ -40,17 +39,6 @@ pub struct Packer<'a, W: Write> {
     piece: Vec<u8>,
 }
 
-/// A folder that is being walked.
-struct Level {
-    folder: OwnedFd,
-    /// Length of its name, with the slash.
-    prefix: usize,
-    names: std::vec::IntoIter<sysfs::DirEntry>,
-    end: bool,
-    /// Its names are left out: another file system.
-    foreign: bool,
-}
-
 /// An object to pack: a descriptor of it (`O_PATH`), which a rename does not change.
 fn open_object(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     sysfs::openat(dir, name, Open::PATH | Open::NOFOLLOW, 0)
@@ -75,23 +63,18 @@ impl<'a, W: Write> Packer<'a, W> {
     /// has them mounted. A folder without a name has no entry of its own.
     ///
     /// # Errors
-    /// What a call says, with the name; [`Packer::new`]'s check; `InvalidFilename`: deeper than a path may be.
+    /// What a call says, with the name; [`Packer::new`]'s check; `InvalidFilename`: deeper than a path may be; a folder with many others in each other
+    /// was moved meanwhile.
     pub fn add(&mut self, object: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         let mut path = name.to_vec();
         let stat = sysfs::fstat(object).map_err(|e| named(name, e))?;
         let Some(level) = self.object(object, &stat, &mut path, None).map_err(|e| named(name, e))? else {
             return Ok(());
         };
-        let mut levels = vec![level];
-        while let Some(level) = levels.last_mut() {
-            path.truncate(level.prefix);
-            let Some(next) = level.next()? else {
-                levels.pop();
-                continue;
-            };
+        let mut levels = Levels::new(level);
+        while let Some(next) = levels.next(&mut path)? {
             path.extend_from_slice(next.name.as_bytes());
-            let folder = level.folder.as_fd();
-            let object = match open_object(folder, &next.name) {
+            let object = match open_object(levels.folder()?, &next.name) {
                 // Gone since the folder was read: it is as if it had gone before.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(|e| named(&path, e))?,
@@ -99,7 +82,9 @@ impl<'a, W: Write> Packer<'a, W> {
             let entered = sysfs::fstat(object.as_fd())
                 .and_then(|st| self.object(object.as_fd(), &st, &mut path, Some(stat.dev)))
                 .map_err(|e| named(&path, e))?;
-            levels.extend(entered);
+            if let Some(level) = entered {
+                levels.enter(level)?;
+            }
         }
         Ok(())
     }
@@ -154,8 +139,7 @@ impl<'a, W: Write> Packer<'a, W> {
                     }
                 }
                 let foreign = foreign(folder.as_fd());
-                let names = Vec::new().into_iter();
-                Ok(Some(Level { folder, prefix: path.len(), names, end: foreign, foreign }))
+                Ok(Some(Level::new(folder, (stat.dev, stat.ino), path.len(), foreign)))
             }
             FileKind::Regular if foreign(object) => {
                 // What a file hides that is mounted on it is not seen from here; an empty file stands for it.
@@ -255,23 +239,6 @@ impl<'a, W: Write> Packer<'a, W> {
             sparse,
             xattrs: &xattrs,
         })
-    }
-}
-
-impl Level {
-    fn next(&mut self) -> io::Result<Option<sysfs::DirEntry>> {
-        loop {
-            if let Some(next) = self.names.next() {
-                return Ok(Some(next));
-            }
-            if self.end || self.foreign {
-                return Ok(None);
-            }
-            let mut names = sysfs::read_dir(self.folder.as_fd(), BATCH)?;
-            self.end = names.is_empty();
-            names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            self.names = names.into_iter();
-        }
     }
 }
 

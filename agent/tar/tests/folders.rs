@@ -211,3 +211,83 @@ fn the_kernels_own_files_come_empty() {
     let done = extract(&pack(Path::new("/proc/sys"), "sys"), &dir.at("to"), Owner::Kept, Top::AsIs).expect("folder");
     assert_eq!(done.entries, 1);
 }
+
+/// Folders that this process has open below `root`.
+fn open_below(root: &Path) -> usize {
+    let fds = fs::read_dir("/proc/self/fd").expect("fds").flatten();
+    fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|place| place.starts_with(root))).count()
+}
+
+/// `depth` folders in each other, each with a file that comes before the next one and one that comes behind it.
+fn deep(root: &Path, depth: usize) {
+    let mut folder = sysfs::open(root, Open::RDONLY | Open::DIRECTORY, 0).expect("open");
+    for _ in 0..depth {
+        for name in ["a", "z"] {
+            sysfs::mknodat(folder.as_fd(), name, FileKind::Regular, 0o644, 0, 0).expect("file");
+        }
+        sysfs::mkdirat(folder.as_fd(), "d", 0o755).expect("mkdir");
+        folder = sysfs::openat(folder.as_fd(), "d", Open::RDONLY | Open::DIRECTORY, 0).expect("open");
+    }
+}
+
+fn pack_with(root: &Path, check: &dyn Fn() -> std::io::Result<()>) -> std::io::Result<Vec<u8>> {
+    let object = sysfs::open(root, Open::PATH, 0).expect("open");
+    let mut packer = Packer::new(Vec::new(), Packing::default(), check);
+    packer.add(object.as_fd(), b"from")?;
+    packer.finish()
+}
+
+#[test]
+fn a_deep_walk_holds_few_folders_open() {
+    let dir = Dir::new("deep");
+    let from = dir.at("from");
+    deep(&from, 400);
+    let most = std::cell::Cell::new(0);
+    let asked = std::cell::Cell::new(0);
+    let count = || {
+        asked.set(asked.get() + 1);
+        if asked.get() % 10 == 0 {
+            most.set(most.get().max(open_below(&from)));
+        }
+        Ok(())
+    };
+    let tar = pack_with(&from, &count).expect("pack");
+    assert!((20..100).contains(&most.get()), "{}", most.get());
+    let done = extract(&tar, &dir.at("to"), Owner::Kept, Top::AsIs).expect("extract");
+    assert_eq!(done.entries, 1 + 3 * 400);
+}
+
+#[test]
+fn folders_that_move_while_they_are_walked_are_found_or_named() {
+    let dir = Dir::new("moved");
+    // From inside: 150 folders below, so that the ones above are closed.
+    let inside = |root: &Path, depth: usize| (0..depth).fold(root.to_owned(), |path, _| path.join("d"));
+    for (moves, good) in [(&[(50, "child")][..], true), (&[(50, "child"), (49, "d")][..], false)] {
+        let from = dir.at("from");
+        let _ = fs::remove_dir_all(&from);
+        fs::create_dir(&from).expect("mkdir");
+        deep(&from, 150);
+        let asked = std::cell::Cell::new(0);
+        let swap = || {
+            asked.set(asked.get() + 1);
+            // The file in front of each folder, and the folder: all but the last ones were entered.
+            if asked.get() == 2 * 148 {
+                for (depth, to) in moves {
+                    let folder = inside(&from, *depth - 1);
+                    fs::rename(folder.join("d"), dir.at("to").join(format!("{to}-{depth}"))).expect("rename");
+                }
+            }
+            Ok(())
+        };
+        match pack_with(&from, &swap) {
+            Ok(tar) => {
+                assert!(good, "a folder was lost without a word");
+                let checked = extract(&tar, &dir.at("to"), Owner::Kept, Top::AsIs).expect("extract");
+                assert_eq!(checked.entries, 1 + 3 * 150);
+            }
+            Err(e) => assert!(!good && e.to_string().contains("was moved while it was read"), "{e}"),
+        }
+        fs::remove_dir_all(dir.at("to")).expect("remove");
+        fs::create_dir(dir.at("to")).expect("mkdir");
+    }
+}
