@@ -132,6 +132,29 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// A value as JSON, on one line. Whoever shows it on a terminal is not steered by it, what reads it has the same value: JSON itself escapes only the
+/// control characters below U+0020.
+pub fn json(value: &Value) -> String {
+    escaped(&value.to_string())
+}
+
+/// A value as JSON, over several lines.
+pub fn pretty(value: &Value) -> String {
+    escaped(&format!("{value:#}"))
+}
+
+/// Outside of strings, JSON's text has only ASCII.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// What a list shows of its rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
@@ -190,8 +213,8 @@ impl Listing {
                 return Ok(());
             }
             Format::Table => self.lines(&rows),
-            Format::JsonLines => rows.iter().map(|r| format!("{r}\n")).collect(),
-            Format::Name => rows.iter().map(|r| self.prefix(host) + &shown(&r[self.name]) + "\n").collect(),
+            Format::JsonLines => rows.iter().map(|r| json(r) + "\n").collect(),
+            Format::Name => rows.iter().map(|r| self.prefix(host) + &printable(&shown(&r[self.name])) + "\n").collect(),
             Format::Template(t) => {
                 let mut text = String::new();
                 for row in &rows {
@@ -229,7 +252,7 @@ impl Listing {
                 let head = self.lines(&[]);
                 print(head)
             }
-            Format::Json => print(format!("{:#}\n", Value::Array(self.rows))),
+            Format::Json => print(pretty(&Value::Array(self.rows)) + "\n"),
             Format::Yaml => print(yaml::emit(&Value::Array(self.rows))),
             Format::TableTemplate(t) => print(self.templated(&t)?),
             _ => Ok(()),
@@ -377,6 +400,16 @@ mod tests {
     #[test]
     fn tables_keep_control_characters_out() {
         assert_eq!(line(&["a\x1b[31m".into(), "b\nc".into()], &[3, 3]), "a\u{fffd}[31m   b\u{fffd}c\n");
+    }
+
+    #[test]
+    fn json_keeps_control_characters_out() {
+        let value = json!({"a\u{9b}31m": ["\x1b[2J\u{7f}\u{80}\u{9f}\u{a0}\u{1f980}"]});
+        for text in [super::json(&value), pretty(&value), crate::yaml::emit(&value)] {
+            assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+            assert!(text.contains("a\\u009b31m") && text.contains("\\u007f\\u0080\\u009f\u{a0}\u{1f980}"), "{text}");
+        }
+        assert_eq!(serde_json::from_str::<Value>(&super::json(&value)).expect("JSON"), value);
     }
 
     #[test]

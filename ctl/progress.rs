@@ -49,7 +49,7 @@ impl Progress {
     pub fn show(&mut self, p: &PullProgress) -> Result<()> {
         match &self.shape {
             Shape::Quiet => Ok(()),
-            Shape::Json => print(format!("{}\n", self.json(p))),
+            Shape::Json => print(crate::output::json(&self.json(p)) + "\n"),
             Shape::Lines => {
                 if self.is_news(p) {
                     self.sink.say(&line(p));

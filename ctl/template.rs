@@ -75,8 +75,13 @@ impl Template {
 
     /// The text for one value; for the header of a table, give a value whose fields are the headers.
     pub fn render(&self, value: &Value) -> Result<String, String> {
+        self.render_for(value, crate::term::stdout_is_terminal())
+    }
+
+    /// On a terminal, no value's control characters steer it; what else reads the text has them as they are.
+    fn render_for(&self, value: &Value, terminal: bool) -> Result<String, String> {
         let mut out = String::new();
-        Scope { root: value, variables: Vec::new() }.render(&self.0, value, &mut out)?;
+        Scope { root: value, variables: Vec::new(), terminal }.render(&self.0, value, &mut out)?;
         Ok(out)
     }
 }
@@ -382,6 +387,8 @@ struct Scope<'v> {
     root: &'v Value,
     /// The last one of a name counts.
     variables: Vec<(String, Value)>,
+    /// Its text is shown on a terminal.
+    terminal: bool,
 }
 
 impl Scope<'_> {
@@ -395,6 +402,7 @@ impl Scope<'_> {
                 Node::Show(pipe) => {
                     let value = self.eval(pipe, dot)?;
                     match pipe.names.is_empty() {
+                        true if self.terminal => out.extend(shown(&value).chars().map(steady)),
                         true => out.push_str(&shown(&value)),
                         false => self.give(pipe, &value),
                     }
@@ -494,6 +502,11 @@ impl Scope<'_> {
         }
         Ok(last.unwrap_or(Value::Null))
     }
+}
+
+/// Control characters from afar would steer the terminal; lines and columns stay.
+fn steady(c: char) -> char {
+    if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }
 }
 
 /// A field that a struct lacks is an error; a key that labels lack is empty.

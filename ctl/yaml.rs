@@ -75,7 +75,7 @@ fn string(s: &str) -> String {
         && !s.contains(": ")
         && !s.ends_with([':', ' '])
         && !taken;
-    if plain { s.to_owned() } else { Value::from(s).to_string() }
+    if plain { s.to_owned() } else { crate::output::json(&Value::from(s)) }
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ pub async fn diff(fleet: &Fleet, args: Diff) -> Result<u8> {
                     if sink.labelled() {
                         value["Host"] = c.label.clone().into();
                     }
-                    output::print(format!("{value}\n"))?;
+                    output::print(output::json(&value) + "\n")?;
                 } else {
                     sink.line(&output::printable(&format!("{letter} {path}")))?;
                 }

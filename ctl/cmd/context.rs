@@ -4,7 +4,7 @@ use crate::cli::NoHosts;
 use crate::complete;
 use crate::config::{Config, Context, parse_endpoint};
 use crate::error::{Error, Result};
-use crate::output::{Format, Listing, Shape, Show, print};
+use crate::output::{self, Format, Listing, Shape, Show, print};
 use crate::pki::files;
 use crate::yaml;
 use clap::{Args, Subcommand};
@@ -251,7 +251,7 @@ fn show(config: &Config, a: &ShowContexts) -> Result<()> {
         all.push(value);
     }
     let all = Value::Array(all);
-    print(if a.output == "yaml" { yaml::emit(&all) } else { format!("{all:#}\n") })
+    print(if a.output == "yaml" { yaml::emit(&all) } else { output::pretty(&all) + "\n" })
 }
 
 fn group(config: &mut Config, a: Group, path: &Path) -> Result<()> {

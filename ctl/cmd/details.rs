@@ -3,7 +3,7 @@
 use crate::connect::Connection;
 use crate::error::{Error, Result};
 use crate::fanout::{Fleet, SOME_FAILED};
-use crate::output::{Format, print};
+use crate::output::{self, Format, print};
 use crate::template::Template;
 use crate::yaml;
 use serde_json::Value;
@@ -67,7 +67,7 @@ where
                 let prefix = fleet.label(host).unwrap_or_default();
                 match &format {
                     Format::Template(t) => print(format!("{prefix}{}\n", t.render(&value).map_err(Error::usage)?))?,
-                    Format::JsonLines => print(format!("{value}\n"))?,
+                    Format::JsonLines => print(output::json(&value) + "\n")?,
                     _ => all.push(value),
                 }
             }
@@ -75,7 +75,7 @@ where
         })
         .await?;
     match format {
-        Format::Json => print(format!("{:#}\n", Value::Array(all)))?,
+        Format::Json => print(output::pretty(&Value::Array(all)) + "\n")?,
         Format::Yaml => print(yaml::emit(&Value::Array(all)))?,
         _ => {}
     }

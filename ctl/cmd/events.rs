@@ -3,7 +3,7 @@
 use crate::connect::{Connection, Patience};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Format, Show, Sink, print};
+use crate::output::{self, Format, Show, Sink, print};
 use crate::units::{parse_time, wire_time};
 use crate::view;
 use berth::v1::{self, events_response::Kind};
@@ -108,8 +108,8 @@ fn show(host: &str, event: &v1::Event, format: &Format, sink: &Sink) -> Result<(
         value
     };
     match format {
-        Format::JsonLines => print(format!("{}\n", value())),
-        Format::Name => sink.line(&event.subject),
+        Format::JsonLines => print(output::json(&value()) + "\n"),
+        Format::Name => sink.line(&output::printable(&event.subject)),
         Format::Template(t) => sink.line(&t.render(&value()).map_err(Error::usage)?),
         _ => sink.line(&view::event_line(event)),
     }

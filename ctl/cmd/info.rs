@@ -3,7 +3,7 @@
 use crate::connect::{Connection, UNARY_TIMEOUT};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Format, Show, print, printable};
+use crate::output::{self, Format, Show, print, printable};
 use crate::units::human_bytes;
 use crate::{view, yaml};
 use berth::v1;
@@ -99,7 +99,7 @@ fn object(
             all.push(value);
             Ok(())
         }
-        Format::JsonLines => print(format!("{value}\n")),
+        Format::JsonLines => print(output::json(&value) + "\n"),
         Format::Name => print(format!("{prefix}{}\n", printable(name))),
         Format::Template(t) | Format::TableTemplate(t) => {
             print(format!("{prefix}{}\n", t.render(&value).map_err(Error::usage)?))
@@ -114,7 +114,7 @@ fn object(
 fn finish(fleet: &Fleet, mut all: Vec<Value>, format: &Format) -> Result<()> {
     let value = if fleet.labelled { Value::Array(all) } else { all.pop().unwrap_or_default() };
     match format {
-        Format::Json => print(format!("{value:#}\n")),
+        Format::Json => print(output::pretty(&value) + "\n"),
         Format::Yaml => print(yaml::emit(&value)),
         _ => Ok(()),
     }

@@ -4,7 +4,7 @@ use crate::complete;
 use crate::connect::{Connection, Patience};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Sink, To, print};
+use crate::output::{self, Sink, To, print};
 use crate::units::{parse_time, time, wire_time};
 use berth::v1;
 use clap::Args;
@@ -281,7 +281,7 @@ impl Writer {
         if let Some(container) = &self.container {
             value["Container"] = container.clone().into();
         }
-        print(format!("{value}\n"))
+        print(output::json(&value) + "\n")
     }
 }
 

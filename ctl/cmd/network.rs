@@ -331,7 +331,7 @@ async fn prune(fleet: &Fleet, args: Prune) -> Result<u8> {
             let call = async || c.networks().prune(c.request(request.clone(), Some(UNARY_TIMEOUT))).await;
             let answer = c.retry(call).await?.into_inner();
             for name in &answer.removed {
-                let line = if json { serde_json::json!({"Network": name}).to_string() } else { name.clone() };
+                let line = if json { crate::output::json(&serde_json::json!({"Network": name})) } else { name.clone() };
                 sink.line(&line)?;
             }
             match answer.problems.is_empty() {

@@ -4,7 +4,7 @@ use super::list::prune_filters;
 use crate::connect::{Connection, Patience, request_id};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Sink, print};
+use crate::output::{self, Sink, print};
 use crate::progress::short;
 use crate::term;
 use crate::units::human_size;
@@ -359,7 +359,7 @@ impl Report {
             if self.sink.labelled() {
                 value["Host"] = self.host.clone().into();
             }
-            return print(format!("{value}\n"));
+            return print(output::json(&value) + "\n");
         }
         if self.plan.dry_run || self.plan.policy {
             let verb = if self.plan.dry_run { "would remove" } else { "removed" };

@@ -4,7 +4,7 @@ use crate::connect::{Connection, Patience, request_id};
 use crate::credentials;
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Sink, print};
+use crate::output::{self, Sink, print};
 use crate::progress::Progress;
 use crate::spec::platform;
 use berth::v1::{self, pull_response};
@@ -125,7 +125,7 @@ fn result(host: &str, r: &v1::PullResult, sink: &Sink, quiet: bool, json: bool) 
         if sink.labelled() {
             value["Host"] = host.into();
         }
-        return print(format!("{value}\n"));
+        return print(output::json(&value) + "\n");
     }
     if !quiet {
         sink.say(&format!("Digest: {}", r.digest));

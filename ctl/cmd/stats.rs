@@ -4,7 +4,7 @@ use crate::complete;
 use crate::connect::{Connection, Patience};
 use crate::error::{Error, Result};
 use crate::fanout::Fleet;
-use crate::output::{Format, Listing, Shape, Show, print};
+use crate::output::{self, Format, Listing, Shape, Show, print};
 use crate::{term, view, yaml};
 use berth::v1;
 use clap::Args;
@@ -213,11 +213,12 @@ impl Screen {
     fn lines(&mut self, host: &str, rows: &[Value]) -> Result<()> {
         let prefix = self.host_width.map_or(String::new(), |w| format!("{host:<w$} | "));
         let text = match &self.format {
-            Format::Json | Format::JsonLines => rows.iter().map(|row| format!("{row}\n")).collect(),
+            Format::Json | Format::JsonLines => rows.iter().map(|row| output::json(row) + "\n").collect(),
             Format::Yaml => yaml::emit(&Value::Array(rows.to_vec())),
-            Format::Name => {
-                rows.iter().map(|r| format!("{prefix}{}\n", crate::template::shown(&r[SHAPE.name]))).collect()
-            }
+            Format::Name => rows
+                .iter()
+                .map(|r| format!("{prefix}{}\n", output::printable(&crate::template::shown(&r[SHAPE.name]))))
+                .collect(),
             Format::Template(t) => {
                 let mut text = String::new();
                 for row in rows {

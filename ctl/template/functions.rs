@@ -43,7 +43,7 @@ pub(super) fn call(name: &str, args: &[Value]) -> Result<Value, String> {
     Ok(match name {
         "json" => {
             want(1)?;
-            args[0].to_string().into()
+            crate::output::json(&args[0]).into()
         }
         "upper" => {
             want(1)?;

@@ -88,3 +88,17 @@ fn says_where_it_is_wrong() {
     assert!(Template::parse(&"{{if .ID}}".repeat(5000)).is_err(), "bounded depth");
     assert!(Template::parse(&format!("{{{{{}}}}}", "(".repeat(5000))).is_err(), "bounded depth");
 }
+
+#[test]
+fn values_do_not_steer_a_terminal() {
+    let v = json!({"Log": [{"Output": "a\x1b[2J\u{9b}31m\r\x07b\n\tc"}]});
+    let t =
+        Template::parse("\x1b[1m{{(index .Log 0).Output}}{{range .Log}}{{println .Output}}{{end}}").expect("parsed");
+    let shown = t.render_for(&v, true).expect("rendered");
+    let one = "a\u{fffd}[2J\u{fffd}31m\u{fffd}\u{fffd}b\n\tc";
+    assert_eq!(shown, format!("\x1b[1m{one}{one}\n"), "what the user writes is as it is");
+    let raw = "a\x1b[2J\u{9b}31m\r\x07b\n\tc";
+    assert_eq!(t.render_for(&v, false).expect("rendered"), format!("\x1b[1m{raw}{raw}\n"), "scripts have the value");
+    let t = Template::parse("{{json .}}").expect("parsed");
+    assert!(!t.render_for(&v, false).expect("rendered").chars().any(char::is_control));
+}
