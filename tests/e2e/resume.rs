@@ -366,3 +366,49 @@ fn nobody_else_takes_a_session() {
     drop(runtime);
     node.finish();
 }
+
+/// Attached without input, a caller may be one who may not write: it does not come back as one that does.
+#[test]
+fn a_session_goes_on_as_it_was_begun() {
+    use v1::{attach_request::Kind, attach_response};
+    async fn attach(
+        channel: Channel,
+        stdin: bool,
+        resume: Option<v1::Resume>,
+    ) -> (mpsc::Sender<v1::AttachRequest>, Streaming<v1::AttachResponse>) {
+        let (sender, receiver) = mpsc::channel(4);
+        let start =
+            v1::AttachStart { container: "box".into(), stdin, session_id: "once".into(), resume, ..Default::default() };
+        sender.send(v1::AttachRequest { kind: Some(Kind::Start(start)) }).await.expect("queue");
+        let attached = ContainersClient::new(channel).attach(ReceiverStream::new(receiver)).await.expect("attach");
+        let mut frames = attached.into_inner();
+        while let Some(frame) = frames.message().await.expect("frame") {
+            if matches!(frame.kind, Some(attach_response::Kind::Session(_))) {
+                return (sender, frames);
+            }
+        }
+        panic!("no session");
+    }
+    let node = Node::with_busybox("resume-stdin");
+    node.detached(&["--name", "box", "-i"], "cat");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let first = runtime.block_on(async { attach(node.channel().await, false, None).await });
+    runtime.block_on(async {
+        let begun = Some(v1::Resume { started: true, stdout: 0, stderr: 0 });
+        let (sender, mut frames) = attach(node.channel().await, true, begun).await;
+        sender.send(v1::AttachRequest { kind: Some(Kind::Stdin("mine\n".into())) }).await.expect("stdin");
+        let status = loop {
+            match tokio::time::timeout(Duration::from_secs(20), frames.message()).await.expect("an answer") {
+                Ok(Some(frame)) => {
+                    assert!(!matches!(frame.kind, Some(attach_response::Kind::Stdout(_))), "the input was taken")
+                }
+                Ok(None) => panic!("the stream ended without a word"),
+                Err(status) => break status,
+            }
+        };
+        assert!(status.message().contains("standard input is not attached"), "{status}");
+    });
+    drop(first);
+    drop(runtime);
+    node.finish();
+}

@@ -102,11 +102,10 @@ pub async fn attach(
     let size = f.size("size", start.size);
     let asked = Asked::decode(&call, &mut f, &start.session_id, start.resume);
     f.done()?;
-    let (streams, id, who) = match asked.find(&node).await? {
+    let Joined { streams, id, who, stdin } = match asked.find(&node).await? {
         Some(found) => {
             call.permit_inside(&again(&found), &start.container, &start.request_id)?;
-            let who = call.about(&start.container, &start.request_id);
-            (found.streams, found.container, who)
+            Joined::again(found, call.about(&start.container, &start.request_id))
         }
         None => join(&node, &call, &start, size, &asked).await?,
     };
@@ -117,10 +116,26 @@ pub async fn attach(
         let begun = v1::attach_response::Kind::Started(v1::AttachStarted { tty: streams.tty, warnings });
         let _ = answers.send(Ok(v1::AttachResponse { kind: Some(begun) })).await;
         let target = Target::Container { node: node.clone(), who, id: id.to_string() };
-        let about = About { node, target, shown: Shown::BOTH, stdin: start.stdin, name: asked.name };
+        let about = About { node, target, shown: Shown::BOTH, stdin, name: asked.name };
         session_of(requests, streams, about, ended, answers).await;
     });
     Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+}
+
+/// The streams of a container, and who has them.
+struct Joined {
+    streams: Streams,
+    id: ContainerId,
+    who: Requester,
+    /// Its caller may write.
+    stdin: bool,
+}
+
+impl Joined {
+    /// Those of an earlier try, which goes on as what it was permitted to be.
+    fn again(found: ResumedSession, who: Requester) -> Joined {
+        Joined { streams: found.streams, id: found.container, who, stdin: found.stdin }
+    }
 }
 
 /// Joins a container that runs, or starts it with its caller attached.
@@ -130,7 +145,7 @@ async fn join(
     start: &v1::AttachStart,
     size: Option<(u16, u16)>,
     asked: &Asked,
-) -> Result<(Streams, ContainerId, Requester), Status> {
+) -> Result<Joined, Status> {
     let detail = node.container(&start.container).map_err(status::from_node)?;
     let needs = permission::of_container(node, &detail.view.record.spec);
     if start.stdin {
@@ -152,11 +167,11 @@ async fn join(
         Err(NodeError::SessionLost) if again => match asked.find(node).await? {
             Some(found) => {
                 call.permit_inside(&self::again(&found), &start.container, &start.request_id)?;
-                Ok((found.streams, found.container, who))
+                Ok(Joined::again(found, who))
             }
             None => Err(status::from_node(NodeError::SessionLost)),
         },
-        joined => Ok((joined.map_err(status::from_node)?, id, who)),
+        joined => Ok(Joined { streams: joined.map_err(status::from_node)?, id, who, stdin }),
     }
 }
 

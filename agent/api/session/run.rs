@@ -2,7 +2,7 @@
 
 use super::carry::{About, Ended, Shown, Target, session_of};
 use super::frames::Sender;
-use super::{Asked, first};
+use super::{Asked, again, first};
 use crate::api::containers::{Creation, created, start_warnings};
 use crate::api::decode::Fields;
 use crate::api::{Answers, QUEUE};
@@ -41,7 +41,16 @@ pub async fn run(
     let attached = wants_stdin || start.attach_stdout || start.attach_stderr;
     let shown = Shown { stdout: start.attach_stdout, stderr: start.attach_stderr };
     let (answers, stream) = mpsc::channel(QUEUE);
-    let running = Running { node, asked, who: creation.who.clone(), attached, shown, stdin: wants_stdin, size };
+    let running = Running {
+        node,
+        asked,
+        call: call.clone(),
+        who: creation.who.clone(),
+        attached,
+        shown,
+        stdin: wants_stdin,
+        size,
+    };
     crate::api::spawn(async move {
         let caller_left = running.run(creation, requests, &answers).await;
         if let Err(status) = caller_left {
@@ -55,6 +64,7 @@ pub async fn run(
 struct Running {
     node: Node,
     asked: Asked,
+    call: Arc<Call>,
     who: Requester,
     attached: bool,
     shown: Shown,
@@ -153,15 +163,16 @@ impl Running {
         answers: &Sender<v1::RunResponse>,
     ) -> Result<(), Status> {
         use v1::run_response::Kind;
+        let container = found.container.to_string();
+        self.call.permit_inside(&again(&found), &container, &self.who.request_id)?;
         let made =
             v1::ContainerCreated { id: found.container.to_string(), name: found.name.clone(), ..Default::default() };
         for kind in [Kind::Created(made), Kind::Started(v1::ContainerStarted::default())] {
             let _ = answers.send(Ok(v1::RunResponse { kind: Some(kind) })).await;
         }
         let ended = Ended::of(&self.node, &found.container);
-        let target =
-            Target::Container { node: self.node.clone(), who: self.who.clone(), id: found.container.to_string() };
-        let about = About { node: self.node, target, shown: self.shown, stdin: self.stdin, name: self.asked.name };
+        let target = Target::Container { node: self.node.clone(), who: self.who.clone(), id: container };
+        let about = About { node: self.node, target, shown: self.shown, stdin: found.stdin, name: self.asked.name };
         session_of(requests, found.streams, about, ended, answers.clone()).await;
         Ok(())
     }
