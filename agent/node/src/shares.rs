@@ -28,7 +28,7 @@ pub enum Full {
 }
 
 impl Shares {
-    /// A caller may have a quarter; the last eighth is for who comes first.
+    /// A caller may have a quarter; the last eighth is for who comes first, and who does may have more than a quarter of the others.
     pub fn new(all: usize) -> Arc<Shares> {
         Shares::with(all, (all / 4).max(1), all / 8)
     }
@@ -44,10 +44,11 @@ impl Shares {
     pub fn enter(self: &Arc<Self>, caller: &str, first: bool) -> Result<Share, Full> {
         let mut taken = self.taken();
         let own = taken.by_caller.get(caller).copied().unwrap_or(0);
-        if own >= self.each {
+        if own >= self.each && !first {
             return Err(Full::Caller(self.each));
         }
-        let reserve = if first { 0 } else { self.reserve };
+        // An orchestrator that waits for a thousand containers leaves the last ones to who has to look what it does.
+        let reserve = if first && own < self.each { 0 } else { self.reserve };
         if taken.all + reserve >= self.all {
             return Err(Full::All);
         }
@@ -146,6 +147,14 @@ mod tests {
         assert_eq!(shares.enter("root", true).err(), Some(Full::All));
         drop(held);
         assert!(shares.taken().by_caller.is_empty() && shares.taken().all == 0, "nothing is left of who has gone");
+    }
+
+    #[test]
+    fn who_comes_first_may_have_more_but_not_the_last_ones() {
+        let shares = Shares::new(16);
+        let mut held = enter(&shares, "orchestrator", true, 14);
+        assert_eq!(shares.enter("orchestrator", true).err(), Some(Full::All));
+        held.extend(enter(&shares, "root", true, 2));
     }
 
     #[test]
