@@ -142,7 +142,7 @@ fn long_messages_are_cut_between_characters() {
 #[test]
 fn what_can_be_tried_again_says_when() {
     for status in [
-        overloaded(),
+        room::overloaded(),
         super::full(berth_node::Full::Caller(4)),
         no_room(),
         stopping(),

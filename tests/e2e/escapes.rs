@@ -93,6 +93,7 @@ fn the_shim_is_not_overwritten() {
     // An emulated machine needs longer for what happens meanwhile.
     let seconds = crate::harness::size("BERTH_TEST_ATTACK_SECS", 5);
     let script = format!("{setup}; /escape overwrite {seconds}");
+    let begun = std::time::Instant::now();
     let got = beside(&node, &with(&attack, &["--name", "writer"]), &script, || {
         for _ in 0..30 {
             // The trap runs the program that executes it.
@@ -101,6 +102,7 @@ fn the_shim_is_not_overwritten() {
         }
         // The control: a file of the container's is overwritten when it has ended.
         node.ok(&["exec", "writer", "/tmp/busybox", "sleep", "0.3"]);
+        std::thread::sleep(std::time::Duration::from_secs(seconds).saturating_sub(begun.elapsed()));
     });
     assert!(got.contains(&"overwrote /tmp/busybox".to_owned()), "the attack does not work: {got:?}");
     let ours: Vec<&String> = got.iter().filter(|l| l.contains("memfd") || l.contains("berth")).collect();
