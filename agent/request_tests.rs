@@ -4,13 +4,13 @@ use super::*;
 use http_body::Body as _;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 const SHORT: Duration = Duration::from_millis(300);
 
 /// What a caller sends.
-struct Pieces(UnboundedReceiverStream<Bytes>);
+struct Pieces(ReceiverStream<Bytes>);
 
 impl http_body::Body for Pieces {
     type Data = Bytes;
@@ -25,10 +25,10 @@ fn message(length: usize) -> Vec<u8> {
     [&[0][..], &u32::try_from(length).unwrap().to_be_bytes(), &vec![7; length]].concat()
 }
 
-fn request(one: bool, receiving: &Arc<Receiving>) -> (mpsc::UnboundedSender<Bytes>, Request) {
-    let (send, pieces) = mpsc::unbounded_channel();
+fn request(one: bool, receiving: &Arc<Receiving>) -> (mpsc::Sender<Bytes>, Request) {
+    let (send, pieces) = mpsc::channel(64);
     let sender = Sender { caller: "alice".into(), first: false, most: 4 << 20, one, patience: SHORT };
-    let inner = Body::new(Pieces(UnboundedReceiverStream::new(pieces)));
+    let inner = Body::new(Pieces(ReceiverStream::new(pieces)));
     (send, Request::new(inner, sender, receiving.clone()))
 }
 
@@ -62,7 +62,7 @@ async fn a_request_that_does_not_come_to_its_end_is_given_up() {
     let receiving = Arc::new(Receiving::new(4 << 20));
     let begun = std::time::Instant::now();
     let (send, mut late) = request(true, &receiving);
-    send.send(message(100)[..50].to_vec().into()).unwrap();
+    send.try_send(message(100)[..50].to_vec().into()).unwrap();
     next(&mut late).await.unwrap().unwrap();
     assert_eq!(next(&mut late).await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
     assert!((SHORT..SHORT * 5).contains(&begun.elapsed()), "{:?}", begun.elapsed());
@@ -72,7 +72,7 @@ async fn a_request_that_does_not_come_to_its_end_is_given_up() {
     let begun = std::time::Instant::now();
     tokio::spawn(async move {
         for byte in message(100) {
-            let _ = send.send(vec![byte].into());
+            let _ = send.try_send(vec![byte].into());
             tokio::time::sleep(SHORT / 6).await;
         }
     });
@@ -84,11 +84,11 @@ async fn a_request_that_does_not_come_to_its_end_is_given_up() {
 async fn a_stream_may_be_silent_between_messages_only() {
     let (send, mut stream) = request(false, &Arc::new(Receiving::new(4 << 20)));
     for _ in 0..3 {
-        send.send(message(10).into()).unwrap();
+        send.try_send(message(10).into()).unwrap();
         next(&mut stream).await.unwrap().unwrap();
         assert!(tokio::time::timeout(SHORT * 2, next(&mut stream)).await.is_err(), "it goes on");
     }
-    send.send(vec![0, 0].into()).unwrap();
+    send.try_send(vec![0, 0].into()).unwrap();
     next(&mut stream).await.unwrap().unwrap();
     assert_eq!(next(&mut stream).await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
 }
@@ -100,7 +100,7 @@ async fn messages_that_follow_each_other_have_their_time_each() {
     let begun = std::time::Instant::now();
     // No piece ends where a message does.
     for piece in all.chunks(60) {
-        send.send(piece.to_vec().into()).unwrap();
+        send.try_send(piece.to_vec().into()).unwrap();
         next(&mut stream).await.unwrap().unwrap();
         assert!(soon(&mut stream).await.is_none());
     }
@@ -113,23 +113,23 @@ async fn large_messages_wait_for_room_and_give_it_back() {
     let mut held = Vec::new();
     for _ in 0..4 {
         let (send, mut one) = request(false, &receiving);
-        send.send(message(4 << 20)[..1000].to_vec().into()).unwrap();
+        send.try_send(message(4 << 20)[..1000].to_vec().into()).unwrap();
         soon(&mut one).await.expect("there is room").unwrap().unwrap();
         held.push((send, one));
     }
     let (small, mut one) = request(false, &receiving);
-    small.send(message(LITTLE).into()).unwrap();
+    small.try_send(message(LITTLE).into()).unwrap();
     assert!(soon(&mut one).await.expect("small ones do not wait").unwrap().is_ok());
     let (send, mut fifth) = request(false, &receiving);
-    send.send(message(4 << 20)[..1000].to_vec().into()).unwrap();
+    send.try_send(message(4 << 20)[..1000].to_vec().into()).unwrap();
     assert!(soon(&mut fifth).await.is_none(), "it waits");
     // The first one's message is whole, and its stream goes on.
     let (rest, one) = &mut held[0];
-    rest.send(message(4 << 20)[1000..].to_vec().into()).unwrap();
+    rest.try_send(message(4 << 20)[1000..].to_vec().into()).unwrap();
     next(one).await.unwrap().unwrap();
     assert_eq!(soon(&mut fifth).await.expect("now there is").unwrap().unwrap().len(), 1000);
     let (send, mut sixth) = request(false, &receiving);
-    send.send(message(4 << 20)[..1000].to_vec().into()).unwrap();
+    send.try_send(message(4 << 20)[..1000].to_vec().into()).unwrap();
     let status = next(&mut sixth).await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "not for ever");
 }

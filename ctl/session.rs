@@ -472,6 +472,13 @@ pub fn exit_code(status: &v1::ExitStatus) -> u8 {
     u8::try_from(status.code & 0xff).unwrap_or(FAILED_ITSELF)
 }
 
+/// What is told of an end beside its code. Where the agent says it from its records, as to who comes back behind the end, it has words for the ordinary
+/// one, too.
+fn said(status: &v1::ExitStatus) -> Option<&str> {
+    let ordinary = format!("exited with code {}", status.code);
+    Some(status.reason.as_str()).filter(|reason| !reason.is_empty() && *reason != ordinary)
+}
+
 /// What one host's workload came to: several hosts count everything but 0 as a failure.
 pub fn verdict(end: &End, labelled: bool) -> Result<()> {
     let End::Exit(status) = end else { return Ok(()) };
@@ -479,8 +486,8 @@ pub fn verdict(end: &End, labelled: bool) -> Result<()> {
         return Ok(());
     }
     if !labelled {
-        if !status.reason.is_empty() {
-            anstream::eprintln!("{}", status.reason);
+        if let Some(words) = said(status) {
+            anstream::eprintln!("{words}");
         }
         return Err(Error::silent(exit_code(status)));
     }
@@ -495,4 +502,22 @@ pub fn verdict(end: &End, labelled: bool) -> Result<()> {
         text.push_str(&format!(" ({})", status.reason));
     }
     Err(Error::new(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinary_end_says_nothing() {
+        let end = |code, reason: &str| v1::ExitStatus { code, reason: reason.into(), ..Default::default() };
+        for (status, words) in [
+            (end(23, ""), None),
+            (end(23, "exited with code 23"), None),
+            (end(137, "killed: out of memory"), Some("killed: out of memory")),
+            (end(1, "exited with code 1 before it was ready"), Some("exited with code 1 before it was ready")),
+        ] {
+            assert_eq!(said(&status), words);
+        }
+    }
 }

@@ -20,9 +20,7 @@ fn groups(node: &Node, name: &str) -> Vec<String> {
     let pid = node.ok(&["inspect", "--format", "{{.State.Pid}}", name]);
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("its cgroups");
     let id = node.ok(&["inspect", "--format", "{{.Id}}", name]);
-    let own =
-        text.lines().filter_map(|l| Some(l.split_once(":/")?.1.to_owned())).filter(|g| g.ends_with(&id)).collect();
-    own
+    text.lines().filter_map(|l| Some(l.split_once(":/")?.1.to_owned())).filter(|g| g.ends_with(&id)).collect()
 }
 
 #[test]
