@@ -11,6 +11,8 @@ bin=$1; shift
 kernel=$(uname -r); kernel=${kernel%%-*}
 newest() { find "$bin/deps" -maxdepth 1 -type f -perm -u+x -name "$1-*" ! -name '*.*' -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2; }
 export RUST_BACKTRACE=0 BERTH_TEST_IMAGES_READY=1 BERTH_TEST_ATTACK_SECS=90 BERTH_TEST_TRIAL_SECS=20
+# What an emulated processor comes to between two kills.
+export BERTH_CAMPAIGN_OPS=${BERTH_CAMPAIGN_OPS:-16} BERTH_CAMPAIGN_KILL_MS=${BERTH_CAMPAIGN_KILL_MS:-3000}
 
 declare -A why
 skip() { # TEST WHY
