@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 const STATE: &str = "forward.json";
 /// From the news of more to the look at it: a container that writes line by line is handed over in batches.
 const PACE: Duration = Duration::from_millis(50);
+/// For the batch that is under way when the agent stops.
+const LAST_BATCH: Duration = Duration::from_secs(1);
 /// A collector that is away is tried again: soon, then ever later.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -186,10 +188,17 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>, forward: &Arc<Forwa
                 tokio::time::sleep(PACE).await;
                 continue;
             }
-            Ok(batch) => tokio::select! {
-                handed = hand_over(&mut collector, forward, dir, &batch.entries) => handed,
-                () = forward.cancel.cancelled() => return,
-            },
+            Ok(batch) => {
+                let mut handing = std::pin::pin!(hand_over(&mut collector, forward, dir, &batch.entries));
+                tokio::select! {
+                    handed = &mut handing => handed,
+                    () = forward.cancel.cancelled() => {
+                        // Cut in the middle, what was taken would not be counted, and come again.
+                        let _ = tokio::time::timeout(LAST_BATCH, handing).await;
+                        return;
+                    }
+                }
+            }
         };
         match handed {
             Ok(()) => {
