@@ -7,6 +7,7 @@ pub mod config;
 pub mod denials;
 pub mod gate;
 pub mod handshakes;
+pub mod leads;
 pub mod log;
 pub mod metrics;
 pub mod peer;
