@@ -60,12 +60,20 @@ enum Collector {
 
 impl Collector {
     /// How many of `items`, from the first on, are handed over; fewer than all only beside an error.
-    async fn send(&mut self, items: &[Item<'_>]) -> (usize, io::Result<()>) {
+    async fn send(&mut self, items: &[Item<'_>], stop: &CancellationToken) -> (usize, io::Result<()>) {
         match self {
-            Collector::Journald(c) => c.send(items).await,
-            Collector::Syslog(c) => c.send(items).await,
+            Collector::Journald(c) => c.send(items, stop).await,
+            Collector::Syslog(c) => c.send(items, stop).await,
         }
     }
+}
+
+/// What comes one by one ends between two when the agent stops: what was taken is counted, and the next agent goes on behind it.
+pub(super) fn goes_on(stop: &CancellationToken) -> io::Result<()> {
+    if stop.is_cancelled() {
+        return Err(io::Error::new(io::ErrorKind::Interrupted, "the agent stops"));
+    }
+    Ok(())
 }
 
 /// One task's word to the others.
@@ -201,6 +209,7 @@ async fn run(inner: &Arc<Inner>, container: &Arc<Container>, forward: &Arc<Forwa
             }
         };
         match handed {
+            Err(_) if forward.cancel.is_cancelled() => return,
             Ok(()) => {
                 *forward.failing.lock().expect("failing") = None;
                 retry = RETRY_MIN;
@@ -248,7 +257,7 @@ fn collector(inner: &Inner, container: &Container) -> Collector {
 async fn hand_over(collector: &mut Collector, forward: &Forward, dir: &Path, entries: &[LogEntry]) -> io::Result<()> {
     let first = forward.forwarded.lock().expect("forwarded").entries + 1;
     let items: Vec<Item<'_>> = entries.iter().zip(first..).map(|(entry, sequence)| Item { entry, sequence }).collect();
-    let (count, outcome) = collector.send(&items).await;
+    let (count, outcome) = collector.send(&items, &forward.cancel).await;
     let state = {
         let mut forwarded = forward.forwarded.lock().expect("forwarded");
         for Item { entry, .. } in &items[..count] {

@@ -1,6 +1,6 @@
 //! systemd's journal by its native protocol (systemd's JOURNAL_NATIVE_PROTOCOL), with Docker's fields.
 
-use super::forward::Item;
+use super::forward::{Item, goes_on};
 use berth_model::log::{LogConfig, LogFacts};
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
+use tokio_util::sync::CancellationToken;
 
 /// A journal that takes nothing for so long is away.
 const STUCK: Duration = Duration::from_secs(30);
@@ -67,8 +68,11 @@ impl Journald {
         Journald { path: path.to_owned(), fields, socket: None }
     }
 
-    pub async fn send(&mut self, items: &[Item<'_>]) -> (usize, io::Result<()>) {
+    pub async fn send(&mut self, items: &[Item<'_>], stop: &CancellationToken) -> (usize, io::Result<()>) {
         for (n, item) in items.iter().enumerate() {
+            if let Err(e) = goes_on(stop) {
+                return (n, Err(e));
+            }
             let datagram = self.datagram(item);
             let sent = tokio::time::timeout(STUCK, self.send_one(&datagram)).await;
             let sent = sent.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "takes nothing")));

@@ -3,13 +3,14 @@
 //! Syslog has no acknowledgement. On a stream a batch counts as handed over when the other side's kernel has all of it (TCP) or its
 //! process has read it (Unix); a connection that ends before has it again. Datagrams count when the kernel has taken them.
 
-use super::forward::Item;
+use super::forward::{Item, goes_on};
 use berth_model::log::{LogConfig, LogFacts, SyslogAddress, SyslogFormat};
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UdpSocket, UnixDatagram, UnixStream};
+use tokio_util::sync::CancellationToken;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// A collector that takes nothing for so long is away: the connection is made anew.
@@ -104,8 +105,8 @@ impl Syslog {
         Syslog { address: log.syslog.address.clone(), look, connection: None }
     }
 
-    pub async fn send(&mut self, items: &[Item<'_>]) -> (usize, io::Result<()>) {
-        let (count, outcome) = self.try_send(items).await;
+    pub async fn send(&mut self, items: &[Item<'_>], stop: &CancellationToken) -> (usize, io::Result<()>) {
+        let (count, outcome) = self.try_send(items, stop).await;
         let outcome = outcome.map_err(|e| {
             self.connection = None;
             io::Error::new(e.kind(), format!("{}: {e}", self.address))
@@ -113,7 +114,7 @@ impl Syslog {
         (count, outcome)
     }
 
-    async fn try_send(&mut self, items: &[Item<'_>]) -> (usize, io::Result<()>) {
+    async fn try_send(&mut self, items: &[Item<'_>], stop: &CancellationToken) -> (usize, io::Result<()>) {
         // One that the other side has closed since the last batch is not written to.
         if self.connection.as_ref().is_some_and(Connection::has_ended) {
             self.connection = None;
@@ -129,6 +130,9 @@ impl Syslog {
         match connection {
             Connection::UnixDatagram(_) | Connection::Udp(_) => {
                 for (n, item) in items.iter().enumerate() {
+                    if let Err(e) = goes_on(stop) {
+                        return (n, Err(e));
+                    }
                     if let Err(e) = connection.send_datagram(&self.look.message(item)).await {
                         return (n, Err(e));
                     }
