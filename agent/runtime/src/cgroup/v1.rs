@@ -8,6 +8,7 @@ use crate::RuntimeError;
 use crate::counters::Counter;
 use berth_model::ContainerId;
 use berth_model::spec::Resources;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -66,23 +67,20 @@ impl V1 {
     /// Those that are born meanwhile are in their parents' group: what is missed in one round is found in the next.
     fn gather(&self, controller: &str, id: &ContainerId) -> Result<PathBuf, RuntimeError> {
         const ROUNDS: u32 = 100;
-        let missing = |path: PathBuf, kind| RuntimeError::Cgroup {
-            act: "gathering the container's processes in",
-            path,
-            source: io::Error::from(kind),
-        };
         let Some(group) = self.group(controller, id)? else {
-            return Err(missing(format!("the {controller} cgroup").into(), io::ErrorKind::NotFound));
+            return Err(not_gathered(format!("the {controller} cgroup").into(), io::ErrorKind::NotFound));
         };
         if controller == "cpuset" {
             inherit_cpuset(&group)?;
         }
         for _ in 0..ROUNDS {
-            let inside = processes(&group);
+            // Before and behind the others: one that is born in the group meanwhile, or ends there, is not outside. Where processes
+            // come and go all the time, some would be missing in every round.
+            let mut inside: BTreeSet<u32> = processes(&group).into_iter().collect();
             let others = self.paths(id).into_iter().filter(|p| *p != group);
-            let mut outside: Vec<u32> = others.flat_map(|p| processes(&p)).filter(|p| !inside.contains(p)).collect();
-            outside.sort_unstable();
-            outside.dedup();
+            let mut outside: BTreeSet<u32> = others.flat_map(|p| processes(&p)).collect();
+            inside.extend(processes(&group));
+            outside.retain(|p| !inside.contains(p));
             if outside.is_empty() {
                 return Ok(group);
             }
@@ -98,7 +96,7 @@ impl V1 {
                 }
             }
         }
-        Err(missing(group, io::ErrorKind::TimedOut))
+        Err(not_gathered(group, io::ErrorKind::TimedOut))
     }
 
     /// The container's group of a controller, which no start may have made so far; `field`: the limit that it is for.
@@ -115,6 +113,10 @@ impl V1 {
     fn freezer_state(&self, id: &ContainerId) -> Option<PathBuf> {
         self.folder("freezer", id).map(|p| p.join(FREEZER_STATE))
     }
+}
+
+fn not_gathered(path: PathBuf, why: io::ErrorKind) -> RuntimeError {
+    RuntimeError::Cgroup { act: "gathering the container's processes in", path, source: why.into() }
 }
 
 /// Where the freezer of v1 says and is told what it does (freezer-subsystem.rst): FROZEN, FREEZING or THAWED.
@@ -332,9 +334,12 @@ impl Cgroups for V1 {
 
     fn freeze(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         // Made for the first pause: a start has no use for it.
-        let state = self.gather("freezer", id)?.join(FREEZER_STATE);
+        let Some(state) = self.group("freezer", id)?.map(|group| group.join(FREEZER_STATE)) else {
+            return Err(not_gathered("the freezer cgroup".into(), io::ErrorKind::NotFound));
+        };
         let frozen = super::wait_frozen(|| {
-            // Written again each time: a process may have come in meanwhile.
+            // Before the processes come in: each stands still as it does, and has no more children. Written again each time: one may have
+            // come in meanwhile.
             put(state.clone(), "FROZEN")?;
             self.gather("freezer", id)?;
             Ok(fs::read_to_string(&state).is_ok_and(|s| s.trim() == "FROZEN"))
