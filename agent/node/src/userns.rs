@@ -7,7 +7,7 @@ use berth_model::userns::{DEFAULT_SIZE, IdRange, Userns, UsernsMode};
 use berth_model::{ContainerRecord, ContainerSpec};
 use berth_network::Namespace;
 use berth_rootfs::{LayerStore, Shift};
-use berth_sys::fs::{is_disk_full, is_no_room};
+use berth_sys::fs::{is_disk_full, is_of_the_moment};
 use berth_sys::userns::UserNamespace;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -233,13 +233,13 @@ pub(crate) fn probe(store: &LayerStore, data_root: &Path) -> Option<String> {
     let (users, ids) = match made {
         Ok(made) => made,
         // ENOSPC is user.max_user_namespaces here (user_namespaces(7)).
-        Err(e) if is_no_room(&e) && !is_disk_full(&e) => return None,
+        Err(e) if is_of_the_moment(&e) && !is_disk_full(&e) => return None,
         Err(e) => return Some(format!("the kernel makes none: {e}")),
     };
     let shift = Shift { userns: users.as_fd(), uid: ids.base, gid: ids.base };
     match store.probe_shift(&data_root.join("userns-probe"), shift) {
         // That says nothing of what the kernel can, and containers must not get the host's ids for it. What cannot start says so.
-        Err(e) if e.no_room() => None,
+        Err(e) if e.of_the_moment() => None,
         tried => tried.err().map(|e| format!("no idmapped mounts: {e}")),
     }
 }

@@ -38,9 +38,9 @@ impl RootfsError {
         matches!(self, RootfsError::Io { source, .. } if berth_sys::fs::is_disk_full(source))
     }
 
-    /// There was no room for it, of whatever kind: that says nothing of what the kernel can.
-    pub fn no_room(&self) -> bool {
-        matches!(self, RootfsError::Io { source, .. } if berth_sys::fs::is_no_room(source))
+    /// It failed by how the host is at the moment: that says nothing of what the kernel can.
+    pub fn of_the_moment(&self) -> bool {
+        matches!(self, RootfsError::Io { source, .. } if berth_sys::fs::is_of_the_moment(source))
     }
 
     /// A layer is not as it was committed: fetching its image again mends it.

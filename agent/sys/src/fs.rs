@@ -514,10 +514,16 @@ pub fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
-/// The host had no room at the moment, of whatever kind: disk, memory, descriptors, processes.
-pub fn is_no_room(error: &io::Error) -> bool {
-    let short = [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN];
-    is_disk_full(error) || error.raw_os_error().is_some_and(|errno| short.contains(&errno))
+/// How the host is at the moment was in the way, not what its kernel can: no room on the disk, in memory, for descriptors or processes, or a disk that
+/// is broken or takes nothing any more.
+pub fn is_of_the_moment(error: &io::Error) -> bool {
+    let others = [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::EROFS, libc::EIO];
+    is_disk_full(error) || error.raw_os_error().is_some_and(|errno| others.contains(&errno))
+}
+
+/// The disk takes no writes: EROFS, EIO.
+pub fn is_disk_lost(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EROFS | libc::EIO))
 }
 
 /// A symbolic link was where none is followed, or too many were: ELOOP.
