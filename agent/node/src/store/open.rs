@@ -92,6 +92,13 @@ pub(super) fn open(
     if let Err(error) = sysfs::fallocate(log.as_fd(), 0, LOG_BYTES, true) {
         tracing::debug!(%error, "keeping room for the database's log");
     }
+    // Some kernels (6.1 behind an error of ext4) let files be opened and written on a disk that takes nothing any more.
+    match log.sync_data() {
+        Err(e) if sysfs::is_disk_lost(&e) => {
+            return Err(StoreError::Sqlite { act: "syncing the write-ahead log", message: e.to_string() });
+        }
+        _ => {}
+    }
     Ok((connection, loaded, log))
 }
 
