@@ -8,14 +8,13 @@
 use crate::error::{Act, RootfsError};
 use crate::tar::{Entry, Kind as TarKind, Packer, Packing, show};
 use berth_sys::fs::{self as sysfs, Kind, Open, Stat};
+use berth_sys::sorted::SortedNames;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Names of a folder that are sorted at once.
-const BATCH: usize = 16384;
 /// Folders inside each other: a path has no more.
 const MAX_DEPTH: usize = 2048;
 
@@ -59,8 +58,7 @@ struct Level {
     path: usize,
     /// It was told, or need not be.
     told: bool,
-    names: std::vec::IntoIter<sysfs::DirEntry>,
-    end: bool,
+    names: SortedNames,
 }
 
 fn child<'b>(path: &mut Vec<u8>, length: usize, name: &'b OsStr) -> &'b OsStr {
@@ -161,11 +159,10 @@ impl<'a> Upper<'a> {
             opaque: false,
             path: 0,
             told: true,
-            names: Vec::new().into_iter(),
-            end: false,
+            names: SortedNames::default(),
         }];
         while let Some(level) = levels.last_mut() {
-            let Some(next) = level.next()? else {
+            let Some(next) = level.names.next(level.upper.as_fd())? else {
                 let level = levels.pop().expect("it is the last");
                 if level.opaque {
                     self.hidden(&mut levels, level, tell, path)?;
@@ -203,8 +200,8 @@ impl<'a> Upper<'a> {
                 tell(Change { kind, path: path.clone() })?;
             }
             let opaque = opaque && lower.is_some();
-            let names = Vec::new().into_iter();
-            levels.push(Level { upper, lower, opaque, path: path.len(), told: !same, names, end: false });
+            let names = SortedNames::default();
+            levels.push(Level { upper, lower, opaque, path: path.len(), told: !same, names });
         }
         Ok(())
     }
@@ -221,18 +218,12 @@ impl<'a> Upper<'a> {
         let Some(lower) = &level.lower else { return Ok(()) };
         let lower = enter(lower.as_fd(), OsStr::new("."))?;
         levels.push(level);
-        loop {
-            let mut names = sysfs::read_dir(lower.as_fd(), BATCH)?;
-            if names.is_empty() {
-                break;
-            }
-            names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            for entry in names {
-                if there(levels.last().map(|l| &l.upper), &entry.name)?.is_none() {
-                    child(path, length, &entry.name);
-                    tell_above(levels, path, tell)?;
-                    tell(Change { kind: ChangeKind::Deleted, path: path.clone() })?;
-                }
+        let mut names = SortedNames::default();
+        while let Some(entry) = names.next(lower.as_fd())? {
+            if there(levels.last().map(|l| &l.upper), &entry.name)?.is_none() {
+                child(path, length, &entry.name);
+                tell_above(levels, path, tell)?;
+                tell(Change { kind: ChangeKind::Deleted, path: path.clone() })?;
             }
         }
         levels.pop();
@@ -252,18 +243,11 @@ impl<'a> Upper<'a> {
 
     fn pack<W: Write>(&self, packer: &mut Packer<'_, W>, path: &mut Vec<u8>) -> io::Result<()> {
         let root = enter(self.folder.as_fd(), OsStr::new("."))?;
-        let level = |upper, path| Level {
-            upper,
-            lower: None,
-            opaque: false,
-            path,
-            told: true,
-            names: Vec::new().into_iter(),
-            end: false,
-        };
+        let level =
+            |upper, path| Level { upper, lower: None, opaque: false, path, told: true, names: SortedNames::default() };
         let mut levels = vec![level(root, 0)];
         while let Some(last) = levels.last_mut() {
-            let Some(next) = last.next()? else {
+            let Some(next) = last.names.next(last.upper.as_fd())? else {
                 levels.pop();
                 continue;
             };
@@ -333,21 +317,4 @@ fn tell_above(levels: &mut [Level], path: &[u8], tell: &mut dyn FnMut(Change) ->
         tell(Change { kind: ChangeKind::Modified, path: path[..level.path].to_vec() })?;
     }
     Ok(())
-}
-
-impl Level {
-    fn next(&mut self) -> io::Result<Option<sysfs::DirEntry>> {
-        loop {
-            if let Some(next) = self.names.next() {
-                return Ok(Some(next));
-            }
-            if self.end {
-                return Ok(None);
-            }
-            let mut names = sysfs::read_dir(self.upper.as_fd(), BATCH)?;
-            self.end = names.is_empty();
-            names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            self.names = names.into_iter();
-        }
-    }
 }

@@ -27,6 +27,7 @@ pub mod pty;
 pub mod quota;
 pub mod seccomp;
 pub mod socket;
+pub mod sorted;
 pub mod spawn;
 pub mod store;
 pub mod term;

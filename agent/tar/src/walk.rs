@@ -3,16 +3,19 @@
 
 use crate::show;
 use berth_sys::fs::{self as sysfs, Open};
+use berth_sys::sorted::SortedNames;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-/// Names of a folder that are sorted at once: larger folders come in sorted pieces.
-const BATCH: usize = 16384;
 /// Folders of a walk that are open at once: the first one, and the innermost.
 const MAX_OPEN: usize = 64;
+
+fn closed() -> io::Error {
+    io::Error::other("the folder is closed")
+}
 
 /// A folder that is being walked.
 pub(crate) struct Level {
@@ -22,9 +25,7 @@ pub(crate) struct Level {
     id: (u64, u64),
     /// Length of its name, with the slash.
     pub prefix: usize,
-    names: std::vec::IntoIter<sysfs::DirEntry>,
-    /// All its names were read.
-    end: bool,
+    names: SortedNames,
     /// Where the next ones are, while it is closed.
     position: u64,
 }
@@ -32,31 +33,23 @@ pub(crate) struct Level {
 impl Level {
     /// `empty`: its names are left out.
     pub fn new(folder: OwnedFd, id: (u64, u64), prefix: usize, empty: bool) -> Level {
-        Level { folder: Some(folder), id, prefix, names: Vec::new().into_iter(), end: empty, position: 0 }
+        let names = if empty { SortedNames::none() } else { SortedNames::default() };
+        Level { folder: Some(folder), id, prefix, names, position: 0 }
     }
 
     fn fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.folder.as_ref().map(AsFd::as_fd).ok_or_else(|| io::Error::other("the folder is closed"))
+        self.folder.as_ref().map(AsFd::as_fd).ok_or_else(closed)
     }
 
     fn next(&mut self) -> io::Result<Option<sysfs::DirEntry>> {
-        loop {
-            if let Some(next) = self.names.next() {
-                return Ok(Some(next));
-            }
-            if self.end {
-                return Ok(None);
-            }
-            let mut names = sysfs::read_dir(self.fd()?, BATCH)?;
-            self.end = names.is_empty();
-            names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            self.names = names.into_iter();
-        }
+        // By field, as `names` is changed beside it.
+        let folder = self.folder.as_ref().ok_or_else(closed)?;
+        self.names.next(folder.as_fd())
     }
 
     fn close(&mut self) -> io::Result<()> {
         let Some(folder) = self.folder.take() else { return Ok(()) };
-        if !self.end {
+        if !self.names.all_read() {
             self.position = File::from(folder).stream_position()?;
         }
         Ok(())
@@ -70,7 +63,7 @@ impl Level {
             return Ok(false);
         }
         let mut folder = File::from(found);
-        if !self.end {
+        if !self.names.all_read() {
             folder.seek(SeekFrom::Start(self.position))?;
         }
         self.folder = Some(folder.into());
