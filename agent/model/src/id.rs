@@ -18,7 +18,14 @@ pub enum IdError {
         "container name {0:?} must start with a letter or digit and hold only letters, digits, '_', '.' and '-', 2 to 128 characters"
     )]
     Name(String),
+    #[error(
+        "container name {0:?} could be the id of a container: with {SHORT} or more digits it needs a letter behind f, an upper-case one, '_', '.' or '-'"
+    )]
+    LooksLikeId(String),
 }
+
+/// Characters of an id that lists show, and people type.
+const SHORT: usize = 12;
 
 impl ContainerId {
     /// An id from 32 random bytes.
@@ -38,20 +45,23 @@ impl ContainerId {
 
     /// The first twelve characters, as lists show them.
     pub fn short(&self) -> &str {
-        &self.0[..12]
+        &self.0[..SHORT]
     }
 }
 
 impl FromStr for ContainerId {
     type Err = IdError;
     fn from_str(s: &str) -> Result<Self, IdError> {
-        let good = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if s.len() == 64 && s.bytes().all(good) {
+        if s.len() == 64 && is_hex(s) {
             Ok(ContainerId(s.into()))
         } else {
             Err(IdError::Id(s.chars().take(160).collect()))
         }
     }
+}
+
+fn is_hex(s: &str) -> bool {
+    s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 impl TryFrom<String> for ContainerId {
@@ -86,15 +96,18 @@ impl fmt::Debug for ContainerId {
     }
 }
 
-/// Checks a container's name: Docker's rule, `[a-zA-Z0-9][a-zA-Z0-9_.-]+`, at most 128 characters.
+/// Checks a container's name: Docker's rule, `[a-zA-Z0-9][a-zA-Z0-9_.-]+`, at most 128 characters; and none that passes for an id in full or as lists
+/// show it, so that nobody's container answers to that of another's.
 pub fn check_name(name: &str) -> Result<(), IdError> {
     let rest = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if first && (2..=128).contains(&name.len()) && name.bytes().all(rest) {
-        Ok(())
-    } else {
-        Err(IdError::Name(name.chars().take(160).collect()))
+    if !first || !(2..=128).contains(&name.len()) || !name.bytes().all(rest) {
+        return Err(IdError::Name(name.chars().take(160).collect()));
     }
+    if name.len() >= SHORT && is_hex(name) {
+        return Err(IdError::LooksLikeId(name.to_owned()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -103,11 +116,14 @@ mod tests {
 
     #[test]
     fn names() {
-        for good in ["web", "a1", "My.App_2-x"] {
+        for good in ["web", "a1", "My.App_2-x", "0123456789a", "ABCDEF012345", "facade-0123456789", "20261123-0900"] {
             assert_eq!(check_name(good), Ok(()), "{good}");
         }
         for bad in ["", "a", "-x", "a/b", "..", "a b", "ü1", &"x".repeat(129)] {
             assert!(check_name(bad).is_err(), "{bad}");
+        }
+        for id in ["0123456789ab", "202611230900", &"a".repeat(64), &"f".repeat(128)] {
+            assert_eq!(check_name(id), Err(IdError::LooksLikeId(id.to_owned())));
         }
     }
 

@@ -322,14 +322,17 @@ impl Containers {
         container.gone.cancel();
     }
 
-    /// By id, by name, by a prefix of the id that fits only one.
+    /// By id, by name, by a prefix of the id that fits only one. What has the form of an id is one: whoever looked at a container and goes on with
+    /// its id gets that container or none, whatever others were given as their names meanwhile.
     pub fn find(&self, name: &str) -> Result<Arc<Container>, NodeError> {
         let index = self.0.read().expect("index");
-        let by_name = |id: &ContainerId| index.by_id.get(id);
-        if let Some(c) = index.by_id.get(name).or_else(|| index.by_name.get(name).and_then(by_name)) {
+        let not_found = || NodeError::ContainerNotFound(name.to_owned());
+        if name.parse::<ContainerId>().is_ok() {
+            return index.by_id.get(name).cloned().ok_or_else(not_found);
+        }
+        if let Some(c) = index.by_name.get(name).and_then(|id| index.by_id.get(id)) {
             return Ok(c.clone());
         }
-        let not_found = || NodeError::ContainerNotFound(name.to_owned());
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(not_found());
         }
