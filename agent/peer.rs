@@ -1,7 +1,7 @@
 //! Who is at the other end of a connection, and the connection itself as tonic takes it.
 
 use crate::tls::Revocations;
-use berth::role::{Holder, Role, RoleError};
+use berth::role::{Holder, Role, RoleError, UID_PREFIX};
 use berth_node::Share;
 use std::fmt;
 use std::io;
@@ -38,7 +38,7 @@ impl Peer {
     pub fn name(&self) -> String {
         match self {
             Peer::Tls { holder, .. } => holder.name.clone(),
-            Peer::Unix { uid, .. } => format!("uid:{uid}"),
+            Peer::Unix { uid, .. } => format!("{UID_PREFIX}{uid}"),
         }
     }
 

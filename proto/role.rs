@@ -7,6 +7,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The prefix of every role in a certificate.
 pub const ROLE_PREFIX: &str = "berth:";
+/// Callers on the Unix socket are named by it: `uid:0`.
+pub const UID_PREFIX: &str = "uid:";
 /// X.520's upper bound for a common name is 64 characters; some CAs write more.
 const MAX_NAME_CHARS: usize = 128;
 
@@ -84,6 +86,11 @@ pub enum CertificateError {
     /// Empty, too long, or with control characters.
     #[error("the certificate's Common Name (CN) must be 1 to 128 printable characters")]
     BadName,
+    /// It would pass for root on the Unix socket.
+    #[error(
+        "the certificate's Common Name (CN) must not begin with {UID_PREFIX:?}: that names callers on the Unix socket"
+    )]
+    Reserved,
 }
 
 /// What a certificate says about its holder.
@@ -119,6 +126,9 @@ impl Holder {
         let name = name.as_str().map_err(|_| CertificateError::BadName)?;
         if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name.chars().any(char::is_control) {
             return Err(CertificateError::BadName);
+        }
+        if name.starts_with(UID_PREFIX) {
+            return Err(CertificateError::Reserved);
         }
         let organizations: Vec<_> = subject.iter_organization().map(|o| o.as_str().ok()).collect();
         Ok(Holder {
@@ -205,6 +215,8 @@ mod tests {
         let name = |n: &str| Holder::from_der(&certificate(&[(DnType::CommonName, n)])).map(|h| h.name);
         assert_eq!(name("a\nb"), Err(CertificateError::BadName));
         assert_eq!(name(&"x".repeat(129)), Err(CertificateError::BadName));
+        assert_eq!(name("uid:0"), Err(CertificateError::Reserved));
+        assert_eq!(name("uid"), Ok("uid".into()));
         let none = certificate(&[(DnType::OrganizationName, "berth:admin")]);
         assert_eq!(Holder::from_der(&none), Err(CertificateError::Names(0)));
     }
