@@ -2,6 +2,7 @@
 
 use super::Metrics;
 use super::page::Format;
+use crate::handshakes::{Handshake, Handshakes};
 use crate::tls::{self, TlsStore};
 use berth::role::Holder;
 use bytes::Bytes;
@@ -19,9 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-/// Scrapers come one by one; more than these wait in the kernel's queue.
+/// Callers that are known come one by one; more than these wait.
 const CONNECTIONS: usize = 8;
+/// Those of which nothing is known yet: the oldest give way to newer ones.
+const UNKNOWN: usize = 32;
 /// Handshake, request and answer together.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A request of a scraper has some hundred bytes.
@@ -34,6 +38,19 @@ pub struct Certificates {
     pub store: Arc<TlsStore>,
     /// Takes files up that have changed.
     pub look: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Certificates {
+    async fn recognise(&self, stream: TcpStream) -> Result<(TlsStream<TcpStream>, Holder), String> {
+        (self.look)();
+        let mut config = ServerConfig::clone(&self.store.config());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.map_err(|e| tls::refusal(&e))?;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let holder = certificate.ok_or("the client presented no certificate")?;
+        let holder = Holder::from_der(holder).map_err(|e| e.to_string())?;
+        Ok((stream, holder))
+    }
 }
 
 pub struct Server {
@@ -60,20 +77,18 @@ impl Server {
     /// Serves until it is dropped.
     pub async fn run(self) {
         let Server { listener, address, certificates, metrics } = self;
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
-        let door = Arc::new(Door { certificates, metrics, turn: Mutex::new(()) });
+        let unknown = Handshakes::new(UNKNOWN);
+        let door = Arc::new(Door { certificates, metrics, room: Semaphore::new(CONNECTIONS), turn: Mutex::new(()) });
         loop {
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let door = door.clone();
+                    let (door, under_way) = (door.clone(), unknown.enter(peer.ip()));
                     tokio::spawn(async move {
-                        match tokio::time::timeout(PATIENCE, door.serve(stream)).await {
+                        match tokio::time::timeout(PATIENCE, door.serve(stream, under_way)).await {
                             Ok(Ok(())) => {}
                             Ok(Err(why)) => tracing::debug!(%peer, "connection for metrics: {why}"),
                             Err(_) => tracing::debug!(%peer, "connection for metrics: not done within {PATIENCE:?}"),
                         }
-                        drop(permit);
                     });
                 }
                 Err(e) => crate::serve::accept_failed(&address.to_string(), &e).await,
@@ -85,26 +100,31 @@ impl Server {
 struct Door {
     certificates: Option<Certificates>,
     metrics: Metrics,
+    room: Semaphore,
     /// Measuring is work for a thread that may block: one at a time.
     turn: Mutex<()>,
 }
 
 impl Door {
-    async fn serve(&self, stream: TcpStream) -> Result<(), String> {
-        let Some(certificates) = &self.certificates else { return self.speak(stream).await };
-        (certificates.look)();
-        let mut config = ServerConfig::clone(&certificates.store.config());
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.map_err(|e| tls::refusal(&e))?;
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let holder = certificate.ok_or("the client presented no certificate")?;
-        let holder = Holder::from_der(holder).map_err(|e| e.to_string())?;
+    async fn serve(&self, stream: TcpStream, under_way: Handshake) -> Result<(), String> {
+        let Some(certificates) = &self.certificates else {
+            // Nobody is known here.
+            return tokio::select! {
+                spoken = self.speak(stream) => spoken,
+                () = under_way.dropped() => Err("others took its place".into()),
+            };
+        };
+        let (stream, holder) = tokio::select! {
+            known = certificates.recognise(stream) => known?,
+            () = under_way.dropped() => return Err("others took its place".into()),
+        };
+        drop(under_way);
+        let _place = self.room.acquire().await.map_err(|e| e.to_string())?;
         // The least role is enough; a certificate without one is not for this agent.
-        let caller = holder.role.map_err(|e| format!("caller {}: its certificate carries no role: {e}", holder.name));
-        match caller {
+        match holder.role {
             Ok(_) => self.speak(stream).await,
             Err(why) => {
-                tracing::warn!("metrics refused: {why}");
+                tracing::warn!("metrics refused: caller {}: its certificate carries no role: {why}", holder.name);
                 self.refuse(stream).await
             }
         }

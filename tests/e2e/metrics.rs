@@ -127,12 +127,16 @@ fn the_format_is_the_readers_choice_and_the_rest_is_refused() {
     assert_eq!(status(&[&url(&node).replace("/metrics", "/")]), "404");
     assert_eq!(status(&["-H", &format!("X-Long: {}", "x".repeat(64 << 10)), &url(&node)]), "431");
 
-    // Those who say nothing take no room for ever: more of them than there is room for, and then a scrape.
+    // Those who say nothing give way: more of them than there is room for, and then a scrape, while the last of them still wait.
     let address = format!("127.0.0.1:{}", node.slot.port(0));
-    let mut silent: Vec<TcpStream> = (0..12).map(|_| TcpStream::connect(&address).expect("connect")).collect();
+    let mut silent: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(&address).expect("connect")).collect();
     silent[0].write_all(b"GET /metrics HTTP/1.1\r\n").expect("write");
     let (good, text) = curl(&["--fail", &url(&node)]);
     assert!(good, "{text}");
+    let last = silent.last_mut().expect("forty");
+    last.set_nonblocking(true).expect("O_NONBLOCK");
+    let waiting = last.read(&mut [0]).map_err(|e| e.kind());
+    assert_eq!(waiting, Err(std::io::ErrorKind::WouldBlock), "the newest has its time");
     silent[0].set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
     let mut rest = Vec::new();
     // Err: a reset is an end, too.
