@@ -383,7 +383,7 @@ impl Config {
                 no_new_privileges: self.isolation.no_new_privileges,
                 selinux: self.isolation.selinux == SelinuxUse::Auto,
             },
-            shared_paths: self.policy.operator.host_paths.clone(),
+            shared_paths: self.policy.operator.shared(),
             event_history: self.event_history,
             // Checked when the file was parsed.
             gc: self.gc.decode().unwrap_or_default(),

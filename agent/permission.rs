@@ -11,10 +11,15 @@ use berth_model::network::{NetworkDriver, NetworkMode};
 use berth_model::spec::{MountKind, Propagation, Seccomp, UsernsMode};
 use berth_node::Node;
 use berth_volume::Backing;
+use berth_volume::held::Shared;
 use serde::Deserialize;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Component, Path};
+use std::time::Duration;
+
+/// For where the permitted folders are, when the agent starts.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// `[policy]`
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -33,6 +38,9 @@ pub struct Grants {
     pub host_namespaces: Vec<String>,
     /// Folders of the host; what is below them may be mounted, and links do not lead out of them.
     pub host_paths: Vec<String>,
+    /// Where these are; see [`Policy::settle`].
+    #[serde(skip)]
+    pub shared: Option<Shared>,
     /// Nodes, or folders of nodes.
     pub devices: Vec<String>,
     /// Beside Docker's default set; `ALL` is a name of its own.
@@ -379,10 +387,32 @@ impl Policy {
             if let MountKind::Bind { source, within, .. } = &mut mount.kind {
                 *within = match role {
                     Some(Role::Admin) => None,
-                    _ => self.operator.folder_of(source).map(str::to_owned),
+                    _ => self.operator.folder_of(source),
                 };
             }
         }
+    }
+
+    /// Finds out where the permitted folders are, as they are then until the agent ends; with what is not used, for people.
+    pub fn settle(&mut self) -> Vec<String> {
+        let given = self.operator.host_paths.clone();
+        if given.is_empty() {
+            return Vec::new();
+        }
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        let asked = std::thread::Builder::new().name("paths".to_owned()).spawn(move || {
+            let _ = answer.send(Shared::settle(&given));
+        });
+        // A folder of a network that does not answer would hold the agent's start up.
+        let settled = asked.ok().and_then(|_| answered.recv_timeout(SETTLE).ok());
+        let (shared, wrong) = settled.unwrap_or_else(|| {
+            let why = format!(
+                "the host did not say within {SETTLE:?} where they are: links on the way to them are not followed"
+            );
+            (self.operator.shared(), vec![why])
+        });
+        self.operator.shared = Some(shared);
+        wrong
     }
 
     /// Key and reason of what cannot be.
@@ -450,11 +480,15 @@ impl Grants {
         }
     }
 
-    /// The permitted folder that a path of the host is in, the deepest one.
-    fn folder_of(&self, path: &str) -> Option<&str> {
-        let real = |folder: &str| matches!(leads_to(folder), Answer::To(f) if is_below(path, &f));
-        let holds = |folder: &&String| is_below(path, folder) || real(folder);
-        self.host_paths.iter().filter(holds).max_by_key(|folder| folder.len()).map(String::as_str)
+    /// The folders that operators may mount, and so change.
+    pub fn shared(&self) -> Shared {
+        self.shared.clone().unwrap_or_else(|| Shared::by_text(&self.host_paths))
+    }
+
+    /// The permitted folder that a path of the host is in.
+    fn folder_of(&self, path: &str) -> Option<String> {
+        parts(path)?;
+        self.shared().by_name(Path::new(path)).map(|folder| folder.given().to_owned())
     }
 }
 

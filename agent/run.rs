@@ -34,7 +34,7 @@ pub enum End {
 const HANDOVER_USEC: u32 = 180_000_000;
 
 /// Runs until SIGTERM or SIGINT, or until an upgrade. Containers go on.
-pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
+pub async fn run(mut config: Config, place: Place) -> anyhow::Result<End> {
     #[cfg(feature = "failpoints")]
     break_as_told();
     let _lock = lock(&config.data_root)?;
@@ -50,6 +50,9 @@ pub async fn run(config: Config, place: Place) -> anyhow::Result<End> {
         log: config.audit.log,
     })
     .context("opening the audit log")?;
+    for why in config.policy.settle() {
+        tracing::warn!("policy.operator.host_paths: {why}");
+    }
     let node = Node::open(config.node()).await?;
     if let Err(e) = uninstall::remember_group(&config.run_root) {
         tracing::warn!("writing down the agent's cgroup: {e}");

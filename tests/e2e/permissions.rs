@@ -1,7 +1,7 @@
 //! Options that reach the host: each needs a permission of its own, and nothing is a way around them.
 
 use crate::harness::agent::Output;
-use crate::harness::{Node, image};
+use crate::harness::{Node, image, until};
 
 /// Options of `run`, the key that permits them to operators, and the value that is just enough.
 const OPTIONS: &[(&[&str], &str, &str)] = &[
@@ -205,6 +205,128 @@ fn what_an_admin_made_is_not_led_out_of_a_permitted_folder() {
     node.ok(&["volume", "rm", "advol"]);
     node.finish();
     std::fs::remove_dir_all(&base).expect("remove");
+}
+
+/// A container's volume lies at a path that the host has, too: a link of /proc leads there, and looks as if it stayed in the permitted folder.
+#[test]
+fn a_link_of_proc_does_not_lead_into_another_container() {
+    let shared = std::env::temp_dir().join(format!("berth-proc-{}", std::process::id()));
+    std::fs::create_dir_all(shared.join("app")).expect("shared");
+    let s = shared.display().to_string();
+    let node = with_policy("permissions-proc", &format!("host_paths = ['{s}']"));
+    let operator = node.pki.identity("operator");
+    let busybox = image("busybox");
+    let id = node.detached(
+        &["--name", "adm", "--network", "none", "-v", &format!("keys:{s}")],
+        &format!("echo secret > {s}/key; mkdir {s}/app; echo secret > {s}/app/key; while :; do sleep 1; done"),
+    );
+    until("its files are there", || node.ctl(&["exec", "adm", "cat", &format!("{s}/app/key")]).code == 0);
+    node.ok(&["volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", &format!("device={s}/app"), "own"]);
+    let root = format!("/proc/{}/root{s}", node.inspect(&id)["State"]["Pid"]);
+    assert!(std::path::Path::new(&root).join("key").exists(), "root of the host can go there");
+    for (link, to) in [("whole", root.clone()), ("part", format!("{root}/app"))] {
+        std::os::unix::fs::symlink(to, shared.join(link)).expect("link");
+    }
+    std::fs::rename(shared.join("app"), shared.join("was")).expect("rename");
+    std::os::unix::fs::symlink(format!("{root}/app"), shared.join("app")).expect("link");
+    for source in
+        [format!("{s}/whole"), format!("{s}/part"), format!("{s}/whole/app"), format!("{s}/app"), "own".into()]
+    {
+        let mount = format!("{source}:/x");
+        let output =
+            node.ctl_as(&operator, &["run", "--rm", "--network", "none", "-v", &mount, &busybox, "cat", "/x/key"]);
+        assert!(output.code == 125 && !output.stdout.contains("secret"), "{source}: {output:?}");
+        assert!(output.stderr.contains("others than admins may put links"), "{source}: {output:?}");
+    }
+    let output = node.ctl_as(&operator, &["volume", "export", "own"]);
+    assert!(output.code != 0 && !output.stdout.contains("secret"), "{output:?}");
+    node.ok(&["rm", "-f", "adm"]);
+    node.ok(&["volume", "rm", "own", "keys"]);
+    node.finish();
+    std::fs::remove_dir_all(&shared).expect("remove");
+}
+
+/// A link of an admin's that goes through a permitted folder and out again, a folder in another, and a file system that takes paths as text.
+#[test]
+fn no_detour_leads_out_of_a_permitted_folder() {
+    let base = std::env::temp_dir().join(format!("berth-detour-{}", std::process::id()));
+    let at = |path: &str| base.join(path).display().to_string();
+    for dir in ["share/a/b", "share/app", "share/base", "secret", "opt"] {
+        std::fs::create_dir_all(base.join(dir)).expect("folder");
+    }
+    std::fs::write(base.join("secret/key"), "secret").expect("key");
+    std::os::unix::fs::symlink(base.join("share/a/b"), base.join("opt/data")).expect("link");
+    let node = with_policy("permissions-detour", &format!("host_paths = ['{}', '{}']", at("share"), at("share/app")));
+    let operator = node.pki.identity("operator");
+    let busybox = image("busybox");
+    let volume = |options: &[&str], name: &str| {
+        let options: Vec<&str> = options.iter().flat_map(|o| ["--opt", o]).collect();
+        node.ok(&[&["volume", "create"], options.as_slice(), &[name]].concat());
+    };
+    let (device, lower) =
+        (format!("device={}", at("opt/data")), format!("o=lowerdir={}:{}", at("share/base"), at("opt")));
+    volume(&["type=none", "o=bind", &device], "alias");
+    volume(&["type=overlay", "device=overlay", &lower], "overlay");
+    let create = |name: &str, source: &str| {
+        let mount = format!("{source}:/x");
+        let made = ["create", "--name", name, "--network", "none", "-v", &mount, &busybox, "cat", "/x/key"];
+        node.ok(&made);
+    };
+    create("bound", &at("opt/data"));
+    create("volume", "alias");
+    // What an operator's container does in the permitted folder.
+    let whole = format!("{}:/s", at("share"));
+    let swap = format!(
+        "cd /s && rm -rf a/b base app && ln -s {secret} a/b && ln -s {secret} base && ln -s / app",
+        secret = at("secret")
+    );
+    let swapped =
+        node.ctl_as(&operator, &["run", "--rm", "--network", "none", "-v", &whole, &busybox, "sh", "-c", &swap]);
+    assert_eq!(swapped.code, 0, "{swapped:?}");
+    let refused = |arguments: &[&str]| {
+        let output = node.ctl_as(&operator, arguments);
+        assert!(output.code != 0 && !output.stdout.contains("secret"), "{arguments:?}: {output:?}");
+        output.stderr
+    };
+    for name in ["bound", "volume"] {
+        let error = refused(&["start", "-a", name]);
+        assert!(error.contains("others than admins may put links"), "{error}");
+    }
+    for (source, key) in [
+        ("overlay".to_owned(), "others than admins may put links"),
+        (at("secret"), "host_paths"),
+        (at("share/app/etc"), "others than admins may put links"),
+        (format!("{}{}", at("share/app"), at("secret")), "others than admins may put links"),
+        ("/etc".to_owned(), "host_paths"),
+    ] {
+        let mount = format!("{source}:/x");
+        let error =
+            refused(&["run", "--rm", "--network", "none", "-v", &mount, &busybox, "cat", "/x/key", "/x/hostname"]);
+        assert!(error.contains(key), "{source}: {error}");
+    }
+    node.ok(&["rm", "-f", "bound", "volume"]);
+    node.ok(&["volume", "rm", "alias", "overlay"]);
+    node.finish();
+    std::fs::remove_dir_all(&base).expect("remove");
+}
+
+/// A name that another container's id could be would be found in its place.
+#[test]
+fn no_container_answers_to_the_id_of_another() {
+    let node = Node::with_busybox("permissions-ids");
+    let id = node.detached(&["--name", "web", "--network", "none"], "while :; do sleep 1; done");
+    node.detached(&["--name", "other", "--network", "none"], "while :; do sleep 1; done");
+    let busybox = image("busybox");
+    for name in [id.as_str(), &id[..12], &"e".repeat(64), "0123456789ab"] {
+        let error = node.fails(1, &["rename", "other", name]);
+        assert!(error.contains("could be the id of a container"), "{error}");
+        let error = node.fails(125, &["run", "--rm", "--name", name, &busybox, "true"]);
+        assert!(error.contains("could be the id of a container"), "{error}");
+    }
+    node.ok(&["rename", "other", "0123456789a"]);
+    node.ok(&["rename", "0123456789a", "feedbeef-20261123"]);
+    assert_eq!(node.ok(&["exec", &id[..12], "hostname"]), node.ok(&["exec", "web", "hostname"]));
+    node.finish();
 }
 
 #[test]

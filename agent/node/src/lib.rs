@@ -115,6 +115,7 @@ use berth_model::{ContainerId, ExitStatus, Phase, Platform, Reference};
 use berth_network::NetworkConfig;
 use berth_rootfs::Driver;
 use berth_runtime::{AttachOptions, Attachment, RuntimeConfig};
+use berth_volume::held::Shared;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -149,7 +150,7 @@ pub struct NodeConfig {
     pub logs: LogsConfig,
     pub userns: UsernsConfig,
     /// Folders of the host that others than its admins may mount, and so change: no mount is led out of them by a link.
-    pub shared_paths: Vec<String>,
+    pub shared_paths: Shared,
 }
 
 /// What holds for the output of all containers.

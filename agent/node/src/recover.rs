@@ -204,7 +204,7 @@ fn parts(config: &NodeConfig) -> Result<Parts, NodeError> {
         let other_runtimes = other_runtimes(&runtime);
         let volumes = volumes::open(
             &config.data_root.join("volumes"),
-            &config.shared_paths,
+            config.shared_paths.clone(),
             std::mem::take(&mut loaded.volumes),
         )?;
         let boot_id = boot_id.clone();

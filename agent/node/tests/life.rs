@@ -53,7 +53,7 @@ impl Bed {
             gc: Default::default(),
             logs: LogsConfig::default(),
             userns: Default::default(),
-            shared_paths: Vec::new(),
+            shared_paths: berth_volume::held::Shared::default(),
         };
         Bed { dir, config }
     }

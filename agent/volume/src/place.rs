@@ -1,13 +1,13 @@
 //! The files of one volume, where they can be reached.
 
-use crate::{Act, VolumeError, copy_tree, held, quota};
+use crate::held::Shared;
+use crate::{Act, VolumeError, copy_tree, quota};
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve};
 use berth_sys::mount::{self, AttrChange, MountAttr, Propagation};
 use berth_sys::wall::is_down;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Where a volume's files are while it can be used.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Place {
     /// Of a quota: `fill` belongs to it as `data` does.
     pub project: Option<u32>,
     /// Folders that `data` must not be led out of when it goes through one.
-    pub shared: Arc<[String]>,
+    pub shared: Shared,
 }
 
 fn folder(path: &Path) -> Result<OwnedFd, VolumeError> {
@@ -40,11 +40,11 @@ impl Place {
     /// # Errors
     /// `Io`: it is not there.
     pub fn open(&self) -> Result<OwnedFd, VolumeError> {
-        match held::folder_of(&self.shared, &self.data) {
+        match self.shared.of(&self.data) {
             None => folder(&self.data),
             Some(within) => {
                 let flags = Open::RDONLY | Open::DIRECTORY;
-                held::open(&self.data, within, flags).act(|| format!("opening {}", self.data.display()))
+                within.open(&self.data, flags).act(|| format!("opening {}", self.data.display()))
             }
         }
     }

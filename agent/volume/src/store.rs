@@ -1,5 +1,6 @@
 //! The folder of all volumes.
 
+use crate::held::Shared;
 use crate::options::Foreign;
 use crate::place::sync;
 use crate::{Act, Backing, Parts, Place, VolumeError, parts, quota};
@@ -14,7 +15,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// No such file system.
@@ -39,7 +39,7 @@ const IMPORT: &str = ".import-";
 #[derive(Clone, Debug)]
 pub struct VolumeStore {
     dir: PathBuf,
-    shared: Arc<[String]>,
+    shared: Shared,
 }
 
 /// A volume in the making. Dropped, it stays as a leftover.
@@ -111,13 +111,13 @@ impl VolumeStore {
     pub fn open(dir: &Path) -> Result<VolumeStore, VolumeError> {
         let act = || format!("making {}", dir.display());
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).act(act)?;
-        Ok(VolumeStore { dir: dir.to_owned(), shared: Arc::default() })
+        Ok(VolumeStore { dir: dir.to_owned(), shared: Shared::default() })
     }
 
     /// Folders of the host whose contents others than its admins may change ([`crate::held`]): volumes that are folders there stay there.
     #[must_use]
-    pub fn with_shared(self, folders: &[String]) -> VolumeStore {
-        VolumeStore { shared: folders.into(), ..self }
+    pub fn with_shared(self, shared: Shared) -> VolumeStore {
+        VolumeStore { shared, ..self }
     }
 
     /// Makes a volume under a name that is none; `random` makes it another's than all others.
@@ -351,7 +351,7 @@ impl VolumeStore {
             recursive: false,
             read_only: false,
             project: None,
-            shared: Arc::default(),
+            shared: Shared::default(),
         };
         match backing {
             Backing::Folder => own(dir, DATA, FILL),
@@ -364,7 +364,7 @@ impl VolumeStore {
                 recursive: false,
                 read_only: f.attributes.contains(MountAttr::RDONLY),
                 project: None,
-                shared: Arc::default(),
+                shared: Shared::default(),
             },
             Backing::Bind { path, recursive, read_only } => Place {
                 data: path.into(),
@@ -403,7 +403,10 @@ impl VolumeStore {
         if !is_mounted(&at)? {
             let act = || format!("mounting the volume {name}");
             let (tree, _device) = match backing {
-                Backing::Mount(foreign) => (mount_foreign(foreign, name)?, None),
+                Backing::Mount(foreign) => {
+                    self.leads_through_none(foreign).act(act)?;
+                    (mount_foreign(foreign, name)?, None)
+                }
                 _ => {
                     let disk = self.dir.join(name).join(DISK);
                     let device = match loop_device::find(&disk).act(act)? {
@@ -436,6 +439,19 @@ impl VolumeStore {
                     Backing::Mount(_) => make_as_root_of(&at, &data)?,
                     _ => make(&data, 0o755)?,
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// A file system takes paths as text and follows them by itself: none may go where others than admins put links.
+    fn leads_through_none(&self, foreign: &Foreign) -> io::Result<()> {
+        let values = foreign.parameters.iter().filter_map(|(_, value)| value.as_deref());
+        let paths = values.chain([foreign.device.as_str()]).flat_map(|value| value.split([':', ',']));
+        for path in paths.filter(|path| path.starts_with('/')) {
+            if let Some(folder) = self.shared.of(Path::new(path)) {
+                let why = format!("{path} leads through {}, where others than admins may put links", folder.given());
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
             }
         }
         Ok(())

@@ -1,24 +1,22 @@
 //! Bind mounts of callers who may name only some folders of the host.
 //!
 //! What lies in these folders may be changed by containers that have them, at any time: a link there must not lead out of them, neither
-//! when a container is made nor when it is started again later. So the path is walked from the permitted folder's descriptor at every start.
+//! when a container is made nor when it is started again later. So it is opened anew at every start, and what was opened has to be in the folder.
 
 use crate::NodeError;
 use berth_model::ContainerSpec;
 use berth_model::spec::{Mount, MountKind, Propagation};
-use berth_sys::fs::{self as sysfs, Open, Resolve};
+use berth_sys::fs::Open;
 use berth_sys::mount::{self as sysmount, AttrChange, MountAttr, Peers};
-use berth_volume::held;
-use std::ffi::OsStr;
+use berth_volume::held::Shared;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// A spec whose binds are all held that go through one of `folders`, whoever made them; `None`: that changes nothing.
-pub(crate) fn all_held(folders: &[String], spec: &ContainerSpec) -> Option<ContainerSpec> {
+pub(crate) fn all_held(folders: &Shared, spec: &ContainerSpec) -> Option<ContainerSpec> {
     let place = |mount: &Mount| match &mount.kind {
-        MountKind::Bind { source, within: None, .. } => held::folder_of(folders, Path::new(source)).map(str::to_owned),
+        MountKind::Bind { source, .. } => folders.of(Path::new(source)).map(|folder| folder.given().to_owned()),
         _ => None,
     };
     let places: Vec<Option<String>> = spec.mounts.iter().map(place).collect();
@@ -37,23 +35,14 @@ pub(crate) fn all_held(folders: &[String], spec: &ContainerSpec) -> Option<Conta
 /// The source of `mount`, which is inside `within`; a missing folder is made where the mount says so.
 ///
 /// # Errors
-/// `Io`, with the source's path; also when a link leads to what is not there inside `within`.
-pub(super) fn source(mount: &Mount, within: &str) -> Result<OwnedFd, NodeError> {
+/// `Io`, with the source's path; also when a link leads out of `within`.
+pub(super) fn source(folders: &Shared, mount: &Mount, within: &str) -> Result<OwnedFd, NodeError> {
     let MountKind::Bind { source, create_source, .. } = &mount.kind else {
         return Err(NodeError::Io { act: "making a bind mount".into(), source: io::ErrorKind::InvalidInput.into() });
     };
-    let io = || NodeError::io(format!("opening the mount source {source}, held inside {within}"));
-    let folder = sysfs::open(within, Open::PATH | Open::DIRECTORY, 0).map_err(io())?;
-    // The folder may be given by a link, and the source by where that leads.
-    let real = std::fs::canonicalize(within).map_err(io())?;
-    let path = Path::new(source);
-    // Links that stay inside are followed as they are anywhere; others as if the folder were the root, where they lead to nothing.
-    if let Ok(there) = held::open(path, within, Open::PATH) {
-        return Ok(there);
-    }
-    let below = path.strip_prefix(within).or_else(|_| path.strip_prefix(&real));
-    let below = below.map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied)).map_err(io())?;
-    open(folder.as_fd(), below, *create_source).map_err(io())
+    let (path, folder) = (Path::new(source), folders.named(within));
+    let opened = if *create_source { folder.open_or_make(path) } else { folder.open(path, Open::PATH) };
+    opened.map_err(NodeError::io(format!("opening the mount source {source}, held inside {within}")))
 }
 
 /// The detached mount for `mount`, whose [`source`] is `from`.
@@ -105,33 +94,4 @@ pub(super) fn stuck(source: &str, from: BorrowedFd<'_>, wanted: Propagation) -> 
         "path {source} is mounted on {at} but it is not {word} mount: mount --make-{make} {at} makes it one, and without the word the mount \
          is a private one"
     )))
-}
-
-/// Opens `path` inside `folder` as if that were the root; links of /proc are refused.
-fn open(folder: BorrowedFd<'_>, path: &Path, make: bool) -> io::Result<OwnedFd> {
-    let inside = |path: &OsStr| {
-        let path = if path.is_empty() { OsStr::new(".") } else { path };
-        sysfs::openat2(folder, path, Open::PATH, 0, Resolve::IN_ROOT | Resolve::NO_MAGICLINKS)
-    };
-    match inside(path.as_os_str()) {
-        Err(e) if make && e.kind() == io::ErrorKind::NotFound => {}
-        other => return other,
-    }
-    let mut walked = Vec::new();
-    let mut dir = inside(OsStr::new(""))?;
-    for name in path {
-        walked.extend_from_slice(name.as_bytes());
-        dir = match inside(OsStr::from_bytes(&walked)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // EEXIST: a link that leads nowhere, or another start that made it meanwhile; the next line tells.
-                match sysfs::mkdirat(dir.as_fd(), name, 0o755) {
-                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-                    _ => inside(OsStr::from_bytes(&walked))?,
-                }
-            }
-            other => other?,
-        };
-        walked.push(b'/');
-    }
-    Ok(dir)
 }

@@ -7,6 +7,7 @@ use crate::node::Inner;
 use crate::store::{Durability, Write};
 use berth_model::volume::VolumeRecord;
 use berth_model::{ContainerId, ContainerRecord, Timestamp};
+use berth_volume::held::Shared;
 use berth_volume::{Backing, VolumeStore};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ pub(crate) struct Opened {
 ///
 /// # Errors
 /// `Volume`.
-pub(crate) fn open(dir: &Path, shared: &[String], records: Vec<VolumeRecord>) -> Result<Opened, NodeError> {
+pub(crate) fn open(dir: &Path, shared: Shared, records: Vec<VolumeRecord>) -> Result<Opened, NodeError> {
     let store = VolumeStore::open(dir)?.with_shared(shared);
     let (names, mut leftovers) = store.list()?;
     let mut table: BTreeMap<String, Entry> = BTreeMap::new();
@@ -201,7 +202,7 @@ mod tests {
         store.publish(draft, "told").unwrap();
         store.publish(store.draft("2", &backing).unwrap(), "bare").unwrap();
         let Opened { volumes, leftovers, .. } =
-            open(&dir, &[], vec![record("idle", true), record("used", true)]).unwrap();
+            open(&dir, Shared::default(), vec![record("idle", true), record("used", true)]).unwrap();
         assert_eq!(volumes.find("told").unwrap().record, told);
         assert_eq!(volumes.find("plain").unwrap().backing, Backing::Folder);
         assert!(volumes.find("bare").is_err() && !store.exists("bare"));

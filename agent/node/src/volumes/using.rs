@@ -303,7 +303,7 @@ pub(crate) fn trees(
                 trees.push(berth_volume::tree_of(view.as_fd(), image.subpath.as_deref(), false, true)?);
             }
             MountKind::Bind { within: Some(within), source, idmap, recursive, .. } => {
-                let from = super::host_path::source(mount, within)?;
+                let from = super::host_path::source(&inner.config.shared_paths, mount, within)?;
                 can_travel(n, mount, Some(from.as_fd()))?;
                 warnings.extend(selinux::relabel_bind(inner, record, mount, from.as_fd())?);
                 let tree = super::host_path::tree(mount, from.as_fd())?;
