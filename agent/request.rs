@@ -31,9 +31,14 @@ struct Framing {
 }
 
 impl Framing {
-    /// Walks over what has come. Err: the length of a message that is larger than `most`.
-    fn walk(&mut self, mut data: &[u8], most: usize) -> Result<(), usize> {
+    /// Walks over what has come. Ok: where in it the message begins that came last; 0 as well when it began before. Err: the length of a
+    /// message that is larger than `most`.
+    fn walk(&mut self, mut data: &[u8], most: usize) -> Result<usize, usize> {
+        let (all, mut head, mut begins) = (data.len(), 0, 0);
         while !data.is_empty() {
+            if self.between() {
+                head = all - data.len();
+            }
             let wanted = if self.left > 0 { self.left } else { HEAD - self.have };
             let (now, rest) = data.split_at(wanted.min(data.len()));
             data = rest;
@@ -51,9 +56,10 @@ impl Framing {
                 }
                 (self.have, self.left) = (0, self.length);
                 self.messages += 1;
+                begins = head;
             }
         }
-        Ok(())
+        Ok(begins)
     }
 
     fn between(&self) -> bool {
@@ -81,8 +87,8 @@ pub struct Request {
     framing: Framing,
     late: Option<Pin<Box<Sleep>>>,
     asking: Option<Pin<Box<dyn Future<Output = Option<Room>> + Send>>>,
-    /// Waits for room.
-    held: Option<Frame<Bytes>>,
+    /// The beginning of a large message. It waits for room, which is asked for when somebody wants it and not before.
+    held: Option<Bytes>,
     /// Of the message with this number.
     room: Option<(u64, Room)>,
     ended: bool,
@@ -110,10 +116,11 @@ impl Request {
         Poll::Ready(Some(Err(status)))
     }
 
-    /// Looks at what has come, and asks for room for the rest of a large message.
-    fn look(&mut self, data: &[u8]) -> Result<(), Status> {
+    /// Looks at what has come. A large message of which there is more to come is held from its beginning on; what is before it goes on its way,
+    /// because who sends waits for an answer to that, or works on it. `None`: there is nothing before it.
+    fn look(&mut self, mut data: Bytes) -> Result<Option<Bytes>, Status> {
         let (most, before) = (self.sender.most, self.framing.messages);
-        self.framing.walk(data, most).map_err(|length| status::request_too_large(length, most))?;
+        let begins = self.framing.walk(&data, most).map_err(|length| status::request_too_large(length, most))?;
         let Framing { messages, left, length, .. } = self.framing;
         if !self.sender.one && (self.framing.between() || messages != before) {
             self.late = None;
@@ -121,11 +128,30 @@ impl Request {
         if left == 0 || self.room.as_ref().is_some_and(|(of, _)| *of != messages) {
             self.room = None;
         }
-        if left > 0 && length > LITTLE && self.room.is_none() {
-            let Sender { caller, first, .. } = &self.sender;
-            self.asking = Some(Box::pin(self.receiving.clone().take(caller.clone(), *first, length)));
+        if left == 0 || length <= LITTLE || self.room.is_some() {
+            return Ok(Some(data));
         }
-        Ok(())
+        self.held = Some(data.split_off(begins));
+        Ok((!data.is_empty()).then_some(data))
+    }
+
+    /// What is held, when there is room for its message.
+    fn make_room(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let (Sender { caller, first, .. }, length) = (&self.sender, self.framing.length);
+        let receiving = &self.receiving;
+        let ask = || -> Pin<Box<dyn Future<Output = Option<Room>> + Send>> {
+            Box::pin(receiving.clone().take(caller.clone(), *first, length))
+        };
+        match self.asking.get_or_insert_with(ask).as_mut().poll(cx) {
+            Poll::Ready(Some(room)) => {
+                self.asking = None;
+                self.room = Some((self.framing.messages, room));
+                Poll::Ready(self.held.take().map(|data| Ok(Frame::data(data))))
+            }
+            Poll::Ready(None) => self.end(status::no_room()),
+            Poll::Pending if self.wait(cx).is_ready() => self.end(status::no_room()),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     /// The rest has not come: it has so long from now on.
@@ -147,34 +173,21 @@ impl http_body::Body for Request {
         if this.ended {
             return Poll::Ready(None);
         }
-        if this.asking.is_none() {
+        if this.held.is_none() {
             match Pin::new(&mut this.inner).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    if let Some(Err(status)) = frame.data_ref().map(|data| this.look(data)) {
-                        return this.end(status);
-                    }
-                    if this.asking.is_none() {
-                        return Poll::Ready(Some(Ok(frame)));
-                    }
-                    this.held = Some(frame);
-                }
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data().map(|data| this.look(data)) {
+                    Ok(Ok(None)) => {}
+                    Ok(Ok(Some(data))) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Ok(Err(status)) => return this.end(status),
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
                 Poll::Pending if this.wait(cx).is_ready() => {
                     return this.end(status::request_late(this.sender.patience));
                 }
                 other => return other,
             }
         }
-        let Some(asking) = &mut this.asking else { return Poll::Pending };
-        match asking.as_mut().poll(cx) {
-            Poll::Ready(Some(room)) => {
-                this.asking = None;
-                this.room = Some((this.framing.messages, room));
-                Poll::Ready(this.held.take().map(Ok))
-            }
-            Poll::Ready(None) => this.end(status::no_room()),
-            Poll::Pending if this.wait(cx).is_ready() => this.end(status::no_room()),
-            Poll::Pending => Poll::Pending,
-        }
+        this.make_room(cx)
     }
 
     fn is_end_stream(&self) -> bool {

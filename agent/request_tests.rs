@@ -54,7 +54,11 @@ fn messages_are_found_however_they_are_cut() {
         assert_eq!(framing.messages, 4);
     }
     let mut framing = Framing::default();
-    assert_eq!(all.chunks(7).try_for_each(|piece| framing.walk(piece, 299)), Err(300), "before a byte of it is kept");
+    assert_eq!(
+        all.chunks(7).try_for_each(|piece| framing.walk(piece, 299).map(drop)),
+        Err(300),
+        "before a byte of it is kept"
+    );
 }
 
 #[tokio::test]
@@ -132,4 +136,53 @@ async fn large_messages_wait_for_room_and_give_it_back() {
     send.try_send(message(4 << 20)[..1000].to_vec().into()).unwrap();
     let status = next(&mut sixth).await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "not for ever");
+}
+
+#[tokio::test]
+async fn a_whole_message_does_not_wait_for_the_one_behind_it() {
+    let receiving = Arc::new(Receiving::new(4 << 20));
+    // One piece has the end of a message and the beginning of a large one, as of callers that fill their frames.
+    let joint = || Bytes::from([&message(100), &message(4 << 20)[..1000]].concat());
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        let (send, mut one) = request(false, &receiving);
+        send.try_send(joint()).unwrap();
+        assert_eq!(soon(&mut one).await.expect("it is whole").unwrap().unwrap(), message(100));
+        stalled.push((send, one));
+    }
+    // They work on what they have, and nobody has asked for more.
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let (send, mut large) = request(false, &receiving);
+        send.try_send(message(4 << 20)[..1000].to_vec().into()).unwrap();
+        soon(&mut large).await.expect("who does not read takes no room").unwrap().unwrap();
+        held.push((send, large));
+    }
+    let (_send, mut first) = stalled.remove(0);
+    assert!(soon(&mut first).await.is_none(), "now it waits for room");
+    held.pop();
+    assert_eq!(soon(&mut first).await.expect("there is room").unwrap().unwrap(), message(4 << 20)[..1000]);
+    let (send, mut second) = stalled.remove(0);
+    drop(send);
+    assert!(!second.is_end_stream(), "there is more, though nothing comes any more");
+    assert_eq!(next(&mut second).await.unwrap().unwrap_err().code(), Code::ResourceExhausted, "not for ever");
+}
+
+#[tokio::test]
+async fn every_byte_comes_through_in_its_order() {
+    let mut all = [message(30), message(LITTLE + 9), message(0), message(LITTLE * 2), message(9)].concat();
+    for (n, byte) in all.iter_mut().enumerate().filter(|(_, byte)| **byte == 7) {
+        *byte = n.to_le_bytes()[0] | 8;
+    }
+    for size in [1021, 4099, 16_384, 65_536, 70_001, all.len()] {
+        let (send, mut stream) = request(false, &Arc::new(Receiving::new(4 << 20)));
+        let (mut come, mut pieces) = (Vec::new(), all.chunks(size));
+        while come.len() < all.len() {
+            if let Some(piece) = pieces.next() {
+                send.try_send(piece.to_vec().into()).unwrap();
+            }
+            come.extend(soon(&mut stream).await.expect("there is room").unwrap().unwrap());
+        }
+        assert!(come == all, "pieces of {size}");
+    }
 }
