@@ -36,11 +36,19 @@ pub struct Rule {
     pub mutates: bool,
     pub duration: Duration,
     pub takes: Takes,
+    /// Its answer may be some megabytes, and is whole in memory until it is read: what lists or inspects. Not what is small however much there
+    /// is on the host, nor what is small and takes long: that would keep the others waiting.
+    pub gives_much: bool,
 }
 
 impl Rule {
     const fn much(mut self) -> Rule {
         self.takes = Takes::Much;
+        self
+    }
+
+    const fn gives_much(mut self) -> Rule {
+        self.gives_much = true;
         self
     }
 
@@ -53,31 +61,30 @@ impl Rule {
     pub fn message_bytes(&self, most: usize) -> usize {
         if self.takes == Takes::Little || self.least == Role::Viewer { LITTLE.min(most) } else { most }
     }
+}
 
-    /// Its answer may be large, and is whole in memory until it is read.
-    pub fn gives_much(&self) -> bool {
-        !self.mutates && self.duration == Duration::Bounded && self.path.starts_with("/berth.")
-    }
+const fn new(path: &'static str, least: Role, mutates: bool, duration: Duration) -> Rule {
+    Rule { path, least, mutates, duration, takes: Takes::Little, gives_much: false }
 }
 
 const fn look(path: &'static str) -> Rule {
-    Rule { path, least: Role::Viewer, mutates: false, duration: Duration::Bounded, takes: Takes::Little }
+    new(path, Role::Viewer, false, Duration::Bounded)
 }
 
 const fn follow(path: &'static str) -> Rule {
-    Rule { path, least: Role::Viewer, mutates: false, duration: Duration::Endless, takes: Takes::Little }
+    new(path, Role::Viewer, false, Duration::Endless)
 }
 
 const fn change(path: &'static str) -> Rule {
-    Rule { path, least: Role::Operator, mutates: true, duration: Duration::Bounded, takes: Takes::Little }
+    new(path, Role::Operator, true, Duration::Bounded)
 }
 
 const fn long_change(path: &'static str) -> Rule {
-    Rule { path, least: Role::Operator, mutates: true, duration: Duration::Endless, takes: Takes::Little }
+    new(path, Role::Operator, true, Duration::Endless)
 }
 
 const fn admin_change(path: &'static str) -> Rule {
-    Rule { path, least: Role::Admin, mutates: true, duration: Duration::Bounded, takes: Takes::Little }
+    new(path, Role::Admin, true, Duration::Bounded)
 }
 
 /// Sorted by path: it is searched by halves.
@@ -87,9 +94,9 @@ pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Containers/Attach").stream(),
     long_change("/berth.v1.Containers/Create").much(),
     long_change("/berth.v1.Containers/Exec").stream(),
-    look("/berth.v1.Containers/Inspect"),
+    look("/berth.v1.Containers/Inspect").gives_much(),
     change("/berth.v1.Containers/Kill"),
-    look("/berth.v1.Containers/List"),
+    look("/berth.v1.Containers/List").gives_much(),
     follow("/berth.v1.Containers/Logs"),
     change("/berth.v1.Containers/Pause"),
     long_change("/berth.v1.Containers/PortForward").stream(),
@@ -103,7 +110,7 @@ pub static RULES: &[Rule] = &[
     follow("/berth.v1.Containers/Stats"),
     long_change("/berth.v1.Containers/Stop"),
     long_change("/berth.v1.Containers/StopAll"),
-    look("/berth.v1.Containers/Top"),
+    look("/berth.v1.Containers/Top").gives_much(),
     change("/berth.v1.Containers/Unpause"),
     change("/berth.v1.Containers/Update").much(),
     change("/berth.v1.Containers/UpdatePorts").much(),
@@ -113,8 +120,8 @@ pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Files/CopyTo").stream(),
     follow("/berth.v1.Files/Diff"),
     long_change("/berth.v1.Files/Export"),
-    look("/berth.v1.Images/Inspect"),
-    look("/berth.v1.Images/List"),
+    look("/berth.v1.Images/Inspect").gives_much(),
+    look("/berth.v1.Images/List").gives_much(),
     long_change("/berth.v1.Images/Prune"),
     long_change("/berth.v1.Images/Pull").much(),
     change("/berth.v1.Images/Remove"),
@@ -124,8 +131,8 @@ pub static RULES: &[Rule] = &[
     change("/berth.v1.Networks/Disconnect"),
     // It changes nothing, and tells of the host's firewall and processes.
     change("/berth.v1.Networks/ExplainPort"),
-    look("/berth.v1.Networks/Inspect"),
-    look("/berth.v1.Networks/List"),
+    look("/berth.v1.Networks/Inspect").gives_much(),
+    look("/berth.v1.Networks/List").gives_much(),
     change("/berth.v1.Networks/Prune"),
     change("/berth.v1.Networks/Remove"),
     long_change("/berth.v1.Node/CheckImages"),
@@ -143,8 +150,8 @@ pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Volumes/Export"),
     long_change("/berth.v1.Volumes/Import").stream(),
     long_change("/berth.v1.Volumes/ImportInParts").stream(),
-    look("/berth.v1.Volumes/Inspect"),
-    look("/berth.v1.Volumes/List"),
+    look("/berth.v1.Volumes/Inspect").gives_much(),
+    look("/berth.v1.Volumes/List").gives_much(),
     long_change("/berth.v1.Volumes/Prune"),
     long_change("/berth.v1.Volumes/Remove"),
     look("/grpc.health.v1.Health/Check"),
@@ -231,6 +238,29 @@ mod tests {
         let bytes = |path: &str| rule(path).unwrap().message_bytes(4 << 20);
         assert_eq!(bytes("/berth.v1.Containers/Create"), 4 << 20);
         assert_eq!(bytes("/berth.v1.Containers/Kill"), LITTLE);
+    }
+
+    #[test]
+    fn only_large_answers_need_a_place() {
+        let large: Vec<&str> = RULES.iter().filter(|rule| rule.gives_much).map(|rule| rule.path).collect();
+        let want = [
+            "/berth.v1.Containers/Inspect",
+            "/berth.v1.Containers/List",
+            // 16384 processes with a KiB of arguments each.
+            "/berth.v1.Containers/Top",
+            "/berth.v1.Images/Inspect",
+            "/berth.v1.Images/List",
+            "/berth.v1.Networks/Inspect",
+            "/berth.v1.Networks/List",
+            "/berth.v1.Volumes/Inspect",
+            "/berth.v1.Volumes/List",
+        ];
+        assert_eq!(large, want);
+        for rule in RULES {
+            let lists = ["/Inspect", "/List"].iter().any(|end| rule.path.ends_with(end));
+            assert!(rule.gives_much || !lists, "{} lists, and has a bound", rule.path);
+            assert!(!rule.gives_much || rule.duration == Duration::Bounded, "{} keeps its place for ever", rule.path);
+        }
     }
 
     #[test]

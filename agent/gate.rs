@@ -338,22 +338,26 @@ where
         };
         let span = call.span.clone();
         let request = self.gate.receive(request, rule, &call);
-        let answering = rule.gives_much().then(|| self.gate.answering.of(&call.caller()));
+        let answering = rule.gives_much.then(|| self.gate.answering.clone().take(call.caller()));
         // The one that is ready goes, another one stays.
         let ready = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, ready);
         let work = async move {
             let answer = match answering {
-                Some(own) => own.acquire_owned().await.ok(),
+                Some(place) => match place.await {
+                    Some(place) => Some(place),
+                    None => return (Ok(status::unread().into_http()), None),
+                },
                 None => None,
             };
-            (ready.call(request).await, Held { _share: share, _answer: answer })
+            let answered = ready.call(request).await.map_err(Into::into);
+            (answered, Some(Held { _share: share, _answer: answer }))
         }
         .instrument(span.clone());
         Box::pin(async move {
             let mut work = std::pin::pin!(work);
             let (answer, held) = std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
-                Poll::Ready((answer, held)) => Poll::Ready((answer.map_err(Into::into), Some(held))),
+                Poll::Ready(done) => Poll::Ready(done),
                 Poll::Pending => limits.poll(cx).map(|status| (Ok(status.into_http()), None)),
             })
             .await;

@@ -73,6 +73,33 @@ async fn answers_that_are_not_read_hold_up_their_caller_only() {
     assert!((900..4500).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
 }
 
+#[tokio::test]
+async fn who_waits_for_a_place_is_told_why_and_small_answers_need_none() {
+    let service = service_fn(|_: Request<Body>| {
+        std::future::ready(Ok::<_, tonic::codegen::StdError>(Response::new(Body::new(Unread))))
+    });
+    let mut gate = gate(1000);
+    (gate.answering, gate.patience) = (Arc::new(Answering::with(Duration::from_millis(200))), Duration::from_secs(600));
+    let guarded = gate.layer(service);
+    let call = |path: &str| guarded.clone().call(call_of(0, path));
+    let mut unread = Vec::new();
+    for rule in auth::RULES.iter().filter(|rule| rule.gives_much).cycle().take(16) {
+        unread.push(call(rule.path).await.unwrap());
+    }
+    for rule in auth::RULES {
+        let answer = call(rule.path).await.unwrap();
+        let refused = Status::from_header_map(answer.headers());
+        assert_eq!(refused.is_some(), rule.gives_much, "{}: {refused:?}", rule.path);
+        let Some(refused) = refused else { continue };
+        let reason = refused.get_details_error_info().unwrap().reason;
+        assert_eq!((refused.code(), reason.as_str()), (Code::ResourceExhausted, "CALLER_OVERLOADED"));
+        assert!(refused.message().contains("16 large answers") && refused.message().contains("try again"), "{refused}");
+    }
+    unread.pop();
+    let answer = call("/berth.v1.Containers/List").await.unwrap();
+    assert!(Status::from_header_map(answer.headers()).is_none(), "one was read");
+}
+
 #[test]
 fn a_caller_may_shorten_a_bounded_call_and_not_lengthen_it() {
     let patience = Duration::from_secs(600);

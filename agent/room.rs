@@ -2,6 +2,7 @@
 
 use berth_node::{Own, Share};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of large requests that one caller has under way; one of any size is always taken.
@@ -9,7 +10,9 @@ const RECEIVED_EACH: usize = 16 << 20;
 /// So many callers may have all of theirs.
 const CALLERS: usize = 4;
 /// Answers of one caller in the making or not yet read: a container's labels alone may be some megabytes.
-const ANSWERS_EACH: usize = 16;
+pub const ANSWERS_EACH: usize = 16;
+/// For a place among these. A person waits for most of these answers, and is told why there is none while the call would still have time.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes of requests that are being received.
 pub struct Receiving {
@@ -42,18 +45,26 @@ impl Receiving {
     }
 }
 
-/// Large answers of each caller; more wait until some were read.
-pub struct Answering(Own);
+/// Large answers of each caller; more wait until some were read, and not for long.
+pub struct Answering {
+    own: Own,
+    patience: Duration,
+}
 
 impl Default for Answering {
     fn default() -> Answering {
-        Answering(Own::new(ANSWERS_EACH))
+        Answering::with(ANSWER_PATIENCE)
     }
 }
 
 impl Answering {
-    pub fn of(&self, caller: &str) -> Arc<Semaphore> {
-        self.0.of(caller)
+    pub fn with(patience: Duration) -> Answering {
+        Answering { own: Own::new(ANSWERS_EACH), patience }
+    }
+
+    /// `None`: none was read in time.
+    pub async fn take(self: Arc<Self>, caller: String) -> Option<OwnedSemaphorePermit> {
+        tokio::time::timeout(self.patience, self.own.of(&caller).acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -66,7 +77,6 @@ pub struct Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[tokio::test]
     async fn one_caller_fills_its_own_part() {

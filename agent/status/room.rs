@@ -1,6 +1,7 @@
 //! What has no room, and what comes too slowly.
 
 use super::{Draft, RETRY_SOON};
+use crate::room::ANSWERS_EACH;
 use berth_node::Full;
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -18,6 +19,15 @@ pub fn full(full: Full) -> Status {
     let message = format!(
         "you have {each} calls under way, as many as one caller may have: end some of them (each logs --follow, stats, wait and events \
          is one) and try again, or raise limits.calls in the agent's configuration"
+    );
+    Draft::new(Code::ResourceExhausted, "CALLER_OVERLOADED", message).retry(RETRY_SOON).done()
+}
+
+/// No place for one more large answer.
+pub fn unread() -> Status {
+    let message = format!(
+        "{ANSWERS_EACH} large answers to you (each list, inspect and top is one) are being made or were not read to their end, as many as one \
+         caller may have: read them or end those calls, and try again"
     );
     Draft::new(Code::ResourceExhausted, "CALLER_OVERLOADED", message).retry(RETRY_SOON).done()
 }
