@@ -8,12 +8,13 @@ use crate::audit::{AuditLog, Record, Verdict};
 use crate::auth::{self, Duration as Length, Rule, Takes};
 use crate::metrics::Calls;
 use crate::peer::{Lapse, Peer, PeerInfo};
-use crate::permission::{self, Need, Policy};
+use crate::permission::{self, Need, Policy, Refusal};
 use crate::request::{self, Request as Receive, Sender};
 use crate::room::{Answering, Held, Receiving};
 use crate::status;
 use berth::role::Role;
 use berth::trace::{TRACEPARENT, TraceParent};
+use berth_model::ContainerSpec;
 use berth_node::{Requester, Shares};
 use http_body::Frame;
 use std::pin::Pin;
@@ -119,11 +120,6 @@ impl Call {
         Requester { caller: self.caller(), request_id: request_id.to_owned() }
     }
 
-    /// Which permissions the roles have.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
-    }
-
     /// Denies what the caller's role has no permission for. The object is named for the record, in which a denied call has no start.
     pub fn permit(&self, needs: &[Need], object: &str, request_id: &str) -> Result<(), Status> {
         self.decide(needs, false, object, request_id)
@@ -135,17 +131,32 @@ impl Call {
     }
 
     fn decide(&self, needs: &[Need], going_in: bool, object: &str, request_id: &str) -> Result<(), Status> {
+        let needs = permission::follow(self.role, needs);
+        let decided = self.policy.decide(self.role, &needs, going_in);
         let mut told = self.told();
         let token = |need: &Need| need.token().chars().take(256).collect();
         told.needs = needs.iter().take(MAX_NEEDS).map(token).collect();
-        let missing = self.policy.missing(self.role, needs);
-        if missing.is_empty() {
-            return Ok(());
-        }
-        told.denied = true;
+        let Err(refusal) = decided else { return Ok(()) };
         told.object = object.chars().take(512).collect();
         told.request_id = request_id.chars().take(64).collect();
-        Err(status::denied(self.role.map_or("none", Role::name), &permission::refusal(&missing, going_in)))
+        drop(told);
+        Err(self.refused(refusal))
+    }
+
+    /// Holds a new container's bind mounts inside the folders that its caller may mount. Those were permitted before.
+    pub fn confine(&self, spec: &mut ContainerSpec) -> Result<(), Status> {
+        self.policy.confine(self.role, spec).map_err(|refusal| self.refused(refusal))
+    }
+
+    /// Where nobody can tell, the caller was not denied anything.
+    fn refused(&self, refusal: Refusal) -> Status {
+        match refusal {
+            Refusal::Denied(why) => {
+                self.told().denied = true;
+                status::denied(self.role.map_or("none", Role::name), &why)
+            }
+            Refusal::Silent(path) => status::path_silent(&path),
+        }
     }
 
     fn told(&self) -> std::sync::MutexGuard<'_, Told> {

@@ -140,3 +140,29 @@ fn timeouts_are_read_as_grpc_writes_them() {
         assert_eq!(parse_timeout(text), want, "{text:?}");
     }
 }
+
+#[test]
+fn a_path_that_does_not_answer_is_told_from_a_refusal() {
+    let gate = gate(10);
+    let peer = Arc::new(Peer::Unix { uid: 0, pid: None });
+    let call = |role| {
+        let (call, _) = gate.admit(&peer, "/berth.v1.Containers/Exec", None);
+        Call { role: Some(role), ..Arc::into_inner(call).unwrap() }
+    };
+    let hung = [Need::Links(format!("{}/gate", crate::leads::tests::HUNG))];
+    let operators = call(Role::Operator);
+    let status = operators.permit_inside(&hung, "web", "r1").unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert_eq!(status.get_details_error_info().unwrap().reason, "PATH_SILENT");
+    assert!(status.message().contains("/gate of the host does not answer") && status.message().contains("try again"));
+    assert!(!operators.told().denied, "nobody was denied anything");
+    assert_eq!(operators.told().object, "web");
+    assert_eq!(operators.told().needs.len(), 1);
+    let links = [Need::Links("/proc/self/..".into())];
+    let status = operators.permit_inside(&links, "web", "").unwrap_err();
+    assert!(status.message().contains("the host's path /proc needs the admin role"), "{status}");
+    assert!(operators.told().denied);
+    let admins = call(Role::Admin);
+    admins.permit_inside(&hung, "web", "").unwrap();
+    assert!(admins.told().needs.is_empty());
+}

@@ -86,6 +86,8 @@ pub enum Need {
     HostNamespace(String),
     /// Absolute, without `..`.
     HostPath(String),
+    /// What links in a path of the host lead to: asked when it is decided, see [`follow`].
+    Links(String),
     Device(String),
     /// Upper case, without `CAP_`.
     Capability(String),
@@ -121,7 +123,7 @@ impl Need {
         match self {
             Need::Privileged => "privileged",
             Need::HostNamespace(_) => "host_namespaces",
-            Need::HostPath(_) => "host_paths",
+            Need::HostPath(_) | Need::Links(_) => "host_paths",
             Need::Device(_) => "devices",
             Need::Capability(_) => "capabilities",
             Need::Unconfined => "unconfined",
@@ -152,6 +154,7 @@ impl Need {
             | Need::BridgeName(value)
             | Need::LogCollector(value) => format!("{}={value}", self.key()),
             Need::OomScore(value) => format!("{}={value}", self.key()),
+            Need::Links(path) => format!("links={path}"),
             Need::Unknown(token) => token.clone(),
             _ => self.key().to_owned(),
         }
@@ -165,6 +168,7 @@ impl Need {
             ("privileged", true) => Need::Privileged,
             ("host_namespaces", false) => Need::HostNamespace(text()),
             ("host_paths", false) => Need::HostPath(text()),
+            ("links", false) => Need::Links(text()),
             ("devices", false) => Need::Device(text()),
             ("capabilities", false) => Need::Capability(text()),
             ("unconfined", true) => Need::Unconfined,
@@ -193,6 +197,7 @@ impl fmt::Display for Need {
             Need::HostNamespace(kind) if kind == "mount" => f.write_str("mounts shared with the host"),
             Need::HostNamespace(kind) => write!(f, "the host's {kind} namespace"),
             Need::HostPath(path) => write!(f, "the host's path {path}"),
+            Need::Links(path) => write!(f, "what the host's path {path} leads to"),
             Need::Device(path) => write!(f, "the host's device {path}"),
             Need::Capability(name) => write!(f, "the capability {name}"),
             Need::Unconfined => f.write_str("a seccomp profile other than the default"),
@@ -294,7 +299,7 @@ pub fn of_container(node: &Node, spec: &ContainerSpec) -> Vec<Need> {
     for mount in &spec.mounts {
         // Whoever made it was not held inside a folder: links count.
         if let MountKind::Bind { source, within: None, .. } = &mount.kind {
-            needs.extend(real(source));
+            needs.push(Need::Links(source.clone()));
         }
     }
     needs
@@ -341,10 +346,7 @@ fn is_part(inner: &str, outer: &str) -> bool {
 pub fn of_volume(node: &Node, name: &str) -> Vec<Need> {
     let Ok(found) = node.volume(name) else { return Vec::new() };
     match Backing::parse(&found.record.options) {
-        Ok(Backing::Bind { path, .. }) => {
-            let real = real(&path);
-            [Need::HostPath(path)].into_iter().chain(real).collect()
-        }
+        Ok(Backing::Bind { path, .. }) => vec![Need::HostPath(path.clone()), Need::Links(path)],
         _ => Vec::new(),
     }
 }
@@ -361,36 +363,72 @@ pub fn host_volumes(node: &Node, spec: &ContainerSpec) -> Vec<String> {
     names.filter(is_bind).cloned().collect()
 }
 
-/// Where a path leads, when that is not what it says. What cannot be told in time is nobody's but the admins'.
-fn real(path: &str) -> Option<Need> {
-    match leads_to(path) {
-        Answer::To(real) => (real != path).then_some(Need::HostPath(real)),
-        Answer::Nowhere => None,
-        Answer::None => Some(Need::Unknown(format!("the host's path {path}, which does not answer,"))),
+/// `needs`, with what links lead to in their place. An admin may use whatever that is, so nobody asks for one. A path that does not answer
+/// stays what it was, and what comes behind it is not asked: one of them is enough for no.
+pub fn follow(role: Option<Role>, needs: &[Need]) -> Vec<Need> {
+    let (mut followed, mut silent) = (Vec::new(), false);
+    for need in needs {
+        match need {
+            Need::Links(_) if role == Some(Role::Admin) => {}
+            Need::Links(path) if !silent => match leads_to(path) {
+                Answer::To(real) if real != *path => followed.push(Need::HostPath(real)),
+                Answer::To(_) | Answer::Nowhere => {}
+                Answer::None => {
+                    silent = true;
+                    followed.push(need.clone());
+                }
+            },
+            need => followed.push(need.clone()),
+        }
     }
+    followed
+}
+
+/// Why something is not permitted.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The role has no permission for it.
+    Denied(String),
+    /// Nobody can tell: this path of the host does not answer.
+    Silent(String),
 }
 
 impl Policy {
-    /// Those of `needs` that the role has no permission for.
-    pub fn missing<'a>(&self, role: Option<Role>, needs: &'a [Need]) -> Vec<&'a Need> {
-        let permitted = |need: &Need| match role {
-            Some(Role::Admin) => true,
-            Some(Role::Operator) => self.operator.permits(need),
-            Some(Role::Viewer) | None => false,
-        };
-        needs.iter().filter(|need| !permitted(need)).collect()
+    /// Whether a role may use all of `needs`, which [`follow`] has been over. What is certain is said first.
+    pub fn decide(&self, role: Option<Role>, needs: &[Need], going_in: bool) -> Result<(), Refusal> {
+        let (mut missing, mut silent) = (Vec::new(), None);
+        for need in needs {
+            match (role, need) {
+                (Some(Role::Admin), _) => {}
+                (Some(Role::Operator), Need::Links(path)) => silent = silent.or_else(|| Some(path.clone())),
+                (Some(Role::Operator), need) if self.operator.permits(need) => {}
+                _ => missing.push(need),
+            }
+        }
+        match silent {
+            _ if !missing.is_empty() => Err(Refusal::Denied(refusal(&missing, going_in))),
+            Some(path) => Err(Refusal::Silent(path)),
+            None => Ok(()),
+        }
     }
 
     /// Holds the bind mounts of who is no admin inside the folders that are permitted, however links there are changed later.
-    pub fn confine(&self, role: Option<Role>, spec: &mut ContainerSpec) {
+    ///
+    /// # Errors
+    /// The folder that held one of them when it was permitted is no longer found: a mount that is held nowhere is not made.
+    pub fn confine(&self, role: Option<Role>, spec: &mut ContainerSpec) -> Result<(), Refusal> {
         for mount in &mut spec.mounts {
             if let MountKind::Bind { source, within, .. } = &mut mount.kind {
                 *within = match role {
                     Some(Role::Admin) => None,
-                    _ => self.operator.folder_of(source),
+                    _ => match self.operator.folder_of(source) {
+                        None => return Err(Refusal::Denied(refusal(&[&Need::HostPath(source.clone())], false))),
+                        folder => folder,
+                    },
                 };
             }
         }
+        Ok(())
     }
 
     /// Finds out where the permitted folders are, as they are then until the agent ends; with what is not used, for people.
@@ -476,7 +514,7 @@ impl Grants {
             Need::BridgeName(_) => self.bridge_names,
             Need::CgroupFiles => self.cgroup_files,
             Need::OomScore(value) => *value >= self.oom_score_adj,
-            Need::Unknown(_) => false,
+            Need::Links(_) | Need::Unknown(_) => false,
         }
     }
 

@@ -1,6 +1,13 @@
 use super::*;
 use berth_model::spec::{Device, Mount, VolumeMount};
 
+impl Policy {
+    /// Those of `needs` that the role has no permission for.
+    fn missing<'a>(&self, role: Option<Role>, needs: &'a [Need]) -> Vec<&'a Need> {
+        needs.iter().filter(|need| self.decide(role, std::slice::from_ref(need), false).is_err()).collect()
+    }
+}
+
 fn mount(kind: MountKind) -> ContainerSpec {
     ContainerSpec {
         mounts: vec![Mount { target: "/x".into(), read_only: true, kind, relabel: Default::default() }],
@@ -227,7 +234,7 @@ fn operators_binds_are_held_inside_the_permitted_folder() {
     let within = |role, source: &str| {
         let mut spec = bind(source, Propagation::Rprivate);
         // What came along by volumes-from is set anew, too.
-        policy.confine(role, &mut spec);
+        policy.confine(role, &mut spec).unwrap();
         match &spec.mounts[0].kind {
             MountKind::Bind { within, .. } => within.clone(),
             _ => None,
@@ -237,6 +244,9 @@ fn operators_binds_are_held_inside_the_permitted_folder() {
     assert_eq!(within(Some(Role::Operator), "/srv/deep/x"), Some("/srv".into()));
     assert_eq!(within(Some(Role::Operator), "/srv/x"), Some("/srv".into()));
     assert_eq!(within(Some(Role::Admin), "/srv/x"), None);
+    // A folder that cannot be told from others any more leaves no bind that is held nowhere.
+    let mut lost = bind("/etc", Propagation::Rprivate);
+    assert!(matches!(policy.confine(Some(Role::Operator), &mut lost), Err(Refusal::Denied(_))));
 }
 
 #[test]
@@ -292,4 +302,37 @@ fn parts_of_subnets_are_found_bit_by_bit() {
         let good = known.is_some_and(|(a, l)| l <= if a.is_ipv4() { 32 } else { 128 });
         assert_eq!(subnet(&text).is_some(), good, "{text}");
     }
+}
+
+#[test]
+fn a_path_that_does_not_answer_is_neither_permitted_nor_denied() {
+    use crate::leads::tests::HUNG;
+    let (operator, admin) = (Some(Role::Operator), Some(Role::Admin));
+    let path = format!("{HUNG}/mount");
+    let needs = [Need::HostPath("/proc/self".into()), Need::Links(path.clone()), Need::Links("/proc/self/..".into())];
+    assert_eq!(Need::from_token(&needs[1].token()), needs[1]);
+    let begun = std::time::Instant::now();
+    assert_eq!(follow(admin, &needs), needs[..1], "nobody asks for an admin");
+    assert!(begun.elapsed() < std::time::Duration::from_millis(500));
+    assert_eq!(follow(operator, &needs), needs, "what is behind one that hangs is not asked");
+    assert_eq!(follow(operator, &needs[2..]), [Need::HostPath("/proc".into())]);
+    assert_eq!(follow(operator, &[Need::Links("/proc".into()), Need::Links("/not/there".into())]), []);
+    let all = policy("host_paths = ['/']");
+    assert_eq!(all.decide(operator, &needs, true), Err(Refusal::Silent(path)));
+    assert_eq!(all.decide(admin, &needs, true), Ok(()));
+    assert!(matches!(all.decide(Some(Role::Viewer), &needs, true), Err(Refusal::Denied(_))));
+    // What is certain counts more.
+    let said = Policy::default().decide(operator, &needs, true);
+    assert!(
+        matches!(&said, Err(Refusal::Denied(why)) if why.contains("/proc/self") && !why.contains(HUNG)),
+        "{said:?}"
+    );
+    // A folder of the configuration that hangs: what is in another one is permitted, and of the rest nobody can tell.
+    let folder = format!("{HUNG}/folder");
+    let some = policy(&format!("host_paths = ['{folder}', '/srv']"));
+    let decide = |path: &str| some.decide(operator, &[Need::HostPath(path.into())], false);
+    assert_eq!((decide("/srv/x"), decide(&format!("{folder}/x"))), (Ok(()), Ok(())));
+    assert_eq!(decide("/etc"), Err(Refusal::Silent(folder.clone())));
+    let mut spec = bind("/etc", Propagation::Rprivate);
+    assert_eq!(some.confine(operator, &mut spec), Err(Refusal::Silent(folder)));
 }

@@ -114,6 +114,13 @@ pub fn denied(role: &str, message: &str) -> Status {
     Draft::with(Code::PermissionDenied, "ROLE_DENIED", message, [("role", role.into())]).done()
 }
 
+/// What a path of the host leads to cannot be told, and with it not whether the caller may use it.
+pub fn path_silent(path: &str) -> Status {
+    let message =
+        format!("{path} of the host does not answer (a hung network file system?); try again, or ask an admin");
+    Draft::new(Code::Unavailable, "PATH_SILENT", message).done()
+}
+
 /// The certificate that opened the connection is no longer good.
 pub fn lapsed(reason: &str, message: &str) -> Status {
     Draft::new(Code::Unauthenticated, reason, message).done()

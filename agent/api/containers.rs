@@ -92,7 +92,7 @@ impl Creation {
         // Before the question whether the caller may use them.
         let host_volumes = (call.role() != Some(Role::Admin)).then(|| permission::host_volumes(node, &spec));
         call.permit(&permission::of_new(node, &spec), &object, &request.request_id)?;
-        call.policy().confine(call.role(), &mut spec);
+        call.confine(&mut spec)?;
         let who = call.about(&object, &request.request_id);
         Ok(Creation { spec, pull, auth, platform, who, host_volumes, again: false })
     }
