@@ -117,7 +117,7 @@ impl Call {
         if self.long && self.mutates {
             self.record("start", None, None);
         }
-        Requester { caller: self.caller(), request_id: request_id.to_owned() }
+        Requester { caller: self.caller(), request_id: request_id.to_owned(), first: self.is_admins() }
     }
 
     /// Denies what the caller's role has no permission for. The object is named for the record, in which a denied call has no start.

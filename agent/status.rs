@@ -283,6 +283,7 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::Runtime(inner) => from_runtime(&inner, message),
         NodeError::Store { .. } => hidden(message, "STORE_FAILED"),
         NodeError::Io { source, .. } => from_io(&source, message),
+        NodeError::NoPlace { full, .. } => room::no_place(full, message),
         NodeError::Stopping => return stopping(),
     };
     draft.done()

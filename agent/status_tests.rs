@@ -57,6 +57,16 @@ fn every_kind_of_error_has_its_code_and_reason() {
         (NodeError::WatchTooSlow, Code::ResourceExhausted, "WATCH_TOO_SLOW"),
         (NodeError::RequestIdReused, Code::AlreadyExists, "REQUEST_ID_REUSED"),
         (NodeError::Stopping, Code::Unavailable, "AGENT_STOPPING"),
+        (
+            NodeError::NoPlace { what: "copies", full: berth_node::Full::Caller(4) },
+            Code::ResourceExhausted,
+            "CALLER_OVERLOADED",
+        ),
+        (
+            NodeError::NoPlace { what: "copies", full: berth_node::Full::All },
+            Code::ResourceExhausted,
+            "AGENT_OVERLOADED",
+        ),
         (NodeError::Store { act: name(), source: "x".into() }, Code::Internal, "STORE_FAILED"),
         (NodeError::Io { act: name(), source: full() }, Code::ResourceExhausted, "DISK_FULL"),
         (NodeError::Io { act: name(), source: enoent() }, Code::Internal, "IO_FAILED"),

@@ -24,7 +24,7 @@ pub async fn uninstall(config: Config, yes: bool, purge: bool) -> anyhow::Result
         None
     });
     let node = Node::open(config.node()).await?;
-    let who = Requester { caller: "berthd uninstall".into(), request_id: String::new() };
+    let who = Requester { caller: "berthd uninstall".into(), request_id: String::new(), first: true };
     for view in node.containers() {
         let id = view.record.id.to_string();
         match node.remove(&who, &id, true, false).await {

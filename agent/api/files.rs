@@ -155,8 +155,8 @@ impl files_server::Files for Files {
         f.name("container", &request.container);
         path(&mut f, "path", &request.path);
         f.done()?;
-        let (_, id) = self.may_reach(&call, &request.container, "")?;
-        let copied = self.node.copy_out(&id, request.path.to_vec(), request.follow_link).await;
+        let (who, id) = self.may_reach(&call, &request.container, "")?;
+        let copied = self.node.copy_out(&who, &id, request.path.to_vec(), request.follow_link).await;
         let copied = copied.map_err(status::from_node)?;
         let source = match copied.source {
             CopySource::File => v1::CopySource::File,
@@ -181,12 +181,13 @@ impl files_server::Files for Files {
     }
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
-        let caller = call(&request)?.caller();
+        let call = call(&request)?;
         let container = request.into_inner().container;
         let mut f = Fields::default();
         f.name("container", &container);
         f.done()?;
-        let batches = self.node.diff(&caller, &container).await.map_err(status::from_node)?;
+        let who = call.about(&container, "");
+        let batches = self.node.diff(&who, &container).await.map_err(status::from_node)?;
         let answers = ReceiverStream::new(batches).map(|batch| match batch {
             Ok(changes) => Ok(v1::DiffResponse { changes: changes.into_iter().map(change).collect() }),
             Err(e) => Err(status::from_node(e)),
@@ -200,8 +201,8 @@ impl files_server::Files for Files {
         let mut f = Fields::default();
         f.name("container", &container);
         f.done()?;
-        let (_, id) = self.may_reach(&call, &container, "")?;
-        let pieces = self.node.export(&id).await.map_err(status::from_node)?;
+        let (who, id) = self.may_reach(&call, &container, "")?;
+        let pieces = self.node.export(&who, &id).await.map_err(status::from_node)?;
         Ok(Response::new(answers(None, pieces, |tar| v1::ExportResponse { tar })))
     }
 

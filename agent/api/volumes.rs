@@ -328,9 +328,9 @@ impl volumes_server::Volumes for Volumes {
         );
         f.done()?;
         call.permit(&permission::of_volume(&self.node, &name), &name, "")?;
-        call.about(&name, "");
+        let who = call.about(&name, "");
         let had = (offset > 0).then_some(Had { bytes: offset, sha256 });
-        let mut items = self.node.export_volume(&name, had).await.map_err(status::from_node)?;
+        let mut items = self.node.export_volume(&who, &name, had).await.map_err(status::from_node)?;
         let (sender, stream) = mpsc::channel(1);
         super::spawn(async move {
             loop {

@@ -32,6 +32,12 @@ pub fn unread() -> Status {
     Draft::new(Code::ResourceExhausted, "CALLER_OVERLOADED", message).retry(RETRY_SOON).done()
 }
 
+/// No place for work that goes on for long: copies and diffs.
+pub(super) fn no_place(full: Full, message: String) -> Draft {
+    let reason = if matches!(full, Full::Caller(_)) { "CALLER_OVERLOADED" } else { "AGENT_OVERLOADED" };
+    Draft::new(Code::ResourceExhausted, reason, message).retry(RETRY_SOON)
+}
+
 /// A message that is larger than its call needs, before a byte of it is kept.
 pub fn request_too_large(length: usize, most: usize) -> Status {
     let message = format!("the request is too large: {length} bytes; at most {most} are taken here");

@@ -302,6 +302,57 @@ fn a_terminal_shows_how_far_a_copy_is() {
     node.finish();
 }
 
+/// Who has begun many copies and says nothing takes no place, and who does not read has its own part of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_one_caller_leave_room_for_others() {
+    use berth::v1::{self, copy_to_request::Kind, files_client::FilesClient};
+    let node = Node::with_busybox("cp-room");
+    node.detached(&["--name", "box"], SLEEP);
+    node.ok(&["exec", "box", "dd", "if=/dev/zero", "of=/large", "bs=1M", "count=64"]);
+    let operator = node.pki.identity("operator");
+    let silent_client = FilesClient::new(node.channel_as(&operator).await.expect("connect"));
+    let mut silent = Vec::new();
+    for _ in 0..80 {
+        let start = v1::CopyToStart {
+            container: "box".into(),
+            path: b"/".to_vec().into(),
+            source: v1::CopySource::Archive.into(),
+            ..Default::default()
+        };
+        let (frames, receiver) = tokio::sync::mpsc::channel(1);
+        frames.send(v1::CopyToRequest { kind: Some(Kind::Start(start)) }).await.expect("start");
+        let mut client = silent_client.clone();
+        let call = async move { client.copy_to(tokio_stream::wrappers::ReceiverStream::new(receiver)).await };
+        silent.push((frames, tokio::spawn(call)));
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let file = node.scratch().join("passwd").display().to_string();
+    for arguments in [["cp", "box:/etc/passwd", &file], ["cp", &file, "box:/new"]] {
+        let copied = node.ctl_as(&operator, &arguments);
+        assert_eq!(copied.code, 0, "{copied:?}");
+    }
+    let mut client = FilesClient::new(node.channel_as(&operator).await.expect("connect"));
+    let export = || v1::ExportRequest { container: "box".into() };
+    let mut unread = Vec::new();
+    for _ in 0..16 {
+        unread.push(client.export(export()).await.expect("an export of its own part").into_inner());
+    }
+    let waits = tokio::spawn(async move { client.export(export()).await.map(drop) });
+    node.ok(&["cp", "box:/etc/passwd", &file]);
+    node.ok(&["cp", &file, "box:/newer"]);
+    node.ok(&["commit", "box", "room:1"]);
+    let refused = waits.await.expect("joined").expect_err("no place");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("you have 16 copies"), "{refused}");
+    drop(unread);
+    for (frames, call) in silent {
+        drop(frames);
+        let ended = call.await.expect("joined").map(drop).expect_err("no tar came");
+        assert_eq!(ended.code(), tonic::Code::Cancelled, "{ended}");
+    }
+    node.finish();
+}
+
 /// Gigabytes go through; the agent does not grow with them.
 #[test]
 fn large_files_stream() {

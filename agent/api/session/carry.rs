@@ -59,7 +59,7 @@ impl Target {
         match self {
             Target::Container { node, who, id } => {
                 // The stream's own request_id belongs to what it started.
-                let who = Requester { caller: who.caller.clone(), request_id: String::new() };
+                let who = Requester { request_id: String::new(), ..who.clone() };
                 node.kill(&who, id, Some(signal)).await.map(drop)
             }
             Target::Exec { exec, .. } => exec.signal(signal),

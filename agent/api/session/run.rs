@@ -127,7 +127,7 @@ impl Running {
         auto_remove: bool,
         session: Option<SessionRequest>,
     ) -> Result<Option<Streams>, NodeError> {
-        let asker = Requester { caller: self.who.caller.clone(), request_id: String::new() };
+        let asker = Requester { request_id: String::new(), ..self.who.clone() };
         let (starter, name, again) = (self.node.clone(), id.to_owned(), self.asked.again());
         let (attached, stdin, size) = (self.attached, self.stdin, self.size);
         let started = crate::api::spawn(async move {

@@ -4,6 +4,7 @@ use crate::container::Container;
 use crate::copy::{Outlet, give_up, send_within};
 use crate::node::Inner;
 use crate::store::Durability;
+use crate::view::Requester;
 use crate::{NodeError, Pieces};
 use berth_model::Phase;
 use berth_rootfs::{Change, Upper};
@@ -42,17 +43,15 @@ fn present(container: &Container) -> Result<(), NodeError> {
 /// Every change against the image, in batches.
 pub(crate) async fn diff(
     inner: &Arc<Inner>,
-    caller: &str,
+    who: &Requester,
     container: Arc<Container>,
 ) -> Result<mpsc::Receiver<Result<Vec<Change>, NodeError>>, NodeError> {
     present(&container)?;
-    // Its own first: who waits for that holds nobody else up.
-    let own = inner.diffs_of.of(caller).acquire_owned().await.map_err(|_| NodeError::Stopping)?;
-    let permit = inner.diffs.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let place = inner.diffs.enter(who).await?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let inner_ = inner.clone();
     inner.tasks.spawn_blocking(move || {
-        let _permits = (own, permit);
+        let _place = place;
         let told = (|| -> Result<(), NodeError> {
             let Some(upper) = upper(&inner_, &container) else { return Ok(()) };
             let layers = inner_.layers.store.view(&container.record().layers, None)?;
@@ -72,15 +71,19 @@ pub(crate) async fn diff(
 }
 
 /// The whole root without what is mounted in it.
-pub(crate) async fn export(inner: &Arc<Inner>, container: Arc<Container>) -> Result<Pieces, NodeError> {
+pub(crate) async fn export(
+    inner: &Arc<Inner>,
+    who: &Requester,
+    container: Arc<Container>,
+) -> Result<Pieces, NodeError> {
     present(&container)?;
-    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let place = inner.copies.enter(who).await?;
     let event = inner.events.add_container(&container.record(), "export", &[]);
     let _ = inner.store.submit(vec![event], Durability::Quick).await?;
     let (sender, pieces) = mpsc::channel(QUEUE);
     let inner_ = inner.clone();
     inner.tasks.spawn_blocking(move || {
-        let _permit = permit;
+        let _place = place;
         let exported = (|| -> Result<(), NodeError> {
             let upper = upper(&inner_, &container);
             let view = inner_.layers.store.view(&container.record().layers, upper.as_deref())?;

@@ -7,7 +7,7 @@ use crate::changes::{OURS, upper};
 use crate::container::{Container, Gate};
 use crate::node::Inner;
 use crate::store::{Durability, Write};
-use crate::view::{CommitRequest, Committed};
+use crate::view::{CommitRequest, Committed, Requester};
 use crate::{NodeError, fail, images};
 use berth_image::{Child, Hasher, LayerSink};
 use berth_model::digest::Algorithm;
@@ -33,11 +33,11 @@ struct Fresh {
 /// Commits `container`.
 pub(crate) async fn commit(
     inner: &Arc<Inner>,
-    caller: &str,
+    who: &Requester,
     container: Arc<Container>,
     request: CommitRequest,
 ) -> Result<Committed, NodeError> {
-    let _permit = inner.copies.acquire().await.map_err(|_| NodeError::Stopping)?;
+    let _place = inner.copies.enter(who).await?;
     let gate = container.enter().await?;
     match container.phase() {
         Phase::Created | Phase::Exited | Phase::Running => {}
@@ -52,7 +52,7 @@ pub(crate) async fn commit(
     let fresh = read(inner, &gate, request.pause).await?;
     drop(gate);
     let (diff_id, bytes) = (fresh.diff_id.clone(), fresh.bytes);
-    let done = keep(inner, caller, &container, request, fresh).await;
+    let done = keep(inner, &who.caller, &container, request, fresh).await;
     drop(guard);
     if done.is_err() {
         images::forsake(inner, diff_id).await;

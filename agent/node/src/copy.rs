@@ -6,9 +6,10 @@
 use crate::NodeError;
 use crate::container::Container;
 use crate::node::Inner;
+use crate::places::Taken;
 use crate::root::Root;
 use crate::store::Durability;
-use crate::view::{CopiedOut, CopyInto, CopySource};
+use crate::view::{CopiedOut, CopyInto, CopySource, Requester};
 use crate::volumes;
 use berth_model::ContainerSpec;
 use berth_model::userns::IdRange;
@@ -61,11 +62,14 @@ struct Object {
 /// Writes a tar into a container, to its end or until the pieces end.
 pub(crate) async fn into(
     inner: &Arc<Inner>,
+    who: &Requester,
     container: Arc<Container>,
     request: CopyInto,
     mut pieces: Pieces,
 ) -> Result<Extracted, NodeError> {
-    let _permit = inner.copies.acquire().await.map_err(|_| NodeError::Stopping)?;
+    // Who has begun and says nothing takes no place, and holds no container.
+    let mut first = Some(pieces.recv().await.ok_or(NodeError::CallerGone)??);
+    let _place = inner.copies.enter(who).await?;
     let root = Root::open(inner, &container).await?;
     let (name, spec, inner_) = (container.record().name.clone(), container.record().spec.clone(), inner.clone());
     let done = inner
@@ -93,7 +97,10 @@ pub(crate) async fn into(
             };
             let write = || -> Result<Extracted, NodeError> {
                 loop {
-                    let piece = pieces.blocking_recv().ok_or(NodeError::CallerGone)??;
+                    let piece = match first.take() {
+                        Some(piece) => piece,
+                        None => pieces.blocking_recv().ok_or(NodeError::CallerGone)??,
+                    };
                     if piece.is_empty() {
                         break;
                     }
@@ -119,14 +126,14 @@ pub(crate) async fn into(
     Ok(done)
 }
 
-/// Reads a file or a folder of a container.
+/// Reads a file or a folder of a container, in a place that its caller has.
 pub(crate) async fn out(
     inner: &Arc<Inner>,
+    taken: Taken,
     container: Arc<Container>,
     path: Vec<u8>,
     follow: bool,
 ) -> Result<CopiedOut, NodeError> {
-    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
     let event = inner.events.add_container(&container.record(), "archive-path", &[]);
     let _ = inner.store.submit(vec![event], Durability::Quick).await?;
     let name = container.record().name.clone();
@@ -135,7 +142,7 @@ pub(crate) async fn out(
     let (sender, pieces) = mpsc::channel(QUEUE);
     let (first, found) = oneshot::channel();
     inner.tasks.spawn_blocking(move || {
-        let _permit = permit;
+        let _taken = taken;
         if berth_sys::wall::is_down("library") {
             with_a_library(root.fd());
         }

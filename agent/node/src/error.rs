@@ -1,5 +1,6 @@
 //! What can go wrong, by what a caller can do about it.
 
+use crate::Full;
 use berth_model::ContainerId;
 
 /// Everything that can go wrong, by what a caller can do about it. `agent/status.rs` maps each to a gRPC status with a stable reason.
@@ -138,8 +139,20 @@ pub enum NodeError {
     Store { act: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{act}: {source}")]
     Io { act: String, source: std::io::Error },
+    /// As many of these are under way as one caller, or all of them, may have, and none ended for a while.
+    #[error("{}", no_place(.what, .full))]
+    NoPlace { what: &'static str, full: Full },
     #[error("the agent is stopping")]
     Stopping,
+}
+
+fn no_place(what: &str, full: &Full) -> String {
+    match full {
+        Full::Caller(each) => format!(
+            "you have {each} {what} under way, as many as one caller may have, and none came to its end: end some of them and try again"
+        ),
+        Full::All => format!("as many {what} are under way as the agent takes, and none came to its end; try again"),
+    }
 }
 
 fn where_else(on: &[String]) -> String {

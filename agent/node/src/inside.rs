@@ -131,7 +131,7 @@ impl Node {
     /// broke off. A repeated request id is `RequestIdReused`: the pieces of the first are gone.
     ///
     /// # Errors
-    /// `PathNotFound`, `BadDestination`, `BadArchive`, `RootReadOnly`, `EndedMeanwhile`, and the one that came as a piece.
+    /// `NoPlace`, `PathNotFound`, `BadDestination`, `BadArchive`, `RootReadOnly`, `EndedMeanwhile`, and the one that came as a piece.
     pub async fn copy_into(
         &self,
         who: &Requester,
@@ -142,8 +142,9 @@ impl Node {
         let found = self.find(container)?;
         let content = (container, &request.path, request.source as u8, &request.name, request.keep_owner);
         let Some(ticket) = self.begin(who, "CopyTo", &content).await? else { return Err(NodeError::RequestIdReused) };
-        let (inner, id) = (self.inner().clone(), found.id.clone());
-        let done = self.inner().to_its_end(async move { copy::into(&inner, found, request, pieces).await }).await?;
+        let (inner, who, id) = (self.inner().clone(), who.clone(), found.id.clone());
+        let done =
+            self.inner().to_its_end(async move { copy::into(&inner, &who, found, request, pieces).await }).await?;
         self.answered(ticket, id.as_str()).await;
         Ok(done)
     }
@@ -151,38 +152,46 @@ impl Node {
     /// Reads a file or a folder of a container, running or not. `follow`: what a link at the end of the path names.
     ///
     /// # Errors
-    /// `PathNotFound`; in the pieces `EndedMeanwhile`, `Io`.
-    pub async fn copy_out(&self, container: &str, path: Vec<u8>, follow: bool) -> Result<CopiedOut, NodeError> {
+    /// `NoPlace`, `PathNotFound`; in the pieces `EndedMeanwhile`, `Io`.
+    pub async fn copy_out(
+        &self,
+        who: &Requester,
+        container: &str,
+        path: Vec<u8>,
+        follow: bool,
+    ) -> Result<CopiedOut, NodeError> {
         let (inner, found) = (self.inner().clone(), self.find(container)?);
+        // Who goes while it waits waits no more.
+        let place = inner.copies.enter(who).await?;
         // Whoever goes meanwhile leaves no root that is mounted behind its lock.
-        self.inner().to_its_end(async move { copy::out(&inner, found, path, follow).await }).await
+        self.inner().to_its_end(async move { copy::out(&inner, place, found, path, follow).await }).await
     }
 
-    /// What a container has changed in its image's files, in batches: a folder before what is in it, names sorted. `caller` waits when it
-    /// has many of these under way.
+    /// What a container has changed in its image's files, in batches: a folder before what is in it, names sorted. Who has many of
+    /// these under way waits a while.
     ///
     /// # Errors
-    /// In the stream: `Rootfs`, `Io`.
+    /// `NoPlace`; in the stream: `Rootfs`, `Io`.
     pub async fn diff(
         &self,
-        caller: &str,
+        who: &Requester,
         container: &str,
     ) -> Result<mpsc::Receiver<Result<Vec<berth_rootfs::Change>, NodeError>>, NodeError> {
-        changes::diff(self.inner(), caller, self.find(container)?).await
+        changes::diff(self.inner(), who, self.find(container)?).await
     }
 
     /// A container's whole root as a tar, without what is mounted in it.
     ///
     /// # Errors
-    /// In the pieces: `Rootfs`, `Io`.
-    pub async fn export(&self, container: &str) -> Result<Pieces, NodeError> {
-        changes::export(self.inner(), self.find(container)?).await
+    /// `NoPlace`; in the pieces: `Rootfs`, `Io`.
+    pub async fn export(&self, who: &Requester, container: &str) -> Result<Pieces, NodeError> {
+        changes::export(self.inner(), who, self.find(container)?).await
     }
 
     /// Makes an image of a container, running or not.
     ///
     /// # Errors
-    /// `Rootfs` (the layer cannot be kept), `Image` (too many layers), `RequestIdReused`.
+    /// `NoPlace`, `Rootfs` (the layer cannot be kept), `Image` (too many layers), `RequestIdReused`.
     pub async fn commit(
         &self,
         who: &Requester,
@@ -200,8 +209,8 @@ impl Node {
                 return Ok(Committed { image, reference: request.reference, layer_bytes });
             }
         };
-        let (found, inner_, caller) = (self.find(container)?, inner.clone(), who.caller.clone());
-        let done = inner.to_its_end(async move { commit::commit(&inner_, &caller, found, request).await }).await?;
+        let (found, inner_, who) = (self.find(container)?, inner.clone(), who.clone());
+        let done = inner.to_its_end(async move { commit::commit(&inner_, &who, found, request).await }).await?;
         self.answered(ticket, done.image.id.as_str()).await;
         Ok(done)
     }

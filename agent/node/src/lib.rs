@@ -50,6 +50,7 @@ mod network_change;
 mod network_connect;
 mod node;
 mod pause;
+mod places;
 mod policy;
 mod publish;
 mod reaper;

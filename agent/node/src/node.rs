@@ -7,10 +7,10 @@ use crate::images::ImageIndex;
 use crate::layers::Layers;
 use crate::logs::{Forwarders, LogWatch};
 use crate::nets::Nets;
+use crate::places::Places;
 use crate::reaper::Job;
 use crate::requests::Requests;
 use crate::resolver::Resolver;
-use crate::shares::Own;
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::timers::Timers;
@@ -62,10 +62,9 @@ pub(crate) struct Inner {
     /// Room for work beside its caller: far less than the threads that may block (512).
     pub room_beside: Arc<Semaphore>,
     /// Copies, exports and the like at once: each has a thread for as long as its caller takes.
-    pub copies: Arc<Semaphore>,
-    /// Diffs at once, of all and of one caller: who only looks holds up no copy.
-    pub diffs: Arc<Semaphore>,
-    pub diffs_of: Own,
+    pub copies: Places,
+    /// Diffs at once: who only looks holds up no copy.
+    pub diffs: Places,
     pub timers: Timers,
     /// Starts by policy, side by side.
     pub restarts: Arc<Semaphore>,

@@ -14,6 +14,7 @@ use crate::layers::Layers;
 use crate::logs::{self, Forwarders, LogWatch};
 use crate::nets::Nets;
 use crate::node::{Inner, RESTARTS_AT_ONCE};
+use crate::places::{self, Places};
 use crate::reaper::{self, Job};
 use crate::requests::Requests;
 use crate::resolver::{self, Resolver};
@@ -49,9 +50,9 @@ const SWEEP: Duration = Duration::from_secs(6 * 3600);
 /// A shim that does not answer is asked so often, for 5 s each time.
 const SHIM_TRIES: u32 = 4;
 const SHIM_PAUSE: Duration = Duration::from_millis(200);
-/// Copies at once; more wait. Each has a thread (the runtime has 512) and some hundred KB.
+/// Copies at once, a quarter for one caller and the last eighth for admins; more wait. Each has a thread (the runtime has 512) and some hundred KB.
 const COPIES: usize = 64;
-/// The same for diffs; a quarter for one caller.
+/// The same for diffs.
 const DIFFS: usize = 32;
 
 /// What open() needs from blocking calls.
@@ -128,9 +129,8 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         counts: Default::default(),
         reaper,
         room_beside: Arc::new(tokio::sync::Semaphore::new(crate::node::BESIDE)),
-        copies: Arc::new(tokio::sync::Semaphore::new(COPIES)),
-        diffs: Arc::new(tokio::sync::Semaphore::new(DIFFS)),
-        diffs_of: crate::shares::Own::new(DIFFS / 4),
+        copies: Places::new("copies, exports, imports and commits", COPIES, places::PATIENCE),
+        diffs: Places::new("diffs", DIFFS, places::PATIENCE),
         timers: Timers::default(),
         probes: tokio::sync::Semaphore::new(health::PROBES_AT_ONCE),
         restarts: Arc::new(tokio::sync::Semaphore::new(RESTARTS_AT_ONCE)),

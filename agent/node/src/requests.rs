@@ -119,7 +119,7 @@ impl Requests {
     /// Forgets the request that made a container which is gone without having run.
     pub fn undone(&self, request: Option<&(String, String)>) -> Option<Write> {
         let (caller, request_id) = request?.clone();
-        self.forget(&Requester { caller: caller.clone(), request_id: request_id.clone() });
+        self.forget(&Requester { caller: caller.clone(), request_id: request_id.clone(), first: false });
         Some(Write::ForgetRequest(caller, request_id))
     }
 }
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     fn who(id: &str) -> Requester {
-        Requester { caller: "me".to_owned(), request_id: id.to_owned() }
+        Requester { caller: "me".to_owned(), request_id: id.to_owned(), first: false }
     }
 
     #[tokio::test]

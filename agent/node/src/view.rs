@@ -22,6 +22,8 @@ pub struct Requester {
     pub caller: String,
     /// The client's request_id; empty: none.
     pub request_id: String,
+    /// An admin: the last places are for them.
+    pub first: bool,
 }
 
 /// When `create` fetches the image.

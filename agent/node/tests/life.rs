@@ -112,7 +112,7 @@ async fn settle(bed: &Bed, node: &Node) {
 }
 
 fn me() -> Requester {
-    Requester { caller: "test".to_owned(), request_id: String::new() }
+    Requester { caller: "test".to_owned(), request_id: String::new(), first: false }
 }
 
 fn registry() -> String {
@@ -363,7 +363,7 @@ async fn on_the_bridge() {
 async fn requests_and_images() {
     let bed = Bed::new("images");
     let node = bed.open().await;
-    let who = |id: &str| Requester { caller: "test".to_owned(), request_id: id.to_owned() };
+    let who = |id: &str| Requester { caller: "test".to_owned(), request_id: id.to_owned(), first: false };
     let first = node.create(&who("r1"), request(spec("aa", &["/bin/true"]))).await.unwrap();
     let second = node.create(&who("r1"), request(spec("aa", &["/bin/true"]))).await.unwrap();
     assert_eq!(first.id, second.id);

@@ -128,10 +128,11 @@ impl Node {
     /// `VolumeNotFound`; in the stream `VolumeChanged`, `Io`, `Volume`, `Stopping`.
     pub async fn export_volume(
         &self,
+        who: &Requester,
         name: &str,
         had: Option<Had>,
     ) -> Result<mpsc::Receiver<Result<ExportItem, NodeError>>, NodeError> {
-        super::export(self.inner(), name, had).await
+        super::export(self.inner(), who, name, had).await
     }
 
     /// Makes a volume of a tar, or fills or replaces one that no container runs with: as a whole or not at all. A repeated request id is
@@ -149,8 +150,8 @@ impl Node {
             Begin::New(ticket) => ticket,
             Begin::Answered(done) => return Ok(answer(&done)),
         };
-        let inner = self.inner().clone();
-        let done = self.inner().to_its_end(async move { super::import(&inner, request, pieces).await }).await?;
+        let (inner, who) = (self.inner().clone(), who.clone());
+        let done = self.inner().to_its_end(async move { super::import(&inner, &who, request, pieces).await }).await?;
         self.answered(ticket, &serde_json::to_string(&(done.entries, done.bytes)).unwrap_or_default()).await;
         Ok(done)
     }
@@ -199,8 +200,10 @@ impl Node {
             Begin::New(ticket) => ticket,
             Begin::Answered(name) => return self.volume(&name),
         };
-        let (inner, source, target) = (self.inner().clone(), source.to_owned(), target.to_owned());
-        let made = self.inner().to_its_end(async move { super::clone(&inner, &source, target, labels).await }).await?;
+        let (inner, who) = (self.inner().clone(), who.clone());
+        let (source, target) = (source.to_owned(), target.to_owned());
+        let made =
+            self.inner().to_its_end(async move { super::clone(&inner, &who, &source, target, labels).await }).await?;
         self.answered(ticket, &made.record.name).await;
         Ok(made)
     }

@@ -4,7 +4,7 @@ use super::quota::{self, Reservation, limited};
 use super::{Volume, Work, begin, event, random};
 use crate::node::Inner;
 use crate::store::{Durability, Write};
-use crate::view::VolumeView;
+use crate::view::{Requester, VolumeView};
 use crate::{NodeError, fail};
 use berth_model::Timestamp;
 use berth_model::volume::{VolumeRecord, check_volume_name};
@@ -166,12 +166,13 @@ pub(super) async fn adopt(
 /// Makes a volume with the files of another one: all of them or none. Others make and remove volumes meanwhile.
 pub(crate) async fn clone(
     inner: &Arc<Inner>,
+    who: &Requester,
     source: &str,
     target: String,
     labels: Option<BTreeMap<String, String>>,
 ) -> Result<VolumeView, NodeError> {
     const WHY: &str = "and a clone takes the place of none";
-    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let place = inner.copies.enter(who).await?;
     let work = begin(inner, source, "a clone of it")?;
     let record = VolumeRecord {
         name: target,
@@ -196,7 +197,7 @@ pub(crate) async fn clone(
     let inner_ = inner.clone();
     let (draft, record, _reservation) = inner
         .blocking(move || {
-            let (_permit, mut record) = (permit, record);
+            let (_place, mut record) = (place, record);
             let reservation = quota::limit(&inner_, &mut record)?;
             let draft = copied(&inner_, &work, &*Volume::new(record.clone())?)?;
             fail::point("volume.after_copy")?;

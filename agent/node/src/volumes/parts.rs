@@ -85,10 +85,10 @@ pub(crate) async fn import(
     let held = Held::new(inner, &key(who, &request), &request.volume).await?;
     // Before anything is sent in vain.
     transfer::may_begin(inner, &request).await?;
-    let done = arrived(inner, &held, request, pieces, safe).await;
+    let done = arrived(inner, who, &held, request, pieces, safe).await;
     match &done {
         // It comes back.
-        Err(NodeError::CallerGone | NodeError::Stopping) => {}
+        Err(NodeError::CallerGone | NodeError::NoPlace { .. } | NodeError::Stopping) => {}
         _ => forget(inner, held.key.clone()).await,
     }
     done
@@ -96,17 +96,18 @@ pub(crate) async fn import(
 
 async fn arrived(
     inner: &Arc<Inner>,
+    who: &Requester,
     held: &Held,
     request: ImportRequest,
     pieces: mpsc::Receiver<Result<ImportItem, NodeError>>,
     safe: watch::Sender<Option<u64>>,
 ) -> Result<Extracted, NodeError> {
     let pieces = until_stopped(inner, pieces);
-    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let place = inner.copies.enter(who).await?;
     let (inner_, key) = (inner.clone(), held.key.clone());
     let (parts, sha256) = inner
         .blocking(move || {
-            let _permit = permit;
+            let _place = place;
             receive(inner_.volumes.store.parts(&key)?, pieces, &safe)
         })
         .await?;
@@ -117,7 +118,7 @@ async fn arrived(
         let last = read.map(|()| ImportItem::Done { sha256 }).map_err(NodeError::from);
         let _ = send.blocking_send(last);
     });
-    transfer::import(inner, request, receive).await
+    transfer::import(inner, who, request, receive).await
 }
 
 /// Writes down what comes, until its end; blocking.

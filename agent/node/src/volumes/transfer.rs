@@ -3,6 +3,7 @@
 use super::quota::within_limits;
 use super::{Volume, begin, begin_import, create, random};
 use crate::node::Inner;
+use crate::view::Requester;
 use crate::{NodeError, fail};
 use berth_image::Hasher;
 use berth_model::Timestamp;
@@ -143,15 +144,16 @@ impl Write for Out<'_> {
 /// is made once more, and compared in the place of sent.
 pub(crate) async fn export(
     inner: &Arc<Inner>,
+    who: &Requester,
     name: &str,
     had: Option<Had>,
 ) -> Result<mpsc::Receiver<Result<ExportItem, NodeError>>, NodeError> {
-    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let place = inner.copies.enter(who).await?;
     let work = begin(inner, name, "an export of it")?;
     let (send, receive) = mpsc::channel(QUEUE);
     let (inner_, handle) = (inner.clone(), tokio::runtime::Handle::current());
     inner.tasks.spawn_blocking(move || {
-        let _permit = permit;
+        let _place = place;
         let packed = packed(&inner_, &work.volume, had, &send, &handle);
         drop(work);
         let patience = if inner_.stop.is_cancelled() { LAST_WORD } else { STUCK };
@@ -214,10 +216,11 @@ fn attach(inner: &Inner, volume: &Volume) -> Result<(), NodeError> {
 /// has come and is what its sender says. Nobody may run with the volume when that step comes.
 pub(crate) async fn import(
     inner: &Arc<Inner>,
+    who: &Requester,
     request: ImportRequest,
     pieces: mpsc::Receiver<Result<ImportItem, NodeError>>,
 ) -> Result<Extracted, NodeError> {
-    let permit = inner.copies.clone().acquire_owned().await.map_err(|_| NodeError::Stopping)?;
+    let place = inner.copies.enter(who).await?;
     let name = request.volume.clone();
     // Into a new one it is made as a draft; the volume itself is made first where it has to hold a file system.
     let work = match begin_import(inner, &name).await {
@@ -230,7 +233,7 @@ pub(crate) async fn import(
         Some(work) => {
             inner
                 .blocking(move || {
-                    let _permit = permit;
+                    let _place = place;
                     into_there(&inner_, &work, request.replace, pieces)
                 })
                 .await?
@@ -240,7 +243,7 @@ pub(crate) async fn import(
             create::check(&record)?;
             let (draft, done) = inner
                 .blocking(move || {
-                    let _permit = permit;
+                    let _place = place;
                     let draft = inner_.volumes.store.draft(&random()?, &berth_volume::Backing::Folder)?;
                     let to = berth_sys::fs::open(draft.data(), berth_sys::fs::Open::RDONLY, 0)
                         .map_err(NodeError::io("opening the new volume"))?;
