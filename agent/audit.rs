@@ -3,7 +3,8 @@
 //! One JSON line for each call that changes something (long streams: one at their start, one at their end) and for
 //! each call that was denied. A thread of its own writes them through a bounded queue. When the queue is full the
 //! caller waits a moment; a record that still finds no room is counted, and the count is written with the next one:
-//! nothing is lost in silence. Of one caller's denied calls some in each minute have a line (`denials.rs`), the rest of them their number.
+//! nothing is lost in silence. Of one caller's calls that were denied or failed without changing anything some in each minute have a line
+//! (`denials.rs`), the rest of them their number.
 
 use crate::denials::Denials;
 use serde::Serialize;
@@ -38,8 +39,8 @@ pub enum Verdict {
 pub struct Record {
     /// RFC 3339, UTC.
     pub time: String,
-    /// `call`: the whole call. `start` and `end`: of a long stream. `left_out`: of so many denied calls as `count` says; the caller's
-    /// address, its certificate and the result are the last one's.
+    /// `call`: the whole call. `start` and `end`: of a long stream. `left_out`: of so many calls as `count` says that were denied or
+    /// failed without changing anything; the caller's address, its certificate, the verdict and the reason are the last one's.
     pub event: &'static str,
     pub caller: String,
     pub role: &'static str,
@@ -113,7 +114,12 @@ impl AuditLog {
     /// Hands a record to the writer; waits at most 200 ms for room.
     pub fn write(&self, record: Record) {
         // Here, so that what is left out does not fill the queue.
-        let Some(record) = self.denials.admit(record, Instant::now()) else { return };
+        for record in self.denials.admit(record, Instant::now()) {
+            self.hand_over(record);
+        }
+    }
+
+    fn hand_over(&self, record: Record) {
         let mut message = Message::Record(Box::new(record));
         let begun = Instant::now();
         loop {
@@ -177,7 +183,7 @@ impl Writer {
             }
             for record in self.denials.over(Instant::now(), !flushed.is_empty()) {
                 self.render(&record, &mut text);
-                records += 1;
+                records += record.count.unwrap_or(1);
             }
             let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
@@ -299,20 +305,29 @@ pub mod tests {
 
     #[test]
     fn denied_calls_do_not_wash_away_what_was_done() {
-        let dir = std::env::temp_dir().join(format!("berthd-audit-denied-{}", std::process::id()));
+        wash("denied", || Record { verdict: Verdict::Denied, ..record(2) });
+    }
+
+    #[test]
+    fn calls_that_fail_do_not_wash_away_what_was_done() {
+        wash("failed", || Record { result: Some("NOT_FOUND".into()), ..record(2) });
+    }
+
+    fn wash(name: &str, call: impl Fn() -> Record) {
+        let dir = std::env::temp_dir().join(format!("berthd-audit-{name}-{}", std::process::id()));
         let config = AuditConfig { file: Some(dir.join("audit.log")), file_bytes: 100_000, files: 2, log: false };
         let log = AuditLog::open(config).unwrap();
         log.write(record(1));
         for _ in 0..20_000 {
-            log.write(Record { caller: "mallory".into(), verdict: Verdict::Denied, ..record(2) });
+            log.write(Record { caller: "mallory".into(), ..call() });
         }
         log.close(Duration::from_secs(5));
         let text = std::fs::read_to_string(dir.join("audit.log")).unwrap();
         let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(lines[0]["object"], "web1", "it is still there");
-        let (last, denied) = lines[1..].split_last().unwrap();
+        let (last, single) = lines[1..].split_last().unwrap();
         assert_eq!((&last["event"], &last["caller"]), (&"left_out".into(), &"mallory".into()));
-        assert_eq!(last["count"].as_u64().unwrap() + denied.len() as u64, 20_000, "none is missing from the count");
+        assert_eq!(last["count"].as_u64().unwrap() + single.len() as u64, 20_000, "none is missing from the count");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -355,5 +370,10 @@ pub mod tests {
         log.write(record(2));
         log.close(Duration::from_secs(5));
         assert_eq!(log.lost.load(Ordering::Relaxed), 2);
+        for _ in 0..5000 {
+            log.write(Record { result: Some("NOT_FOUND".into()), ..record(3) });
+        }
+        log.close(Duration::from_secs(5));
+        assert_eq!(log.lost.load(Ordering::Relaxed), 5002, "one record of so many is so many");
     }
 }

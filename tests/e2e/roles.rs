@@ -307,3 +307,26 @@ async fn what_is_too_large_is_refused_before_it_is_read() {
     drop(images);
     node.finish();
 }
+
+/// What fails costs its caller nothing: a flood of it leaves the record of what was done where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_fail_are_counted() {
+    let node = Node::start("roles-flood");
+    let operator = node.pki.identity("operator");
+    let channel = node.channel_as(&operator).await.expect("connect");
+    let mut client = berth::v1::containers_client::ContainersClient::new(channel);
+    for _ in 0..400 {
+        let kill = berth::v1::KillContainerRequest { container: "nothing".into(), ..Default::default() };
+        assert_eq!(client.kill(kill).await.expect_err("there is none").code(), Code::NotFound);
+        let restart = berth::v1::RestartContainerRequest { container: "nothing".into(), ..Default::default() };
+        assert_eq!(client.restart(restart).await.expect_err("there is none").code(), Code::NotFound);
+    }
+    let rename = ["rename", "nothing", "something"];
+    assert_ne!(node.ctl(&rename).code, 0, "another caller's");
+    let log = || std::fs::read_to_string(node.data().join("audit.log")).expect("audit.log");
+    crate::harness::until("it is written", || log().contains("Containers/Rename"));
+    let lines = log().lines().filter(|line| line.contains("\"object\":\"nothing\"")).count();
+    assert!((60..200).contains(&lines), "{lines} lines of 800 calls");
+    drop(client);
+    node.finish();
+}
