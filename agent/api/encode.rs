@@ -160,10 +160,40 @@ pub fn hide_secrets(detail: &mut v1::InspectContainerResponse) {
         }
     }
     let config = detail.config.iter_mut().flat_map(|c| c.env.iter_mut());
-    for entry in detail.effective_env.iter_mut().chain(config) {
-        if let Some(equals) = entry.find('=') {
-            entry.replace_range(equals + 1.., "***");
+    detail.effective_env.iter_mut().chain(config).for_each(hide_value);
+}
+
+/// `KEY=***`
+fn hide_value(entry: &mut String) {
+    if let Some(equals) = entry.find('=') {
+        entry.replace_range(equals + 1.., "***");
+    }
+}
+
+/// The same of an image, which has the environment of the container that it was committed from; and what its history says of values.
+pub fn hide_image_secrets(detail: &mut v1::InspectImageResponse) {
+    detail.config.iter_mut().flat_map(|c| c.env.iter_mut()).for_each(hide_value);
+    for entry in &mut detail.history {
+        hide_created_by(&mut entry.created_by);
+    }
+}
+
+/// Of a builder's line, all behind the first name that `ENV` or `ARG` gives a value, and what a `RUN` has of arguments: their values may have blanks.
+fn hide_created_by(line: &mut String) {
+    let nop = line.find("#(nop)").map_or(0, |at| at + "#(nop)".len());
+    let begin = line.len() - line[nop..].trim_start().len();
+    if line[begin..].starts_with("ENV ") || line[begin..].starts_with("ARG ") {
+        let name = line.len() - line[begin + 4..].trim_start().len();
+        if let Some(end) = line[name..].find(|c: char| c == '=' || c.is_ascii_whitespace()) {
+            line.replace_range(name + end + 1.., "***");
         }
+        return;
+    }
+    // `|2 A=1 B=2 /bin/sh -c command`, behind `RUN` or alone.
+    let run = if line.starts_with("RUN ") { 4 } else { 0 };
+    if line[run..].starts_with('|') {
+        let shell = line.find(" /bin/").unwrap_or(line.len());
+        line.replace_range(run + 1..shell, "***");
     }
 }
 
@@ -247,4 +277,38 @@ pub fn checked(one: berth_node::Checked) -> v1::CheckImagesResponse {
         Condition::Damaged(problem) => (v1::ImageCondition::Damaged, problem),
     };
     v1::CheckImagesResponse { digest: one.digest.to_string(), condition: condition.into(), problem, images: one.images }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_only_looks_sees_no_values_of_an_image() {
+        let config = v1::ImageConfig { env: vec!["DBPASS=hunter2".into(), "EMPTY".into()], ..Default::default() };
+        let history = |line: &str| v1::ImageHistory { created_by: line.into(), ..Default::default() };
+        let cases = [
+            ("/bin/sh -c #(nop)  ENV DBPASS=hunter2 A=b", "/bin/sh -c #(nop)  ENV DBPASS=***"),
+            ("ENV DBPASS=hunter2 with blanks", "ENV DBPASS=***"),
+            ("ENV DBPASS hunter2", "ENV DBPASS ***"),
+            ("ARG DBPASS=hunter2", "ARG DBPASS=***"),
+            ("ARG DBPASS", "ARG DBPASS"),
+            ("|1 DBPASS=hunter2 /bin/sh -c make", "|*** /bin/sh -c make"),
+            ("RUN |2 DBPASS=hunter2 A=b /bin/sh -c make # buildkit", "RUN |*** /bin/sh -c make # buildkit"),
+            ("RUN |1 DBPASS=hunter2", "RUN |***"),
+            ("sh -c 'A=b make | tee log'", "sh -c 'A=b make | tee log'"),
+            ("COPY é /", "COPY é /"),
+            ("", ""),
+        ];
+        let mut detail = v1::InspectImageResponse {
+            config: Some(config),
+            history: cases.iter().map(|&(line, _)| history(line)).collect(),
+            ..Default::default()
+        };
+        hide_image_secrets(&mut detail);
+        assert_eq!(detail.config.expect("config").env, ["DBPASS=***", "EMPTY"]);
+        for (entry, (line, want)) in detail.history.iter().zip(cases) {
+            assert_eq!(entry.created_by, want, "{line}");
+        }
+    }
 }

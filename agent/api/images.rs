@@ -4,6 +4,7 @@ use super::decode::{Fields, MAX_NAME};
 use super::progress::Feed;
 use super::{Answers, QUEUE, call, encode, filter, finish, list, reclaim};
 use crate::status;
+use berth::role::Role;
 use berth::v1::{self, images_server, pull_response::Kind};
 use berth_model::pattern::names_image;
 use berth_node::{Basis, ImageRule, ImageView, Node, Policy};
@@ -72,12 +73,17 @@ impl images_server::Images for Images {
         &self,
         request: Request<v1::InspectImageRequest>,
     ) -> Result<Response<v1::InspectImageResponse>, Status> {
+        let role = call(&request)?.role();
         let name = request.into_inner().image;
         let mut f = Fields::default();
         f.name("image", &name);
         f.done()?;
         let image = self.node.image(&name).map_err(status::from_node)?;
-        Ok(Response::new(encode::image_detail(&image)))
+        let mut answer = encode::image_detail(&image);
+        if role.is_none_or(|role| role < Role::Operator) {
+            encode::hide_image_secrets(&mut answer);
+        }
+        Ok(Response::new(answer))
     }
 
     async fn remove(

@@ -250,6 +250,22 @@ fn a_viewer_sees_no_passwords_of_volumes() {
 }
 
 #[test]
+fn a_viewer_sees_no_environment_of_images() {
+    let node = Node::with_busybox("roles-image-secrets");
+    let (viewer, operator) = (node.pki.identity("viewer"), node.pki.identity("operator"));
+    let create = ["create", "--name", "box", "--network", "none", "-e", "DBPASS=topsecret", &image("busybox"), "true"];
+    node.ok(&create);
+    node.ok(&["commit", "box", "kept:1"]);
+    let inspect = ["inspect", "--type", "image", "-o", "json", "kept:1"];
+    let seen = node.ctl_as(&viewer, &inspect);
+    assert!(seen.code == 0 && seen.stdout.contains("DBPASS=***"), "{seen:?}");
+    assert!(!format!("{seen:?}").contains("topsecret"), "{seen:?}");
+    // Who may make a container of it sees what it is.
+    assert!(node.ctl_as(&operator, &inspect).stdout.contains("DBPASS=topsecret"));
+    node.finish();
+}
+
+#[test]
 fn every_change_leaves_a_record_without_secrets() {
     let node = Node::with_busybox("roles-audit");
     let viewer = node.pki.identity("viewer");
