@@ -9,7 +9,7 @@ use berth::role::Role;
 use berth_model::ContainerSpec;
 use berth_model::network::{NetworkDriver, NetworkMode};
 use berth_model::spec::{MountKind, Propagation, Seccomp, UsernsMode};
-use berth_node::Node;
+use berth_node::{HostVolume, Node};
 use berth_volume::Backing;
 use berth_volume::held::Shared;
 use serde::Deserialize;
@@ -352,15 +352,17 @@ pub fn of_volume(node: &Node, name: &str) -> Vec<Need> {
 }
 
 /// Of the volumes that a spec names, those that are folders of the host.
-pub fn host_volumes(node: &Node, spec: &ContainerSpec) -> Vec<String> {
+pub fn host_volumes(node: &Node, spec: &ContainerSpec) -> Vec<HostVolume> {
     let names = spec.mounts.iter().filter_map(|mount| match &mount.kind {
         MountKind::Volume(volume) => Some(&volume.name),
         _ => None,
     });
-    let is_bind = |name: &&String| {
-        node.volume(name).is_ok_and(|found| matches!(Backing::parse(&found.record.options), Ok(Backing::Bind { .. })))
+    let of_host = |name: &String| {
+        let found = node.volume(name).ok()?.record;
+        let is_bind = matches!(Backing::parse(&found.options), Ok(Backing::Bind { .. }));
+        is_bind.then(|| HostVolume { name: name.clone(), created: found.created })
     };
-    names.filter(is_bind).cloned().collect()
+    names.filter_map(of_host).collect()
 }
 
 /// `needs`, with what links lead to in their place. An admin may use whatever that is, so nobody asks for one. A path that does not answer

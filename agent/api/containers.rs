@@ -15,8 +15,8 @@ use berth_model::publish::PublishPolicy;
 use berth_model::spec::LogConfig;
 use berth_model::{ContainerId, ContainerSpec, Phase, Platform};
 use berth_node::{
-    Basis, ContainerRule, ContainerUpdate, ContainerView, CreateRequest, Created, LogCursor, LogQuery, Node, Policy,
-    PullPolicy, Requester, WaitCondition,
+    Basis, ContainerRule, ContainerUpdate, ContainerView, CreateRequest, Created, HostVolume, LogCursor, LogQuery,
+    Node, Policy, PullPolicy, Requester, WaitCondition,
 };
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -45,7 +45,7 @@ pub struct Creation {
     pub platform: Option<Platform>,
     pub who: Requester,
     /// As in [`CreateRequest`].
-    pub host_volumes: Option<Vec<String>>,
+    pub host_volumes: Option<Vec<HostVolume>>,
     /// It was sent before.
     pub again: bool,
 }

@@ -5,7 +5,7 @@ use crate::images::ImageUse;
 use crate::node::Inner;
 use crate::requests::{Begin, Ticket, fingerprint};
 use crate::store::{Durability, Write};
-use crate::view::{CreateRequest, Created, PullPolicy, Requester};
+use crate::view::{CreateRequest, Created, HostVolume, PullPolicy, Requester};
 use crate::{NodeError, after, cdi, fail, logs, nets, selinux, volumes};
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp, id::check_name};
 use berth_rootfs::WritableLayer;
@@ -136,7 +136,7 @@ async fn make(
     id: ContainerId,
     name: NameReservation,
     image: ImageUse,
-    (mut spec, host_volumes): (ContainerSpec, Option<Vec<String>>),
+    (mut spec, host_volumes): (ContainerSpec, Option<Vec<HostVolume>>),
     ticket: Ticket,
 ) -> Result<Created, NodeError> {
     let effective = Arc::new(inner.runtime.effective(&spec, &image.record().config)?);

@@ -49,6 +49,13 @@ pub struct PullOutcome {
 /// Called often while a pull goes on; must not block.
 pub type ProgressFn = Arc<dyn Fn(Progress) + Send + Sync>;
 
+/// A volume that is a folder of the host, when it was asked whether the caller may use it. One that was made anew since is another one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostVolume {
+    pub name: String,
+    pub created: Timestamp,
+}
+
 /// What `create` makes a container from.
 #[derive(Clone)]
 pub struct CreateRequest {
@@ -59,7 +66,7 @@ pub struct CreateRequest {
     pub platform: Option<Platform>,
     pub progress: ProgressFn,
     /// Volumes that are folders of the host and that the caller may use. `None`: all. One may appear while the image is fetched.
-    pub host_volumes: Option<Vec<String>>,
+    pub host_volumes: Option<Vec<HostVolume>>,
     /// It was sent before: what it made and what is gone since is not made again.
     pub again: bool,
 }

@@ -401,21 +401,32 @@ async fn requests_and_images() {
 async fn a_folder_of_the_host_is_not_used_unasked() {
     let bed = Bed::new("unasked");
     let node = bed.open().await;
-    let options = [("type", "none"), ("o", "bind"), ("device", "/etc")].map(|(k, v)| (k.to_owned(), v.to_owned()));
-    node.create_volume(&me(), Some("host".to_owned()), Default::default(), options.into()).await.unwrap();
+    let make = async |device: &str| {
+        let options = [("type", "none"), ("o", "bind"), ("device", device)].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        node.create_volume(&me(), Some("host".to_owned()), Default::default(), options.into()).await.unwrap();
+        HostVolume { name: "host".to_owned(), created: node.volume("host").unwrap().record.created }
+    };
+    let first = make("/usr").await;
     let volume = VolumeMount { name: "host".to_owned(), ..VolumeMount::default() };
     let kind = MountKind::Volume(volume);
     let mounts = vec![Mount { target: "/x".to_owned(), read_only: true, kind, relabel: Relabel::Keep }];
-    let asked = |name: &str, known: &[&str]| CreateRequest {
-        host_volumes: Some(known.iter().map(|n| (*n).to_owned()).collect()),
+    let asked = |name: &str, known: &HostVolume| CreateRequest {
+        host_volumes: Some(vec![known.clone()]),
         ..request(ContainerSpec { mounts: mounts.clone(), ..spec(name, &["/bin/true"]) })
     };
-    match node.create(&me(), asked("one", &["other"])).await.err() {
-        Some(NodeError::Invalid(fields)) => assert!(fields[0].0 == "config.mounts[0].volume.name", "{fields:?}"),
+    let refused = async |known: &HostVolume, why: &str| match node.create(&me(), asked("one", known)).await.err() {
+        Some(NodeError::Invalid(fields)) => {
+            assert!(fields[0].0 == "config.mounts[0].volume.name" && fields[0].1.contains(why), "{fields:?}");
+        }
         other => panic!("{other:?}"),
-    }
+    };
+    refused(&HostVolume { name: "other".to_owned(), ..first.clone() }, "a folder of the host").await;
+    // One that takes its name meanwhile is not the one that was asked for, be it the same folder or not.
+    assert!(node.remove_volume(&me(), "host").await.unwrap());
+    let second = make("/etc").await;
+    refused(&first, "another volume").await;
     assert!(node.containers().is_empty());
-    node.create(&me(), asked("two", &["host"])).await.unwrap();
+    node.create(&me(), asked("two", &second)).await.unwrap();
     node.remove(&me(), "two", true, false).await.unwrap();
     bed.end(node).await;
 }

@@ -172,8 +172,9 @@ pub(crate) async fn clone(
     labels: Option<BTreeMap<String, String>>,
 ) -> Result<VolumeView, NodeError> {
     const WHY: &str = "and a clone takes the place of none";
-    let place = inner.copies.enter(who).await?;
+    // The source first: while this waits for a place, no other volume takes its name.
     let work = begin(inner, source, "a clone of it")?;
+    let place = inner.copies.enter(who).await?;
     let record = VolumeRecord {
         name: target,
         created: Timestamp::now(),

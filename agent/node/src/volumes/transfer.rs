@@ -148,8 +148,9 @@ pub(crate) async fn export(
     name: &str,
     had: Option<Had>,
 ) -> Result<mpsc::Receiver<Result<ExportItem, NodeError>>, NodeError> {
-    let place = inner.copies.enter(who).await?;
+    // The volume first: while it waits for a place, no other one takes its name.
     let work = begin(inner, name, "an export of it")?;
+    let place = inner.copies.enter(who).await?;
     let (send, receive) = mpsc::channel(QUEUE);
     let (inner_, handle) = (inner.clone(), tokio::runtime::Handle::current());
     inner.tasks.spawn_blocking(move || {

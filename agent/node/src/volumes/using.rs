@@ -5,7 +5,7 @@ use super::{Volume, create, event, random};
 use crate::container::Container;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
-use crate::view::VolumeView;
+use crate::view::{HostVolume, VolumeView};
 use crate::{NodeError, fail, selinux};
 use berth_model::image::ImageConfig;
 use berth_model::selinux::Relabel;
@@ -192,17 +192,22 @@ async fn take(
     Ok(())
 }
 
-/// Refuses a volume that is a folder of the host and not among those that the caller may use: it was none, or was not there, when that was asked.
-pub(crate) fn permitted(inner: &Inner, spec: &ContainerSpec, known: Option<&[String]>) -> Result<(), NodeError> {
+/// Refuses a volume that is a folder of the host and not among those that the caller may use: it was none, was not there, or was another one when
+/// that was asked.
+pub(crate) fn permitted(inner: &Inner, spec: &ContainerSpec, known: Option<&[HostVolume]>) -> Result<(), NodeError> {
     let Some(known) = known else { return Ok(()) };
     for (n, mount) in spec.mounts.iter().enumerate() {
         let MountKind::Volume(wanted) = &mount.kind else { continue };
         let volume = inner.volumes.find(&wanted.name)?;
-        if matches!(volume.backing, Backing::Bind { .. }) && !known.contains(&wanted.name) {
-            let why =
-                format!("{} has become a folder of the host while the image was fetched: send it again", wanted.name);
-            return Err(NodeError::Invalid(vec![(format!("config.mounts[{n}].volume.name"), why)]));
-        }
+        let is = |asked: &&HostVolume| asked.name == wanted.name;
+        let turned = match known.iter().find(is) {
+            _ if !matches!(volume.backing, Backing::Bind { .. }) => continue,
+            Some(asked) if asked.created == volume.record.created => continue,
+            Some(_) => "another volume",
+            None => "a folder of the host",
+        };
+        let why = format!("{} has become {turned} while the image was fetched: send it again", wanted.name);
+        return Err(NodeError::Invalid(vec![(format!("config.mounts[{n}].volume.name"), why)]));
     }
     Ok(())
 }
