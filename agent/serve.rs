@@ -339,7 +339,7 @@ async fn handshake(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>)
 
 fn room(connections: &Arc<Shares>, caller: &str, first: bool) -> Result<Share, String> {
     connections.enter(caller, first).map_err(|full| match full {
-        Full::Caller(each) => format!("caller {caller} has {each} connections, as many as one caller may have"),
+        Full::Caller(own) => format!("caller {caller} has {own} connections, as many as one caller may have now"),
         Full::All => format!("there are as many connections as the configuration allows (caller {caller})"),
     })
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
         On several hosts a command runs side by side; exit code 0: all hosts did it, 3: some, 4: none.\n\
         With one host: 125 for a wrong command line, else 1 for a failure (run, exec and attach have Docker's codes).\n\n\
         Environment: BERTH_CONFIG names the configuration file [default: ~/.config/berth/config.toml]\n\
-        BERTH_RECONNECT: how long to try again when an agent is away, as 10s or 5m, 0 for not at all\n\
+        BERTH_RECONNECT: how long to try again when an agent is away or full, as 10s or 5m, 0 for not at all\n\
         [default: 2 s before the first answer, 30 s for what is under way; a host keeps a stream for 40 s]"
 )]
 pub struct Cli {

@@ -38,6 +38,8 @@ const KNOCK: Duration = Duration::from_millis(40);
 /// Before the second try; longer before each further one. An agent restarts in less than the first few together.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+/// An agent without room says itself when to come again; this at the latest.
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// Flow-control windows: one stream of output fills a gigabit at 8 ms of round trip.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -63,7 +65,7 @@ pub struct Connection {
 pub struct Limits {
     /// `--deadline`: for every call.
     pub deadline: Option<Duration>,
-    /// `BERTH_RECONNECT`: for an agent that is away, before the first call as in the middle of one.
+    /// `BERTH_RECONNECT`: for an agent that is away or has no room, before the first call as in the middle of one.
     pub reconnect: Option<Duration>,
 }
 
@@ -208,11 +210,12 @@ impl Connection {
         .await
     }
 
-    /// The connection broke or the agent is on its way out; a refused certificate or a registry that is away does not mend in a second.
+    /// The connection broke, the agent is on its way out, or it has no room just now; a refused certificate or a registry that is away does not mend in a second.
     pub fn worth_repeating(&self, status: &Status) -> bool {
         use tonic_types::StatusExt;
         let stopping = || status.get_details_error_info().is_some_and(|i| i.reason == "AGENT_STOPPING");
-        self.refusal.lock().is_ok_and(|r| r.is_none()) && (status::broken(status) || stopping())
+        self.refusal.lock().is_ok_and(|r| r.is_none())
+            && (status::broken(status) || stopping() || status::overloaded(status).is_some())
     }
 
     /// What a failed call means, for people.
@@ -259,22 +262,46 @@ impl Patience {
         if !connection.worth_repeating(status) {
             return Err(connection.error(status));
         }
+        let full = status::overloaded(status);
         let since = *self.since.get_or_insert_with(Instant::now);
         let limit = connection.limits.patience(RESUME);
         if since.elapsed() >= limit {
             let mut error = connection.error(status);
             error.message = format!("{} (tried again for {} s)", error.message, limit.as_secs_f64());
-            error.exit = Some(FAILED_ITSELF);
+            if full.is_none() {
+                error.exit = Some(FAILED_ITSELF);
+            }
             return Err(error);
         }
+        let left = limit.saturating_sub(since.elapsed());
         if !self.told && since.elapsed() >= TELL {
-            tell_silence(&connection.label, limit.saturating_sub(since.elapsed()));
+            match full {
+                Some(_) => tell_no_room(&connection.label, left),
+                None => tell_silence(&connection.label, left),
+            }
             self.told = true;
         }
-        self.pause = if self.pause.is_zero() { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
-        tokio::time::sleep(self.pause).await;
+        let pause = match full {
+            Some(delay) => jittered(delay.min(LONGEST_DELAY)),
+            None => {
+                self.pause = if self.pause.is_zero() { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
+                self.pause
+            }
+        };
+        tokio::time::sleep(pause.min(left)).await;
         Ok(())
     }
+}
+
+/// Those who were refused together do not come back together.
+fn jittered(delay: Duration) -> Duration {
+    let mut byte = [0u8; 1];
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    delay + delay * u32::from(byte[0]) / 256
+}
+
+fn tell_no_room(host: &str, left: Duration) {
+    talk(&format!("{host} has no room for one more call; trying for {} s more", left.as_secs()));
 }
 
 fn tell_silence(host: &str, left: Duration) {
@@ -312,4 +339,74 @@ pub fn request_id() -> Result<String> {
     let mut bytes = [0u8; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::new("the system gives no random bytes"))?;
     Ok(berth::hex::encode(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    fn connection(deadline: Option<Duration>) -> Connection {
+        Connection {
+            label: "web".into(),
+            channel: tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy(),
+            refusal: Refusal::default(),
+            tls: true,
+            shut: Arc::default(),
+            limits: Limits { deadline, reconnect: None },
+        }
+    }
+
+    fn refused(reason: &str, domain: &str, delay: Option<u64>) -> Status {
+        let mut details = ErrorDetails::with_error_info(reason, domain, std::collections::HashMap::new());
+        if let Some(ms) = delay {
+            details.set_retry_info(Some(Duration::from_millis(ms)));
+        }
+        Status::with_error_details(Code::ResourceExhausted, "no room", details)
+    }
+
+    #[tokio::test]
+    async fn a_call_for_which_there_was_no_room_is_made_again() {
+        for (reason, domain, delay, calls) in [
+            ("CALLER_OVERLOADED", "berth.dev", Some(20), 3),
+            ("AGENT_OVERLOADED", "berth.dev", Some(20), 3),
+            // What was begun, says nothing of later, or is somebody else's word.
+            ("CONTAINER_BUSY", "berth.dev", Some(20), 1),
+            ("CALLER_OVERLOADED", "berth.dev", None, 1),
+            ("CALLER_OVERLOADED", "elsewhere", Some(20), 1),
+        ] {
+            let (web, made, begun) = (connection(None), Cell::new(0), Instant::now());
+            let answer = web.retry(async || {
+                made.set(made.get() + 1);
+                if made.get() < 3 { Err(refused(reason, domain, delay)) } else { Ok(()) }
+            });
+            assert_eq!(answer.await.is_ok(), calls == 3, "{reason} {domain}");
+            assert_eq!(made.get(), calls, "{reason} {domain}");
+            assert!(begun.elapsed() >= Duration::from_millis(20 * (calls - 1)), "{reason}: as late as the agent said");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_room_is_waited_for_as_long_as_the_call_has() {
+        let (made, begun) = (Cell::new(0), Instant::now());
+        let answer: Result<()> = connection(Some(Duration::from_millis(200)))
+            .retry(async || {
+                made.set(made.get() + 1);
+                Err(refused("CALLER_OVERLOADED", "berth.dev", Some(30)))
+            })
+            .await;
+        let error = answer.unwrap_err();
+        assert_eq!((error.message.as_str(), error.exit), ("no room (tried again for 0.2 s)", None));
+        assert!((2..=8).contains(&made.get()), "{}", made.get());
+        assert!((200..5000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn those_who_were_refused_together_come_back_one_by_one() {
+        let delay = Duration::from_millis(500);
+        let pauses: std::collections::HashSet<Duration> = (0..64).map(|_| jittered(delay)).collect();
+        assert!(pauses.iter().all(|pause| (delay..delay * 2).contains(pause)), "{pauses:?}");
+        assert!(pauses.len() > 16, "{pauses:?}");
+    }
 }

@@ -68,6 +68,14 @@ pub fn broken(status: &Status) -> bool {
     }
 }
 
+/// There was no room for the call, and nothing was begun of it: when the agent would be asked again.
+pub fn overloaded(status: &Status) -> Option<Duration> {
+    let details = status.get_error_details();
+    let ours = details.error_info().filter(|i| i.domain == DOMAIN);
+    ours.filter(|i| matches!(i.reason.as_str(), "CALLER_OVERLOADED" | "AGENT_OVERLOADED"))?;
+    details.retry_info().and_then(|retry| retry.retry_delay)
+}
+
 /// The innermost cause, where tonic says "transport error".
 fn transport_words(status: &Status) -> String {
     let mut words = status.message().to_owned();

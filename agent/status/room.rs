@@ -15,9 +15,9 @@ pub fn overloaded() -> Status {
 
 /// No place for one more call.
 pub fn full(full: Full) -> Status {
-    let Full::Caller(each) = full else { return overloaded() };
+    let Full::Caller(own) = full else { return overloaded() };
     let message = format!(
-        "you have {each} calls under way, as many as one caller may have: end some of them (each logs --follow, stats, wait and events \
+        "you have {own} calls under way, as many as one caller may have now: end some of them (each logs --follow, stats, wait and events \
          is one) and try again, or raise limits.calls in the agent's configuration"
     );
     Draft::new(Code::ResourceExhausted, "CALLER_OVERLOADED", message).retry(RETRY_SOON).done()

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::Semaphore;
 
-/// So many places, of which one caller has a part and the last ones are for who comes first.
+/// So many places, of which one caller has a part once half of them are taken, and the last ones are for who comes first.
 pub struct Shares {
     all: usize,
     each: usize,
@@ -21,14 +21,15 @@ struct Taken {
 /// Why there is no place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Full {
-    /// The caller has as many as one caller may have.
+    /// The caller has so many, and no more are given to it before others have ended.
     Caller(usize),
     /// All callers together have all that there is for them.
     All,
 }
 
 impl Shares {
-    /// A caller may have a quarter; the last eighth is for who comes first, and who does may have more than a quarter of the others.
+    /// A caller may have a quarter, and more while less than half of all are taken; the last eighth is for who comes first, and who does
+    /// may have more than a quarter of the others at any time.
     pub fn new(all: usize) -> Arc<Shares> {
         Shares::with(all, (all / 4).max(1), all / 8)
     }
@@ -44,8 +45,9 @@ impl Shares {
     pub fn enter(self: &Arc<Self>, caller: &str, first: bool) -> Result<Share, Full> {
         let mut taken = self.taken();
         let own = taken.by_caller.get(caller).copied().unwrap_or(0);
-        if own >= self.each && !first {
-            return Err(Full::Caller(self.each));
+        // Who is alone keeps nobody out: what is left when half is taken is for those who have less.
+        if own >= self.each && taken.all >= self.all / 2 && !first {
+            return Err(Full::Caller(own));
         }
         // An orchestrator that waits for a thousand containers leaves the last ones to who has to look what it does.
         let reserve = if first && own < self.each { 0 } else { self.reserve };
@@ -127,12 +129,56 @@ mod tests {
         (0..n).map(|i| shares.enter(caller, first).unwrap_or_else(|e| panic!("{caller} {i}: {e:?}"))).collect()
     }
 
+    /// Who comes and how many it wants, and how many it gets of them.
+    type Turn = (&'static str, usize, usize, Option<Full>);
+
     #[test]
-    fn one_caller_has_a_quarter() {
+    fn a_caller_has_half_when_it_is_alone_and_else_a_quarter() {
+        use Full::{All, Caller};
+        let of_32: [&[Turn]; 5] = [
+            &[("a", 99, 16, Some(Caller(16)))],
+            // What one has left is for the others, a quarter for each.
+            &[("a", 99, 16, Some(Caller(16))), ("b", 99, 8, Some(Caller(8))), ("c", 99, 4, Some(All))],
+            // Half is taken by several: who has a quarter gets no more, and who has less does.
+            &[("a", 10, 10, None), ("b", 6, 6, None), ("a", 1, 0, Some(Caller(10))), ("b", 99, 2, Some(Caller(8)))],
+            &[("a", 7, 7, None), ("b", 99, 9, Some(Caller(9))), ("a", 99, 1, Some(Caller(8)))],
+            &[
+                ("a", 4, 4, None),
+                ("b", 4, 4, None),
+                ("c", 4, 4, None),
+                ("d", 99, 8, Some(Caller(8))),
+                ("a", 99, 4, Some(Caller(8))),
+                ("b", 99, 4, Some(Caller(8))),
+                ("c", 99, 0, Some(All)),
+            ],
+        ];
+        for turns in of_32 {
+            let shares = Shares::new(32);
+            let mut held = Vec::new();
+            for (caller, wanted, places, full) in turns {
+                let (before, mut refused) = (held.len(), None);
+                while held.len() - before < *wanted && refused.is_none() {
+                    match shares.enter(caller, false) {
+                        Ok(share) => held.push(share),
+                        Err(full) => refused = Some(full),
+                    }
+                }
+                assert_eq!((held.len() - before, refused), (*places, *full), "{caller} of {turns:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_again() {
         let shares = Shares::new(16);
-        let mut held = enter(&shares, "mallory", false, 4);
-        assert_eq!(shares.enter("mallory", false).err(), Some(Full::Caller(4)));
+        let mut held = enter(&shares, "mallory", false, 8);
         let _others = enter(&shares, "alice", false, 4);
+        held.truncate(4);
+        assert_eq!(
+            shares.enter("mallory", false).err(),
+            Some(Full::Caller(4)),
+            "alice has her part, and half is taken"
+        );
         held.pop();
         held.extend(enter(&shares, "mallory", false, 1));
     }
