@@ -1,6 +1,6 @@
 //! What every call passes on its way in and out: who calls, may they, how many at once, until when, and the record.
 //!
-//! In this order: the caller's certificate is still good, the RPC has a rule and the role is enough, there is room
+//! In this order: the caller's certificate is still good, the RPC has a rule and the role is enough, there was room for the connection and is
 //! for one more call, of all and of this caller; then the service works until it is done, the caller's deadline passes or the agent stops; then
 //! the audit record is written. A call that ends in any other way (the caller hangs up) is recorded too.
 
@@ -319,7 +319,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
-        let Some(PeerInfo(peer)) = request.extensions().get::<PeerInfo>().cloned() else {
+        let Some(PeerInfo { peer, over }) = request.extensions().get::<PeerInfo>().cloned() else {
             let nobody = status::lapsed("NO_CALLER", "the connection has no caller");
             return Box::pin(std::future::ready(Ok(nobody.into_http())));
         };
@@ -329,6 +329,9 @@ where
         let (call, verdict) = self.gate.admit(&peer, request.uri().path(), trace);
         let ending = Ending(call.clone());
         let admitted = verdict.and_then(|rule| {
+            if let Some(why) = over {
+                return Err(Status::clone(&why));
+            }
             let deadline = deadline(request.headers(), rule, self.gate.patience)?;
             let share = self.gate.calls.enter(&call.caller(), call.is_admins()).map_err(status::full)?;
             Ok((rule, deadline, share))

@@ -35,7 +35,7 @@ fn gate(calls: usize) -> Gate {
 fn call_of(uid: u32, path: &str) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = path.parse().unwrap();
-    request.extensions_mut().insert(PeerInfo(Arc::new(Peer::Unix { uid, pid: None })));
+    request.extensions_mut().insert(PeerInfo { peer: Arc::new(Peer::Unix { uid, pid: None }), over: None });
     request
 }
 

@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
 use tonic::transport::server::Connected;
 
 /// Where a caller came in, and what proved who it is.
@@ -92,10 +93,24 @@ pub struct Connection {
     /// Runs out when nothing comes: an authenticated client that says nothing holds a connection for ever otherwise.
     first_bytes: Option<Pin<Box<Sleep>>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    over: Option<Over>,
     _slot: Share,
 }
 
+/// There is no room for the connection: it is kept for a moment, in which every call hears why.
+struct Over {
+    why: Arc<Status>,
+    ends: Pin<Box<Sleep>>,
+}
+
 impl Connection {
+    /// Answers every call with `why`, and ends behind `lasts`.
+    pub fn over(self, why: Status, lasts: Duration) -> Self {
+        tracing::warn!(peer = %self.peer, "connection refused: {}", why.message());
+        let over = Over { why: Arc::new(why), ends: Box::pin(tokio::time::sleep(lasts)) };
+        Connection { over: Some(over), ..self }
+    }
+
     /// `cut` ends the connection at once; `slot` is given back when it has ended.
     pub fn tls(
         stream: TlsStream<TcpStream>,
@@ -117,6 +132,7 @@ impl Connection {
             peer,
             first_bytes: Some(Box::pin(tokio::time::sleep(patience))),
             cut: Box::pin(cut.cancelled_owned()),
+            over: None,
             _slot: slot,
         }
     }
@@ -124,12 +140,16 @@ impl Connection {
 
 /// What every request finds in its extensions.
 #[derive(Clone)]
-pub struct PeerInfo(pub Arc<Peer>);
+pub struct PeerInfo {
+    pub peer: Arc<Peer>,
+    /// There was no room for the connection: why.
+    pub over: Option<Arc<Status>>,
+}
 
 impl Connected for Connection {
     type ConnectInfo = PeerInfo;
     fn connect_info(&self) -> PeerInfo {
-        PeerInfo(self.peer.clone())
+        PeerInfo { peer: self.peer.clone(), over: self.over.as_ref().map(|over| over.why.clone()) }
     }
 }
 
@@ -138,6 +158,10 @@ impl AsyncRead for Connection {
         let this = self.get_mut();
         if this.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the certificate was revoked")));
+        }
+        if this.over.as_mut().is_some_and(|over| over.ends.as_mut().poll(cx).is_ready()) {
+            // The end of the stream: what was answered goes out before the connection is closed.
+            return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         let read = match &mut this.wire {

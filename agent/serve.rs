@@ -11,9 +11,10 @@ use crate::metrics::Calls;
 use crate::peer::{Connection, Lapse, Peer};
 use crate::permission::Policy;
 use crate::room::Receiving;
+use crate::status;
 use crate::tls::{self, Reload, TlsStore};
 use berth::role::{Holder, Role};
-use berth_node::{Full, Share, Shares};
+use berth_node::{Share, Shares};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
@@ -33,6 +35,9 @@ use tonic::transport::Server;
 const FIRST_BYTES: Duration = Duration::from_secs(2);
 /// Root's own connections, beside those over TCP.
 const UNIX_CONNECTIONS: usize = 256;
+/// Connections for which there is no room, and which are taken for a moment to hear so; more are hung up on.
+const OVER: usize = 32;
+const OVER_LASTS: Duration = Duration::from_secs(2);
 /// How often the certificates' files are looked at: four stat(2) calls.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A dead peer is found within two of these.
@@ -59,6 +64,7 @@ struct Shared {
     handshakes: Arc<Handshakes>,
     connections: Arc<Shares>,
     unix_connections: Arc<Shares>,
+    over: Arc<Shares>,
     /// For the end of connections whose certificate is revoked.
     live: Mutex<Vec<(Weak<Peer>, CancellationToken)>>,
     /// A connection was added to `live`.
@@ -93,6 +99,7 @@ impl Doors {
             handshakes: Handshakes::new(limits.handshakes),
             connections: Shares::new(limits.connections),
             unix_connections: Shares::with(UNIX_CONNECTIONS, UNIX_CONNECTIONS, 0),
+            over: Shares::new(OVER),
             live: Mutex::default(),
             joined: Notify::new(),
             limits: limits.clone(),
@@ -327,21 +334,39 @@ async fn handshake(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>)
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
     let certificate = certificate.ok_or("the client presented no certificate")?;
     let holder = Holder::from_der(certificate).map_err(|e| e.to_string())?;
-    let slot = room(&shared.connections, &holder.name, holder.role == Ok(Role::Admin))?;
+    let (first, setting) = (holder.role == Ok(Role::Admin), Some("limits.connections"));
+    let (slot, over) = room(&shared.connections, &shared.over, &holder.name, first, setting)?;
     let peer = Arc::new(Peer::Tls { address, holder, revocations: store.revocations().clone() });
     let cut = shared.register(&peer);
     // The list may have changed between the handshake and the line above.
     if peer.lapse().is_some() {
         return Err("the client's certificate was revoked".into());
     }
-    Ok(Connection::tls(stream, peer, shared.limits.handshake(), cut, slot))
+    Ok(told(Connection::tls(stream, peer, shared.limits.handshake(), cut, slot), over))
 }
 
-fn room(connections: &Arc<Shares>, caller: &str, first: bool) -> Result<Share, String> {
-    connections.enter(caller, first).map_err(|full| match full {
-        Full::Caller(own) => format!("caller {caller} has {own} connections, as many as one caller may have now"),
-        Full::All => format!("there are as many connections as the configuration allows (caller {caller})"),
-    })
+/// A place for one more connection of `caller`, or one in which it hears why there is none.
+fn room(
+    connections: &Arc<Shares>,
+    over: &Arc<Shares>,
+    caller: &str,
+    first: bool,
+    setting: Option<&str>,
+) -> Result<(Share, Option<Status>), String> {
+    let full = match connections.enter(caller, first) {
+        Ok(slot) => return Ok((slot, None)),
+        Err(full) => full,
+    };
+    let why = status::no_connection(full, caller, setting);
+    let slot = over.enter(caller, first).map_err(|_| why.message().to_owned())?;
+    Ok((slot, Some(why)))
+}
+
+fn told(connection: Connection, over: Option<Status>) -> Connection {
+    match over {
+        Some(why) => connection.over(why, OVER_LASTS),
+        None => connection,
+    }
 }
 
 /// Lets the client read why it was refused: a socket that is closed with unread bytes resets, and takes the TLS alert
@@ -383,10 +408,10 @@ fn recognise(stream: UnixStream, shared: &Arc<Shared>) -> Result<Connection, Str
     if credentials.uid() != 0 {
         return Err(format!("uid {} is not root", credentials.uid()));
     }
-    let slot = room(&shared.unix_connections, "root", true)?;
+    let (slot, over) = room(&shared.unix_connections, &shared.over, "root", true, None)?;
     let peer = Arc::new(Peer::Unix { uid: credentials.uid(), pid: credentials.pid() });
     let cut = CancellationToken::new();
-    Ok(Connection::unix(stream, peer, shared.limits.handshake(), cut, slot))
+    Ok(told(Connection::unix(stream, peer, shared.limits.handshake(), cut, slot), over))
 }
 
 #[cfg(test)]

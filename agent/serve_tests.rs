@@ -487,9 +487,49 @@ async fn one_caller_with_many_connections_leaves_others_theirs() {
         client.check(check()).await.unwrap();
         held.push(client);
     }
-    let (why, _) = agent.refused(Some(&mallory), &[&rustls::version::TLS13]).await;
-    assert!(why.contains("mallory has 8 connections"), "{why}");
+    // She hears why she gets no more, as long as not too many ask.
+    let mut told = agent.client(&mallory).await;
+    let refused = told.check(check()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "CALLER_OVERLOADED");
+    assert!(refused.message().contains("mallory has 8 connections"), "{refused}");
+    let over: Vec<_> = std::iter::from_fn(|| agent.shared.over.enter("mallory", false).ok()).collect();
+    let (why, heard) = agent.refused(Some(&mallory), &[&rustls::version::TLS13]).await;
+    assert!(over.len() >= OVER / 2 - 1 && why.contains("mallory has 8 connections") && heard != "let in", "{why}");
     agent.client(&agent.ca.issue("alice", CLIENT)).await.check(check()).await.unwrap();
+    // What was told so ends; the next one is let in when another has gone.
+    held.pop();
+    let again = tokio::time::timeout(3 * OVER_LASTS, async {
+        while told.check(check()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    again.await.expect("a connection that serves");
+}
+
+#[tokio::test]
+async fn root_hears_that_there_are_too_many_connections() {
+    let dir = std::env::temp_dir().join(format!("berthd-over-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    let path = dir.join("berthd.sock");
+    let doors = Doors::open(&[], None, Some(&path), &Limits::default()).await.unwrap();
+    let _all: Vec<_> =
+        (0..UNIX_CONNECTIONS).map(|_| doors.shared.unix_connections.enter("root", true).unwrap()).collect();
+    let mut held = Vec::new();
+    let refused = loop {
+        let (client, accepted) = tokio::join!(UnixStream::connect(&path), doors.unix.as_ref().unwrap().0.accept());
+        match recognise(accepted.unwrap().0, &doors.shared) {
+            Ok(connection) => held.push((client.unwrap(), connection)),
+            Err(why) => break why,
+        }
+    };
+    assert_eq!(held.len(), OVER - OVER / 8, "some are told, and all others hung up on");
+    assert!(refused.contains("no room for one more connection of root") && !refused.contains("limits"), "{refused}");
+    let why = tonic::transport::server::Connected::connect_info(&held[0].1).over.unwrap();
+    assert_eq!((why.code(), why.message()), (Code::ResourceExhausted, refused.as_str()));
+    let n = tokio::time::timeout(2 * OVER_LASTS, held[0].1.read(&mut [0; 1])).await.expect("it ends");
+    assert_eq!(n.unwrap(), 0);
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 
 mod room;
 
-pub use room::{full, no_room, request_late, request_too_large, unread};
+pub use room::{full, no_connection, no_room, request_late, request_too_large, unread};
 
 use crate::upgrade::UpgradeError;
 use berth_cni::{CniError, Verb};

@@ -154,6 +154,7 @@ fn what_can_be_tried_again_says_when() {
     for status in [
         room::overloaded(),
         super::full(berth_node::Full::Caller(4)),
+        super::no_connection(berth_node::Full::Caller(4), "a", Some("limits.connections")),
         no_room(),
         stopping(),
         from_node(NodeError::Busy("web".into())),

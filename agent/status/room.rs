@@ -38,6 +38,26 @@ pub(super) fn no_place(full: Full, message: String) -> Draft {
     Draft::new(Code::ResourceExhausted, reason, message).retry(RETRY_SOON)
 }
 
+/// No place for one more connection; `setting`: what gives more.
+pub fn no_connection(full: Full, caller: &str, setting: Option<&str>) -> Status {
+    let raise = setting.map_or(String::new(), |name| format!(", or raise {name} in the agent's configuration"));
+    let (reason, message) = match full {
+        Full::Caller(own) => (
+            "CALLER_OVERLOADED",
+            format!(
+                "caller {caller} has {own} connections, as many as one caller may have now: end some of them and try again{raise}"
+            ),
+        ),
+        Full::All => (
+            "AGENT_OVERLOADED",
+            format!(
+                "the agent has no room for one more connection of {caller}: try again when others have ended{raise}"
+            ),
+        ),
+    };
+    Draft::new(Code::ResourceExhausted, reason, message).retry(RETRY_SOON).done()
+}
+
 /// A message that is larger than its call needs, before a byte of it is kept.
 pub fn request_too_large(length: usize, most: usize) -> Status {
     let message = format!("the request is too large: {length} bytes; at most {most} are taken here");
