@@ -6,7 +6,7 @@
 use crate::audit::AuditLog;
 use crate::config::Limits;
 use crate::gate::Gate;
-use crate::handshakes::Handshakes;
+use crate::handshakes::{Handshake, Handshakes};
 use crate::metrics::Calls;
 use crate::peer::{Connection, Lapse, Peer};
 use crate::permission::Policy;
@@ -293,12 +293,15 @@ async fn accept_tls(listener: TcpListener, shared: Arc<Shared>, arrivals: mpsc::
                 continue;
             }
         };
-        let under_way = shared.handshakes.enter(address.ip());
+        // Those that were taken look at their first bytes before the next ones come: of many at once none is silent only for want of a turn.
+        tokio::task::yield_now().await;
+        // The log has the number of those without a place.
+        let Some(under_way) = shared.handshakes.enter(address.ip()) else { continue };
         let (shared, arrivals) = (shared.clone(), arrivals.clone());
         tokio::spawn(async move {
             let patience = shared.limits.handshake();
             let arrived = tokio::select! {
-                arrived = tokio::time::timeout(patience, handshake(stream, address, &shared)) => arrived,
+                arrived = tokio::time::timeout(patience, arrive(stream, address, &shared, &under_way)) => arrived,
                 // The log has their number.
                 () = under_way.dropped() => return,
             };
@@ -312,12 +315,24 @@ async fn accept_tls(listener: TcpListener, shared: Arc<Shared>, arrivals: mpsc::
     }
 }
 
+async fn arrive(
+    stream: TcpStream,
+    address: SocketAddr,
+    shared: &Arc<Shared>,
+    under_way: &Handshake,
+) -> Result<Connection, String> {
+    let Ok(first) = tokio::time::timeout(FIRST_BYTES, stream.peek(&mut [0])).await else {
+        return Err(format!("the client said nothing for {FIRST_BYTES:?}"));
+    };
+    if first.is_ok_and(|bytes| bytes > 0) {
+        under_way.heard();
+    }
+    handshake(stream, address, shared).await
+}
+
 async fn handshake(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>) -> Result<Connection, String> {
     let Some(store) = &shared.store else { return Err("there are no certificates".into()) };
     stream.set_nodelay(true).map_err(|e| format!("TCP_NODELAY: {e}"))?;
-    if tokio::time::timeout(FIRST_BYTES, stream.peek(&mut [0])).await.is_err() {
-        return Err(format!("the client said nothing for {FIRST_BYTES:?}"));
-    }
     shared.look(false);
     let accepted = TlsAcceptor::from(store.config()).accept(stream).into_fallible().await;
     let stream = match accepted {
