@@ -7,7 +7,7 @@ use crate::start::{Container, Streams, failure, failure_of, input, named, starte
 use crate::{init, outside};
 use berth_model::wire::{FailKind, Foreign, Plan};
 use berth_sys::process::{self, Cloned, Ended, Poll};
-use berth_sys::socket;
+use berth_sys::{pty, socket};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -35,6 +35,10 @@ pub fn start(plan: &Plan<'_>, runtime: &Foreign<'_>, fds: &[OwnedFd]) -> Result<
         if plan.tty && terminal.is_none() {
             return Err(failure("waiting for the terminal", &io::ErrorKind::TimedOut.into()));
         }
+        // Before the program starts, which may ask for it.
+        if let (Some(master), Some((rows, columns))) = (&terminal, plan.size) {
+            let _ = pty::resize(master.as_fd(), rows, columns);
+        }
         if let Some(group) = place(runtime.group) {
             joined(group, pid).map_err(named("moving the process to its cgroup"))?;
         }
@@ -54,7 +58,7 @@ pub fn start(plan: &Plan<'_>, runtime: &Foreign<'_>, fds: &[OwnedFd]) -> Result<
     let mut container =
         Container { pid, pidfd, started: started(pid), stdin, stdout: None, stderr: None, terminal: plan.tty };
     if let Some(master) = terminal {
-        container.take_terminal(master, plan.size)?;
+        container.take_terminal(master)?;
     } else {
         container.take_pipes(out, err)?;
     }

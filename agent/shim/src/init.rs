@@ -53,7 +53,7 @@ fn prepare(plan: &Plan<'_>, fds: &[OwnedFd], report: &OwnedFd, streams: Streams)
         onto(out, 1)?;
         onto(err, 2)?;
     }
-    let mut context = step::Context::new(fds, report.as_fd(), plan.userns);
+    let mut context = step::Context::new(fds, report.as_fd(), plan.userns, plan.size);
     // Another runtime joins it by itself.
     if let Some(userns) = plan.userns.filter(|_| plan.runtime.is_none()) {
         run_steps(&plan.outside, &mut context)?;

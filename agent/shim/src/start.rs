@@ -3,7 +3,7 @@
 use crate::{foreign, init};
 use berth_model::wire::{Exited, FailKind, Failed, Plan, Response, Started};
 use berth_sys::process::{self, Cloned};
-use berth_sys::{fs, pty, socket};
+use berth_sys::{fs, socket};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -88,10 +88,7 @@ pub fn input(
 }
 
 impl Container {
-    pub fn take_terminal(&mut self, master: OwnedFd, size: Option<(u16, u16)>) -> Result<(), Vec<u8>> {
-        if let Some((rows, columns)) = size {
-            let _ = pty::resize(master.as_fd(), rows, columns);
-        }
+    pub fn take_terminal(&mut self, master: OwnedFd) -> Result<(), Vec<u8>> {
         process::set_nonblocking(master.as_fd()).map_err(named("preparing the terminal"))?;
         self.stdin = Some(master.try_clone().map_err(named("duplicating the terminal"))?);
         self.stdout = Some(master);
@@ -160,7 +157,7 @@ fn try_start(plan: &Plan<'_>, fds: &[OwnedFd]) -> Result<Option<Container>, Vec<
             let mut container =
                 Container { pid, pidfd, started: started(pid), stdin, stdout: None, stderr: None, terminal: plan.tty };
             if let Some(master) = terminal {
-                container.take_terminal(master, plan.size)?;
+                container.take_terminal(master)?;
             }
             if let Some((out, err)) = outputs {
                 container.take_pipes(out, err)?;

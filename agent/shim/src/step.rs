@@ -31,12 +31,14 @@ pub struct Context<'a> {
     root: Option<OwnedFd>,
     trees: Vec<Tree>,
     userns: Option<BorrowedFd<'a>>,
+    /// Rows and columns of the terminal.
+    size: Option<(u16, u16)>,
 }
 
 impl<'a> Context<'a> {
-    pub fn new(fds: &'a [OwnedFd], report: BorrowedFd<'a>, userns: Option<u8>) -> Self {
+    pub fn new(fds: &'a [OwnedFd], report: BorrowedFd<'a>, userns: Option<u8>, size: Option<(u16, u16)>) -> Self {
         let userns = userns.and_then(|at| fds.get(usize::from(at))).map(AsFd::as_fd);
-        Context { fds, report, root: None, trees: Vec::new(), userns }
+        Context { fds, report, root: None, trees: Vec::new(), userns, size }
     }
 
     fn fd(&self, place: u8) -> io::Result<BorrowedFd<'a>> {
@@ -390,6 +392,10 @@ fn own_folder(target: &Path) -> io::Result<()> {
 
 fn terminal(console: bool, context: &Context<'_>) -> io::Result<()> {
     let (master, terminal) = pty::open(c"/dev/pts/ptmx")?;
+    // Now: the program may ask for it before the shim has the terminal.
+    if let Some((rows, columns)) = context.size {
+        let _ = pty::resize(master.as_fd(), rows, columns);
+    }
     socket::send(context.report, &[IoSlice::new(b"t")], &[master.as_fd()], true)?;
     for to in 0..3 {
         process::dup_onto(terminal.as_fd(), to)?;
