@@ -82,7 +82,8 @@ impl Server {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let (door, under_way) = (door.clone(), unknown.enter(peer.ip()));
+                    let Some(under_way) = unknown.enter(peer.ip()) else { continue };
+                    let door = door.clone();
                     tokio::spawn(async move {
                         match tokio::time::timeout(PATIENCE, door.serve(stream, under_way)).await {
                             Ok(Ok(())) => {}
@@ -107,6 +108,15 @@ struct Door {
 
 impl Door {
     async fn serve(&self, stream: TcpStream, under_way: Handshake) -> Result<(), String> {
+        let mut first = [0];
+        // Who says nothing goes first.
+        let said = tokio::select! {
+            said = stream.peek(&mut first) => said,
+            () = under_way.dropped() => return Err("others took its place".into()),
+        };
+        if said.is_ok_and(|bytes| bytes > 0) {
+            under_way.heard();
+        }
         let Some(certificates) = &self.certificates else {
             // Nobody is known here.
             return tokio::select! {
