@@ -16,14 +16,18 @@ pub enum Duration {
 pub enum Takes {
     /// One message of at most [`LITTLE`].
     Little,
+    /// One message of at most [`NAMES`].
+    Names,
     /// One message, as large as the configuration lets it be.
     Much,
     /// Messages as they come, each as large as the configuration lets it be.
     Stream,
 }
 
-/// Bytes of a request that names things and no more; and of each of a viewer's.
+/// Bytes of a request that names a thing and no more.
 pub const LITTLE: usize = 64 << 10;
+/// Bytes of one that names as many as a host may have: 4096 ids, 256 images.
+const NAMES: usize = 512 << 10;
 
 /// What holds for one RPC.
 #[derive(Debug)]
@@ -52,6 +56,11 @@ impl Rule {
         self
     }
 
+    const fn names(mut self) -> Rule {
+        self.takes = Takes::Names;
+        self
+    }
+
     const fn stream(mut self) -> Rule {
         self.takes = Takes::Stream;
         self
@@ -59,7 +68,12 @@ impl Rule {
 
     /// Bytes of one message of a request, where the configuration takes `most`.
     pub fn message_bytes(&self, most: usize) -> usize {
-        if self.takes == Takes::Little || self.least == Role::Viewer { LITTLE.min(most) } else { most }
+        match self.takes {
+            Takes::Little => LITTLE.min(most),
+            Takes::Names => NAMES.min(most),
+            Takes::Much | Takes::Stream if self.least > Role::Viewer => most,
+            Takes::Much | Takes::Stream => LITTLE.min(most),
+        }
     }
 }
 
@@ -96,7 +110,7 @@ pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Containers/Exec").stream(),
     look("/berth.v1.Containers/Inspect").gives_much(),
     change("/berth.v1.Containers/Kill"),
-    look("/berth.v1.Containers/List").gives_much(),
+    look("/berth.v1.Containers/List").names().gives_much(),
     follow("/berth.v1.Containers/Logs"),
     change("/berth.v1.Containers/Pause"),
     long_change("/berth.v1.Containers/PortForward").stream(),
@@ -107,7 +121,7 @@ pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Containers/Restart"),
     long_change("/berth.v1.Containers/Run").stream(),
     change("/berth.v1.Containers/Start"),
-    follow("/berth.v1.Containers/Stats"),
+    follow("/berth.v1.Containers/Stats").names(),
     long_change("/berth.v1.Containers/Stop"),
     long_change("/berth.v1.Containers/StopAll"),
     look("/berth.v1.Containers/Top").gives_much(),
@@ -121,7 +135,7 @@ pub static RULES: &[Rule] = &[
     follow("/berth.v1.Files/Diff"),
     long_change("/berth.v1.Files/Export"),
     look("/berth.v1.Images/Inspect").gives_much(),
-    look("/berth.v1.Images/List").gives_much(),
+    look("/berth.v1.Images/List").names().gives_much(),
     long_change("/berth.v1.Images/Prune"),
     long_change("/berth.v1.Images/Pull").much(),
     change("/berth.v1.Images/Remove"),
@@ -132,7 +146,7 @@ pub static RULES: &[Rule] = &[
     // It changes nothing, and tells of the host's firewall and processes.
     change("/berth.v1.Networks/ExplainPort"),
     look("/berth.v1.Networks/Inspect").gives_much(),
-    look("/berth.v1.Networks/List").gives_much(),
+    look("/berth.v1.Networks/List").names().gives_much(),
     change("/berth.v1.Networks/Prune"),
     change("/berth.v1.Networks/Remove"),
     long_change("/berth.v1.Node/CheckImages"),
@@ -151,7 +165,7 @@ pub static RULES: &[Rule] = &[
     long_change("/berth.v1.Volumes/Import").stream(),
     long_change("/berth.v1.Volumes/ImportInParts").stream(),
     look("/berth.v1.Volumes/Inspect").gives_much(),
-    look("/berth.v1.Volumes/List").gives_much(),
+    look("/berth.v1.Volumes/List").names().gives_much(),
     long_change("/berth.v1.Volumes/Prune"),
     long_change("/berth.v1.Volumes/Remove"),
     look("/grpc.health.v1.Health/Check"),
@@ -231,13 +245,16 @@ mod tests {
     #[test]
     fn large_requests_are_for_those_who_make_something() {
         for rule in RULES {
-            let little = rule.message_bytes(4 << 20) == LITTLE;
-            assert!(little || rule.least > Role::Viewer, "{}", rule.path);
+            let small = rule.message_bytes(4 << 20) <= NAMES;
+            assert!(small || rule.least > Role::Viewer, "{}", rule.path);
             assert!(rule.message_bytes(1000) == 1000, "the configuration's limit holds for {}", rule.path);
         }
         let bytes = |path: &str| rule(path).unwrap().message_bytes(4 << 20);
         assert_eq!(bytes("/berth.v1.Containers/Create"), 4 << 20);
         assert_eq!(bytes("/berth.v1.Containers/Kill"), LITTLE);
+        // All that a field takes, with what each has around it.
+        let ids = 4096 * (64 + 2);
+        assert!(ids < bytes("/berth.v1.Containers/Stats"));
     }
 
     #[test]

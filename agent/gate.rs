@@ -98,6 +98,11 @@ impl Call {
         self.peer.name()
     }
 
+    /// Who has a part of what there is: one name with two roles is two, so that nobody takes an admin's by being called the same.
+    fn party(&self) -> String {
+        format!("{} {}", self.role.map_or("none", Role::name), self.caller())
+    }
+
     pub fn role(&self) -> Option<Role> {
         self.role
     }
@@ -292,7 +297,7 @@ impl Gate {
     /// The request, with its body watched on its way in.
     fn receive(&self, request: Request<Body>, rule: &Rule, call: &Call) -> Request<Body> {
         let sender = Sender {
-            caller: call.caller(),
+            caller: call.party(),
             first: call.is_admins(),
             most: rule.message_bytes(self.message_bytes),
             one: rule.takes != Takes::Stream,
@@ -333,7 +338,7 @@ where
                 return Err(Status::clone(&why));
             }
             let deadline = deadline(request.headers(), rule, self.gate.patience)?;
-            let share = self.gate.calls.enter(&call.caller(), call.is_admins()).map_err(status::full)?;
+            let share = self.gate.calls.enter(&call.party(), call.is_admins()).map_err(status::full)?;
             Ok((rule, deadline, share))
         });
         let (rule, deadline, share) = match admitted {
@@ -352,7 +357,7 @@ where
         };
         let span = call.span.clone();
         let request = self.gate.receive(request, rule, &call);
-        let answering = rule.gives_much.then(|| self.gate.answering.clone().take(call.caller()));
+        let answering = rule.gives_much.then(|| self.gate.answering.clone().take(call.party()));
         // The one that is ready goes, another one stays.
         let ready = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, ready);

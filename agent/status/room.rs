@@ -74,5 +74,5 @@ pub fn request_late(patience: Duration) -> Status {
 pub fn no_room() -> Status {
     let message =
         "there was no room for so large a request: others are still being received; try again, or send less at once";
-    Draft::new(Code::ResourceExhausted, "REQUESTS_TOO_LARGE", message).retry(RETRY_SOON).done()
+    Draft::new(Code::ResourceExhausted, "NO_ROOM_FOR_REQUEST", message).retry(RETRY_SOON).done()
 }
