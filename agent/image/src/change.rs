@@ -117,7 +117,7 @@ fn nanos(text: &str) -> Option<u64> {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest[..end].parse().ok()?;
         rest = &rest[end..];
-        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
         let unit = match &rest[..end] {
             "ns" => 1e-9,
             "us" | "µs" => 1e-6,
@@ -127,7 +127,7 @@ fn nanos(text: &str) -> Option<u64> {
             "h" => 3600.0,
             _ => return None,
         };
-        total += Duration::try_from_secs_f64(number * unit).ok()?;
+        total = total.checked_add(Duration::try_from_secs_f64(number * unit).ok()?)?;
         rest = &rest[end..];
     }
     u64::try_from(total.as_nanos()).ok().filter(|n| *n > 0)
@@ -338,6 +338,8 @@ mod tests {
             Change::parse("CMD echo hi").expect("shell"),
             Change::Cmd(vec!["/bin/sh".into(), "-c".into(), "echo hi".into()])
         );
+        let long = format!("HEALTHCHECK --interval={0}s{0}s CMD true", 1e19);
+        assert!(Change::parse(&long).is_err_and(|why| why.contains("no duration")), "a sum that is too long");
         assert_eq!(
             Change::parse("HEALTHCHECK NONE").expect("none"),
             Change::Healthcheck(Health { test: vec!["NONE".into()], ..Health::default() })
