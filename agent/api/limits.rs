@@ -126,13 +126,15 @@ fn quota(f: &mut Fields, nano_cpus: u64, quota: i64) {
 
 /// As with Docker, nobody asks for more than there is. A start does not ask: the host may have lost some since.
 fn on_this_host(f: &mut Fields, nano_cpus: u64) {
-    if nano_cpus > 0
-        && let Some(most) = berth_node::host_cpus()
-        && nano_cpus > most.count().saturating_mul(1_000_000_000)
-    {
-        let most = most.count();
+    if let Some(most) = beyond_this_host(nano_cpus) {
         f.wrong("resources.nano_cpus", format!("must be at most {most}, as many as this host has CPUs"));
     }
+}
+
+/// How many CPUs this host has, if that is less.
+fn beyond_this_host(nano_cpus: u64) -> Option<u64> {
+    let most = berth_node::host_cpus().filter(|_| nano_cpus > 0)?.count();
+    (nano_cpus > most.saturating_mul(1_000_000_000)).then_some(most)
 }
 
 #[derive(Default)]
@@ -185,13 +187,15 @@ fn weight(f: &mut Fields, field: &str, value: u32) -> u16 {
     u16::try_from(value).unwrap_or_default()
 }
 
-/// A container's limits as they were asked for.
+/// A container's limits, as they can be asked for again.
 pub fn encode(r: &Resources) -> v1::Resources {
+    // More processors than there are were asked for as a quota, or the host has lost some since.
+    let quota = r.cpu_quota().filter(|_| beyond_this_host(r.nano_cpus.unwrap_or_default()).is_some());
     v1::Resources {
         memory_bytes: r.memory_bytes.unwrap_or_default(),
         memory_swap_bytes: r.memory_swap_bytes.unwrap_or_default(),
         memory_reservation_bytes: r.memory_reservation_bytes.unwrap_or_default(),
-        nano_cpus: r.nano_cpus.unwrap_or_default(),
+        nano_cpus: if quota.is_some() { 0 } else { r.nano_cpus.unwrap_or_default() },
         cpu_shares: r.cpu_shares.unwrap_or_default(),
         cpuset_cpus: r.cpuset_cpus.clone().unwrap_or_default(),
         cpuset_mems: r.cpuset_mems.clone().unwrap_or_default(),
@@ -202,8 +206,7 @@ pub fn encode(r: &Resources) -> v1::Resources {
         oom_group: r.oom_group,
         hugepages: r.hugepages.clone().into_iter().collect(),
         unified: r.unified.clone().into_iter().collect(),
-        // It is in nano_cpus.
-        cpu_quota_us: 0,
+        cpu_quota_us: quota.map_or(0, |us| us.try_into().unwrap_or(i64::MAX)),
     }
 }
 

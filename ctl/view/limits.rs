@@ -10,6 +10,7 @@ pub fn of(res: &v1::Resources) -> impl Iterator<Item = (String, Value)> + use<> 
         ("MemorySwap", json!(res.memory_swap_bytes)),
         ("MemoryReservation", json!(res.memory_reservation_bytes)),
         ("NanoCpus", json!(res.nano_cpus)),
+        ("CpuQuota", json!(res.cpu_quota_us)),
         ("CpuPeriod", json!(res.cpu_period_us)),
         ("CpuShares", json!(res.cpu_shares)),
         ("BlkioWeight", json!(res.blkio_weight)),

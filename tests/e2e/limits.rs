@@ -496,7 +496,8 @@ fn processors_are_those_of_the_host() {
     // A longer period has smaller parts.
     node.sh(&["--cpus", "0.005", "--cpu-period", "1000000"], "true");
     let more = node.detached(&["--cpu-quota", "100000000"], "sleep 1000");
-    assert_eq!(node.inspect(&more)["HostConfig"]["NanoCpus"], json!(1_000_000_000_000_u64));
+    let told = &node.inspect(&more)["HostConfig"];
+    assert_eq!((&told["CpuQuota"], &told["NanoCpus"]), (&json!(100_000_000), &json!(0)), "{told}");
     node.ok(&["restart", "-t", "0", &more]);
     node.ok(&["update", "--cpu-shares", "512", &more]);
     node.ok(&["rm", "-f", &more, &id]);
