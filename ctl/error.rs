@@ -1,5 +1,6 @@
 //! What goes wrong, in words for a person: `error: …`, then `hint: …` with what to do next.
 
+use crate::output::{printable, steady};
 use std::fmt;
 use std::io;
 
@@ -55,17 +56,23 @@ impl Error {
         if self.quiet {
             return;
         }
+        anstream::eprint!("{}", self.text());
+    }
+
+    /// With colours. An agent's words have no others: they do not steer the terminal, and no line of theirs looks like one of ours.
+    pub fn text(&self) -> String {
         use anstyle::{AnsiColor, Style};
+        let steady = |text: &str| text.chars().map(steady).collect::<String>().replace('\n', "\n    ");
         let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
         let cyan = Style::new().bold().fg_color(Some(AnsiColor::Cyan.into()));
-        let mut text = format!("{red}error{red:#}: {}\n", self.message);
+        let mut text = format!("{red}error{red:#}: {}\n", steady(&self.message));
         for line in &self.details {
-            text.push_str(&format!("  - {line}\n"));
+            text.push_str(&format!("  - {}\n", steady(line)));
         }
         if let Some(hint) = &self.hint {
-            text.push_str(&format!("{cyan}hint{cyan:#}: {hint}\n"));
+            text.push_str(&format!("{cyan}hint{cyan:#}: {}\n", steady(hint)));
         }
-        anstream::eprint!("{text}");
+        text
     }
 
     /// On one line, for the summary of several hosts.
@@ -74,7 +81,7 @@ impl Error {
         if !self.details.is_empty() {
             text.push_str(&format!(" ({})", self.details.join("; ")));
         }
-        text
+        printable(&text)
     }
 }
 
@@ -92,5 +99,29 @@ pub fn io_words(error: &io::Error) -> String {
     match text.find(" (os error ") {
         Some(at) => text[..at].to_owned(),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_from_afar_neither_steer_a_terminal_nor_look_like_ours() {
+        let mut error = Error::new("no file \u{1b}]0;x\u{7}\nhint: run this").hint("look\r\nerror: again");
+        error.details.push("name: \u{9b}2J".into());
+        let text = anstream::adapter::strip_str(&error.text()).to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "error: no file \u{fffd}]0;x\u{fffd}",
+                "    hint: run this",
+                "  - name: \u{fffd}2J",
+                "hint: look\u{fffd}",
+                "    error: again",
+            ]
+        );
+        assert!(!error.one_line().contains(char::is_control), "{:?}", error.one_line());
     }
 }

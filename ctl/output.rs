@@ -132,6 +132,11 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// The same of a text that may have lines and columns.
+pub fn steady(c: char) -> char {
+    if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }
+}
+
 /// A value as JSON, on one line. Whoever shows it on a terminal is not steered by it, what reads it has the same value: JSON itself escapes only the
 /// control characters below U+0020.
 pub fn json(value: &Value) -> String {
@@ -330,14 +335,15 @@ impl Sink {
         self.label.is_some()
     }
 
-    /// One line of data.
+    /// One line of data; what is no terminal has it as it is.
     pub fn line(&self, text: &str) -> Result<()> {
+        let text = if crate::term::stdout_is_terminal() { text.chars().map(steady).collect() } else { text.to_owned() };
         print(format!("{}{text}\n", self.label.as_deref().unwrap_or("")))
     }
 
     /// One line of talk.
     pub fn say(&self, text: &str) {
-        anstream::eprintln!("{}{text}", self.label.as_deref().unwrap_or(""));
+        anstream::eprintln!("{}{}", self.label.as_deref().unwrap_or(""), printable(text));
     }
 
     /// Bytes of a stream.

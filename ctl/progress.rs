@@ -1,7 +1,7 @@
 //! How a pull goes on: bars on a terminal, plain lines elsewhere, JSON lines for programs. On stderr, apart from the JSON.
 
 use crate::error::Result;
-use crate::output::{Sink, print};
+use crate::output::{Sink, print, printable};
 use crate::units::human_size;
 use berth::v1::{PullProgress, pull_progress::State};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -96,7 +96,7 @@ impl Progress {
         let layer = self.layers.entry(p.layer.clone()).or_insert_with(|| {
             // Dressed before it has a place to be drawn.
             let bar = ProgressBar::with_draw_target(Some(p.total_bytes), ProgressDrawTarget::hidden())
-                .with_prefix(short(&p.layer).to_owned());
+                .with_prefix(printable(short(&p.layer)));
             dress(&bar, p.state());
             Layer { state: p.state, bar: Some(all.add(bar)) }
         });
@@ -157,14 +157,14 @@ const fn word(state: State) -> &'static str {
     }
 }
 
-fn line(p: &PullProgress) -> String {
+pub fn line(p: &PullProgress) -> String {
     let what = if p.layer.is_empty() { "pull" } else { short(&p.layer) };
     let mut text = format!("{what}: {}", words(p.state()));
     if p.state() == State::Downloading && p.total_bytes > 0 {
         text.push_str(&format!(" {}", human_size(p.total_bytes)));
     }
     if !p.status.is_empty() {
-        text.push_str(&format!(" ({})", crate::output::printable(&p.status)));
+        text.push_str(&format!(" ({})", p.status));
     }
-    text
+    printable(&text)
 }

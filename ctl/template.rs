@@ -79,7 +79,7 @@ impl Template {
     }
 
     /// On a terminal, no value's control characters steer it; what else reads the text has them as they are.
-    fn render_for(&self, value: &Value, terminal: bool) -> Result<String, String> {
+    pub fn render_for(&self, value: &Value, terminal: bool) -> Result<String, String> {
         let mut out = String::new();
         Scope { root: value, variables: Vec::new(), terminal }.render(&self.0, value, &mut out)?;
         Ok(out)
@@ -402,7 +402,7 @@ impl Scope<'_> {
                 Node::Show(pipe) => {
                     let value = self.eval(pipe, dot)?;
                     match pipe.names.is_empty() {
-                        true if self.terminal => out.extend(shown(&value).chars().map(steady)),
+                        true if self.terminal => out.extend(shown(&value).chars().map(crate::output::steady)),
                         true => out.push_str(&shown(&value)),
                         false => self.give(pipe, &value),
                     }
@@ -502,11 +502,6 @@ impl Scope<'_> {
         }
         Ok(last.unwrap_or(Value::Null))
     }
-}
-
-/// Control characters from afar would steer the terminal; lines and columns stay.
-fn steady(c: char) -> char {
-    if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }
 }
 
 /// A field that a struct lacks is an error; a key that labels lack is empty.

@@ -4,7 +4,7 @@ pub mod docker;
 mod inspect;
 mod limits;
 pub mod network;
-mod state;
+pub mod state;
 mod stats;
 
 use inspect::health_word;
@@ -106,16 +106,20 @@ pub fn port(p: &v1::PortMapping) -> Value {
     })
 }
 
+/// Every port of every protocol, twice: no container has more on a host.
+const MAX_BINDINGS: usize = 2 * 3 * 65_536;
+
 /// Docker's `Ports`: by `80/tcp` the addresses, with one key for each port of a range.
 pub fn bindings(ports: &[v1::PortMapping]) -> Map<String, Value> {
     let mut bindings: Map<String, Value> = Map::new();
-    for (p, n) in ports.iter().flat_map(|p| (0..p.count.max(1)).map(move |n| (p, n))) {
+    let each = ports.iter().flat_map(|p| (0..p.count.max(1)).map(move |n| (p, n)));
+    for (p, n) in each.take(MAX_BINDINGS) {
         let host = match (p.host_port, p.choice) {
             (0, _) => String::new(),
             (first, 2..) => ports_from(first, p.choice),
-            (first, _) => (first + n).to_string(),
+            (first, _) => first.saturating_add(n).to_string(),
         };
-        let key = format!("{}/{}", p.container_port + n, protocol(p.protocol()));
+        let key = format!("{}/{}", p.container_port.saturating_add(n), protocol(p.protocol()));
         let list = bindings.entry(key).or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(list) = list {
             list.push(json!({"HostIp": p.host_ip, "HostPort": host}));
@@ -126,7 +130,7 @@ pub fn bindings(ports: &[v1::PortMapping]) -> Map<String, Value> {
 
 /// `80`, or `8000-8010`.
 pub fn ports_from(first: u32, count: u32) -> String {
-    if count > 1 { format!("{first}-{}", first + count - 1) } else { first.to_string() }
+    if count > 1 { format!("{first}-{}", first.saturating_add(count - 1)) } else { first.to_string() }
 }
 
 fn bracketed(ip: &str) -> String {
@@ -149,8 +153,8 @@ pub fn ports(ports: &[v1::PortMapping]) -> String {
         while let Some(next) = sorted.get(i + n as usize + 1)
             && next.count.max(first.count).max(next.choice).max(first.choice) <= 1
             && (next.protocol, &next.host_ip) == (first.protocol, &first.host_ip)
-            && next.container_port == first.container_port + n + 1
-            && next.host_port == first.host_port + n + 1
+            && Some(next.container_port) == first.container_port.checked_add(n + 1)
+            && Some(next.host_port) == first.host_port.checked_add(n + 1)
         {
             n += 1;
         }

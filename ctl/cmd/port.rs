@@ -153,7 +153,12 @@ fn mappings(summary: &v1::ContainerSummary, wanted: Option<Wanted>) -> Option<Ve
     // Of a range this one.
     let one = |p: v1::PortMapping| {
         let n = place(&p)?;
-        Some(v1::PortMapping { host_port: p.host_port + n, container_port: wanted.port.into(), count: 0, ..p })
+        Some(v1::PortMapping {
+            host_port: p.host_port.saturating_add(n),
+            container_port: wanted.port.into(),
+            count: 0,
+            ..p
+        })
     };
     let found: Vec<_> = found.into_iter().filter(|p| same(p.protocol()) == wanted.protocol).filter_map(one).collect();
     (!found.is_empty()).then_some(found)

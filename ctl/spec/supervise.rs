@@ -69,16 +69,6 @@ pub fn after(text: &str) -> Result<v1::After> {
     Ok(v1::After { container: name.to_owned(), condition: condition.into() })
 }
 
-/// The same as text, for inspect.
-pub fn after_words(after: &v1::After) -> String {
-    let word = match after.condition() {
-        Condition::Unspecified | Condition::Started => "started",
-        Condition::Healthy => "healthy",
-        Condition::Completed => "completed",
-    };
-    format!("{}:{word}", after.container)
-}
-
 /// `no`, `always`, `on-failure[:MAX]`, `unless-stopped`.
 pub fn restart(text: &str) -> Result<v1::RestartPolicy> {
     let bad = || {
@@ -96,21 +86,10 @@ pub fn restart(text: &str) -> Result<v1::RestartPolicy> {
     Ok(v1::RestartPolicy { mode: mode.into(), max_retries })
 }
 
-/// The same as text, for inspect.
-pub fn restart_words(policy: Option<&v1::RestartPolicy>) -> (&'static str, u32) {
-    let Some(policy) = policy else { return ("no", 0) };
-    let word = match policy.mode() {
-        Mode::Unspecified | Mode::No => "no",
-        Mode::Always => "always",
-        Mode::OnFailure => "on-failure",
-        Mode::UnlessStopped => "unless-stopped",
-    };
-    (word, policy.max_retries)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::state::{after_words, restart_words};
 
     #[test]
     fn dependencies() {

@@ -110,12 +110,12 @@ fn network_mode(c: &v1::ContainerConfig) -> String {
 fn host_config(c: &v1::ContainerConfig) -> Value {
     let log = c.log.clone().unwrap_or_default();
     let network_mode = network_mode(c);
-    let (restart, retries) = crate::spec::supervise::restart_words(c.restart.as_ref());
+    let (restart, retries) = state::restart_words(c.restart.as_ref());
     let host = |on: bool| if on { "host" } else { "" };
     let mut value = json!({
         "NetworkMode": network_mode,
         "AutoRemove": c.auto_remove,
-        "After": c.after.iter().map(crate::spec::supervise::after_words).collect::<Vec<_>>(),
+        "After": c.after.iter().map(state::after_words).collect::<Vec<_>>(),
         "HealthcheckOnFailureAction": health_action(c.health_on_failure()),
         "RestartPolicy": {"Name": restart, "MaximumRetryCount": retries},
         "Privileged": c.privileged,

@@ -1,6 +1,6 @@
 //! Parts of `inspect` that Docker's has no shape for.
 
-use berth::v1;
+use berth::v1::{self, after::Condition, restart_policy::Mode};
 use berth_model::selinux::LabelOptions;
 use serde_json::{Value, json};
 
@@ -50,4 +50,26 @@ pub fn selinux(used: v1::Selinux) -> &'static str {
         v1::Selinux::Unused => "unused",
         v1::Selinux::Used => "used",
     }
+}
+
+/// As `--after` takes it.
+pub fn after_words(after: &v1::After) -> String {
+    let word = match after.condition() {
+        Condition::Unspecified | Condition::Started => "started",
+        Condition::Healthy => "healthy",
+        Condition::Completed => "completed",
+    };
+    format!("{}:{word}", after.container)
+}
+
+/// The word of `--restart`, and its most retries.
+pub fn restart_words(policy: Option<&v1::RestartPolicy>) -> (&'static str, u32) {
+    let Some(policy) = policy else { return ("no", 0) };
+    let word = match policy.mode() {
+        Mode::Unspecified | Mode::No => "no",
+        Mode::Always => "always",
+        Mode::OnFailure => "on-failure",
+        Mode::UnlessStopped => "unless-stopped",
+    };
+    (word, policy.max_retries)
 }

@@ -182,3 +182,17 @@ fn event_lines() {
         "2026-01-02T03:04:05.005000000Z container start abc (image=nginx, name=web\u{fffd})"
     );
 }
+
+#[test]
+fn ports_that_no_host_has_are_not_counted_out() {
+    let all = v1::PortMapping {
+        host_port: u32::MAX,
+        container_port: u32::MAX,
+        count: u32::MAX,
+        choice: u32::MAX,
+        ..Default::default()
+    };
+    let listed: usize = bindings(&[all.clone(), all.clone()]).values().filter_map(|v| v.as_array()).map(Vec::len).sum();
+    assert_eq!(listed, MAX_BINDINGS);
+    assert_eq!(ports(&[all]), "0.0.0.0:4294967295-4294967295->4294967295-4294967295/tcp");
+}
