@@ -1,7 +1,7 @@
 //! Compiles `proto/` without a system protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["common", "images", "containers", "files", "networks", "node", "volumes"]
+    let files = ["common", "errors", "images", "containers", "files", "networks", "node", "volumes"]
         .map(|n| format!("proto/berth/v1/{n}.proto"));
     for file in &files {
         println!("cargo::rerun-if-changed={file}");

@@ -14,6 +14,7 @@ use crate::room::{Answering, Held, Receiving};
 use crate::status;
 use berth::role::Role;
 use berth::trace::{TRACEPARENT, TraceParent};
+use berth::v1::ErrorReason;
 use berth_model::ContainerSpec;
 use berth_node::{Requester, Shares};
 use http_body::Frame;
@@ -245,7 +246,7 @@ struct Ending(Arc<Call>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.end(Code::Cancelled, Some("CALLER_GONE".into()));
+        self.0.end(Code::Cancelled, Some(ErrorReason::CallerGone.as_str_name().into()));
     }
 }
 
@@ -277,8 +278,12 @@ impl Gate {
             told: Mutex::default(),
         });
         let verdict = match (peer.lapse(), role, rule) {
-            (Some(Lapse::Revoked), ..) => Err(status::lapsed("CERTIFICATE_REVOKED", "your certificate was revoked")),
-            (Some(Lapse::Expired), ..) => Err(status::lapsed("CERTIFICATE_EXPIRED", "your certificate has expired")),
+            (Some(Lapse::Revoked), ..) => {
+                Err(status::lapsed(ErrorReason::CertificateRevoked, "your certificate was revoked"))
+            }
+            (Some(Lapse::Expired), ..) => {
+                Err(status::lapsed(ErrorReason::CertificateExpired, "your certificate has expired"))
+            }
             (None, Err(why), _) => Err(status::denied("none", &format!("your certificate carries no role: {why}"))),
             (None, Ok(_), None) => Err(status::unknown_method(path)),
             (None, Ok(role), Some(rule)) if role < rule.least => {
@@ -325,7 +330,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
         let Some(PeerInfo { peer, over }) = request.extensions().get::<PeerInfo>().cloned() else {
-            let nobody = status::lapsed("NO_CALLER", "the connection has no caller");
+            let nobody = status::lapsed(ErrorReason::NoCaller, "the connection has no caller");
             return Box::pin(std::future::ready(Ok(nobody.into_http())));
         };
         self.gate.activity.mark();

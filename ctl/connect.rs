@@ -9,6 +9,7 @@ use crate::dial::{Dialer, Failed, Refusal, tls_error};
 use crate::error::{Error, FAILED_ITSELF, Result};
 use crate::status;
 use berth::trace::{TRACEPARENT, TraceParent};
+use berth::v1::ErrorReason;
 use berth::v1::containers_client::ContainersClient;
 use berth::v1::files_client::FilesClient;
 use berth::v1::images_client::ImagesClient;
@@ -213,7 +214,8 @@ impl Connection {
     /// The connection broke, the agent is on its way out, or it has no room just now; a refused certificate or a registry that is away does not mend in a second.
     pub fn worth_repeating(&self, status: &Status) -> bool {
         use tonic_types::StatusExt;
-        let stopping = || status.get_details_error_info().is_some_and(|i| i.reason == "AGENT_STOPPING");
+        let stopping =
+            || status.get_details_error_info().is_some_and(|i| i.reason == ErrorReason::AgentStopping.as_str_name());
         self.refusal.lock().is_ok_and(|r| r.is_none())
             && (status::broken(status) || stopping() || status::overloaded(status).is_some())
     }

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::fields;
+use berth::v1::ErrorReason as R;
 use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -13,7 +14,8 @@ const DOMAIN: &str = "berth.dev";
 pub fn error(status: &Status, host: &str, tls: bool, deadline: Option<Duration>) -> Error {
     let details = status.get_error_details();
     let info = details.error_info().filter(|i| i.domain == DOMAIN);
-    let reason = info.map_or("", |i| i.reason.as_str());
+    // An agent that is newer may have reasons that are not known here.
+    let reason = info.and_then(|i| R::from_str_name(&i.reason)).unwrap_or_default();
     // tonic ends a call that takes too long by itself, as CANCELLED.
     let late = status.code() == Code::DeadlineExceeded
         || (status.code() == Code::Cancelled && status.message().contains("Timeout expired"));
@@ -44,8 +46,8 @@ pub fn error(status: &Status, host: &str, tls: bool, deadline: Option<Duration>)
         error.hint = Some(format!("try again in {} s", delay.as_secs().max(1)));
     }
     error.exit = match reason {
-        "COMMAND_NOT_FOUND" => Some(127),
-        "COMMAND_NOT_EXECUTABLE" => Some(126),
+        R::CommandNotFound => Some(127),
+        R::CommandNotExecutable => Some(126),
         _ => None,
     };
     error
@@ -72,7 +74,7 @@ pub fn broken(status: &Status) -> bool {
 pub fn overloaded(status: &Status) -> Option<Duration> {
     let details = status.get_error_details();
     let ours = details.error_info().filter(|i| i.domain == DOMAIN);
-    ours.filter(|i| matches!(i.reason.as_str(), "CALLER_OVERLOADED" | "AGENT_OVERLOADED"))?;
+    ours.filter(|i| matches!(R::from_str_name(&i.reason), Some(R::CallerOverloaded | R::AgentOverloaded)))?;
     details.retry_info().and_then(|retry| retry.retry_delay)
 }
 
@@ -114,41 +116,41 @@ fn limit(file: &str) -> Option<&'static str> {
     })
 }
 
-fn hint(reason: &str, file: &str, code: Code, tls: bool) -> Option<&'static str> {
+fn hint(reason: R, file: &str, code: Code, tls: bool) -> Option<&'static str> {
     Some(match reason {
-        "CONTAINER_NOT_FOUND" => "berthctl ps -a lists all containers",
-        "IMAGE_NOT_FOUND" => "is the name right? berthctl images lists what the host has",
-        "PLATFORM_NOT_FOUND" => "--platform chooses another one, such as linux/amd64",
-        "AMBIGUOUS_ID" => "give more characters of the id, or the name",
-        "NAME_IN_USE" => "choose another name, or remove the other container with berthctl rm",
-        "CONTAINER_RUNNING" => "stop it first, or use rm -f",
-        "CONTAINER_NOT_RUNNING" => "berthctl start starts it",
-        "CONTAINER_PAUSED" => "berthctl unpause lets it go on",
-        "LIMIT_REFUSED" => return limit(file),
-        "FREEZE_FAILED" => {
+        R::ContainerNotFound => "berthctl ps -a lists all containers",
+        R::ImageNotFound => "is the name right? berthctl images lists what the host has",
+        R::PlatformNotFound => "--platform chooses another one, such as linux/amd64",
+        R::AmbiguousId => "give more characters of the id, or the name",
+        R::NameInUse => "choose another name, or remove the other container with berthctl rm",
+        R::ContainerRunning => "stop it first, or use rm -f",
+        R::ContainerNotRunning => "berthctl start starts it",
+        R::ContainerPaused => "berthctl unpause lets it go on",
+        R::LimitRefused => return limit(file),
+        R::FreezeFailed => {
             "one of its processes waits in the kernel, often for a disk or a network file system; try again"
         }
-        "CONTAINER_BUSY" => "it has too many requests at once; try again",
-        "IMAGE_IN_USE" => "remove the containers first (berthctl ps -a --filter ancestor=IMAGE), or use rmi -f",
-        "REGISTRY_DENIED" => "does the image exist, and does the host have credentials for the registry?",
-        "REGISTRY_UNAVAILABLE" => "is the registry up and reachable from the host?",
-        "DIGEST_MISMATCH" => "the registry sent other bytes than it named; try again, then tell its operator",
-        "DISK_FULL" => "berthctl system df shows what takes the room, berthctl system prune --dry-run what can go",
-        "VOLUME_CHANGED" => "begin anew; stop the volume's containers for a tar that belongs together",
-        "VOLUME_FULL" => {
+        R::ContainerBusy => "it has too many requests at once; try again",
+        R::ImageInUse => "remove the containers first (berthctl ps -a --filter ancestor=IMAGE), or use rmi -f",
+        R::RegistryDenied => "does the image exist, and does the host have credentials for the registry?",
+        R::RegistryUnavailable => "is the registry up and reachable from the host?",
+        R::DigestMismatch => "the registry sent other bytes than it named; try again, then tell its operator",
+        R::DiskFull => "berthctl system df shows what takes the room, berthctl system prune --dry-run what can go",
+        R::VolumeChanged => "begin anew; stop the volume's containers for a tar that belongs together",
+        R::VolumeFull => {
             "it keeps the size that it was made with: make a larger one (berthctl volume create --opt size=...), and import there"
         }
-        "NO_QUOTA" => {
+        R::NoQuota => {
             "without backing=quota the size is kept by a file system of its own, which needs nothing of the disk"
         }
-        "SUBNET_IN_USE" => "--subnet names another one; without it the host's pools give one that is free",
-        "PORT_IN_USE" => "choose another host port with -p, or stop what listens there",
-        "COMMAND_NOT_FOUND" => "is the program in the image, and in its PATH?",
-        "COMMAND_NOT_EXECUTABLE" => "is the file executable, and built for this architecture?",
-        "CONNECTION_REFUSED" => "does the process in the container listen on 127.0.0.1, or on every address?",
-        "NO_TERMINAL" => "the container was made without -t",
-        "CURSOR_IN_FUTURE" => "the cursor is from another host, or from before its state was reset",
-        "WATCH_TOO_SLOW" => "start again; events that are kept come again",
+        R::SubnetInUse => "--subnet names another one; without it the host's pools give one that is free",
+        R::PortInUse => "choose another host port with -p, or stop what listens there",
+        R::CommandNotFound => "is the program in the image, and in its PATH?",
+        R::CommandNotExecutable => "is the file executable, and built for this architecture?",
+        R::ConnectionRefused => "does the process in the container listen on 127.0.0.1, or on every address?",
+        R::NoTerminal => "the container was made without -t",
+        R::CursorInFuture => "the cursor is from another host, or from before its state was reset",
+        R::WatchTooSlow => "start again; events that are kept come again",
         _ => match code {
             Code::PermissionDenied => {
                 "berthctl info shows the role of this caller; an admin can issue another certificate"

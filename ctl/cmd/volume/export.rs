@@ -88,7 +88,7 @@ async fn whole(c: &Connection, args: &Export, going: &Going) -> Result<()> {
 }
 
 fn changed(status: &Status) -> bool {
-    status.get_details_error_info().is_some_and(|i| i.reason == "VOLUME_CHANGED")
+    status.get_details_error_info().is_some_and(|i| i.reason == v1::ErrorReason::VolumeChanged.as_str_name())
 }
 
 /// One try. What comes is hashed, and must be what the agent says of it at the end.
