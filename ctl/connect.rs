@@ -178,16 +178,29 @@ impl Connection {
     }
 
     /// Repeats a call that ended before any answer, for as long as that can help.
-    pub async fn retry<T, F, Fut>(&self, mut call: F) -> Result<T>
+    pub async fn retry<T, F, Fut>(&self, call: F) -> Result<T>
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
-        let mut patience = Patience::default();
+        self.retry_unsure(call).await.map(|(answer, _)| answer)
+    }
+
+    /// As [`Connection::retry`]; and whether an earlier try may have done it, whose answer was lost.
+    pub async fn retry_unsure<T, F, Fut>(&self, mut call: F) -> Result<(T, bool)>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        let (mut patience, mut unsure) = (Patience::default(), false);
         loop {
             match call().await {
-                Ok(answer) => return Ok(answer),
-                Err(status) => patience.wait(self, &status).await?,
+                Ok(answer) => return Ok((answer, unsure)),
+                Err(status) => {
+                    // Of what there was no room for nothing was begun.
+                    unsure |= status::overloaded(&status).is_none();
+                    patience.wait(self, &status).await?;
+                }
             }
         }
     }
@@ -248,9 +261,11 @@ impl Patience {
         *self = Patience::default();
     }
 
-    /// As [`Patience::wait`], for a call that may last: an agent that took it and went again has used up no patience.
-    pub async fn wait_long(&mut self, connection: &Connection, status: &Status) -> Result<()> {
-        if status::broken(status) && !connection.shut.load(Ordering::Relaxed) {
+    /// As [`Patience::wait`], for a call that may last and was `begun` then: an agent that took it and went again has used up no patience.
+    pub async fn wait_long(&mut self, connection: &Connection, status: &Status, begun: Instant) -> Result<()> {
+        let lasted = begun.elapsed() > LONGEST_DELAY && status::overloaded(status).is_none();
+        let taken = lasted || status::broken(status);
+        if taken && !connection.shut.load(Ordering::Relaxed) {
             self.since = None;
         }
         self.wait(connection, status).await
@@ -386,6 +401,17 @@ mod tests {
             assert_eq!(answer.await.is_ok(), calls == 3, "{reason} {domain}");
             assert_eq!(made.get(), calls, "{reason} {domain}");
             assert!(begun.elapsed() >= Duration::from_millis(20 * (calls - 1)), "{reason}: as late as the agent said");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_try_that_may_have_done_it_makes_unsure() {
+        let mut broken = Status::unavailable("broken");
+        broken.set_source(Arc::new(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
+        for (first, unsure) in [(refused("CALLER_OVERLOADED", "berth.dev", Some(1)), false), (broken, true)] {
+            let (web, first) = (connection(None), Cell::new(Some(first)));
+            let answer = web.retry_unsure(async || first.take().map_or(Ok("gone"), Err)).await;
+            assert_eq!(answer.ok(), Some(("gone", unsure)));
         }
     }
 

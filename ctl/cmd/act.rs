@@ -10,8 +10,7 @@ use crate::session::exit_code;
 use berth::v1;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
-use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a stop without -t may take: a container's own stop timeout is rarely above Docker's 10 s, and this leaves room for five minutes.
 const OWN_STOP_TIMEOUT: Duration = Duration::from_secs(330);
@@ -224,13 +223,10 @@ pub async fn stop(fleet: &Fleet, args: Stop) -> Result<u8> {
                 timeout_seconds: args.time,
                 signal,
             };
-            let tries = Cell::new(0);
-            let call = async || {
-                tries.set(tries.get() + 1);
-                c.containers().stop(c.request(request.clone(), Some(limit))).await
-            };
-            let answer = c.retry(call).await?.into_inner();
-            if answer.id.is_empty() && answer.exit.is_none() && tries.get() == 1 {
+            let call = async || c.containers().stop(c.request(request.clone(), Some(limit))).await;
+            let (answer, unsure) = c.retry_unsure(call).await?;
+            let answer = answer.into_inner();
+            if answer.id.is_empty() && answer.exit.is_none() && !unsure {
                 return Err(none(&container));
             }
             Ok(vec![container])
@@ -313,14 +309,10 @@ pub async fn rm(fleet: &Fleet, args: Rm) -> Result<u8> {
             force: args.force,
             volumes: args.volumes,
         };
-        let tries = Cell::new(0);
-        let call = async || {
-            tries.set(tries.get() + 1);
-            c.containers().remove(c.request(request.clone(), Some(UNARY_TIMEOUT))).await
-        };
-        let answer = c.retry(call).await?.into_inner();
+        let call = async || c.containers().remove(c.request(request.clone(), Some(UNARY_TIMEOUT))).await;
+        let (answer, unsure) = c.retry_unsure(call).await?;
         // As in Docker: with force nobody minds.
-        if answer.id.is_empty() && tries.get() == 1 && !args.force {
+        if answer.into_inner().id.is_empty() && !unsure && !args.force {
             return Err(none(&container));
         }
         Ok(vec![container])
@@ -335,9 +327,10 @@ pub async fn wait(fleet: &Fleet, args: Wait) -> Result<u8> {
         let request = v1::WaitContainerRequest { container: container.clone(), condition: condition.wire() };
         let mut patience = Patience::default();
         let answer = loop {
+            let begun = Instant::now();
             match c.containers().wait(c.request(request.clone(), None)).await {
                 Ok(answer) => break answer.into_inner(),
-                Err(status) => patience.wait_long(&c, &status).await?,
+                Err(status) => patience.wait_long(&c, &status, begun).await?,
             }
         };
         Ok(vec![match (condition, &answer.exit) {

@@ -11,7 +11,6 @@ use berth::v1;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use jiff::Timestamp;
-use std::cell::Cell;
 use std::rc::Rc;
 
 const SHAPE: Shape = Shape {
@@ -126,14 +125,11 @@ pub async fn images(fleet: &Fleet, args: Images) -> Result<u8> {
 pub async fn rmi(fleet: &Fleet, args: Rmi) -> Result<u8> {
     for_names(fleet, args.images, move |c, image| async move {
         let request = v1::RemoveImageRequest { request_id: request_id()?, image, force: args.force };
-        let tries = Cell::new(0);
-        let call = async || {
-            tries.set(tries.get() + 1);
-            c.images().remove(c.request(request.clone(), Some(UNARY_TIMEOUT))).await
-        };
-        let answer = c.retry(call).await?.into_inner();
+        let call = async || c.images().remove(c.request(request.clone(), Some(UNARY_TIMEOUT))).await;
+        let (answer, unsure) = c.retry_unsure(call).await?;
+        let answer = answer.into_inner();
         // Nothing to say of what a try took away whose answer was lost.
-        if answer.untagged.is_empty() && answer.deleted.is_empty() && tries.get() == 1 {
+        if answer.untagged.is_empty() && answer.deleted.is_empty() && !unsure {
             let error = Error::new(format!("no such image: {}", request.image));
             if !args.force {
                 return Err(error.hint("berthctl images lists what the host has"));

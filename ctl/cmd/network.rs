@@ -12,7 +12,6 @@ use berth::v1;
 use berth::v1::disconnect_network_response::Outcome;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use std::cell::Cell;
 use std::io::Read;
 use std::time::Duration;
 
@@ -304,13 +303,9 @@ async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
 async fn rm(fleet: &Fleet, args: Rm) -> Result<u8> {
     for_names(fleet, args.networks, move |c, network| async move {
         let request = v1::RemoveNetworkRequest { request_id: request_id()?, network: network.clone() };
-        let tries = Cell::new(0);
-        let call = async || {
-            tries.set(tries.get() + 1);
-            c.networks().remove(c.request(request.clone(), Some(UNARY_TIMEOUT))).await
-        };
-        let answer = c.retry(call).await?.into_inner();
-        if answer.id.is_empty() && tries.get() == 1 && !args.force {
+        let call = async || c.networks().remove(c.request(request.clone(), Some(UNARY_TIMEOUT))).await;
+        let (answer, unsure) = c.retry_unsure(call).await?;
+        if answer.into_inner().id.is_empty() && !unsure && !args.force {
             return Err(
                 Error::new(format!("no such network: {network}")).hint("berthctl network ls lists what the host has")
             );
@@ -375,20 +370,16 @@ async fn disconnect(fleet: &Fleet, args: Disconnect) -> Result<u8> {
         let network = network.clone();
         async move {
             let request = v1::DisconnectNetworkRequest { request_id: request_id()?, network, container };
-            let tries = Cell::new(0);
-            let call = async || {
-                tries.set(tries.get() + 1);
-                c.networks().disconnect(c.request(request.clone(), Some(PLUGINS_TIMEOUT))).await
-            };
+            let call = async || c.networks().disconnect(c.request(request.clone(), Some(PLUGINS_TIMEOUT))).await;
             // What is not there is not connected; anything else that is wrong leaves it connected.
             if force {
                 c.find(call).await?;
                 return Ok(Vec::new());
             }
-            let outcome = c.retry(call).await?.into_inner().outcome();
+            let (answer, unsure) = c.retry_unsure(call).await?;
             // An earlier try of this command may have done it, and its answer been lost.
-            if tries.get() == 1 {
-                off(outcome, &request.network, &request.container)?;
+            if !unsure {
+                off(answer.into_inner().outcome(), &request.network, &request.container)?;
             }
             Ok(Vec::new())
         }

@@ -14,7 +14,6 @@ use berth::v1::{self, volumes_client::VolumesClient};
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use serde_json::{Value, json};
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -290,13 +289,10 @@ async fn inspect(fleet: &Fleet, args: Inspect) -> Result<u8> {
 async fn rm(fleet: &Fleet, args: Rm) -> Result<u8> {
     for_names(fleet, args.volumes, move |c, volume| async move {
         let request = v1::RemoveVolumeRequest { request_id: request_id()?, volume: volume.clone() };
-        let tries = Cell::new(0);
-        let call = async || {
-            tries.set(tries.get() + 1);
-            c.volumes().remove(c.request(request.clone(), None)).await
-        };
+        let call = async || c.volumes().remove(c.request(request.clone(), None)).await;
         // Asked again it may be gone by the first time, whose answer was lost.
-        if !c.retry(call).await?.into_inner().removed && tries.get() == 1 && !args.force {
+        let (answer, unsure) = c.retry_unsure(call).await?;
+        if !answer.into_inner().removed && !unsure && !args.force {
             return Err(
                 Error::new(format!("no such volume: {volume}")).hint("berthctl volume ls lists what the host has")
             );
