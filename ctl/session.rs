@@ -487,7 +487,7 @@ pub fn verdict(end: &End, labelled: bool) -> Result<()> {
     }
     if !labelled {
         if let Some(words) = said(status) {
-            anstream::eprintln!("{words}");
+            anstream::eprintln!("{}", crate::output::printable(words));
         }
         return Err(Error::silent(exit_code(status)));
     }
