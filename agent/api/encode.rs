@@ -192,7 +192,9 @@ fn hide_created_by(line: &mut String) {
     // `|2 A=1 B=2 /bin/sh -c command`, behind `RUN` or alone.
     let run = if line.starts_with("RUN ") { 4 } else { 0 };
     if line[run..].starts_with('|') {
-        let shell = line.find(" /bin/").unwrap_or(line.len());
+        // A value may have blanks and paths: where one may still come, all is hidden.
+        let shell = line.match_indices(" /bin/").map(|(at, _)| at).find(|at| !line[*at..].contains('='));
+        let shell = shell.unwrap_or(line.len());
         line.replace_range(run + 1..shell, "***");
     }
 }
@@ -296,6 +298,8 @@ mod tests {
             ("|1 DBPASS=hunter2 /bin/sh -c make", "|*** /bin/sh -c make"),
             ("RUN |2 DBPASS=hunter2 A=b /bin/sh -c make # buildkit", "RUN |*** /bin/sh -c make # buildkit"),
             ("RUN |1 DBPASS=hunter2", "RUN |***"),
+            ("|2 DIRS=/usr/bin /bin/x TOKEN=hunter2 /bin/sh -c make", "|*** /bin/sh -c make"),
+            ("|1 A=b /bin/sh -c C=/bin/x make", "|***"),
             ("sh -c 'A=b make | tee log'", "sh -c 'A=b make | tee log'"),
             ("COPY é /", "COPY é /"),
             ("", ""),
