@@ -94,6 +94,8 @@ pub struct AuditLog {
 enum Message {
     Record(Box<Record>),
     Flush(SyncSender<()>),
+    /// Something is due sooner.
+    Look,
 }
 
 impl AuditLog {
@@ -114,9 +116,13 @@ impl AuditLog {
     /// Hands a record to the writer; waits at most 200 ms for room.
     pub fn write(&self, record: Record) {
         // Here, so that what is left out does not fill the queue.
-        for record in self.denials.admit(record, Instant::now()) {
-            self.hand_over(record);
+        let start = record.event == "start";
+        let told = self.denials.admit(record, Instant::now());
+        // A start that is kept back: the writer has to know when it is due. Without room in the queue it is awake.
+        if start && told.is_empty() {
+            let _ = self.queue.try_send(Message::Look);
         }
+        told.into_iter().for_each(|record| self.hand_over(record));
     }
 
     fn hand_over(&self, record: Record) {
@@ -178,6 +184,7 @@ impl Writer {
                         records += 1;
                     }
                     Message::Flush(done) => flushed.push(done),
+                    Message::Look => {}
                 }
                 next = if text.len() < BATCH_BYTES { incoming.try_recv().ok() } else { None };
             }

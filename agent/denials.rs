@@ -14,6 +14,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 const CALLERS: usize = 1024;
 /// The name of those, which no certificate has.
 const OTHERS: &str = "";
+/// A call that gets nowhere has ended by then: the start of any other is on record.
+const KEPT_BACK: Duration = Duration::from_secs(1);
 /// Long calls of one caller whose start is kept back at once: no more than may be under way.
 const STARTED: usize = 1024;
 
@@ -41,8 +43,8 @@ struct Minute {
     records: u32,
     /// By RPC and result: the last one that had no record, and the number of them.
     left_out: BTreeMap<(&'static str, String), (Record, u64)>,
-    /// Starts of long calls, until it is known what comes of them.
-    started: Vec<Record>,
+    /// Starts of long calls and when they came, until it is known what comes of them.
+    started: Vec<(Instant, Record)>,
 }
 
 impl Minute {
@@ -52,12 +54,12 @@ impl Minute {
 
     /// The start of the call that ends here, where it was kept back. Of calls that are all alike it is any one's.
     fn start_of(&mut self, end: &Record) -> Option<Record> {
-        let same = |start: &Record| {
+        let same = |(_, start): &(Instant, Record)| {
             (&start.caller, &start.rpc, &start.object, &start.peer, &start.request_id)
                 == (&end.caller, &end.rpc, &end.object, &end.peer, &end.request_id)
         };
         let at = self.started.iter().position(same).filter(|_| end.event == "end")?;
-        Some(self.started.remove(at))
+        Some(self.started.remove(at).1)
     }
 
     fn count(&mut self, record: Record) {
@@ -82,7 +84,7 @@ impl Denials {
         if record.event == "start" {
             let full = |minute: &&mut Minute| minute.records >= EACH && minute.started.len() < STARTED;
             let Some(minute) = callers.get_mut(&caller).filter(full) else { return vec![record] };
-            minute.started.push(record);
+            minute.started.push((now, record));
             return Vec::new();
         }
         let start = callers.get_mut(&caller).and_then(|minute| minute.start_of(&record));
@@ -100,14 +102,16 @@ impl Denials {
     }
 
     /// What was left out in minutes that are over, or in all of them: one record for each caller, RPC and result; before them the starts of
-    /// calls that go on.
+    /// calls that go on, of any minute.
     pub fn over(&self, now: Instant, all: bool) -> Vec<Record> {
         let mut told = Vec::new();
         self.callers().retain(|caller, minute| {
-            if !all && now.duration_since(minute.begun) < WINDOW {
+            let ends = all || now.duration_since(minute.begun) >= WINDOW;
+            let due = minute.started.extract_if(.., |(at, _)| ends || now.duration_since(*at) >= KEPT_BACK);
+            told.extend(due.map(|(_, start)| start));
+            if !ends {
                 return true;
             }
-            told.append(&mut minute.started);
             told.extend(std::mem::take(&mut minute.left_out).into_iter().map(|((rpc, _), (record, count))| Record {
                 event: "left_out",
                 caller: if caller == OTHERS { "(others)".to_owned() } else { caller.clone() },
@@ -126,9 +130,11 @@ impl Denials {
         told
     }
 
-    /// When the next minute is over.
+    /// When the next minute is over, or a start is due.
     pub fn next(&self, now: Instant) -> Option<Duration> {
-        let next = self.callers().values().map(|minute| minute.begun + WINDOW).min();
+        let due = |minute: &Minute| minute.started.first().map(|(at, _)| *at + KEPT_BACK);
+        let next =
+            self.callers().values().flat_map(|minute| [Some(minute.begun + WINDOW), due(minute)]).flatten().min();
         next.map(|at| at.saturating_duration_since(now))
     }
 
@@ -213,7 +219,16 @@ mod tests {
             assert_eq!(events(denials.admit(other, begun)), ["end"], "it is another one's end");
             assert_eq!(events(denials.admit(ended("end", result), begun)), want, "{result}");
         }
-        denials.admit(start(), begun);
+        assert!(denials.admit(start(), begun).is_empty());
+        assert_eq!(denials.next(begun), Some(KEPT_BACK));
+        assert!(denials.over(begun, false).is_empty());
+        assert_eq!(
+            events(denials.over(begun + KEPT_BACK, false)),
+            ["start"],
+            "it goes on: on record before it can do much"
+        );
+        assert_eq!(denials.next(begun), Some(WINDOW));
+        denials.admit(start(), begun + WINDOW - Duration::from_millis(1));
         let over = events(denials.over(begun + WINDOW, false));
         assert_eq!(over, ["start", "left_out", "left_out"], "what goes on is told before the numbers");
         assert_eq!(events(denials.admit(ended("end", "OK"), begun + WINDOW)), ["end"]);
