@@ -41,6 +41,12 @@ fn real(path: &str) -> io::Result<String> {
     std::fs::canonicalize(path).map(|real| real.to_string_lossy().into_owned())
 }
 
+/// A path that leads nowhere, where other errors say that nobody knows.
+fn is_nowhere(error: &io::Error) -> bool {
+    // ENOENT, ENOTDIR, ENAMETOOLONG, ELOOP; and a path with a zero byte.
+    matches!(error.raw_os_error(), Some(2 | 20 | 36 | 40)) || error.kind() == io::ErrorKind::InvalidInput
+}
+
 /// Those that are under way.
 struct Questions {
     most: usize,
@@ -122,7 +128,12 @@ impl Questions {
     /// In a thread of its own, which has the place until it ends.
     fn begin(&self, place: Place, find: impl FnOnce(&str) -> io::Result<String> + Send + 'static) {
         let work = move || {
-            let answer = find(&place.path).map_or(Answer::Nowhere, Answer::To);
+            let answer = match find(&place.path) {
+                Ok(to) => Answer::To(to),
+                Err(e) if is_nowhere(&e) => Answer::Nowhere,
+                // It may be there.
+                Err(_) => Answer::None,
+            };
             let _ = place.question.answer.set(answer);
         };
         // Where there is no thread, the place goes with the work, and there is no answer.
@@ -187,6 +198,23 @@ pub mod tests {
         assert_eq!(leads_to("/not/there"), Answer::Nowhere);
         assert_eq!(leads_to(&format!("{HUNG}/x")), Answer::None);
         assert_eq!(leads_to("/"), Answer::To("/".to_owned()));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_may_be_there() {
+        let questions = Questions::new(2, SHORT);
+        let (long, looped) = (format!("/{}", "x".repeat(300)), "/proc/self/exe/x");
+        for path in ["/not/there", long.as_str(), looped, "/zero\0byte"] {
+            assert_eq!(questions.ask(path, real), Answer::Nowhere, "{path:?}");
+        }
+        // EIO, EACCES, ETIMEDOUT, ESTALE
+        for errno in [5, 13, 110, 116] {
+            assert_eq!(
+                questions.ask("/nfs", move |_| Err(io::Error::from_raw_os_error(errno))),
+                Answer::None,
+                "{errno}"
+            );
+        }
     }
 
     #[test]
