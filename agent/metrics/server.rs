@@ -4,7 +4,8 @@ use super::Metrics;
 use super::page::Format;
 use crate::handshakes::{Handshake, Handshakes};
 use crate::tls::{self, TlsStore};
-use berth::role::Holder;
+use berth::role::{Holder, Role};
+use berth_node::Shares;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -18,12 +19,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Callers that are known come one by one; more than these wait.
-const CONNECTIONS: usize = 8;
+/// Of callers that are known: a part for each, the last of them for admins.
+const CONNECTIONS: usize = 16;
 /// Those of which nothing is known yet: the oldest give way to newer ones.
 const UNKNOWN: usize = 32;
 /// Handshake, request and answer together.
@@ -78,7 +79,7 @@ impl Server {
     pub async fn run(self) {
         let Server { listener, address, certificates, metrics } = self;
         let unknown = Handshakes::new(UNKNOWN);
-        let door = Arc::new(Door { certificates, metrics, room: Semaphore::new(CONNECTIONS), turn: Mutex::new(()) });
+        let door = Arc::new(Door { certificates, metrics, room: Shares::new(CONNECTIONS), turn: Mutex::new(()) });
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
@@ -101,7 +102,7 @@ impl Server {
 struct Door {
     certificates: Option<Certificates>,
     metrics: Metrics,
-    room: Semaphore,
+    room: Arc<Shares>,
     /// Measuring is work for a thread that may block: one at a time.
     turn: Mutex<()>,
 }
@@ -128,25 +129,29 @@ impl Door {
             known = certificates.recognise(stream) => known?,
             () = under_way.dropped() => return Err("others took its place".into()),
         };
-        drop(under_way);
-        let _place = self.room.acquire().await.map_err(|e| e.to_string())?;
         // The least role is enough; a certificate without one is not for this agent.
-        match holder.role {
-            Ok(_) => self.speak(stream).await,
+        let (status, words) = match holder.role {
+            Ok(role) => {
+                if let Ok(_place) = self.room.enter(&format!("{} {}", role.name(), holder.name), role == Role::Admin) {
+                    drop(under_way);
+                    return self.speak(stream).await;
+                }
+                (StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once; try again\n")
+            }
             Err(why) => {
                 tracing::warn!("metrics refused: caller {}: its certificate carries no role: {why}", holder.name);
-                self.refuse(stream).await
+                (StatusCode::FORBIDDEN, "your certificate carries no role\n")
             }
+        };
+        // Who is refused has no place but this one.
+        tokio::select! {
+            told = refuse(stream, status, words) => told,
+            () = under_way.dropped() => Err("others took its place".into()),
         }
     }
 
     async fn speak(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), String> {
         http(stream, |request: Request<Incoming>| async move { Ok::<_, Infallible>(self.answer(&request).await) }).await
-    }
-
-    async fn refuse(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), String> {
-        let words = "your certificate carries no role\n";
-        http(stream, |_| async move { Ok::<_, Infallible>(plain(StatusCode::FORBIDDEN, words)) }).await
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -169,6 +174,14 @@ impl Door {
             }
         }
     }
+}
+
+async fn refuse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    status: StatusCode,
+    words: &'static str,
+) -> Result<(), String> {
+    http(stream, |_| async move { Ok::<_, Infallible>(plain(status, words)) }).await
 }
 
 async fn http<S, F, Fut>(stream: S, answer: F) -> Result<(), String>
