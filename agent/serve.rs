@@ -350,7 +350,8 @@ async fn handshake(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>)
     let certificate = certificate.ok_or("the client presented no certificate")?;
     let holder = Holder::from_der(certificate).map_err(|e| e.to_string())?;
     let (first, setting) = (holder.role == Ok(Role::Admin), Some("limits.connections"));
-    let (slot, over) = room(&shared.connections, &shared.over, &holder.name, first, setting)?;
+    let role = holder.role.as_ref().map_or("none", |role| role.name());
+    let (slot, over) = room(&shared.connections, &shared.over, &holder.name, role, first, setting)?;
     let peer = Arc::new(Peer::Tls { address, holder, revocations: store.revocations().clone() });
     let cut = shared.register(&peer);
     // The list may have changed between the handshake and the line above.
@@ -365,15 +366,18 @@ fn room(
     connections: &Arc<Shares>,
     over: &Arc<Shares>,
     caller: &str,
+    role: &str,
     first: bool,
     setting: Option<&str>,
 ) -> Result<(Share, Option<Status>), String> {
-    let full = match connections.enter(caller, first) {
+    // One name may have certificates of several roles: none takes another's part.
+    let party = format!("{role} {caller}");
+    let full = match connections.enter(&party, first) {
         Ok(slot) => return Ok((slot, None)),
         Err(full) => full,
     };
     let why = status::no_connection(full, caller, setting);
-    let slot = over.enter(caller, first).map_err(|_| why.message().to_owned())?;
+    let slot = over.enter(&party, first).map_err(|_| why.message().to_owned())?;
     Ok((slot, Some(why)))
 }
 
@@ -423,7 +427,7 @@ fn recognise(stream: UnixStream, shared: &Arc<Shared>) -> Result<Connection, Str
     if credentials.uid() != 0 {
         return Err(format!("uid {} is not root", credentials.uid()));
     }
-    let (slot, over) = room(&shared.unix_connections, &shared.over, "root", true, None)?;
+    let (slot, over) = room(&shared.unix_connections, &shared.over, "root", "root", true, None)?;
     let peer = Arc::new(Peer::Unix { uid: credentials.uid(), pid: credentials.pid() });
     let cut = CancellationToken::new();
     Ok(told(Connection::unix(stream, peer, shared.limits.handshake(), cut, slot), over))
