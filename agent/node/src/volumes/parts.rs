@@ -105,10 +105,11 @@ async fn arrived(
     let pieces = until_stopped(inner, pieces);
     let place = inner.copies.enter(who).await?;
     let (inner_, key) = (inner.clone(), held.key.clone());
-    let (parts, sha256) = inner
+    // The place is the caller's until all is in the volume.
+    let (parts, sha256, place) = inner
         .blocking(move || {
-            let _place = place;
-            receive(inner_.volumes.store.parts(&key)?, pieces, &safe)
+            let (parts, sha256) = receive(inner_.volumes.store.parts(&key)?, pieces, &safe)?;
+            Ok((parts, sha256, place))
         })
         .await?;
     fail::point("volume.after_arrival")?;
@@ -118,7 +119,7 @@ async fn arrived(
         let last = read.map(|()| ImportItem::Done { sha256 }).map_err(NodeError::from);
         let _ = send.blocking_send(last);
     });
-    transfer::import(inner, who, request, receive).await
+    transfer::import_in(inner, place, request, receive).await
 }
 
 /// Writes down what comes, until its end; blocking.

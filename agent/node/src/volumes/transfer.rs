@@ -3,6 +3,7 @@
 use super::quota::within_limits;
 use super::{Volume, begin, begin_import, create, random};
 use crate::node::Inner;
+use crate::places::Taken;
 use crate::view::Requester;
 use crate::{NodeError, fail};
 use berth_image::Hasher;
@@ -222,6 +223,16 @@ pub(crate) async fn import(
     pieces: mpsc::Receiver<Result<ImportItem, NodeError>>,
 ) -> Result<Extracted, NodeError> {
     let place = inner.copies.enter(who).await?;
+    import_in(inner, place, request, pieces).await
+}
+
+/// As [`import`], in a place that the caller has.
+pub(super) async fn import_in(
+    inner: &Arc<Inner>,
+    place: Taken,
+    request: ImportRequest,
+    pieces: mpsc::Receiver<Result<ImportItem, NodeError>>,
+) -> Result<Extracted, NodeError> {
     let name = request.volume.clone();
     // Into a new one it is made as a draft; the volume itself is made first where it has to hold a file system.
     let work = match begin_import(inner, &name).await {
