@@ -35,8 +35,10 @@ impl Shared {
         for (folder, way) in &ways {
             let through = |(other, its): &&(&String, Vec<PathBuf>)| {
                 let ends = [Path::new(other.as_str()), its.last().map_or(Path::new("/"), PathBuf::as_path)];
-                Path::new(other) != Path::new(folder)
-                    && way.iter().any(|part| ends.iter().any(|end| part.starts_with(end)))
+                // The same folder by another name is no danger: what lies in it has no part in where the names lead.
+                let end_of_both = |part: &PathBuf| way.last() == Some(part) && its.last() == Some(part);
+                let inside = |part: &PathBuf| ends.iter().any(|end| part.starts_with(end)) && !end_of_both(part);
+                Path::new(other) != Path::new(folder) && way.iter().any(inside)
             };
             if let Some((other, _)) = ways.iter().find(through) {
                 wrong.push(format!("{folder} leads through {other}, where others than admins may put links"));
@@ -318,6 +320,13 @@ mod tests {
             assert_eq!(base.of(&shared, path).as_deref(), Some("given"), "{path}");
             shared.of(&base.0.join(path)).unwrap().open(&base.0.join(path), Open::PATH).unwrap();
         }
+        // Two names of one folder are both good, unless the folder itself has a say in one of them.
+        let (shared, wrong) = base.settled(&["given", "elsewhere"]);
+        assert_eq!((shared.0.len(), wrong), (2, 0));
+        assert!(["given/y", "elsewhere/y"].iter().all(|path| base.of(&shared, path).is_some()));
+        symlink("elsewhere/back", base.0.join("detour")).unwrap();
+        symlink(".", base.0.join("elsewhere/back")).unwrap();
+        assert_eq!(base.settled(&["detour", "elsewhere"]).1, 1);
         // A link that is changed later moves nothing that is held.
         fs::remove_file(base.0.join("given")).unwrap();
         symlink("/", base.0.join("given")).unwrap();
