@@ -94,13 +94,13 @@ const ROWS: &[Row] = &[
     Row {
         what: "cpu",
         options: [
-            &["--cpu-period", "30000", "--cpu-quota", "25000"],
+            &["--cpu-period", "30000", "--cpu-quota", "19000"],
             &["--cpu-period", "20000"],
             &["--cpu-quota", "-1"],
         ],
-        v1: Some((&["cpu.cfs_quota_us"], [Text(&["25000"]), Text(&["25000"]), Text(&["-1"])])),
-        v2: (&["cpu.max"], [Text(&["25000 30000"]), Text(&["25000 20000"]), Text(&["max 20000"])]),
-        shown: ("NanoCpus", ["833333334", "1250000000", "0"]),
+        v1: Some((&["cpu.cfs_quota_us"], [Text(&["19000"]), Text(&["19000"]), Text(&["-1"])])),
+        v2: (&["cpu.max"], [Text(&["19000 30000"]), Text(&["19000 20000"]), Text(&["max 20000"])]),
+        shown: ("NanoCpus", ["633333334", "950000000", "0"]),
     },
     Row {
         what: "cpu",
