@@ -7,7 +7,7 @@
 use crate::audit::{AuditLog, Record, Verdict};
 use crate::auth::{self, Duration as Length, Rule, Takes};
 use crate::metrics::Calls;
-use crate::peer::{Lapse, Peer, PeerInfo};
+use crate::peer::{self, Lapse, Peer, PeerInfo};
 use crate::permission::{self, Need, Policy, Refusal};
 use crate::request::{self, Request as Receive, Sender};
 use crate::room::{Answering, Held, Receiving};
@@ -99,9 +99,9 @@ impl Call {
         self.peer.name()
     }
 
-    /// Who has a part of what there is: one name with two roles is two, so that nobody takes an admin's by being called the same.
+    /// Who has a part of what there is.
     fn party(&self) -> String {
-        format!("{} {}", self.role.map_or("none", Role::name), self.caller())
+        peer::party(self.role, &self.caller())
     }
 
     pub fn role(&self) -> Option<Role> {

@@ -34,6 +34,12 @@ pub enum Lapse {
     Expired,
 }
 
+/// Who has a part of what there is for all callers: one name with certificates of two roles is two, so that nobody takes an admin's by being called
+/// the same.
+pub fn party(role: Option<Role>, name: &str) -> String {
+    format!("{} {name}", role.map_or("none", Role::name))
+}
+
 impl Peer {
     /// The caller's name: the certificate's CN, or `uid:0`.
     pub fn name(&self) -> String {

@@ -8,7 +8,7 @@ use crate::config::Limits;
 use crate::gate::Gate;
 use crate::handshakes::{Handshake, Handshakes};
 use crate::metrics::Calls;
-use crate::peer::{Connection, Lapse, Peer};
+use crate::peer::{self, Connection, Lapse, Peer};
 use crate::permission::Policy;
 use crate::room::Receiving;
 use crate::status;
@@ -350,8 +350,8 @@ async fn handshake(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>)
     let certificate = certificate.ok_or("the client presented no certificate")?;
     let holder = Holder::from_der(certificate).map_err(|e| e.to_string())?;
     let (first, setting) = (holder.role == Ok(Role::Admin), Some("limits.connections"));
-    let role = holder.role.as_ref().map_or("none", |role| role.name());
-    let (slot, over) = room(&shared.connections, &shared.over, &holder.name, role, first, setting)?;
+    let party = peer::party(holder.role.clone().ok(), &holder.name);
+    let (slot, over) = room(&shared.connections, &shared.over, (&holder.name, &party), first, setting)?;
     let peer = Arc::new(Peer::Tls { address, holder, revocations: store.revocations().clone() });
     let cut = shared.register(&peer);
     // The list may have changed between the handshake and the line above.
@@ -361,23 +361,20 @@ async fn handshake(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>)
     Ok(told(Connection::tls(stream, peer, shared.limits.handshake(), cut, slot), over))
 }
 
-/// A place for one more connection of `caller`, or one in which it hears why there is none.
+/// A place for one more connection of a caller, or one in which it hears why there is none.
 fn room(
     connections: &Arc<Shares>,
     over: &Arc<Shares>,
-    caller: &str,
-    role: &str,
+    (caller, party): (&str, &str),
     first: bool,
     setting: Option<&str>,
 ) -> Result<(Share, Option<Status>), String> {
-    // One name may have certificates of several roles: none takes another's part.
-    let party = format!("{role} {caller}");
-    let full = match connections.enter(&party, first) {
+    let full = match connections.enter(party, first) {
         Ok(slot) => return Ok((slot, None)),
         Err(full) => full,
     };
     let why = status::no_connection(full, caller, setting);
-    let slot = over.enter(&party, first).map_err(|_| why.message().to_owned())?;
+    let slot = over.enter(party, first).map_err(|_| why.message().to_owned())?;
     Ok((slot, Some(why)))
 }
 
@@ -427,7 +424,7 @@ fn recognise(stream: UnixStream, shared: &Arc<Shared>) -> Result<Connection, Str
     if credentials.uid() != 0 {
         return Err(format!("uid {} is not root", credentials.uid()));
     }
-    let (slot, over) = room(&shared.unix_connections, &shared.over, "root", "root", true, None)?;
+    let (slot, over) = room(&shared.unix_connections, &shared.over, ("root", "root"), true, None)?;
     let peer = Arc::new(Peer::Unix { uid: credentials.uid(), pid: credentials.pid() });
     let cut = CancellationToken::new();
     Ok(told(Connection::unix(stream, peer, shared.limits.handshake(), cut, slot), over))

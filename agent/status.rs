@@ -4,6 +4,8 @@
 //! `berth.dev`, and BadRequest, ResourceInfo or RetryInfo where they help. The reasons stand in `proto/berth/v1/errors.proto`:
 //! callers may depend on them.
 
+#[cfg(debug_assertions)]
+mod documented;
 mod room;
 
 pub use room::{full, no_connection, no_room, request_late, request_too_large, unread};
@@ -74,6 +76,10 @@ impl Draft {
     }
 
     fn done(self) -> Status {
+        #[cfg(debug_assertions)]
+        if let Some(wrong) = documented::wrong(self.code, &self.details) {
+            panic!("a status that is not as documented: {wrong}");
+        }
         Status::with_error_details(self.code, self.message, self.details)
     }
 }

@@ -3,6 +3,7 @@
 use super::Metrics;
 use super::page::Format;
 use crate::handshakes::{Handshake, Handshakes};
+use crate::peer::party;
 use crate::tls::{self, TlsStore};
 use berth::role::{Holder, Role};
 use berth_node::Shares;
@@ -132,7 +133,7 @@ impl Door {
         // The least role is enough; a certificate without one is not for this agent.
         let (status, words) = match holder.role {
             Ok(role) => {
-                if let Ok(_place) = self.room.enter(&format!("{} {}", role.name(), holder.name), role == Role::Admin) {
+                if let Ok(_place) = self.room.enter(&party(Some(role), &holder.name), role == Role::Admin) {
                     drop(under_way);
                     return self.speak(stream).await;
                 }
