@@ -131,11 +131,25 @@ fn the_groups_are_its_own() {
     node.finish();
 }
 
-/// Bytes are said in blocks of 512. Without a limit a process that crashes fills the disk with its memory, or hands it to a program of the host's.
+/// A limit of 1 is no core, not even for a program of the host's that the kernel would pipe it to: whoever crashes cannot raise it.
 #[test]
 fn cores_are_written_where_they_are_asked_for() {
     let (node, _) = node("visible-core");
-    assert_eq!(node.sh(&[], "ulimit -S -c"), "0");
-    assert_eq!(node.sh(&["--ulimit", "core=4096:8192"], "ulimit -S -c; ulimit -H -c"), "8\n16");
+    let limit = "awk '/core file/ { print $5, $6 }' /proc/self/limits";
+    let privileged = &["--privileged"][..];
+    for options in [&[][..], privileged, &["--user", "1000"], &["--tty"]] {
+        assert_eq!(node.sh(options, limit).trim(), "1 1", "{options:?}");
+    }
+    let crash = "cd /tmp; ulimit -c unlimited 2>/dev/null && echo raised; sh -c 'kill -SEGV $$'; ls | grep -c core";
+    assert_eq!(node.sh(&["--tmpfs", "/tmp"], &format!("{crash} || true")), "0");
+    assert_eq!(node.sh(&["--ulimit", "core=4096:8192"], limit), "4096 8192");
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").expect("core_pattern");
+    if pattern.starts_with("core") {
+        let asked = ["--tmpfs", "/tmp", "--ulimit", "core=33554432:33554432"];
+        let crash = "cd /tmp; sh -c 'kill -SEGV $$'; ls | grep -c core";
+        assert_eq!(node.sh(&asked, crash).lines().last(), Some("1"));
+    }
+    let held = node.detached(&[], "sleep 1000");
+    assert_eq!(node.ok(&["exec", held.trim(), "sh", "-c", limit]), "1 1");
     node.finish();
 }

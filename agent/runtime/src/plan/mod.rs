@@ -425,13 +425,13 @@ pub(crate) fn rlimits(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<Stri
         }
         steps.push(Step::Rlimit { resource: *resource, soft, hard });
     }
-    // A core is as large as the process: none but where it is asked for, or by a process itself.
-    let core = process::RESOURCES.iter().find(|(name, _)| *name == "core").map(|(_, n)| *n);
-    let hard = host.hard_limits.iter().find(|(n, _)| Some(*n) == core).map(|(_, max)| *max);
-    if let (Some(resource), Some(hard)) = (core, hard)
-        && !spec.ulimits.iter().any(|l| l.name == "core")
+    // None but where it is asked for: a core is as large as the process, and where the host pipes cores to a program of its own, that would read what a
+    // container has made, as root. A pipe does not heed the limit (core(5)), except for 1, with which the kernel makes no core at all (fs/coredump.c,
+    // since 2.6.32); a file of one byte it does not begin.
+    if let Some((_, core)) = process::RESOURCES.iter().find(|(name, _)| *name == "core")
+        && !spec.ulimits.iter().any(|limit| limit.name == "core")
     {
-        steps.push(Step::Rlimit { resource, soft: 0, hard });
+        steps.push(Step::Rlimit { resource: *core, soft: 1, hard: 1 });
     }
     steps
 }
