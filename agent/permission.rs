@@ -4,6 +4,10 @@
 //! stays contained, and an operator cannot go into an admin's container that is not. Docker's remote access knows no such line: whoever
 //! may create a container there owns the host.
 
+mod need;
+
+pub use need::{NAMESPACES, Need, ULIMITS};
+
 use crate::leads::{Answer, leads_to};
 use berth::role::Role;
 use berth_model::ContainerSpec;
@@ -13,7 +17,6 @@ use berth_node::{HostVolume, Node};
 use berth_volume::Backing;
 use berth_volume::held::Shared;
 use serde::Deserialize;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::{Component, Path};
 use std::time::Duration;
@@ -72,150 +75,8 @@ pub struct Grants {
     pub cgroup_files: bool,
     /// The least that may be asked for; below 0 others are killed first when memory runs out.
     pub oom_score_adj: i32,
-}
-
-/// What `host_namespaces` may name. `mount`: mounts travel between host and container (propagation shared). `user`: also ids of one's own
-/// choice, which may be those of other users of the host.
-pub const NAMESPACES: [&str; 6] = ["network", "pid", "ipc", "uts", "mount", "user"];
-
-/// One option that reaches the host.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Need {
-    Privileged,
-    /// One of [`NAMESPACES`].
-    HostNamespace(String),
-    /// Absolute, without `..`.
-    HostPath(String),
-    /// What links in a path of the host lead to: asked when it is decided, see [`follow`].
-    Links(String),
-    Device(String),
-    /// Upper case, without `CAP_`.
-    Capability(String),
-    /// A profile of one's own may allow everything, so it counts as none.
-    Unconfined,
-    /// A profile of the host's for another purpose may allow everything, so it counts as none.
-    Apparmor,
-    /// Another type may do everything, and another level reaches other containers' files.
-    Selinux,
-    /// To be without what the agent's default is.
-    Landlock,
-    /// Set-id bits and file capabilities that count.
-    NewPrivileges,
-    VolumeOptions,
-    /// Its address: the agent connects there as root of the host, and the container chooses what it sends.
-    LogCollector(String),
-    /// Its containers are on the host's own wire, past the host's rules.
-    Macvlan,
-    /// Its plugins are run as root of the host, with a configuration of the caller's.
-    Cni,
-    /// With its length. The host reaches its addresses in the network only, and may need them elsewhere.
-    Subnet(String),
-    BridgeName(String),
-    CgroupFiles,
-    OomScore(i32),
-    /// What an agent of another version wrote down.
-    Unknown(String),
-}
-
-impl Need {
-    /// Its key in the configuration.
-    pub fn key(&self) -> &str {
-        match self {
-            Need::Privileged => "privileged",
-            Need::HostNamespace(_) => "host_namespaces",
-            Need::HostPath(_) | Need::Links(_) => "host_paths",
-            Need::Device(_) => "devices",
-            Need::Capability(_) => "capabilities",
-            Need::Unconfined => "unconfined",
-            Need::Apparmor => "apparmor",
-            Need::Selinux => "selinux",
-            Need::Landlock => "landlock",
-            Need::NewPrivileges => "new_privileges",
-            Need::VolumeOptions => "volume_options",
-            Need::LogCollector(_) => "log_collectors",
-            Need::Macvlan => "macvlan",
-            Need::Cni => "cni",
-            Need::Subnet(_) => "subnets",
-            Need::BridgeName(_) => "bridge_names",
-            Need::CgroupFiles => "cgroup_files",
-            Need::OomScore(_) => "oom_score_adj",
-            Need::Unknown(_) => "",
-        }
-    }
-
-    /// `key` or `key=value`: for the audit log, and for what has to be asked again later.
-    pub fn token(&self) -> String {
-        match self {
-            Need::HostNamespace(value)
-            | Need::HostPath(value)
-            | Need::Device(value)
-            | Need::Capability(value)
-            | Need::Subnet(value)
-            | Need::BridgeName(value)
-            | Need::LogCollector(value) => format!("{}={value}", self.key()),
-            Need::OomScore(value) => format!("{}={value}", self.key()),
-            Need::Links(path) => format!("links={path}"),
-            Need::Unknown(token) => token.clone(),
-            _ => self.key().to_owned(),
-        }
-    }
-
-    /// The other way. What is not known stays the admins'.
-    pub fn from_token(token: &str) -> Need {
-        let (key, value) = token.split_once('=').unwrap_or((token, ""));
-        let text = || value.to_owned();
-        match (key, value.is_empty()) {
-            ("privileged", true) => Need::Privileged,
-            ("host_namespaces", false) => Need::HostNamespace(text()),
-            ("host_paths", false) => Need::HostPath(text()),
-            ("links", false) => Need::Links(text()),
-            ("devices", false) => Need::Device(text()),
-            ("capabilities", false) => Need::Capability(text()),
-            ("unconfined", true) => Need::Unconfined,
-            ("apparmor", true) => Need::Apparmor,
-            ("selinux", true) => Need::Selinux,
-            ("landlock", true) => Need::Landlock,
-            ("new_privileges", true) => Need::NewPrivileges,
-            ("volume_options", true) => Need::VolumeOptions,
-            ("log_collectors", false) => Need::LogCollector(text()),
-            ("macvlan", true) => Need::Macvlan,
-            ("cni", true) => Need::Cni,
-            ("subnets", false) => Need::Subnet(text()),
-            ("bridge_names", false) => Need::BridgeName(text()),
-            ("cgroup_files", true) => Need::CgroupFiles,
-            ("oom_score_adj", false) => value.parse().map_or(Need::Unknown(token.to_owned()), Need::OomScore),
-            _ => Need::Unknown(token.to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Need {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Need::Privileged => f.write_str("privileged"),
-            Need::HostNamespace(kind) if kind == "network" => f.write_str("the host's network"),
-            Need::HostNamespace(kind) if kind == "mount" => f.write_str("mounts shared with the host"),
-            Need::HostNamespace(kind) => write!(f, "the host's {kind} namespace"),
-            Need::HostPath(path) => write!(f, "the host's path {path}"),
-            Need::Links(path) => write!(f, "what the host's path {path} leads to"),
-            Need::Device(path) => write!(f, "the host's device {path}"),
-            Need::Capability(name) => write!(f, "the capability {name}"),
-            Need::Unconfined => f.write_str("a seccomp profile other than the default"),
-            Need::Apparmor => f.write_str("an AppArmor profile other than the default"),
-            Need::Selinux => f.write_str("a SELinux label other than the default"),
-            Need::Landlock => f.write_str("a container without Landlock"),
-            Need::NewPrivileges => f.write_str("a container whose programs may gain privileges"),
-            Need::VolumeOptions => f.write_str("a volume with options that reach the host"),
-            Need::LogCollector(address) => write!(f, "a log collector of its own, {address}"),
-            Need::Macvlan => f.write_str("driver macvlan"),
-            Need::Cni => f.write_str("driver cni"),
-            Need::Subnet(subnet) => write!(f, "the subnet {subnet}, which is not private,"),
-            Need::BridgeName(name) => write!(f, "a bridge of the name {name}"),
-            Need::CgroupFiles => f.write_str("files of its cgroup by name, or another slice for it,"),
-            Need::OomScore(value) => write!(f, "the OOM score adjustment {value}"),
-            Need::Unknown(token) => write!(f, "{token:?}"),
-        }
-    }
+    /// Of [`ULIMITS`].
+    pub ulimits: Vec<String>,
 }
 
 /// What of a container reaches the host, by its spec alone.
@@ -246,6 +107,11 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     add(limits || !spec.resources.unified.is_empty(), Need::CgroupFiles);
     if let Some(score) = spec.oom_score_adj {
         add(score < 0, Need::OomScore(score));
+    }
+    for limit in &spec.ulimits {
+        // A nice value of 20 less the limit: up to 0 everybody's.
+        let usual = if limit.name == "nice" { 20 } else { 0 };
+        add(ULIMITS.contains(&limit.name.as_str()) && limit.hard > usual, Need::Ulimit(limit.name.clone()));
     }
     // Another slice has other limits, or none of them.
     add(spec.cgroup_parent.is_some(), Need::CgroupFiles);
@@ -480,6 +346,9 @@ impl Policy {
                 wrong.push(("policy.operator.capabilities", format!("{name:?} is no capability, such as NET_ADMIN")));
             }
         }
+        for name in operator.ulimits.iter().filter(|name| !ULIMITS.contains(&name.as_str())) {
+            wrong.push(("policy.operator.ulimits", format!("{name:?} is none of {}", ULIMITS.join(", "))));
+        }
         for text in operator.subnets.iter().filter(|text| subnet(text).is_none()) {
             let why = format!("{text:?} is no address with a prefix length, such as 203.0.113.0/24");
             wrong.push(("policy.operator.subnets", why));
@@ -516,6 +385,7 @@ impl Grants {
             Need::BridgeName(_) => self.bridge_names,
             Need::CgroupFiles => self.cgroup_files,
             Need::OomScore(value) => *value >= self.oom_score_adj,
+            Need::Ulimit(name) => self.ulimits.contains(name),
             Need::Links(_) | Need::Unknown(_) => false,
         }
     }

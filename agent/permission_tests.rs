@@ -1,5 +1,5 @@
 use super::*;
-use berth_model::spec::{Device, Mount, VolumeMount};
+use berth_model::spec::{Device, Mount, Ulimit, VolumeMount};
 
 impl Policy {
     /// Those of `needs` that the role has no permission for.
@@ -129,7 +129,13 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
             "privileged = true",
         ),
         (ContainerSpec { oom_score_adj: Some(-5), ..d() }, "-5", "oom_score_adj = -5", "oom_score_adj = -4"),
+        (ulimit("rtprio", 1), "the ulimit rtprio", "ulimits = ['rtprio']", "ulimits = ['nice']"),
+        (ulimit("nice", 21), "the ulimit nice", "ulimits = ['nice']", "privileged = true"),
     ]
+}
+
+fn ulimit(name: &str, hard: u64) -> ContainerSpec {
+    ContainerSpec { ulimits: vec![Ulimit { name: name.to_owned(), soft: 0, hard }], ..ContainerSpec::default() }
 }
 
 #[test]
@@ -194,6 +200,9 @@ fn what_stays_contained_needs_nothing() {
         ..mount(MountKind::Tmpfs { size_bytes: None, mode: None, exec: false })
     };
     assert_eq!(of_spec(&plain), []);
+    for (name, hard) in [("nofile", u64::MAX), ("memlock", u64::MAX), ("nice", 20), ("rtprio", 0), ("rttime", 5)] {
+        assert_eq!(of_spec(&ulimit(name, hard)), [], "{name}");
+    }
     let sized = VolumeMount { options: [("size".to_owned(), "10m".to_owned())].into(), ..VolumeMount::default() };
     assert_eq!(of_spec(&mount(MountKind::Volume(sized))), []);
 }
@@ -252,7 +261,7 @@ fn operators_binds_are_held_inside_the_permitted_folder() {
 #[test]
 fn what_cannot_be_in_the_configuration_is_said() {
     let wrong = policy(
-        "host_namespaces = ['net']\nhost_paths = ['srv', '/a/../b']\ndevices = ['sda']\ncapabilities = ['ADMIN']\nsubnets = ['10.0.0.0', '10.0.0.0/33']\noom_score_adj = 5",
+        "host_namespaces = ['net']\nhost_paths = ['srv', '/a/../b']\ndevices = ['sda']\ncapabilities = ['ADMIN']\nsubnets = ['10.0.0.0', '10.0.0.0/33']\noom_score_adj = 5\nulimits = ['nofile']",
     )
     .wrong();
     let keys: Vec<&str> = wrong.iter().map(|(key, _)| key.strip_prefix("policy.operator.").unwrap()).collect();
@@ -264,6 +273,7 @@ fn what_cannot_be_in_the_configuration_is_said() {
             "host_paths",
             "devices",
             "capabilities",
+            "ulimits",
             "subnets",
             "subnets",
             "oom_score_adj"

@@ -21,6 +21,8 @@ const OPTIONS: &[(&[&str], &str, &str)] = &[
     (&["--mount", "type=volume,target=/v,volume-opt=type=tmpfs,volume-opt=device=tmpfs"], "volume_options", "true"),
     (&["--log-driver", "syslog", "--log-opt", "syslog-address=udp://127.0.0.1:9"], "log_collectors", "true"),
     (&["--oom-score-adj", "-1"], "oom_score_adj", "-1"),
+    (&["--ulimit", "rtprio=0:1"], "ulimits", "['rtprio']"),
+    (&["--ulimit", "nice=20:40"], "ulimits", "['nice']"),
 ];
 
 fn run(node: &Node, role: &str, options: &[&str]) -> Output {
