@@ -79,6 +79,7 @@ mod trace;
 mod upgrade;
 mod usage;
 mod userns;
+mod userns_config;
 mod verbs;
 mod visible;
 #[cfg(feature = "failpoints")]

@@ -1,16 +1,16 @@
 //! User namespaces: root in a container is nobody on the host, and nothing of that shows inside.
 
-use crate::harness::{Node, eventually, image, runtimes, until};
+use crate::harness::{Node, eventually, image, runtimes};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-const SLEEP: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+pub const SLEEP: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 /// The first id of the default configuration.
-const BASE: u64 = 268_435_456;
+pub const BASE: u64 = 268_435_456;
 
-fn node(name: &str) -> Node {
+pub fn node(name: &str) -> Node {
     let node = Node::builder(name).table("[userns]\ndefault = \"auto\"").start();
     node.ok(&["pull", "-q", &image("busybox")]);
     node
@@ -24,7 +24,7 @@ fn host_uid(node: &Node, container: &str) -> u64 {
     line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("number")
 }
 
-fn range(node: &Node, container: &str) -> (u64, u64) {
+pub fn range(node: &Node, container: &str) -> (u64, u64) {
     let userns = node.inspect(container)["UserNamespace"].clone();
     let number = |key: &str| userns[key].as_u64().unwrap_or_else(|| panic!("{userns}"));
     (number("FirstID"), number("IDs"))
@@ -116,45 +116,6 @@ fn operators_get_no_ids_of_their_choice() {
         let refused = run(mode);
         assert!(refused.code == 125 && refused.stderr.contains("admin"), "{mode}: {refused:?}");
     }
-    node.finish();
-}
-
-#[test]
-fn an_agent_may_forbid_the_hosts() {
-    let strict = "[userns]\ndefault = \"host\"\nallow_host = false";
-    let node = Node::builder("userns-strict").table(strict).start();
-    node.ok(&["pull", "-q", &image("busybox")]);
-    for options in [&["--userns", "host"][..], &["--privileged"]] {
-        let mut arguments = vec!["run", "--rm"];
-        arguments.extend(options);
-        let busybox = image("busybox");
-        arguments.extend([busybox.as_str(), "true"]);
-        let refused = node.fails(125, &arguments);
-        assert!(refused.contains("host's user namespace") && refused.contains("allow_host"), "{refused}");
-    }
-    for options in [&[][..], &["--network", "host"]] {
-        let first = node.sh(options, "awk '{print $2}' /proc/self/uid_map");
-        assert!(first.parse::<u64>().is_ok_and(|id| id >= BASE), "{options:?}: {first}");
-    }
-    node.finish();
-}
-
-#[test]
-fn ids_run_out_by_name_and_come_back() {
-    let node = Node::builder("userns-few").table("[userns]\ndefault = \"auto\"\nbase = 300000\nids = 131072").start();
-    node.ok(&["pull", "-q", &image("busybox")]);
-    let create = |name: &str| node.ctl(&["create", "--name", name, &image("busybox")]);
-    assert_eq!((create("aa").code, create("bb").code), (0, 0));
-    let full = create("cc");
-    assert!(full.code != 0 && full.stderr.contains("65536 ids") && full.stderr.contains("[userns]"), "{full:?}");
-    let taken = node.ctl(&["create", "--userns", "range:300100:10", &image("busybox")]);
-    assert!(taken.code != 0 && taken.stderr.contains("300100"), "{taken:?}");
-    node.ok(&["create", "--name", "small", "--userns", "range:700000:1000", &image("busybox")]);
-    assert_eq!(range(&node, "small"), (700_000, 1000));
-    let a = range(&node, "aa");
-    node.ok(&["rm", "aa"]);
-    until("the ids are free", || create("cc").code == 0);
-    assert_eq!(range(&node, "cc"), a);
     node.finish();
 }
 

@@ -44,7 +44,7 @@ pub(crate) async fn create(
             Begin::Answered(id) => match inner.containers.find(&id) {
                 Ok(c) => {
                     let record = c.record();
-                    let warnings = inner.runtime.spec_warnings(&record.spec);
+                    let warnings = warnings(inner, &record);
                     let hold = Some(c.hold());
                     return Ok(Created { id: c.id.clone(), name: record.name.clone(), warnings, gone: false, hold });
                 }
@@ -227,7 +227,7 @@ async fn record(
     let container = Container::new(record, image.record().clone(), effective, Taken { ids, labels });
     let record = container.record();
     writes.extend([Write::PutContainer(record.clone()), inner.events.add_container(&record, "create", &[])]);
-    let warnings = inner.runtime.spec_warnings(&record.spec);
+    let warnings = warnings(inner, &record);
     let hold = Some(container.hold());
     let created = Created { id: id.clone(), name: record.name.clone(), warnings, gone: false, hold };
     // Visible before the request is answered: a repetition finds it.
@@ -253,6 +253,12 @@ async fn record(
     }
     fail::point("create.after_record")?;
     Ok(created)
+}
+
+/// What its maker is told beside its id.
+fn warnings(inner: &Inner, record: &ContainerRecord) -> Vec<String> {
+    let of_spec = inner.runtime.spec_warnings(&record.spec);
+    of_spec.into_iter().chain(inner.userns.warning(record)).collect()
 }
 
 pub(crate) fn new_id() -> Result<ContainerId, NodeError> {

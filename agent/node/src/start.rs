@@ -193,6 +193,8 @@ fn launch(
     attach: Option<AttachOptions>,
 ) -> Result<Launched, NodeError> {
     fail::point("start.after_record")?;
+    // The policy may be another one than when it was made.
+    inner.userns.permit(&record)?;
     let begun = Instant::now();
     let id = &container.id;
     let (mut planned, hooks) = match cdi::resolved(inner, &record.spec)? {

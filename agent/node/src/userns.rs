@@ -1,6 +1,7 @@
 //! Who has which ids of the host: ranges for containers' user namespaces, given at their making and taken back with their last trace.
 
 use crate::NodeError;
+use crate::fail::is_down;
 use crate::node::Inner;
 use berth_model::network::NetworkMode;
 use berth_model::userns::{DEFAULT_SIZE, IdRange, Userns, UsernsMode};
@@ -159,6 +160,27 @@ impl Ranges {
         Ok((Userns { range: Some(range), reason: None }, Some(held)))
     }
 
+    /// Whether one with what it was given when it was made may run now.
+    ///
+    /// # Errors
+    /// `UsernsForbidden`.
+    pub fn permit(&self, record: &ContainerRecord) -> Result<(), NodeError> {
+        if self.config.allow_host || record.userns.range.is_some() {
+            return Ok(());
+        }
+        let reason = record.userns.reason.as_deref().unwrap_or("--userns=host");
+        Err(NodeError::UsernsForbidden(format!("container {} ({reason})", record.name)))
+    }
+
+    /// What whoever makes a container has to know: it has not got what it would have elsewhere.
+    pub fn warning(&self, record: &ContainerRecord) -> Option<String> {
+        let wanted = record.spec.userns == UsernsMode::Unset && needs_host(&record.spec).is_none();
+        let missing = self.missing.as_ref().filter(|_| wanted && self.config.own_by_default)?;
+        record.userns.range.is_none().then(|| {
+            format!("there are no user namespaces here ({missing}): root in the container is root of the host, held by its other walls alone")
+        })
+    }
+
     fn take(&self, mode: &UsernsMode) -> Result<(IdRange, Held), NodeError> {
         let (size, keep) = match *mode {
             UsernsMode::Auto { size } => (size.unwrap_or(DEFAULT_SIZE), None),
@@ -225,6 +247,9 @@ fn needs_host(spec: &ContainerSpec) -> Option<&'static str> {
 
 /// Looks whether containers can have user namespaces here; blocking. `None`: they can.
 pub(crate) fn probe(store: &LayerStore, data_root: &Path) -> Option<String> {
+    if is_down("userns.probe") {
+        return Some("no idmapped mounts: a test has taken them away".to_owned());
+    }
     let made = UserNamespace::create(true).and_then(|(mut users, _)| {
         let ids = IdRange { base: 0x1000_0000, size: DEFAULT_SIZE, keep: None };
         users.map(&ids.uid_map(), &ids.gid_map())?;

@@ -6,6 +6,7 @@ mod ctl;
 use super::pki::{Identity, Pki, ctl_binary};
 use super::slot::Slot;
 use super::{LONG, eventually, image, leak, test_dir};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -156,7 +157,7 @@ impl Builder {
             child: None,
             fds_at_rest: 0,
             environment: Vec::new(),
-            boot_id: None,
+            covered: BTreeMap::new(),
             checked: false,
             killed_deliberately: false,
             program: super::binary("berthd", env!("CARGO_BIN_EXE_berthd")),
@@ -227,8 +228,8 @@ pub struct Node {
     child: Option<Child>,
     fds_at_rest: usize,
     environment: Vec<(String, String)>,
-    /// Given to the agent in place of the kernel's: the host was booted in between.
-    boot_id: Option<String>,
+    /// Files of the host, and what the agent finds in their place.
+    covered: BTreeMap<&'static str, String>,
     checked: bool,
     killed_deliberately: bool,
     program: PathBuf,
@@ -302,14 +303,13 @@ impl Node {
     pub fn spawn_without_waiting(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.dir.join("agent.log")).expect("agent.log");
-        let mut command = match &self.boot_id {
-            None => {
-                // As some hosts' service managers start programs.
-                let mut command = Command::new("sh");
-                command.args(["-c", "umask 077 && exec \"$0\" \"$@\""]).arg(&self.program);
-                command
-            }
-            Some(id) => self.in_boot(id, &self.program),
+        let mut command = if self.covered.is_empty() {
+            // As some hosts' service managers start programs.
+            let mut command = Command::new("sh");
+            command.args(["-c", "umask 077 && exec \"$0\" \"$@\""]).arg(&self.program);
+            command
+        } else {
+            self.covering(&self.program)
         };
         command.arg("--config").arg(self.dir.join("berthd.toml")).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("dup")).stderr(log);
@@ -335,16 +335,33 @@ impl Node {
 
     /// The next agent finds another boot id than the one before: in a mount namespace where a file stands in for the kernel's.
     pub fn set_boot_id(&mut self, id: &str) {
-        self.boot_id = Some(id.to_owned());
+        self.cover("/proc/sys/kernel/random/boot_id", &format!("{id}\n"));
     }
 
-    fn in_boot(&self, id: &str, program: &Path) -> Command {
-        let file = self.dir.join("boot_id");
-        fs::write(&file, format!("{id}\n")).expect("boot_id");
+    /// What the next agents find in place of a file of the host.
+    pub fn cover(&mut self, file: &'static str, text: &str) {
+        self.covered.insert(file, text.to_owned());
+    }
+
+    fn covering(&self, program: &Path) -> Command {
         let mut command = Command::new("unshare");
-        let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
-        command.args(["--mount", "sh", "-c", script]).arg(file).arg(program);
+        let mut script = String::new();
+        for (n, (file, text)) in self.covered.iter().enumerate() {
+            let ours = self.dir.join(format!("covered-{n}"));
+            fs::write(&ours, text).expect("covered");
+            script.push_str(&format!("mount --bind '{}' {file} && ", ours.display()));
+        }
+        command.args(["--mount", "sh", "-c", &format!("{script}exec \"$0\" \"$@\"")]).arg(program);
         command
+    }
+
+    /// For the next agent.
+    pub fn change_config(&self, change: impl FnOnce(&str) -> String) {
+        let path = self.dir.join("berthd.toml");
+        let text = fs::read_to_string(&path).expect("berthd.toml");
+        let changed = change(&text);
+        assert_ne!(changed, text, "nothing was changed");
+        fs::write(&path, changed).expect("berthd.toml");
     }
 
     fn answers(&self) -> bool {
