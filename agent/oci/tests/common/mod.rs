@@ -1,6 +1,8 @@
 //! Bundles made of a static busybox, and the program under test.
 #![allow(dead_code, reason = "not every test file uses everything")]
 
+pub mod engines;
+
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -14,8 +16,34 @@ pub fn runtime() -> String {
 }
 
 /// Where bundles are: a disk, because owners of a root that is an overlay cannot be mapped everywhere.
-fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     std::env::var_os("BERTH_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp"), |dir| PathBuf::from(dir).join("run"))
+}
+
+/// Makes a root with a static busybox.
+pub fn busybox(root: &Path) {
+    let bin = root.join("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::copy("/bin/busybox", bin.join("busybox")).expect("a static busybox (Debian: busybox-static)");
+    for applet in [
+        "sh", "sleep", "cat", "echo", "id", "ls", "mount", "stat", "touch", "head", "grep", "hostname", "tty", "pwd",
+        "env", "true", "kill", "mkdir", "ps", "readlink", "stty", "nslookup", "dd", "test",
+    ] {
+        std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
+    }
+    for folder in ["proc", "sys", "dev", "tmp", "etc"] {
+        std::fs::create_dir(root.join(folder)).unwrap();
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn until(what: &str, is: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is() {
+        assert!(began.elapsed() < Duration::from_secs(10), "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A folder with a bundle and a state folder; everything is gone with it.
@@ -29,18 +57,7 @@ impl Bench {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("oci{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let at = folder().join(&name);
-        let bin = at.join("bundle/rootfs/bin");
-        std::fs::create_dir_all(&bin).unwrap();
-        std::fs::copy("/bin/busybox", bin.join("busybox")).expect("a static busybox (Debian: busybox-static)");
-        for applet in [
-            "sh", "sleep", "cat", "echo", "id", "ls", "mount", "stat", "touch", "head", "grep", "hostname", "tty",
-            "pwd", "env", "true", "kill", "mkdir", "ps", "readlink", "stty", "nslookup", "dd", "test",
-        ] {
-            std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
-        }
-        for folder in ["proc", "sys", "dev", "tmp", "etc"] {
-            std::fs::create_dir(at.join("bundle/rootfs").join(folder)).unwrap();
-        }
+        busybox(&at.join("bundle/rootfs"));
         Bench { at, name }
     }
 
