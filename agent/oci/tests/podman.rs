@@ -39,7 +39,8 @@ impl Podman {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("podman");
-        command.env("CONTAINERS_CONF", self.at.join("containers.conf")).stdin(Stdio::null());
+        // conmon notes in its working folder that a process had no memory left.
+        command.env("CONTAINERS_CONF", self.at.join("containers.conf")).stdin(Stdio::null()).current_dir(&self.at);
         for (option, folder) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             command.arg(option).arg(self.at.join(folder));
         }
