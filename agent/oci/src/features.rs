@@ -2,6 +2,7 @@
 
 use crate::plan::{NAMESPACES, mount_options};
 use crate::state::OCI_VERSION;
+use berth_runtime::seccomp::Table;
 use serde_json::{Value, json};
 
 pub fn features() -> Value {
@@ -26,6 +27,7 @@ pub fn features() -> Value {
                     "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
                     "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
                 ],
+                "archs": Table::scmp_names(),
                 "knownFlags": [
                     "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
                 ],

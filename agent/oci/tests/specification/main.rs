@@ -42,6 +42,7 @@
 mod cgroups;
 #[path = "../common/mod.rs"]
 mod common;
+mod features;
 
 use common::{Bench, fails, ok, only_v2, text};
 use serde_json::{Value, json};
@@ -270,54 +271,56 @@ fn mounts_come_in_their_order() {
     assert_eq!(ok(bench.run()), "711\n722\n733\ninside\n2\n");
 }
 
+/// Options of the specification's table, and what mountinfo says of them, before the dash (of the mount) or behind it (of the file system);
+/// empty: nothing to be seen.
+const OPTIONS: [(&str, &str); 34] = [
+    ("async", "!sync"),
+    ("atime", "!noatime"),
+    ("defaults", "rw"),
+    ("dev", "!nodev"),
+    ("diratime", "!nodiratime"),
+    ("dirsync", "dirsync"),
+    ("exec", "!noexec"),
+    ("iversion", ""),
+    ("lazytime", "lazytime"),
+    ("loud", ""),
+    ("noatime", "noatime"),
+    ("nodev", "nodev"),
+    ("nodiratime", "nodiratime"),
+    ("noexec", "noexec"),
+    ("noiversion", ""),
+    ("nolazytime", "!lazytime"),
+    ("norelatime", ""),
+    ("nostrictatime", ""),
+    ("nosuid", "nosuid"),
+    ("relatime", "relatime"),
+    ("ro", "ro"),
+    ("rw", "rw"),
+    ("silent", ""),
+    ("strictatime", "!relatime"),
+    ("suid", "!nosuid"),
+    ("sync", "sync"),
+    ("private", "!shared:"),
+    ("rprivate", "!shared:"),
+    ("shared", "shared:"),
+    ("rshared", "shared:"),
+    ("slave", "!shared:"),
+    ("rslave", "!shared:"),
+    ("runbindable", "unbindable"),
+    ("unbindable", "unbindable"),
+];
+
 #[test]
 fn every_mount_option_that_must_be() {
     let bench = Bench::new();
     let shared = bench.at.join("shared");
     std::fs::create_dir(&shared).unwrap();
-    // What mountinfo says of it, before the dash (of the mount) or behind it (of the file system); empty: nothing to be seen.
-    let options = [
-        ("async", "!sync"),
-        ("atime", "!noatime"),
-        ("defaults", "rw"),
-        ("dev", "!nodev"),
-        ("diratime", "!nodiratime"),
-        ("dirsync", "dirsync"),
-        ("exec", "!noexec"),
-        ("iversion", ""),
-        ("lazytime", "lazytime"),
-        ("loud", ""),
-        ("noatime", "noatime"),
-        ("nodev", "nodev"),
-        ("nodiratime", "nodiratime"),
-        ("noexec", "noexec"),
-        ("noiversion", ""),
-        ("nolazytime", "!lazytime"),
-        ("norelatime", ""),
-        ("nostrictatime", ""),
-        ("nosuid", "nosuid"),
-        ("relatime", "relatime"),
-        ("ro", "ro"),
-        ("rw", "rw"),
-        ("silent", ""),
-        ("strictatime", "!relatime"),
-        ("suid", "!nosuid"),
-        ("sync", "sync"),
-        ("private", "!shared:"),
-        ("rprivate", "!shared:"),
-        ("shared", "shared:"),
-        ("rshared", "shared:"),
-        ("slave", "!shared:"),
-        ("rslave", "!shared:"),
-        ("runbindable", "unbindable"),
-        ("unbindable", "unbindable"),
-    ];
     bench.config(&["cat", "/proc/self/mountinfo"], |c| {
         let mounts = c["mounts"].as_array_mut().unwrap();
-        for (name, _) in options {
+        for (name, _) in OPTIONS {
             mounts.push(json!({"destination": format!("/t/{name}"), "type": "tmpfs", "source": "tmpfs", "options": [name]}));
         }
-        for (name, _) in options.iter().filter(|(n, _)| !["dirsync", "sync", "lazytime", "iversion"].contains(n)) {
+        for (name, _) in OPTIONS.iter().filter(|(n, _)| !["dirsync", "sync", "lazytime", "iversion"].contains(n)) {
             mounts.push(json!({"destination": format!("/b/{name}"), "type": "none", "source": shared, "options": ["bind", name]}));
         }
         mounts.push(json!({"destination": "/b/rbind", "type": "none", "source": shared, "options": ["rbind"]}));
@@ -341,7 +344,7 @@ fn every_mount_option_that_must_be() {
         };
         assert!(good, "{target}: {words:?}, not {wanted}");
     };
-    for (name, wanted) in options {
+    for (name, wanted) in OPTIONS {
         holds(&format!("/t/{name}"), if name == "rw" { "ro" } else { wanted });
         if !["dirsync", "sync", "lazytime", "iversion"].contains(&name) {
             holds(&format!("/b/{name}"), if name == "rw" { "nosuid" } else { wanted });

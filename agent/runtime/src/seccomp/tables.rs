@@ -145,6 +145,12 @@ impl Table {
         if known.is_some() || foreign() { Some(known) } else { None }
     }
 
+    /// Every name that [`Table::from_scmp`] takes.
+    pub fn scmp_names() -> Vec<String> {
+        let ours = Table::ALL.iter().map(|table| table.scmp_name().to_owned());
+        ours.chain(FOREIGN.iter().map(|name| format!("SCMP_ARCH_{name}"))).collect()
+    }
+
     /// The number of a call as the kernel gives it to the filter; `None`: this table has no such call.
     pub fn number(self, name: &str) -> Option<u32> {
         match self {
