@@ -131,6 +131,9 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     for name in &spec.cdi_devices {
         add(true, Need::Device(name.clone()));
     }
+    for rule in &spec.device_rules {
+        add(true, Need::Device(rule.to_string()));
+    }
     for capability in &spec.cap_add {
         let upper = capability.to_ascii_uppercase();
         let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
@@ -334,7 +337,7 @@ impl Policy {
         for (key, list) in lists {
             let is_cdi = |p: &str| {
                 key.ends_with("devices")
-                    && (berth_node::check_cdi_kind(p).is_ok() || p.parse::<berth_node::CdiName>().is_ok())
+                    && (is_rule(p) || berth_node::check_cdi_kind(p).is_ok() || p.parse::<berth_node::CdiName>().is_ok())
             };
             for path in list.iter().filter(|p| parts(p).is_none() && !is_cdi(p)) {
                 wrong.push((key, format!("{path:?} must be an absolute path without '..'")));
@@ -360,6 +363,15 @@ impl Policy {
     }
 }
 
+/// As a rule of devices is written: `c 189:*`, `b 8:0`, `c *:*`.
+fn is_rule(text: &str) -> bool {
+    let number = |n: &str, most: u32| n == "*" || n.parse().is_ok_and(|n: u32| n <= most);
+    let rest = text.strip_prefix("c ").or_else(|| text.strip_prefix("b "));
+    rest.and_then(|rest| rest.split_once(':')).is_some_and(|(major, minor)| {
+        number(major, 4095) && number(minor, (1 << 20) - 1) && (major != "*" || minor == "*")
+    })
+}
+
 impl Grants {
     fn permits(&self, need: &Need) -> bool {
         match need {
@@ -367,8 +379,10 @@ impl Grants {
             Need::HostNamespace(kind) => self.host_namespaces.contains(kind),
             Need::HostPath(path) => self.folder_of(path).is_some(),
             Need::Device(name) if !name.starts_with('/') => {
+                // All of a CDI kind; all minors of a major number.
                 let kind = name.split('=').next().unwrap_or(name);
-                self.devices.iter().any(|given| given == name || given == kind)
+                let major = name.split_once(':').map(|(major, _)| format!("{major}:*"));
+                self.devices.iter().any(|given| given == name || given == kind || Some(given) == major.as_ref())
             }
             Need::Device(path) => self.devices.iter().any(|folder| is_below(path, folder)),
             Need::Capability(name) => self.capabilities.iter().any(|c| c.strip_prefix("CAP_").unwrap_or(c) == name),

@@ -1,5 +1,5 @@
 use super::*;
-use berth_model::spec::{Device, Mount, Ulimit, VolumeMount};
+use berth_model::spec::{Device, DeviceRule, Mount, Ulimit, VolumeMount};
 
 impl Policy {
     /// Those of `needs` that the role has no permission for.
@@ -116,6 +116,9 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
             "host_paths = ['/']",
         ),
         (device("/dev/sda"), "/dev/sda", "devices = ['/dev/sda']", "devices = ['/dev/sd', '/dev/sdb']"),
+        (rule(Some(5)), "c 189:5", "devices = ['c 189:5']", "devices = ['c 189:6', 'b 189:5', 'c 5:189', '/']"),
+        (rule(Some(5)), "c 189:5", "devices = ['c 189:*']", "privileged = true"),
+        (rule(None), "c 189:*", "devices = ['c 189:*']", "devices = ['c 189:5', 'c *:*']"),
         (device("/dev/dri/card0"), "card0", "devices = ['/dev/dri/']", "host_paths = ['/dev/dri']"),
         (caps("ALL"), "ALL", "capabilities = ['ALL']", "capabilities = ['SYS_ADMIN']"),
         (caps("CAP_SYS_ADMIN"), "SYS_ADMIN", "capabilities = ['SYS_ADMIN']", "capabilities = ['NET_ADMIN', 'ALL']"),
@@ -132,6 +135,21 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
         (ulimit("rtprio", 1), "the ulimit rtprio", "ulimits = ['rtprio']", "ulimits = ['nice']"),
         (ulimit("nice", 21), "the ulimit nice", "ulimits = ['nice']", "privileged = true"),
     ]
+}
+
+fn rule(minor: Option<u32>) -> ContainerSpec {
+    let rule = DeviceRule { block: false, major: Some(189), minor, permissions: "rw".into() };
+    ContainerSpec { device_rules: vec![rule], ..ContainerSpec::default() }
+}
+
+#[test]
+fn rules_of_devices_are_told_from_paths() {
+    for good in ["c 189:*", "b 8:0", "c *:*", "c 4095:1048575"] {
+        assert!(is_rule(good), "{good}");
+    }
+    for bad in ["c 4096:0", "c 1:1048576", "a 1:3", "c *:3", "c 1", "c1:3", "c -1:3", "c 1:3 rwm", ""] {
+        assert!(!is_rule(bad), "{bad}");
+    }
 }
 
 fn ulimit(name: &str, hard: u64) -> ContainerSpec {

@@ -28,6 +28,7 @@ const CONFIG: &[(&str, &str)] = &[
     ("selinux.file_type", "--security-opt label=filetype"),
     ("devices", "--device"),
     ("cdi_devices", "--device"),
+    ("device_rules", "--device-cgroup-rule"),
     ("ports", "--publish"),
     ("networks", "--network"),
     ("networks.aliases", "--network-alias"),

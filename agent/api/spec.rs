@@ -6,7 +6,8 @@ use berth::v1;
 use berth_model::network::NetworkMode;
 use berth_model::publish::PublishPolicy;
 use berth_model::spec::{
-    Device, ExtraHost, HostTarget, LogConfig, Mount, MountKind, NodeAttributes, Propagation, Seccomp, Ulimit,
+    Device, DeviceRule, ExtraHost, HostTarget, LogConfig, Mount, MountKind, NodeAttributes, Propagation, Seccomp,
+    Ulimit,
 };
 use berth_model::{ContainerSpec, id, log};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -140,6 +141,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
         resources: limits::resources(f, config.resources.unwrap_or_default()),
         devices: devices(f, config.devices),
         cdi_devices: cdi_devices(f, config.cdi_devices),
+        device_rules: device_rules(f, config.device_rules),
         log: log_config(f, config.log, log),
         restart: super::supervise::restart(f, config.restart, config.auto_remove),
         health: super::supervise::health(f, config.health),
@@ -386,15 +388,40 @@ fn devices(f: &mut Fields, list: Vec<v1::Device>) -> Vec<Device> {
         // /dev/./zero and /dev//zero are /dev/zero.
         let parts: Vec<&str> = container_path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
         let container_path = format!("/{}", parts.join("/"));
-        let permissions = some(device.permissions).unwrap_or_else(|| "rwm".into());
-        let good = permissions.len() <= 3
-            && permissions.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'))
-            && permissions.bytes().collect::<HashSet<_>>().len() == permissions.len();
-        f.check(good, format!("devices[{n}].permissions"), "must be letters of rwm, each once");
+        let permissions = letters(f, format!("devices[{n}].permissions"), device.permissions);
         let node = NodeAttributes::default();
         devices.push(Device { host_path: device.host_path, container_path, permissions, node });
     }
     devices
+}
+
+/// Letters of rwm.
+fn letters(f: &mut Fields, field: String, given: String) -> String {
+    let letters = some(given).unwrap_or_else(|| "rwm".into());
+    let good = letters.len() <= 3
+        && letters.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'))
+        && letters.bytes().collect::<HashSet<_>>().len() == letters.len();
+    f.check(good, field, "must be letters of rwm, each once");
+    letters
+}
+
+fn device_rules(f: &mut Fields, list: Vec<v1::DeviceRule>) -> Vec<DeviceRule> {
+    f.count("device_rules", list.len(), 256);
+    let mut rules = Vec::new();
+    for (n, v1::DeviceRule { block, major, minor, permissions }) in list.into_iter().enumerate() {
+        let permissions = letters(f, format!("device_rules[{n}].permissions"), permissions);
+        f.check(major.is_some() || minor.is_none(), format!("device_rules[{n}].minor"), "is there without major");
+        // MAJOR and MINOR of linux/kdev_t.h.
+        let fits = major.is_none_or(|n| n < 1 << 12) && minor.is_none_or(|n| n < 1 << 20);
+        f.check(fits, format!("device_rules[{n}]"), "has a major number above 4095 or a minor one above 1048575");
+        rules.push(DeviceRule { block, major, minor, permissions });
+    }
+    rules
+}
+
+fn device_rule(rule: &DeviceRule) -> v1::DeviceRule {
+    let DeviceRule { block, major, minor, permissions } = rule;
+    v1::DeviceRule { block: *block, major: *major, minor: *minor, permissions: permissions.clone() }
 }
 
 fn log_config(f: &mut Fields, asked: Option<v1::LogConfig>, default: &LogConfig) -> LogConfig {
@@ -486,6 +513,7 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
             })
             .collect(),
         cdi_devices: spec.cdi_devices.clone(),
+        device_rules: spec.device_rules.iter().map(device_rule).collect(),
         network: super::endpoints::mode(&spec.network) as i32,
         networks: spec.networks.iter().map(super::endpoints::endpoint).collect(),
         network_container: match &spec.network {

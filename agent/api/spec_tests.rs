@@ -91,6 +91,7 @@ fn full() -> v1::ContainerConfig {
             pids: Some(10),
             cpu_quota_us: 0,
         }),
+        device_rules: vec![v1::DeviceRule { block: true, major: Some(8), minor: None, permissions: "r".into() }],
         devices: vec![v1::Device {
             host_path: "/dev/null".into(),
             container_path: "/dev/x".into(),
@@ -181,6 +182,10 @@ fn each_wrong_field_is_named() {
     };
     let sysctl = |key: &str| v1::ContainerConfig { sysctls: [(key.to_owned(), "1".to_owned())].into(), ..plain() };
     let d = v1::Resources::default;
+    let device_rule = |major, minor, permissions: &str| v1::ContainerConfig {
+        device_rules: vec![v1::DeviceRule { block: false, major, minor, permissions: permissions.into() }],
+        ..plain()
+    };
     let ulimit = |name: &str, soft, hard| v1::ContainerConfig {
         ulimits: vec![v1::Ulimit { name: name.into(), soft, hard }],
         ..plain()
@@ -233,6 +238,10 @@ fn each_wrong_field_is_named() {
         (v1::ContainerConfig { restart: policy(Mode::Always, 0), auto_remove: true, ..plain() }, "restart"),
         (v1::ContainerConfig { stop_signal: "SIGFOO".into(), ..plain() }, "stop_signal"),
         (v1::ContainerConfig { oom_score_adj: Some(1001), ..plain() }, "oom_score_adj"),
+        (device_rule(None, Some(3), "r"), "device_rules[0].minor"),
+        (device_rule(Some(4096), None, "r"), "device_rules[0]"),
+        (device_rule(Some(1), Some(1 << 20), "r"), "device_rules[0]"),
+        (device_rule(Some(1), Some(3), "rr"), "device_rules[0].permissions"),
         (
             v1::ContainerConfig { log: Some(v1::LogConfig { max_file_bytes: 1, ..Default::default() }), ..plain() },
             "log.max_file_bytes",

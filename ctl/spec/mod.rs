@@ -150,6 +150,9 @@ pub struct Create {
     /// Device of the host; permissions are letters of rwm. Or what a vendor describes (CDI): vendor.com/class=name
     #[arg(long, value_name = "HOST[:CONTAINER[:PERMISSIONS]]", help_heading = "Files")]
     pub device: Vec<String>,
+    /// Devices to use by their numbers, beside those that it has: "c 189:* rwm"
+    #[arg(long, value_name = "TYPE MAJOR:MINOR LETTERS", help_heading = "Files")]
+    pub device_cgroup_rule: Vec<String>,
 
     #[command(flatten)]
     pub network: network::Network,
@@ -311,6 +314,10 @@ impl Create {
                 .map(|d| mount::device(d))
                 .collect::<Result<_>>()?,
             cdi_devices: self.device.iter().filter(|d| mount::is_cdi(d)).cloned().collect(),
+            device_rules: {
+                let rules = self.device_cgroup_rule.iter().map(|rule| mount::device_rules(rule));
+                rules.collect::<Result<Vec<_>>>()?.concat()
+            },
             network: chosen.mode.into(),
             networks: chosen.endpoints,
             network_container: chosen.container,

@@ -309,3 +309,26 @@ pub fn device(text: &str) -> Result<v1::Device> {
         permissions: permissions.into(),
     })
 }
+
+/// `TYPE MAJOR:MINOR LETTERS` as cgroup v1 has it: c, b or, for both, a; `*` is every number.
+pub fn device_rules(text: &str) -> Result<Vec<v1::DeviceRule>> {
+    let bad = |why: &str| Error::usage(format!("--device-cgroup-rule {text:?}: {why}, as in \"c 189:* rwm\""));
+    let parts: Vec<&str> = text.split(' ').collect();
+    let [kind, numbers, letters] = parts.as_slice() else { return Err(bad("write TYPE MAJOR:MINOR LETTERS")) };
+    let number = |n: &str| match n {
+        "*" => Ok(None),
+        n => n.parse().map(Some).map_err(|_| bad("MAJOR and MINOR are numbers or *")),
+    };
+    let (major, minor) = numbers.split_once(':').ok_or_else(|| bad("write MAJOR:MINOR"))?;
+    let (major, minor) = (number(major)?, number(minor)?);
+    if letters.is_empty() || letters.len() > 3 || !letters.bytes().all(|b| b"rwm".contains(&b)) {
+        return Err(bad("LETTERS are some of rwm"));
+    }
+    let rule = |block| v1::DeviceRule { block, major, minor, permissions: (*letters).to_owned() };
+    match *kind {
+        "c" => Ok(vec![rule(false)]),
+        "b" => Ok(vec![rule(true)]),
+        "a" => Ok(vec![rule(false), rule(true)]),
+        _ => Err(bad("TYPE is c, b or a")),
+    }
+}

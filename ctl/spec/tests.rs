@@ -106,6 +106,8 @@ fn every_flag_arrives() {
         "-1",
         "--device",
         "/dev/fuse:rw",
+        "--device-cgroup-rule",
+        "a 189:* rw",
         "--network",
         "host",
         "-p",
@@ -246,6 +248,12 @@ fn mounts() {
     }
     for bad in ["t", "/t:size=x", "/t:suid", "/t:mode=8"] {
         mount::tmpfs(bad).expect_err(bad);
+    }
+    for bad in
+        ["c", "c 1:3", "d 1:3 r", "c 1 r", "c x:3 r", "c 1:3 rx", "c 1:3 ", "c 1:-3 r", "c 1:3 rwm x", "c  1:3 r"]
+    {
+        let error = mount::device_rules(bad).expect_err(bad);
+        assert!(error.to_string().contains("--device-cgroup-rule"), "{error}");
     }
     for bad in ["dev", "/a:/b:x", "/a:/b:rw:x"] {
         mount::device(bad).expect_err(bad);

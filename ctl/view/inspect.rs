@@ -142,6 +142,7 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
             "PathOnHost": d.host_path, "PathInContainer": d.container_path, "CgroupPermissions": d.permissions,
         })).collect::<Vec<_>>(),
         "CDIDevices": c.cdi_devices,
+        "DeviceCgroupRules": c.device_rules.iter().map(device_rule).collect::<Vec<_>>(),
     });
     let around = json!({
         "OomScoreAdj": c.oom_score_adj,
@@ -245,4 +246,11 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
             "Ports": bindings,
         },
     })
+}
+
+/// As it is asked for.
+fn device_rule(rule: &v1::DeviceRule) -> String {
+    let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
+    let kind = if rule.block { 'b' } else { 'c' };
+    format!("{kind} {}:{} {}", number(rule.major), number(rule.minor), rule.permissions)
 }

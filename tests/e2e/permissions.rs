@@ -12,6 +12,7 @@ const OPTIONS: &[(&[&str], &str, &str)] = &[
     (&["--uts", "host"], "host_namespaces", "['uts']"),
     (&["-v", "/usr/share:/host:ro"], "host_paths", "['/usr']"),
     (&["--device", "/dev/loop0"], "devices", "['/dev/loop0']"),
+    (&["--device-cgroup-rule", "c 10:* r"], "devices", "['c 10:*']"),
     (&["--cap-add", "NET_ADMIN"], "capabilities", "['NET_ADMIN']"),
     (&["--cap-add", "ALL"], "capabilities", "['ALL']"),
     (&["--security-opt", "seccomp=unconfined"], "unconfined", "true"),

@@ -252,6 +252,11 @@ fn devices_are_given_one_by_one() {
     assert!(output.stderr.contains("not permitted"), "{output:?}");
     let own = ["--userns", "host"];
     assert_eq!(node.sh(&own, "mknod /null c 1 3 && echo x > /null && echo fine"), "fine");
+    let control = "mknod /l c 10 237; (: </l) 2>&- && echo read; (: >/l) 2>&- && echo written; true";
+    assert_eq!(node.sh(&own, control), "");
+    let with = |rule: &str| node.sh(&[&own[..], &["--device-cgroup-rule", rule]].concat(), control);
+    assert_eq!((with("c 10:237 r"), with("a 10:* rw")), ("read".to_owned(), "read\nwritten".to_owned()));
+    assert_eq!((with("b 10:237 rwm"), with("c 10:236 rwm")), (String::new(), String::new()));
     node.finish();
 }
 

@@ -8,6 +8,7 @@ use crate::supervision::{After, HealthAction, HealthCheck, RestartPolicy};
 pub use crate::userns::UsernsMode;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 /// Everything that a container is made of, beside its image.
@@ -75,6 +76,8 @@ pub struct ContainerSpec {
     pub devices: Vec<Device>,
     /// Whole names of CDI devices: `vendor.com/class=name`. What they stand for is looked up at each start.
     pub cdi_devices: Vec<String>,
+    /// Devices by their numbers.
+    pub device_rules: Vec<DeviceRule>,
     pub network: NetworkMode,
     /// With [`NetworkMode::Bridge`]; empty: the default network.
     pub networks: Vec<EndpointSpec>,
@@ -340,6 +343,24 @@ pub struct Device {
     /// What its node has in the container; `None`: as the host's.
     #[serde(default)]
     pub node: NodeAttributes,
+}
+
+/// Devices that may be used, by their numbers. `None`: all.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeviceRule {
+    pub block: bool,
+    pub major: Option<u32>,
+    pub minor: Option<u32>,
+    /// Letters of `rwm`.
+    pub permissions: String,
+}
+
+/// As cgroup v1's devices.allow has it, without the letters: `c 189:*`.
+impl fmt::Display for DeviceRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
+        write!(f, "{} {}:{}", if self.block { 'b' } else { 'c' }, number(self.major), number(self.minor))
+    }
 }
 
 /// Ids are the container's.

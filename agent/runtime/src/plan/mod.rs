@@ -497,5 +497,13 @@ pub(crate) fn device_rules(spec: &ContainerSpec, given: &[GivenDevice]) -> Optio
         write: d.permissions.contains('w'),
         mknod: d.permissions.contains('m'),
     }));
+    rules.extend(spec.device_rules.iter().map(|rule| DeviceRule {
+        block: rule.block,
+        major: rule.major,
+        minor: rule.minor,
+        read: rule.permissions.contains('r'),
+        write: rule.permissions.contains('w'),
+        mknod: rule.permissions.contains('m'),
+    }));
     Some(rules)
 }
