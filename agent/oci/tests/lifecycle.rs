@@ -125,6 +125,32 @@ fn the_process_is_as_config_json_says() {
     assert_eq!(out, expected);
 }
 
+/// CVE-2022-24769: what whoever calls may hand on is none of the container's, whether config.json speaks of capabilities or not.
+#[test]
+fn what_the_caller_hands_on_is_not_the_containers() {
+    let bench = Bench::new();
+    let handed = ["--inh-caps", "+kill,+chown", "--ambient-caps", "+kill,+chown"];
+    let sets = |uid: u32, capabilities: serde_json::Value| {
+        bench.config(&["grep", "^Cap", "/proc/self/status"], |c| {
+            c["process"]["user"] = json!({"uid": uid, "gid": 0});
+            c["process"]["capabilities"] = capabilities.clone();
+            c["process"]["noNewPrivileges"] = json!(uid == 0);
+        });
+        let run = bench.command(&["run", &bench.id()]);
+        let mut command = std::process::Command::new("setpriv");
+        command.args(handed).arg(run.get_program()).args(run.get_args()).current_dir(bench.bundle());
+        let out = ok(command.stdin(Stdio::null()).output().unwrap());
+        out.lines().map(|l| u64::from_str_radix(l.split_once('\t').unwrap().1, 16).unwrap()).collect::<Vec<_>>()
+    };
+    let kill = json!(["CAP_KILL"]);
+    for uid in [0, 1000] {
+        let given = json!({"bounding": kill, "effective": kill, "permitted": kill});
+        let kept = if uid == 0 { 0x20 } else { 0 };
+        assert_eq!(sets(uid, given), [0, kept, kept, 0x20, 0], "{uid}");
+        assert_eq!(sets(uid, json!(null)), [0; 5], "{uid}");
+    }
+}
+
 #[test]
 fn mounts_devices_and_walls() {
     let bench = Bench::new();

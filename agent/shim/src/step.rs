@@ -505,8 +505,13 @@ fn identity(uid: u32, gid: u32, groups: &[u32], capabilities: u64) -> io::Result
         each_stream(|stream| std::os::unix::fs::fchown(stream, Some(uid), None))?;
     }
     process::set_user(uid, gid, groups)?;
-    // Another user than root has lost all of them by that, as by execve; for root the sets shrink to what is given.
-    if uid == 0 && !kept { cap::set(capabilities) } else { Ok(()) }
+    // Another user than root has lost its rights by that, but not what it hands on: whoever started the agent may have begun with inheritable ones,
+    // which a program with file capabilities turns into rights (CVE-2022-24769).
+    match uid {
+        _ if kept => Ok(()),
+        0 => cap::set(capabilities),
+        _ => cap::set(0),
+    }
 }
 
 /// What is written goes to the kernel or nowhere: in a container that runs anything may lie over its /proc (CVE-2019-16884). The first of these

@@ -158,6 +158,7 @@ impl Builder {
             fds_at_rest: 0,
             environment: Vec::new(),
             covered: BTreeMap::new(),
+            starter: Vec::new(),
             checked: false,
             killed_deliberately: false,
             program: super::binary("berthd", env!("CARGO_BIN_EXE_berthd")),
@@ -230,6 +231,8 @@ pub struct Node {
     environment: Vec<(String, String)>,
     /// Files of the host, and what the agent finds in their place.
     covered: BTreeMap<&'static str, String>,
+    /// A program of the host's with its arguments, which executes the agent.
+    starter: Vec<String>,
     checked: bool,
     killed_deliberately: bool,
     program: PathBuf,
@@ -306,7 +309,7 @@ impl Node {
         let mut command = if self.covered.is_empty() {
             // As some hosts' service managers start programs.
             let mut command = Command::new("sh");
-            command.args(["-c", "umask 077 && exec \"$0\" \"$@\""]).arg(&self.program);
+            command.args(["-c", "umask 077 && exec \"$0\" \"$@\""]).args(&self.starter).arg(&self.program);
             command
         } else {
             self.covering(&self.program)
@@ -331,6 +334,11 @@ impl Node {
     pub fn set_env(&mut self, name: &str, value: Option<&str>) {
         self.environment.retain(|(n, _)| n != name);
         self.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
+    /// For the next agent: it is executed by this command.
+    pub fn set_starter(&mut self, words: &[&str]) {
+        self.starter = words.iter().map(|w| (*w).to_owned()).collect();
     }
 
     /// The next agent finds another boot id than the one before: in a mount namespace where a file stands in for the kernel's.

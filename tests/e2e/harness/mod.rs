@@ -90,3 +90,11 @@ pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 pub fn until(what: &str, mut check: impl FnMut() -> bool) {
     eventually(what, || check().then_some(()));
 }
+
+/// The sets of /proc/PID/status in its order: inheritable, permitted, effective, bounding, ambient.
+pub fn capability_sets(status: &str) -> [u64; 5] {
+    ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"].map(|name| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {status}"));
+        u64::from_str_radix(line.trim(), 16).expect("a set")
+    })
+}
