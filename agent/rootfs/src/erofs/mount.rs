@@ -1,6 +1,6 @@
 //! Mounting an index and its tar from their files, without a loop device: Linux 6.12 (CONFIG_EROFS_FS_BACKED_BY_FILE).
 
-use super::write_index;
+use super::{IndexError, write_index};
 use crate::tar::Parser;
 use crate::tree::Tree;
 use berth_sys::fs as sysfs;
@@ -40,7 +40,11 @@ pub fn probe(folder: &Path) -> io::Result<()> {
     let mut tree = Tree::new();
     Parser::new().push(&bytes, &mut tree).map_err(io::Error::other)?;
     std::os::unix::fs::FileExt::write_all_at(&tar, &bytes, 0)?;
-    write_index(&tree, &tar, bytes.len() as u64, &index).map_err(io::Error::other)?;
+    write_index(&tree, &tar, bytes.len() as u64, &index).map_err(|e| match e {
+        // A full disk is told from a kernel that cannot.
+        IndexError::Io(error) => error,
+        other => io::Error::other(other),
+    })?;
     let mounted = mount(&index, &tar, "")?;
     let file = sysfs::openat2(mounted.as_fd(), "a", sysfs::Open::RDONLY, 0, sysfs::Resolve::BENEATH)?;
     let read = io::read_to_string(File::from(file))?;
