@@ -14,6 +14,7 @@ fn main() {
             "agent/sys/Cargo.toml",
             "agent/sys/src/lib.rs",
             "agent/sys/src/cap.rs",
+            "agent/sys/src/filter.rs",
             "agent/sys/src/fs.rs",
             "agent/sys/src/landlock.rs",
             "agent/sys/src/memfd.rs",

@@ -11,12 +11,17 @@ use std::process::{Command, Stdio};
 
 const IDLE: &str = "while :; do sleep 1; done";
 
-/// The program with the attacks that a shell cannot make, built once for all tests of this source.
+/// The program with the attacks that a shell cannot make.
 pub fn program() -> PathBuf {
-    let source = source_dir().join("tests/fixtures/escape.c");
+    built("escape")
+}
+
+/// A program of the fixtures, built once for all tests of this source.
+pub fn built(name: &str) -> PathBuf {
+    let source = source_dir().join(format!("tests/fixtures/{name}.c"));
     let mut hash = DefaultHasher::new();
-    fs::read(&source).expect("escape.c").hash(&mut hash);
-    let target = test_dir().join(format!("escape-{:016x}", hash.finish()));
+    fs::read(&source).expect("a fixture").hash(&mut hash);
+    let target = test_dir().join(format!("{name}-{:016x}", hash.finish()));
     if !target.exists() {
         let made = target.with_extension(std::process::id().to_string());
         let status = Command::new("cc").args(["-O2", "-static", "-o"]).arg(&made).arg(&source).status();

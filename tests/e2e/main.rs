@@ -19,6 +19,7 @@ mod changes;
 mod cni;
 #[cfg(feature = "failpoints")]
 mod cni_faults;
+mod confined;
 mod cp;
 mod crowd;
 mod ctl;

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The server's pid, by its mark beside the networks' files.
-fn server(node: &Node) -> Option<u32> {
+pub fn server(node: &Node) -> Option<u32> {
     let socket = node.socket();
     let text = std::fs::read_to_string(socket.parent()?.join("names/pid")).ok()?;
     let pid = text.split(' ').next()?.parse().ok()?;

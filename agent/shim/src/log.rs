@@ -14,7 +14,7 @@ use berth_sys::process;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{IoSlice, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::sync::Mutex;
@@ -81,6 +81,10 @@ impl Log {
             dropped: 0,
             uncounted: 0,
         }
+    }
+
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
     }
 
     /// Writes whole lines (each with its newline, except a last one that is partial). Never fails: what cannot be written is counted, and

@@ -5,12 +5,13 @@
 //! cgroup limits, networks or stores, and has no other input than the agent's messages and the workload's output.
 //!
 //! `start` makes the process (`init` is what the new process does, one `step` after the other, until its execve; `outside` what it still does as the host's;
-//! `foreign` has another OCI runtime make it), `relay` is the loop,
+//! `foreign` has another OCI runtime make it), `confine` gives up what it needed the host's rights for, `relay` is the loop,
 //! `client` who reads and feeds, `ring` what readers have yet to take, `log` the stored output, `oom` whether memory was short.
 #![forbid(unsafe_code)]
 
 mod client;
 mod command;
+mod confine;
 mod foreign;
 mod init;
 mod log;
@@ -60,6 +61,8 @@ fn run() -> io::Result<()> {
     let relay = relay::Relay::new(&plan, fds, control, container)?;
     drop(plan);
     drop(bytes);
+    // The container runs, and what it says has not been read yet. A shim that cannot be confined ends, and the container with it.
+    confine::confine(&relay.folders())?;
     relay.run()
 }
 

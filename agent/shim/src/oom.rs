@@ -5,12 +5,14 @@
 
 use berth_model::wire::Plan;
 use berth_sys::fs::{self, Open};
-use berth_sys::process;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
+/// The groups' counters, opened while this process may open what it likes.
 pub struct Watch {
-    group: OwnedFd,
-    above: OwnedFd,
+    group: Option<File>,
+    above: Option<File>,
     /// Kills in the group above and all below it, before the workload ran.
     before: Option<u64>,
 }
@@ -18,17 +20,20 @@ pub struct Watch {
 impl Watch {
     /// `None`: the group stays, and the agent can look for itself.
     pub fn new(plan: &Plan<'_>, fds: &[OwnedFd]) -> Option<Self> {
-        let take = |place: Option<u8>| fds.get(usize::from(place?))?.try_clone().ok();
-        let (group, above) = (take(plan.fds.cgroup)?, take(plan.fds.slice)?);
-        let before = kills(&above);
+        let open = |place: Option<u8>| -> Option<Option<File>> {
+            let folder = fds.get(usize::from(place?))?;
+            Some(fs::openat(folder.as_fd(), "memory.events", Open::RDONLY, 0).ok().map(File::from))
+        };
+        let (group, above) = (open(plan.fds.cgroup)?, open(plan.fds.slice)?);
+        let before = kills(above.as_ref());
         Some(Watch { group, above, before })
     }
 
     /// Leaves the file `oom` in `run` where memory was short. `killed`: the first process ended by SIGKILL.
     pub fn note(self, run: &OwnedFd, killed: bool) {
-        let short = match kills(&self.group) {
+        let short = match kills(self.group.as_ref()) {
             Some(kills) => kills > 0,
-            None => killed && kills(&self.above) > self.before,
+            None => killed && kills(self.above.as_ref()) > self.before,
         };
         if short {
             // A full /run: the end itself is told all the same.
@@ -37,11 +42,10 @@ impl Watch {
     }
 }
 
-/// By memory.events (cgroup-v2.rst). `None`: nobody counts memory here, or the group is gone.
-fn kills(group: &OwnedFd) -> Option<u64> {
-    let file = fs::openat(group.as_fd(), "memory.events", Open::RDONLY, 0).ok()?;
+/// By memory.events (cgroup-v2.rst). `None`: nobody counts memory here, or the group is gone (ENODEV).
+fn kills(events: Option<&File>) -> Option<u64> {
     let mut text = [0; 512];
-    let n = process::read(file.as_fd(), &mut text).ok()?;
+    let n = events?.read_at(&mut text, 0).ok()?;
     counted(&text[..n])
 }
 

@@ -16,7 +16,7 @@ use berth_sys::process::{self, Ended, Poll};
 use berth_sys::{pty, socket};
 use output::Output;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::SystemTime;
 
 /// Attachments and control connections at a time; further ones are refused.
@@ -140,6 +140,12 @@ impl Relay {
             relay.meet(0, process::monotonic_ms());
         }
         Ok(relay)
+    }
+
+    /// Where files are made as long as the container is there.
+    pub fn folders(&self) -> Vec<BorrowedFd<'_>> {
+        let log = self.log.as_ref().map(Log::folder);
+        self.run.as_ref().map(AsFd::as_fd).into_iter().chain(log).collect()
     }
 
     pub fn run(mut self) -> io::Result<()> {

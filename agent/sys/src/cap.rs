@@ -121,6 +121,12 @@ impl Sets {
     }
 }
 
+/// What this thread may put in force (capget(2)).
+pub fn permitted() -> io::Result<u64> {
+    let Sets([low, high]) = Sets::of_thread()?;
+    Ok(u64::from(high.permitted) << 32 | u64::from(low.permitted))
+}
+
 /// Sets permitted and effective of this thread, inheritable to nothing; ambient follows (capset(2)).
 pub fn set(permitted: u64) -> io::Result<()> {
     let word = |bits: u64| Data { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
@@ -171,6 +177,7 @@ mod tests {
     fn what_is_out_of_force_comes_back() {
         let (all, bits) = (in_force(), bit("SYS_ADMIN").unwrap() | bit("CHOWN").unwrap());
         assert_eq!(all & bits, bits, "needs root");
+        assert_eq!(permitted().unwrap(), all);
         assert_eq!(without(bits, in_force).unwrap(), all & !bits);
         assert_eq!(in_force(), all);
         std::panic::catch_unwind(|| without(bits, || panic!("at work"))).unwrap_err();

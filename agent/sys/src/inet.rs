@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -129,12 +129,11 @@ pub fn listen(address: SocketAddr, kind: Kind, device: &str, queue_bytes: u32) -
     Ok(socket)
 }
 
-/// The number of an interface of the calling thread's network namespace (if_nametoindex(3)); /sys/class/net is the namespace's that mounted it.
-/// None: there is none of that name.
+/// The number of an interface of the calling thread's network namespace; /sys/class/net is the namespace's that mounted it, and if_nametoindex(3)
+/// wants sockets of more families. None: there is none of that name.
 pub fn interface_index(name: &str) -> Option<u32> {
-    let name = std::ffi::CString::new(name).ok()?;
-    // SAFETY: the name ends with a NUL and lives through the call.
-    Some(unsafe { libc::if_nametoindex(name.as_ptr()) }).filter(|index| *index != 0)
+    let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    crate::net::interface_index(socket(any, Kind::Udp).ok()?.as_fd(), name)
 }
 
 /// A socket that talks to `remote` alone, from a port of the kernel's choice. A stream is being connected: it is writable when that is done, and
@@ -434,7 +433,6 @@ impl Epoll {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     fn pair(address: &str) -> (OwnedFd, OwnedFd, SocketAddr) {
         let server = listen(address.parse().unwrap(), Kind::Udp, "lo", 1 << 16).unwrap();

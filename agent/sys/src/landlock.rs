@@ -1,12 +1,16 @@
 //! Landlock: a process limits itself and what it makes from here on to files below some places (landlock(7)).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Rights to files and folders, bits of `handled_access_fs` (linux/landlock.h).
 pub const EXECUTE: u64 = 1;
 pub const WRITE_FILE: u64 = 1 << 1;
 pub const READ_FILE: u64 = 1 << 2;
+pub const READ_DIR: u64 = 1 << 3;
+pub const REMOVE_FILE: u64 = 1 << 5;
+/// Making files, and giving them other names.
+pub const MAKE_REG: u64 = 1 << 8;
 /// EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_*, MAKE_*: all of the first ABI (Linux 5.13).
 const FIRST: u64 = (1 << 13) - 1;
 /// Moving and linking to another folder, ABI 2 (Linux 5.19). Without it both are denied everywhere.
@@ -15,6 +19,10 @@ const REFER: u64 = 1 << 13;
 pub const TRUNCATE: u64 = 1 << 14;
 /// ioctl(2) on devices, ABI 5 (Linux 6.10).
 pub const IOCTL_DEV: u64 = 1 << 15;
+
+/// bind(2) and connect(2) of TCP sockets, bits of `handled_access_net`, ABI 4 (Linux 6.7).
+pub const BIND_TCP: u64 = 1;
+pub const CONNECT_TCP: u64 = 1 << 1;
 
 /// Connecting to abstract Unix sockets of processes outside, ABI 6 (Linux 6.12).
 pub const SCOPE_ABSTRACT_SOCKETS: u64 = 1;
@@ -30,6 +38,16 @@ pub fn rights(abi: u32) -> u64 {
 /// Both scopes, where the ABI has them.
 pub fn scopes(abi: u32) -> u64 {
     if abi >= 6 { SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS } else { 0 }
+}
+
+/// The scope of abstract sockets alone, where the ABI has it.
+pub fn sockets(abi: u32) -> u64 {
+    scopes(abi) & SCOPE_ABSTRACT_SOCKETS
+}
+
+/// Both rights to TCP, where the ABI has them.
+pub fn tcp(abi: u32) -> u64 {
+    if abi >= 4 { BIND_TCP | CONNECT_TCP } else { 0 }
 }
 
 /// The kernel's version of the interface, 1 or more. `None`: it was built without Landlock, or started without it (`lsm=`).
@@ -55,25 +73,77 @@ struct Beneath {
     parent: i32,
 }
 
-fn allow(ruleset: BorrowedFd<'_>, rights: u64, parent: BorrowedFd<'_>) -> io::Result<()> {
-    const PATH_BENEATH: u32 = 1;
-    let rule = Beneath { rights, parent: parent.as_raw_fd() };
-    // SAFETY: the kernel reads one struct of this kind, which lives through the call.
-    let r =
-        unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), PATH_BENEATH, &raw const rule, 0) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// struct landlock_net_port_attr
+#[repr(C)]
+struct Port {
+    rights: u64,
+    port: u64,
 }
 
-fn ruleset(files: u64, scopes: u64) -> io::Result<OwnedFd> {
-    let attributes = Ruleset { files, network: 0, scopes };
-    // SAFETY: the kernel reads as many bytes as the struct has, which lives through the call.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attributes, size_of::<Ruleset>(), 0u32) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
+/// A set of rules, which holds for nobody until somebody enters it.
+#[derive(Debug)]
+pub struct Domain {
+    ruleset: OwnedFd,
+    files: u64,
+    tcp: u64,
+}
+
+impl Domain {
+    /// Who enters has none of these rights but where a rule gives them, and none of these scopes.
+    ///
+    /// # Errors
+    /// `EINVAL`, `E2BIG`: this kernel does not know some of them.
+    pub fn new(files: u64, tcp: u64, scopes: u64) -> io::Result<Domain> {
+        let attributes = Ruleset { files, network: tcp, scopes };
+        let len = size_of::<Ruleset>();
+        // SAFETY: the kernel reads as many bytes as the struct has, which lives through the call.
+        let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attributes, len, 0u32) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a new descriptor, which nobody else has.
+        Ok(Domain { ruleset: unsafe { OwnedFd::from_raw_fd(fd as i32) }, files, tcp })
     }
-    // SAFETY: a new descriptor, which nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+
+    /// Those of these rights that the domain is about, to what is beneath a folder or to a file.
+    ///
+    /// # Errors
+    /// `EBADFD`: it has no path. `EINVAL`: a file has not such rights.
+    pub fn allow(&self, rights: u64, place: BorrowedFd<'_>) -> io::Result<()> {
+        const PATH_BENEATH: u32 = 1;
+        let rule = Beneath { rights: rights & self.files, parent: place.as_raw_fd() };
+        // SAFETY: the kernel reads one struct of this kind, which lives through the call.
+        unsafe { self.add(PATH_BENEATH, (&raw const rule).cast()) }
+    }
+
+    /// Those of these rights that the domain is about, with this port of TCP; 0 is one of the kernel's choice.
+    pub fn allow_port(&self, rights: u64, port: u16) -> io::Result<()> {
+        const NET_PORT: u32 = 2;
+        let rule = Port { rights: rights & self.tcp, port: port.into() };
+        if rule.rights == 0 {
+            return Ok(());
+        }
+        // SAFETY: the kernel reads one struct of this kind, which lives through the call.
+        unsafe { self.add(NET_PORT, (&raw const rule).cast()) }
+    }
+
+    /// # Safety
+    /// The kernel reads the struct that `kind` stands for.
+    unsafe fn add(&self, kind: u32, rule: *const libc::c_void) -> io::Result<()> {
+        // SAFETY: as the caller says.
+        let r = unsafe { libc::syscall(libc::SYS_landlock_add_rule, self.ruleset.as_raw_fd(), kind, rule, 0) };
+        if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Holds for this thread and what it makes from here on. The caller has CAP_SYS_ADMIN in its user namespace or no_new_privs.
+    ///
+    /// # Errors
+    /// `E2BIG`: there are 16 such walls around the thread already.
+    pub fn enter(self) -> io::Result<()> {
+        // SAFETY: takes numbers only.
+        let r = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, self.ruleset.as_raw_fd(), 0) };
+        if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
 }
 
 /// From here on this thread and what it makes have `rights` to what is beneath `root` and, as far as a file has them, to `files`, and to nothing
@@ -86,29 +156,29 @@ fn ruleset(files: u64, scopes: u64) -> io::Result<OwnedFd> {
 /// `EINVAL`: this kernel does not know some of the rights or scopes. `E2BIG`: there are 16 such walls around the thread already.
 pub fn restrict(rights: u64, scopes: u64, root: BorrowedFd<'_>, files: &[BorrowedFd<'_>]) -> io::Result<()> {
     const OF_FILES: u64 = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV;
-    let ruleset = ruleset(rights, scopes)?;
-    allow(ruleset.as_fd(), rights, root)?;
+    let domain = Domain::new(rights, 0, scopes)?;
+    domain.allow(rights, root)?;
     for file in files {
-        match allow(ruleset.as_fd(), rights & OF_FILES, *file) {
+        match domain.allow(OF_FILES, *file) {
             Err(e) if e.raw_os_error() == Some(libc::EBADFD) => {}
             other => other?,
         }
     }
-    // SAFETY: takes numbers only.
-    let r = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    domain.enter()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
+    use std::os::fd::AsFd;
 
     #[test]
     fn each_abi_has_the_rights_of_the_one_before() {
         assert_eq!((rights(1), rights(2), rights(3)), (0x1fff, 0x3fff, 0x7fff));
         assert_eq!((rights(4), rights(5), rights(9)), (0x7fff, 0xffff, 0xffff));
-        assert_eq!((scopes(5), scopes(6)), (0, 3));
+        assert_eq!((scopes(5), scopes(6), sockets(5), sockets(6)), (0, 3, 0, 1));
+        assert_eq!((tcp(3), tcp(4)), (0, 3));
     }
 
     /// On a thread of its own, as it holds for the thread alone. Needs a kernel with Landlock.

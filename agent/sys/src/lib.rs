@@ -7,6 +7,7 @@ mod bpf;
 pub mod cap;
 pub mod cgroup_bpf;
 pub mod detour_bpf;
+pub mod filter;
 pub mod fs;
 #[cfg(fuzzing)]
 pub mod fuzz;
