@@ -102,7 +102,8 @@ vm() {
   registry || return 1
   cargo build --quiet --workspace --features berth/failpoints --bins --test e2e || return 1
   BERTH_VM_LAYERS=directory in_vm "${VM_SECONDS:-420}" tests/vm-smoke.sh target/debug &&
-    BERTH_TEST_SECONDS=300 in_vm "${VM_E2E_SECONDS:-1200}" tests/vm-e2e.sh target/debug limits:: resources:: sandbox:: apparmor::
+    BERTH_TEST_SECONDS=300 in_vm "${VM_E2E_SECONDS:-1200}" tests/vm-e2e.sh target/debug limits:: \
+      resources::disks resources::files resources::a_container apparmor::
 }
 
 in_vm() { # SECONDS COMMAND...
