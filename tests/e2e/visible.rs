@@ -1,47 +1,142 @@
-//! What a process in a container has from the start: descriptors, environment, mounts, rights, keys. Compared with what it should be.
+//! What a process in a container has from the start: descriptors, environment, mounts with what they show of the host, rights, keys. Compared
+//! with what it should be, to the letter.
 
 use crate::escapes::program;
-use crate::harness::{Node, image, runtimes, test_dir};
+use crate::harness::{Node, eventually, image, runtimes, test_dir};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
-/// Left out: what depends on the host's kernel. Control groups have a test of their own (`the_groups_are_its_own`), and masks, too
-/// (`sandbox.rs`).
+/// What the program of attacks says, with words in the place of what another host, kernel or run has otherwise.
 fn of(output: &str) -> String {
-    const BY_KERNEL: [&str; 11] = [
-        "acpi",
-        "asound",
-        "interrupts",
-        "kcore",
-        "keys",
-        "latency_stats",
-        "sched_debug",
-        "scsi",
-        "sysrq-trigger",
-        "timer_list",
-        "timer_stats",
-    ];
-    let masked = |line: &str| BY_KERNEL.iter().any(|name| line.starts_with(&format!("mount /proc/{name} ")));
-    let other = ["mount /sys/", "keyring", "cgroup", "status SigIgn"];
-    let wanted = |line: &&str| !other.iter().any(|start| line.starts_with(start)) && !masked(line);
-    let mut lines: Vec<&str> = output.lines().map(str::trim_end).filter(wanted).collect();
-    lines.dedup();
+    // Groups have a test of their own (`the_groups_are_its_own`).
+    let wanted = output.lines().map(str::trim_end).filter(|line| !line.starts_with("cgroup "));
+    let mut lines: Vec<String> = wanted.filter_map(same_everywhere).collect();
     // In which order the kernel's file systems were mounted says nothing.
-    lines.sort_by_key(|line| line.starts_with("mount ").then_some(*line));
-    let lines: Vec<String> = lines.into_iter().map(own_file_system).collect();
+    lines.sort_by_key(|line| line.starts_with("mount ").then(|| line.clone()));
+    lines.dedup();
     lines.join("\n").replace(&all_capabilities(), "ALL")
 }
 
-/// The program and the files that the agent makes for a container are on the host's: which it is there says nothing.
-fn own_file_system(line: &str) -> String {
-    let host = match line.strip_prefix("mount ").and_then(|rest| rest.split_once(' ')) {
-        Some(("/escape", _)) => program(),
-        Some(("/etc/hostname" | "/etc/hosts" | "/etc/resolv.conf", _)) => test_dir().join("run"),
-        _ => return line.to_owned(),
-    };
-    let output = Command::new("stat").args(["-f", "-c", "%T"]).arg(host).output().expect("stat");
-    let name =
-        String::from_utf8_lossy(&output.stdout).trim().replace("ext2/ext3", "ext4").replace("overlayfs", "overlay");
-    line.replace(&format!(" {name} "), " HOST ")
+fn same_everywhere(line: &str) -> Option<String> {
+    if line.starts_with("mount ") {
+        return Mount::of(line).same_everywhere();
+    }
+    let is_short_id = |text: &str| text.len() == 12 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if line.strip_prefix("env HOSTNAME=").is_some_and(is_short_id) {
+        return Some("env HOSTNAME=SHORT-ID".to_owned());
+    }
+    match line.strip_prefix("keyring ").and_then(|rest| rest.split_once(' ')) {
+        Some((number, name)) if number.parse::<u32>().is_ok() => Some(format!("keyring NUMBER {name}")),
+        _ => Some(line.to_owned()),
+    }
+}
+
+/// A line `mount` of the program of attacks.
+#[derive(Debug)]
+pub struct Mount<'a> {
+    pub at: &'a str,
+    pub fs_type: &'a str,
+    options: Vec<&'a str>,
+    /// What of the file system is mounted there.
+    pub root: &'a str,
+    source: &'a str,
+    /// Options of the file system itself.
+    has: Vec<&'a str>,
+    /// `shared`, `master` and so on.
+    more: &'a str,
+}
+
+/// Files of the host that each container has.
+const FILES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+
+impl<'a> Mount<'a> {
+    pub fn of(line: &'a str) -> Mount<'a> {
+        let words: Vec<&str> = line.splitn(11, ' ').collect();
+        let ["mount", at, fs_type, options, "root", root, "source", source, "has", has, ref more @ ..] = words[..]
+        else {
+            panic!("{line}")
+        };
+        let list = |text: &'a str| text.split(',').collect();
+        let more = more.first().copied().unwrap_or_default();
+        Mount { at, fs_type, options: list(options), root, source, has: list(has), more }
+    }
+
+    fn same_everywhere(self) -> Option<String> {
+        let Mount { at, fs_type, root, .. } = self;
+        let kernels = at.starts_with("/proc/") || at.starts_with("/sys/");
+        if at.starts_with("/sys/fs/cgroup") {
+            // v2 has one, v1 one for each controller, in a folder.
+            return fs_type.starts_with("cgroup").then(|| self.said("GROUPS", "cgroup", root, "cgroup", &[]));
+        }
+        // Which of these the host's kernel has does not matter: `host_files_are_masked_or_read_only` looks at each.
+        if kernels && fs_type == "tmpfs" {
+            let masked = if root == "/" { "MASKED-FOLDER" } else { "MASKED-FILE" };
+            return Some(self.said(masked, fs_type, root, self.source, &self.of_itself()));
+        }
+        if kernels && at.strip_prefix("/proc") == Some(root) {
+            return Some(self.said("READ-ONLY", fs_type, "ITSELF", self.source, &self.of_itself()));
+        }
+        if ["/escape", "/own"].contains(&at) || FILES.contains(&at) {
+            return Some(self.of_the_host());
+        }
+        Some(self.said(at, fs_type, root, self.source, &self.of_itself()))
+    }
+
+    fn said(&self, at: &str, fs_type: &str, root: &str, source: &str, has: &[&str]) -> String {
+        let (options, has) = (self.options.join(","), has.join(","));
+        let line = format!("mount {at} {fs_type} {options} root {root} source {source} has {has}");
+        format!("{line} {}", self.more).trim_end().to_owned()
+    }
+
+    /// Without the numbers of users and what kernels say more or less of. Overlayfs shows its folders as they were given.
+    fn of_itself(&self) -> Vec<&'a str> {
+        const VARY: [&str; 6] = ["uid=", "gid=", "inode", "seclabel", "context=", "rootcontext="];
+        let overlay = |option: &str| {
+            let value = option
+                .split_once('=')
+                .filter(|(key, _)| ["lowerdir", "lowerdir+", "upperdir", "workdir"].contains(key));
+            value.is_some_and(|(_, path)| {
+                !["/", "/upper", "/work"].contains(&path) && !path.split(':').all(|p| p.starts_with("/proc/self/fd/"))
+            })
+        };
+        let kept = |option: &&str| match self.fs_type {
+            "overlay" => overlay(option),
+            _ => !VARY.iter().any(|start| option.starts_with(start)),
+        };
+        self.has.iter().copied().filter(kept).collect()
+    }
+
+    /// Of the program's and the agent's files: what of the path is the host's, and what the file system there says of itself, is the host's to say.
+    fn of_the_host(&self) -> String {
+        let tail = |part: &str| self.root.rfind(part).map(|at| &self.root[at..]);
+        let (there, root) = match self.at {
+            "/escape" => (program(), tail("/escape-").map(|_| "PROGRAM".to_owned())),
+            "/own" => (test_dir().join("run"), tail("/volumes/").map(in_data)),
+            _ => (test_dir().join("run"), tail("/containers/").map(in_data)),
+        };
+        let host = host_options(&there);
+        let kept = |option: &&str| {
+            ["ro", "rw"].contains(option) || !option.contains("time") && !host.iter().any(|of_host| of_host == option)
+        };
+        let options: Vec<&str> = self.options.iter().copied().filter(kept).collect();
+        let root = root.as_deref().unwrap_or(self.root);
+        let line = format!("mount {} HOST {} root {root} {}", self.at, options.join(","), self.more);
+        line.trim_end().to_owned()
+    }
+}
+
+/// The id is the container's own, which it has as its name, too.
+fn in_data(path: &str) -> String {
+    let is_id = |part: &&str| part.len() == 64 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let parts: Vec<&str> = path.split('/').map(|part| if is_id(&part) { "ID" } else { part }).collect();
+    format!("DATA{}", parts.join("/"))
+}
+
+/// Options of the mount that a path of the host's is on.
+fn host_options(path: &Path) -> Vec<String> {
+    let output = Command::new("findmnt").args(["-n", "-o", "OPTIONS", "-T"]).arg(path).output().expect("findmnt");
+    String::from_utf8_lossy(&output.stdout).trim().split(',').map(str::to_owned).collect()
 }
 
 /// What a privileged container has: all that this host has.
@@ -68,6 +163,8 @@ fn of_a_container() {
     insta::assert_snapshot!("default", run(&[]));
     insta::assert_snapshot!("privileged", run(&["--privileged"]));
     insta::assert_snapshot!("tty", run(&["-t"]));
+    insta::assert_snapshot!("userns_host", run(&["--userns", "host", "-v", "own:/own", "--tmpfs", "/t"]));
+    node.ok(&["volume", "rm", "own"]);
     insta::assert_snapshot!("user", run(&["-u", "nobody", "--read-only", "--security-opt", "no-new-privileges"]));
     node.finish();
 }
@@ -76,21 +173,49 @@ fn of_a_container() {
 fn of_what_joins_it() {
     let (node, mount) = node("visible-exec");
     let script = "while :; do sleep 1; done";
-    let options =
-        ["--name", "seen", "-v", &mount, "--health-cmd", "/escape seen >/tmp/health", "--health-interval", "1s"];
+    let options = ["--name", "seen", "-v", &mount, "--health-cmd", CHECK, "--health-interval", "1s"];
     node.detached(&options, script);
     let exec =
         |options: &[&str]| of(&node.ok(&[&["exec"], options, &["seen", "/escape", "seen"]].concat()).replace('\r', ""));
     insta::assert_snapshot!("exec", exec(&[]));
     insta::assert_snapshot!("exec_tty", exec(&["-t"]));
     insta::assert_snapshot!("exec_privileged", exec(&["--privileged"]));
-    let health = crate::harness::eventually("a health check has written", || {
-        let output = node.ctl(&["exec", "seen", "cat", "/tmp/health"]);
-        (output.code == 0 && output.stdout.contains("keyring")).then_some(output.stdout)
-    });
-    insta::assert_snapshot!("health", of(&health));
+    insta::assert_snapshot!("health", of(&of_a_check(&node, "seen")));
     node.ok(&["rm", "-f", "seen"]);
     node.finish();
+}
+
+/// Busybox's shell ignores SIGQUIT, which what it becomes does, too.
+const CHECK: &str = "/escape seen >/tmp/health; true";
+
+/// What a health check of this container has written.
+fn of_a_check(node: &Node, container: &str) -> String {
+    eventually("a health check has written", || {
+        let output = node.ctl(&["exec", container, "cat", "/tmp/health"]);
+        (output.code == 0 && output.stdout.contains("keyring")).then_some(output.stdout)
+    })
+}
+
+/// What each kind of process that berth starts in a container says: those with `options` at the container's start, with and without a terminal, a
+/// privileged one, and what joins.
+fn of_every_kind(node: &Node, mount: &str, options: &[&str]) -> Vec<(&'static str, String)> {
+    let options = [options, &["-v", mount]].concat();
+    let run = |more: &[&str]| node.sh(&[&options, more].concat(), "/escape seen").replace('\r', "");
+    let check = ["--name", "joined", "--health-cmd", CHECK, "--health-interval", "1s"];
+    node.detached(&[&check, &options[..]].concat(), "while :; do sleep 1; done");
+    let exec = |more: &[&str]| node.ok(&[&["exec"], more, &["joined", "/escape", "seen"]].concat()).replace('\r', "");
+    let all = vec![
+        ("run", run(&[])),
+        ("run again", run(&[])),
+        ("run -t", run(&["-t"])),
+        ("run --privileged", run(&["--privileged"])),
+        ("exec", exec(&[])),
+        ("exec -t", exec(&["-t"])),
+        ("exec --privileged", exec(&["--privileged"])),
+        ("health check", of_a_check(node, "joined")),
+    ];
+    node.ok(&["rm", "-f", "joined"]);
+    all
 }
 
 /// A session keyring of the agent's would hold what whoever started the agent has put there.
@@ -99,34 +224,37 @@ fn the_keyring_is_its_own() {
     let (node, mount) = node("visible-keys");
     let ring = |output: &str| output.lines().find(|l| l.starts_with("keyring")).expect("keyring").to_owned();
     let ours = Command::new(program()).arg("seen").output().expect("seen");
-    let ours = ring(&String::from_utf8_lossy(&ours.stdout));
-    let options = ["-v", &mount, "--security-opt", "seccomp=unconfined"];
-    node.detached(&[&["--name", "keys"], &options[..]].concat(), "while :; do sleep 1; done");
-    let all = [
-        ours,
-        ring(&node.sh(&options, "/escape seen")),
-        ring(&node.sh(&options, "/escape seen")),
-        ring(&node.ok(&["exec", "keys", "/escape", "seen"])),
-    ];
-    // Others call it as the container.
-    assert!(runtimes::other().is_some() || all[1..].iter().all(|r| r.ends_with("_ses")), "{all:?}");
-    let different: std::collections::BTreeSet<&String> = all.iter().collect();
-    assert_eq!(different.len(), all.len(), "{all:?}");
-    node.ok(&["rm", "-f", "keys"]);
+    let mut all = BTreeSet::from([ring(&String::from_utf8_lossy(&ours.stdout))]);
+    for (what, output) in of_every_kind(&node, &mount, &["--security-opt", "seccomp=unconfined"]) {
+        let ring = ring(&output);
+        // Others call it as the container.
+        assert!(runtimes::other().is_some() || ring.ends_with("_ses"), "{what}: {ring}");
+        assert!(all.insert(ring.clone()), "{what}: {ring} is another's, too: {all:?}");
+    }
     node.finish();
 }
 
 #[test]
 fn the_groups_are_its_own() {
     let (node, mount) = node("visible-groups");
-    for options in [&[][..], &["--privileged"], &["-u", "nobody"]] {
-        let output = node.sh(&[&["-v", &mount], options].concat(), "/escape seen");
-        let mut groups: Vec<&str> = output.lines().filter(|l| l.starts_with("cgroup")).collect();
-        groups.dedup();
-        assert_eq!(groups, ["cgroup /"], "{options:?}");
-        let folder = |l: &str| runtimes::leaves_folder_of_groups() && l.starts_with("mount /sys/fs/cgroup tmpfs ");
-        let writable = |l: &str| l.contains(" /sys/fs/cgroup") && l.ends_with(" rw") && !folder(l);
-        assert_eq!(output.lines().any(writable), options.contains(&"--privileged"), "{options:?}: {output}");
+    for (what, output) in of_every_kind(&node, &mount, &[]) {
+        let groups: BTreeSet<&str> = output.lines().filter(|l| l.starts_with("cgroup")).collect();
+        // One by which all that a check has started is ended lies below.
+        let more = groups.iter().filter(|group| **group != "cgroup /").copied().collect::<Vec<_>>();
+        assert!(groups.contains("cgroup /") || what == "health check", "{what}: {groups:?}");
+        assert!(more.is_empty() || what == "health check" && more == ["cgroup /probe"], "{what}: {groups:?}");
+        let mounts: Vec<Mount<'_>> =
+            output.lines().filter(|l| l.starts_with("mount /sys/fs/cgroup")).map(Mount::of).collect();
+        assert!(mounts.iter().any(|m| m.fs_type.starts_with("cgroup")), "{what}: {output}");
+        for m in mounts {
+            let folder = m.fs_type == "tmpfs" && m.at == "/sys/fs/cgroup";
+            assert!(m.root == "/" && (folder || m.fs_type.starts_with("cgroup")), "{what}: {m:?}");
+            for option in ["nosuid", "nodev", "noexec"] {
+                assert!(m.options.contains(&option), "{what}: {option}: {m:?}");
+            }
+            let writable = what == "run --privileged" || folder && runtimes::leaves_folder_of_groups();
+            assert_eq!(m.options.contains(&"rw"), writable, "{what}: {m:?}");
+        }
     }
     node.finish();
 }

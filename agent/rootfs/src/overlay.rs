@@ -7,7 +7,7 @@
 
 use crate::erofs;
 use crate::error::{Act, RootfsError};
-use crate::shift::{Shift, ShiftedUpper};
+use crate::shift::{Shift, UpperFolders};
 use crate::store::{Form, LayerStore};
 use berth_model::Digest;
 use berth_sys::fs::{self as sysfs, Open, Resolve};
@@ -159,11 +159,11 @@ impl Lowers {
         let (path, meta) = store.find(diff_id)?;
         let act = || format!("mounting layer {diff_id}");
         let lower = match meta.form {
-            Form::Directory => Lower {
-                fd: sysfs::open(path.join("tree"), Open::DIRECTORY, 0).act(act)?,
-                attached: None,
-                opaque: meta.opaque_root,
-            },
+            Form::Directory => {
+                let tree = sysfs::open(path.join("tree"), Open::DIRECTORY, 0);
+                let fd = tree.and_then(|tree| self.alone(tree)).act(act)?;
+                Lower { fd, attached: None, opaque: meta.opaque_root }
+            }
             Form::Erofs => {
                 let index = File::open(path.join("layer.erofs")).act(act)?;
                 let tar = File::open(path.join("layer.tar")).act(act)?;
@@ -244,7 +244,8 @@ impl LayerStore {
         }
         let lowers = self.lowers();
         let folder = |path: &Path| -> Result<Arc<Lower>, RootfsError> {
-            let fd = sysfs::open(path, Open::DIRECTORY, 0).act(|| format!("opening {}", path.display()))?;
+            let opened = sysfs::open(path, Open::DIRECTORY, 0).and_then(|folder| lowers.alone(folder));
+            let fd = opened.act(|| format!("opening {}", path.display()))?;
             Ok(Arc::new(Lower { fd, attached: None, opaque: false }))
         };
         loop {
@@ -261,12 +262,16 @@ impl LayerStore {
             while stack.len() < least {
                 stack.push(folder(&lowers.empty)?);
             }
-            let join = |stack: &[Arc<Lower>], upper: Option<&ShiftedUpper>| match way {
+            let join = |stack: &[Arc<Lower>], upper: Option<&UpperFolders>| match way {
                 Way::Descriptors | Way::Paths => by_context(stack, above, upper, way, label),
                 Way::Classic => by_mount(stack, above, upper, lowers, label),
             };
             let mounted = match shift {
-                None => join(&stack, None),
+                None => above
+                    .folders(lowers, None)
+                    .act(|| above.doing(stack.len()))
+                    .map_err(Failure::from)
+                    .and_then(|upper| join(&stack, upper.as_ref())),
                 Some(shift) => shifted(&stack, above, shift, lowers)
                     // What is made in it while it is mounted has to have an owner there.
                     .and_then(|(stack, upper)| {
@@ -297,7 +302,7 @@ fn shifted(
     above: Above<'_>,
     shift: Shift<'_>,
     lowers: &Lowers,
-) -> Result<(Vec<Arc<Lower>>, Option<ShiftedUpper>), Failure> {
+) -> Result<(Vec<Arc<Lower>>, Option<UpperFolders>), Failure> {
     let act = || format!("mapping the ids of {} layers", stack.len());
     // EINVAL: detached mounts cannot be copied before Linux 6.15, and some file systems cannot be mapped.
     let explain = |source: io::Error| {
@@ -307,11 +312,7 @@ fn shifted(
     };
     let mapped = stack.iter().map(|l| lowers.shifted(l.fd.as_fd(), l.opaque, shift).map(Arc::new));
     let mapped = mapped.collect::<io::Result<Vec<_>>>().map_err(explain)?;
-    let upper = match above {
-        Above::Writable(layer, _) => Some(lowers.shifted_upper(layer, shift).map_err(explain)?),
-        Above::Nothing => None,
-    };
-    Ok((mapped, upper))
+    Ok((mapped, above.folders(lowers, Some(shift)).map_err(explain)?))
 }
 
 /// What lies over the layers.
@@ -323,6 +324,13 @@ enum Above<'a> {
 }
 
 impl Above<'_> {
+    fn folders(self, lowers: &Lowers, shift: Option<Shift<'_>>) -> io::Result<Option<UpperFolders>> {
+        match self {
+            Above::Writable(layer, _) => lowers.upper(layer, shift).map(Some),
+            Above::Nothing => Ok(None),
+        }
+    }
+
     fn doing(self, layers: usize) -> String {
         match self {
             Above::Writable(upper, _) => format!("mounting an overlay of {layers} layers on {}", upper.upper.display()),
@@ -350,7 +358,7 @@ fn fd_path(fd: &OwnedFd) -> String {
 fn by_context(
     stack: &[Arc<Lower>],
     above: Above<'_>,
-    shifted: Option<&ShiftedUpper>,
+    upper: Option<&UpperFolders>,
     way: Way,
     label: &str,
 ) -> Result<OwnedFd, Failure> {
@@ -375,18 +383,12 @@ fn by_context(
         };
         given.map_err(explain)?;
     }
-    if let Some(shifted) = shifted {
-        for (key, fd) in [("upperdir", &shifted.upper), ("workdir", &shifted.work)] {
-            let given = match way {
-                Way::Descriptors => context.set_fd(key, fd.as_fd()),
-                _ => context.set_string(key, fd_path(fd)),
-            };
-            given.map_err(explain)?;
-        }
-    } else if let Above::Writable(upper, _) = above {
-        for (key, path) in [("upperdir", &upper.upper), ("workdir", &upper.work)] {
-            give_path(&context, key, path).map_err(explain)?;
-        }
+    for (key, fd) in upper.into_iter().flat_map(|u| [("upperdir", &u.upper), ("workdir", &u.work)]) {
+        let given = match way {
+            Way::Descriptors => context.set_fd(key, fd.as_fd()),
+            _ => context.set_string(key, fd_path(fd)),
+        };
+        given.map_err(explain)?;
     }
     // What a distribution may have set otherwise, and what makes an upper layer unreadable for others.
     for (key, value) in [("metacopy", "off"), ("index", "off"), ("xino", "auto")] {
@@ -412,39 +414,25 @@ fn by_context(
 const EBADF: i32 = 9;
 const EOPNOTSUPP: i32 = 95;
 
-/// A path of any length and any bytes: overlayfs reads backslashes and commas in its own way, and fsconfig takes 255 bytes.
-fn give_path(context: &FsContext, key: &str, path: &Path) -> io::Result<()> {
-    let plain = path.as_os_str().as_encoded_bytes();
-    if plain.len() < 256 && !plain.iter().any(|b| matches!(b, b'\\' | b',' | b':')) {
-        return context.set_string(key, path);
-    }
-    let fd = sysfs::open(path, Open::PATH | Open::DIRECTORY, 0)?;
-    context.set_string(key, fd_path(&fd))
-}
-
 /// Before Linux 6.5. The names of descriptors keep the option string, one page, short enough for about 200 layers.
 fn by_mount(
     stack: &[Arc<Lower>],
     above: Above<'_>,
-    shifted: Option<&ShiftedUpper>,
+    upper: Option<&UpperFolders>,
     lowers: &Lowers,
     label: &str,
 ) -> Result<OwnedFd, Failure> {
     let act = || above.doing(stack.len());
-    let open = |path: &Path| sysfs::open(path, Open::PATH | Open::DIRECTORY, 0).act(act);
     let lower: Vec<String> = stack.iter().map(|l| fd_path(&l.fd)).collect();
     let mut data = format!("lowerdir={},metacopy=off,index=off,xino=auto", lower.join(":"));
-    let (mut upper_fds, mut flags) = (None, MountFlags::RDONLY);
-    if let Above::Writable(upper, options) = above {
-        let plain = if shifted.is_none() { Some((open(&upper.upper)?, open(&upper.work)?)) } else { None };
-        let both = shifted.map(|s| (&s.upper, &s.work)).or(plain.as_ref().map(|(u, w)| (u, w)));
-        if let Some((upper_fd, work_fd)) = both {
-            data.push_str(&format!(",upperdir={},workdir={}", fd_path(upper_fd), fd_path(work_fd)));
-        }
+    if let Some(UpperFolders { upper, work, .. }) = upper {
+        data.push_str(&format!(",upperdir={},workdir={}", fd_path(upper), fd_path(work)));
+    }
+    let mut flags = MountFlags::RDONLY;
+    if let Above::Writable(_, options) = above {
         if options.volatile {
             data.push_str(",volatile");
         }
-        upper_fds = plain;
         flags = MountFlags::NONE;
     }
     if !label.is_empty() {
@@ -460,7 +448,6 @@ fn by_mount(
         sysmount::umount(&folder, true)?;
         taken
     })();
-    drop(upper_fds);
     let _ = fs::remove_dir(&folder);
     Ok(taken.act(act)?)
 }

@@ -35,8 +35,8 @@ impl Shift<'_> {
     }
 }
 
-/// The folders of a container's own writes, mapped.
-pub(crate) struct ShiftedUpper {
+/// The folders of a container's own writes, open.
+pub(crate) struct UpperFolders {
     pub upper: OwnedFd,
     pub work: OwnedFd,
     _mount: Lower,
@@ -54,13 +54,29 @@ impl Lowers {
         Ok(lower)
     }
 
-    pub(crate) fn shifted_upper(&self, layer: &WritableLayer, shift: Shift<'_>) -> io::Result<ShiftedUpper> {
+    /// A folder by a mount of its own. Overlayfs says in the container's mountinfo where its folders are, as the mount has it that they came by:
+    /// by the host's that is a path of the host, by this one `/`.
+    pub(crate) fn alone(&self, folder: OwnedFd) -> io::Result<OwnedFd> {
+        if self.way() != Way::Descriptors {
+            return Ok(folder);
+        }
+        match sysmount::open_tree(Some(folder.as_fd()), Path::new(""), true, false) {
+            // Of an unbindable mount.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(folder),
+            other => other,
+        }
+    }
+
+    pub(crate) fn upper(&self, layer: &WritableLayer, shift: Option<Shift<'_>>) -> io::Result<UpperFolders> {
         // One mount for both: overlayfs wants them on the same.
         let dir = layer.upper().parent().unwrap_or(Path::new("/"));
         let dir = sysfs::open(dir, Open::PATH | Open::DIRECTORY, 0)?;
-        let mount = self.shifted(dir.as_fd(), false, shift)?;
+        let mount = match shift {
+            Some(shift) => self.shifted(dir.as_fd(), false, shift)?,
+            None => Lower { fd: self.alone(dir)?, attached: None, opaque: false },
+        };
         let folder = |name| sysfs::openat(mount.fd.as_fd(), name, Open::DIRECTORY | Open::NOFOLLOW, 0);
-        Ok(ShiftedUpper { upper: folder("upper")?, work: folder("work")?, _mount: mount })
+        Ok(UpperFolders { upper: folder("upper")?, work: folder("work")?, _mount: mount })
     }
 }
 

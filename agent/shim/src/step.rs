@@ -463,7 +463,7 @@ fn empty_folder(label: &[u8]) -> io::Result<OwnedFd> {
         tmpfs.set_string("context", OsStr::from_bytes(label))?;
     }
     tmpfs.create()?;
-    tmpfs.mount(MountAttr::RDONLY)
+    tmpfs.mount(MountAttr::RDONLY | MountAttr::NOSUID | MountAttr::NODEV | MountAttr::NOEXEC)
 }
 
 fn read_only(p: &[u8]) -> io::Result<()> {
