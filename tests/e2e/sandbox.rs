@@ -1,7 +1,11 @@
 //! What a container may not do.
 
+use crate::harness::agent::Output;
 use crate::harness::pki::set_mode;
 use crate::harness::{Node, image, runtimes};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 
 fn status(node: &Node, options: &[&str], field: &str) -> String {
     let text = node.sh(options, &format!("grep {field}: /proc/1/status"));
@@ -148,25 +152,96 @@ fn the_numbers_of_x32_have_the_same_rules() {
     node.finish();
 }
 
+/// What a shell finds at each path: none, or a folder or file with so many names or bytes (one at most).
+fn found(output: &str) -> BTreeMap<String, (String, u32)> {
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [path, kind, count] = words[..] else { panic!("{line}") };
+        (path.to_owned(), (kind.to_owned(), count.parse().expect("a number")))
+    };
+    output.lines().map(line).collect()
+}
+
 #[test]
 fn host_files_are_masked_or_read_only() {
     let node = Node::with_busybox("sandbox-masks");
-    for path in ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug"] {
-        let output = node.sh(&[], &format!("test ! -e {path} || head -c 1 {path} | wc -c"));
-        assert!(output.is_empty() || output == "0", "{path}: {output}");
+    let (masked, read_only) = berth_runtime::kernel_files();
+    // Those that other engines had advisories for.
+    for path in
+        ["/proc/acpi", "/proc/scsi", "/proc/interrupts", "/proc/keys", "/proc/kcore", "/sys/devices/virtual/powercap"]
+    {
+        assert!(masked.iter().any(|m| m == path), "{path}");
     }
-    for folder in ["/proc/acpi", "/proc/scsi", "/sys/firmware"] {
-        assert_eq!(
-            node.sh(&[], &format!("test ! -d {folder} || ls {folder} | wc -l | grep -v '^0$' || true")),
-            "",
-            "{folder}"
+    let thermal = |cpu: std::fs::DirEntry| cpu.path().join("thermal_throttle");
+    for path in std::fs::read_dir("/sys/devices/system/cpu").expect("cpu").flatten().map(thermal).filter(|p| p.exists())
+    {
+        assert!(masked.iter().any(|m| Path::new(m) == path), "{}", path.display());
+    }
+    let script = format!(
+        "for p in {}; do if [ -d $p ]; then echo $p folder $(ls -A $p | wc -l); elif [ -e $p ]; then \
+         echo $p file $(head -c 1 $p 2>/dev/null | wc -c); else echo $p none 0; fi; done",
+        masked.join(" ")
+    );
+    let host = Command::new("sh").args(["-c", &script]).output().expect("sh");
+    let host = found(&String::from_utf8_lossy(&host.stdout));
+    assert_eq!(host.len(), masked.len());
+    let empty = |of: &BTreeMap<String, (String, u32)>| of.values().all(|(_, count)| *count == 0);
+    for options in [&[][..], &["--userns", "host"], &["--userns", "host", "-v", "/sys:/sys:ro"]] {
+        let inside = found(&node.sh(options, &script));
+        // As on the host, and nothing in it.
+        for (path, (kind, _)) in &host {
+            assert_eq!(inside[path], (kind.clone(), 0), "{options:?}: {path}");
+        }
+    }
+    // The control: without masks there is what the host has. (Which keys are seen depends on who looks.)
+    let privileged = found(&node.sh(&["--privileged"], &script));
+    for (path, there) in host.iter().filter(|(path, _)| *path != "/proc/keys") {
+        assert_eq!(&privileged[path], there, "{path}");
+    }
+    assert!(!empty(&host), "nothing to see on this host: {host:?}");
+
+    for path in read_only.into_iter().chain(["/sys/kernel"]) {
+        if !Path::new(path).exists() {
+            runtimes::say(&format!("left out: this kernel has no {path}"));
+            continue;
+        }
+        // The path itself, and the first file below it that its owner might write.
+        let script = format!(
+            "touch {path}; f=$(find {path} -type f -perm -200 2>/dev/null | head -n 1); [ -z $f ] || (: >>$f); [ -z $f ]; echo $?"
         );
+        let refused = |output: &Output| output.stderr.lines().filter(|l| l.contains("Read-only file system")).count();
+        let output = node.sh_output(&["--userns", "host"], &script);
+        let files: usize = output.stdout.trim().parse().expect("a number");
+        assert!(
+            files == 1 || !["/proc/sys", "/proc/sysrq-trigger", "/sys/kernel"].contains(&path),
+            "{path}: {output:?}"
+        );
+        assert_eq!(refused(&output), 1 + files, "{path}: {output:?}");
+        let output = node.sh_output(&[], &script);
+        assert!(refused(&output) >= 1, "{path}: {output:?}");
+        assert_eq!(refused(&node.sh_output(&["--privileged"], &script)), 0, "{path}: the test sees nothing");
     }
-    for path in ["/proc/sys/kernel/domainname", "/proc/sysrq-trigger", "/sys/kernel/mm/transparent_hugepage/enabled"] {
-        let output = node.sh_output(&[], &format!("test -e {path} || exit 1; echo x > {path}"));
-        assert_ne!(output.code, 0, "{path} was written");
+    node.finish();
+}
+
+/// What no processor of a test's host may have: figures of its power, by a /sys of the caller's (GHSA-7ww5-4wqc-m92c).
+#[test]
+fn what_is_mounted_over_sys_is_masked_again() {
+    let node = Node::with_busybox("sandbox-powercap");
+    let power = "/sys/devices/virtual/powercap";
+    node.sh(
+        &["-v", "own:/own"],
+        "mkdir -p /own/devices/virtual/powercap/intel-rapl; echo 1 >/own/devices/virtual/powercap/energy_uj",
+    );
+    for options in [&[][..], &["--userns", "host"]] {
+        let over = [options, &["-v", "own:/sys"]].concat();
+        assert_eq!(node.sh(&over, &format!("ls -A {power}; echo $?")), "0");
+        let refused = node.sh_output(&over, &format!("touch {power}/x"));
+        assert!(refused.stderr.contains("Read-only file system"), "{refused:?}");
     }
-    assert_eq!(node.sh(&["--privileged"], "test -w /proc/sys/kernel/domainname && echo writable"), "writable");
+    // The control: it is there.
+    assert_eq!(node.sh(&["--privileged", "-v", "own:/sys"], &format!("ls {power}")), "energy_uj\nintel-rapl");
+    node.ok(&["volume", "rm", "own"]);
     node.finish();
 }
 
@@ -195,12 +270,26 @@ fn namespaces_are_the_containers_own_unless_asked() {
 fn a_container_cannot_find_the_host() {
     let node = Node::with_busybox("sandbox-escape");
     let data = node.data().to_string_lossy().into_owned();
-    // Neither the host's root nor the agent's folders are anywhere in its mounts, and .. of / is /.
-    let mounts = node.sh(&[], "cat /proc/self/mountinfo");
-    for line in mounts.lines() {
-        let point = line.split(' ').nth(4).expect("mount point");
-        assert!(!point.contains(&data), "{line}");
+    // Neither the host's root nor the agent's folders are anywhere in its mounts, as a place, as what is mounted, or in the words of a file system,
+    // but three files and the volume, which say where they come from; and .. of / is /.
+    let folder = node.dir.file_name().expect("a name").to_string_lossy().into_owned();
+    for options in [&[][..], &["--userns", "host"], &["--privileged"]] {
+        let mounts = node.sh(&[options, &["-v", "own:/own"]].concat(), "cat /proc/self/mountinfo");
+        let named: Vec<&str> = mounts.lines().filter(|line| line.contains(&folder)).collect();
+        for line in &named {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let (root, at) = (fields[3], fields[4]);
+            let id = root.split('/').find(|part| part.len() == 64).unwrap_or_default();
+            let file = format!("/data/containers/{id}/{}", at.trim_start_matches("/etc/"));
+            let own = at.starts_with("/etc/") && root.ends_with(&file)
+                || at == "/own" && root.ends_with("/data/volumes/own/_data");
+            assert!(own && line.matches(&folder).count() == 1, "{options:?}: {line}");
+        }
+        assert_eq!(named.len(), 4, "{options:?}: {mounts}");
+        let whole = |line: &&str| line.split(' ').nth(4) == Some("/") && !line.contains(" - overlay ");
+        assert_eq!(mounts.lines().find(whole), None, "{options:?}");
     }
+    node.ok(&["volume", "rm", "own"]);
     assert_eq!(node.sh(&[], "ls -di / /.. | awk '{print $1}' | sort -u | wc -l"), "1");
     assert_ne!(node.sh_output(&[], &format!("ls /proc/1/root/..{data}")).code, 0);
     // No descriptor of the agent or the shim came along. (A pipeline would show the shell's own pipe for a moment.)

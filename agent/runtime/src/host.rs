@@ -69,7 +69,7 @@ impl Host {
 }
 
 /// `cpu0/thermal_throttle` and so on, where there are such.
-fn thermal(cpus: &Path) -> Vec<String> {
+pub(crate) fn thermal(cpus: &Path) -> Vec<String> {
     let cpus = fs::read_dir(cpus).into_iter().flatten().flatten().filter(|cpu| {
         let name = cpu.file_name().to_string_lossy().into_owned();
         name.strip_prefix("cpu").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))

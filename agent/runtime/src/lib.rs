@@ -41,7 +41,7 @@ pub use counters::{Block, CounterFiles, Counters, Cpu, Memory, Pressure};
 pub use error::RuntimeError;
 pub use foreign::OtherFound;
 pub use launch::Prepared;
-pub use plan::{DEFAULT_CAPABILITIES, Plan};
+pub use plan::{DEFAULT_CAPABILITIES, Plan, kernel_files};
 pub use process::ProcessInfo;
 pub use requests::{
     AttachOptions, CgroupDriver, ContainerPaths, Effective, ExecRequest, OWN_RUNTIME, OtherRuntime, PlanInput,

@@ -11,6 +11,7 @@ mod userns;
 pub(crate) use check::check;
 pub(crate) use command::{effective, of_exec};
 pub(crate) use mounts::flag_words;
+pub use mounts::kernel_files;
 pub(crate) use userns::{has as has_ids, own_streams};
 
 use crate::cgroup::{DeviceRule, Limits, default_rules};

@@ -10,7 +10,7 @@ use berth_model::userns::IdRange;
 use berth_model::wire::Step;
 use berth_model::wire::plan::Bytes;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 // Flags of mount(2).
 const RDONLY: u64 = 1;
@@ -73,8 +73,14 @@ pub(super) fn masked(host: &Host, below: Option<&[Mount]>) -> Vec<Bytes<'static>
     all.filter(wanted).map(bytes).collect()
 }
 
+/// Files of the kernel's on this host that a container without privileges finds empty, and those that it cannot write.
+pub fn kernel_files() -> (Vec<String>, Vec<&'static str>) {
+    let thermal = crate::host::thermal(Path::new("/sys/devices/system/cpu"));
+    (MASKED.into_iter().map(str::to_owned).chain(thermal).collect(), READ_ONLY.to_vec())
+}
+
 fn is_below(path: &str, folder: &str) -> bool {
-    std::path::Path::new(path).starts_with(folder)
+    Path::new(path).starts_with(folder)
 }
 
 /// /etc/hosts and its like: file on the host, content.
