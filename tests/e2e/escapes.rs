@@ -498,15 +498,24 @@ fn nothing_of_the_engine_listens_on_an_abstract_socket() {
 #[test]
 fn an_images_volume_is_filled_from_the_image() {
     let node = Node::with_busybox("escape-2022-23648");
-    fs::write(node.scratch().join("mark"), "").expect("mark");
-    let image = image("hostile-volume-path");
-    let output =
-        node.ctl(&["run", "--rm", "--network", "none", &image, "sh", "-c", "cat /etc/passwd /etc/hostname; ls /etc"]);
-    let host = fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    assert!(
-        !output.stdout.contains("shadow") && (host.is_empty() || !output.stdout.contains("machine-id")),
-        "{output:?}"
-    );
+    let script = "ls -a /etc; cat /etc/passwd; grep -c ' /etc ' /proc/self/mountinfo";
+    let of = |image: &str| node.ctl(&["run", "--rm", "--network", "none", image, "sh", "-c", script]);
+    let (hostile, plain) = (of(&image("hostile-volume-path")), of(&image("busybox")));
+    // It runs as the same image without a volume: nothing is mounted there, and all of /etc is the image's own.
+    assert_eq!((hostile.code, hostile.stdout.as_str()), (1, plain.stdout.as_str()), "{hostile:?}");
+    assert!(plain.stdout.ends_with("\n0\n") && plain.stdout.contains("root:"), "{plain:?}");
+    assert_eq!(node.ok(&["volume", "ls", "-q"]), "");
+    // The control: what an engine would find by this path on the host is something else.
+    for file in listed(Path::new("/etc")) {
+        if ["shadow", "machine-id", "fstab", "os-release"].contains(&file.as_str()) {
+            assert!(!hostile.stdout.lines().any(|line| line == file), "{file}: {hostile:?}");
+        }
+    }
+    let host = fs::read_to_string("/etc/passwd").expect("passwd");
+    assert!(!hostile.stdout.contains(&host) && listed(Path::new("/etc")).len() > plain.stdout.lines().count());
+    // And a caller's is refused.
+    let asked = node.sh_output(&["-v", "kept:/../../../../../etc"], "true");
+    assert!(asked.code == 125 && asked.stderr.contains("/../../../../../etc"), "{asked:?}");
     node.finish();
 }
 
@@ -566,15 +575,40 @@ fn links_in_volumes_and_containers_are_only_links() {
         format!("mkdir /v/d; echo inner >/v/d/kept; ln -s {v} /v/l; ln -s {v} /r; mkdir -p /x/y; ln -s {v} /x/y/z");
     let tar = node.scratch().join("tar");
     let options = with(&attack, &["--name", "swapper", "-v", "swapped:/v"]);
-    beside(&node, &options, &format!("{setup}; /escape flip /v/d /v/l 3"), || {
+    let (mut exported, mut inner) = (0, 0);
+    let got = beside(&node, &options, &format!("{setup}; /escape flip /v/d /v/l 3"), || {
         for _ in 0..10 {
-            let _ = node.ctl(&["volume", "export", "swapped", "-o", &tar.display().to_string()]);
+            let output = node.ctl(&["volume", "export", "swapped", "-o", &tar.display().to_string()]);
+            exported += usize::from(output.code == 0);
             let text = fs::read(&tar).unwrap_or_default();
             assert!(!text.windows(6).any(|w| w == b"secret"), "the host's file is in the tar");
+            inner += usize::from(text.windows(6).any(|w| w == b"inner\n"));
         }
     });
+    // They changed places, and what was made of them is a tar with what is inside.
+    assert_eq!(got, ["flipped often"]);
+    assert!(exported > 0 && inner > 0, "{exported} exports, {inner} with the file of the volume");
     node.ok(&["volume", "rm", "swapped"]);
     assert_eq!(fs::read_to_string(victim.join("kept")).expect("kept"), "secret");
+    node.finish();
+}
+
+/// CVE-2016-8655, CVE-2017-7308, CVE-2020-14386: packet sockets, which NET_RAW opens, as with Docker.
+#[test]
+fn packet_sockets_are_closed_without_a_right_that_can_be_taken() {
+    let node = Node::with_busybox("escape-packet");
+    let attack = attack();
+    let of = |options: &[&str]| node.sh(&with(&attack, options), "/escape packet");
+    let refused = "Operation not permitted";
+    for users in ["auto", "host"] {
+        // The control: with it there is one.
+        assert_eq!(of(&["--userns", users]), "opened", "{users}");
+        assert_eq!(of(&["--userns", users, "--cap-drop", "NET_RAW"]), refused, "{users}");
+        assert_eq!(of(&["--userns", users, "-u", "nobody"]), refused, "{users}");
+    }
+    // Nobody gets the right back in a user namespace that he makes himself.
+    let made = node.sh_output(&with(&attack, &["-u", "nobody"]), "unshare -Urn /escape packet");
+    assert!(made.code != 0 && made.stdout.is_empty(), "{made:?}");
     node.finish();
 }
 

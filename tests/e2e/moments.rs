@@ -273,6 +273,23 @@ fn a_link_in_what_is_removed_leads_to_the_host() {
     });
 }
 
+/// CVE-2023-0778: what is exported is looked at, and is a link when it is opened.
+#[test]
+fn a_link_in_what_is_exported_leads_to_the_host() {
+    works_without("weak-packing", "pause-packing", "packing", |node| {
+        let victim = node.scratch().join("victim");
+        fs::create_dir_all(&victim).expect("victim");
+        fs::write(victim.join("kept"), "the host's\n").expect("kept");
+        let (setup, tar) = (format!("mkdir /s/a; ln -s {} /s/b", victim.display()), node.scratch().join("tar"));
+        is_raced(node, &setup, || {
+            let output = node.ctl(&["volume", "export", "shared", "-o", &tar.display().to_string()]);
+            let text = fs::read(&tar).unwrap_or_default();
+            assert!(output.code != 0 || text.windows(7).any(|w| w == b"./ready"), "{output:?}");
+            text.windows(11).any(|w| w == b"the host's\n")
+        })
+    });
+}
+
 /// Whether a container that starts while two names change places ends where the attacker wants it, in so many attempts.
 fn is_raced(node: &Node, setup: &str, start: impl Fn() -> bool) -> bool {
     let (attacks, script) = (attacks(), format!("{setup}; touch /s/ready; /escape flip /s/a /s/b 120"));

@@ -1,7 +1,7 @@
 //! Walls that a test may take down, to see that the attack behind each of them works. With the feature `weaken` only, which no release has.
 
 /// Names are in `BERTH_WEAKEN` of the agent's environment, with commas between them; the shim itself has no environment. The walls `order`,
-/// `subpath`, `sysctls`, `hooks`, `removal`, `library` and `sealed` are the agent's own.
+/// `subpath`, `sysctls`, `hooks`, `removal`, `library`, `packing` and `sealed` are the agent's own.
 #[cfg(feature = "weaken")]
 pub fn is_down(name: &str) -> bool {
     use std::sync::OnceLock;

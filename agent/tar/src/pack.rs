@@ -3,6 +3,7 @@
 use crate::walk::{Level, Levels};
 use crate::{Entry, Ids, Kind, MAX_PATH, MAX_XATTRS, Segment, Writer, show};
 use berth_sys::fs::{self as sysfs, Kind as FileKind, Open, Stat};
+use berth_sys::wall;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -41,7 +42,10 @@ pub struct Packer<'a, W: Write> {
 
 /// An object to pack: a descriptor of it (`O_PATH`), which a rename does not change.
 fn open_object(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
-    sysfs::openat(dir, name, Open::PATH | Open::NOFOLLOW, 0)
+    // As others did: looked at, and then opened by its name (CVE-2023-0778).
+    let follow = wall::is_down("packing") && sysfs::lstatat(dir, name)?.kind != FileKind::Symlink;
+    wall::pause("pause-packing");
+    sysfs::openat(dir, name, if follow { Open::PATH } else { Open::PATH | Open::NOFOLLOW }, 0)
 }
 
 /// Opens what an `O_PATH` descriptor is of: a regular file or a folder, which the caller knows from its status.
