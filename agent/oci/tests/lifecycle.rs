@@ -4,7 +4,9 @@ mod common;
 
 use common::{Bench, fails, ok, text};
 use serde_json::json;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::process::Stdio;
 
 #[test]
@@ -449,7 +451,7 @@ fn a_create_that_is_killed_leaves_what_delete_removes() {
 
 #[test]
 fn terminals_go_to_the_console_socket() {
-    use std::io::{Read, Write};
+    use std::io::Read;
     let bench = Bench::new();
     bench.config(&["sh", "-c", "tty; stty size; read line; echo got $line; ls -la /dev/console | head -c1"], |c| {
         c["process"]["terminal"] = json!(true);
@@ -537,8 +539,14 @@ fn the_program_on_disk_cannot_be_reached_from_inside() {
     let exe = format!("/proc/{}/exe", bench.state()["pid"]);
     let name = std::fs::read_link(&exe).unwrap().display().to_string();
     assert!(name.starts_with("/memfd:berth-runtime"), "{name}");
-    let refused = std::fs::OpenOptions::new().write(true).open(&exe).expect_err("sealed and running");
-    assert!(refused.raw_os_error().is_some(), "{refused}");
+    // While it runs, nobody writes to any program: it is kept for later.
+    const O_PATH: i32 = 0o10_000_000;
+    let kept = std::fs::OpenOptions::new().read(true).custom_flags(O_PATH).open(&exe).unwrap();
     ok(bench.runtime(&["start", &bench.id()]));
     assert!(std::fs::read_link(&exe).unwrap().ends_with("bin/busybox"));
+    let path = format!("/proc/self/fd/{}", kept.as_raw_fd());
+    let mut late = std::fs::OpenOptions::new().write(true).open(path).expect("it does not run any more");
+    let refused = late.write(b"x").expect_err("it is sealed");
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "{refused}");
+    assert!(late.set_len(0).is_err());
 }
