@@ -1,13 +1,18 @@
 //! A container that takes all it can get harms neither an idle neighbour nor the agent.
 
+use crate::escapes::program;
 use crate::harness::{Node, image};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What the neighbour's exec may take beside an attack, on a machine where other tests run, too; idle it is some 20 ms.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often as long as at rest, or as this, the neighbour's own work may take at the median and at worst: no measure of speed, but of who gets nothing.
+const STARVED: u32 = 50;
+const AT_REST_AT_LEAST: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
 
 /// Makes /t/berth-fault, a program of x86-64 that writes where nothing is: the kernel says so in its log.
 macro_rules! fault {
@@ -56,7 +61,17 @@ const ATTACKS: &[(&str, &[&str], &str)] = &[
     ),
     (FAULTS, &["--tmpfs", "/t:exec"], concat!(fault!(), "while :; do /t/berth-fault; done 2>/dev/null")),
     ("processor", &["--cpus", "0.5"], "while :; do :; done & while :; do :; done"),
+    // 4096 processes, all descriptors that one may have, a full log, and all time of the processor that there is.
+    (
+        DEFAULTS,
+        &[],
+        "cd /tmp; for n in $(seq 2000); do : >$n; done; (tail -f * >/dev/null 2>&1 &); (while :; do dmesg; done 2>/dev/null &); \
+         (while :; do :; done &); while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; sleep 1000 & done 2>/dev/null",
+    ),
 ];
+
+/// With nothing said of limits and logs.
+const DEFAULTS: &str = "all of these with default options";
 
 const DESCRIPTORS: &str = "descriptors";
 const FLOOD: &str = "kernel's log through its device";
@@ -126,6 +141,30 @@ fn sees(node: &Node, what: &str, log: &mut KernelLog) {
     }
 }
 
+/// Since the boot, as the neighbour's records have it.
+fn since_boot() -> f64 {
+    let text = std::fs::read_to_string("/proc/uptime").expect("uptime");
+    text.split(' ').next().and_then(|t| t.parse().ok()).expect("a number")
+}
+
+/// What the neighbour's own work took, at the median and at worst, in a time; and how often it was done.
+fn work(records: &Path, from: f64, to: f64) -> (u32, [Duration; 2]) {
+    let text = std::fs::read_to_string(records).expect("records");
+    let of = |line: &str| {
+        let words: Vec<f64> = line.split(' ').filter_map(|w| w.parse().ok()).collect();
+        <[f64; 4]>::try_from(words).ok().filter(|[at, ..]| (from..=to).contains(at))
+    };
+    let (mut times, mut medians, mut worst) = (0.0, Vec::new(), 0.0f64);
+    for [_, n, median, at_worst] in text.lines().filter_map(of) {
+        times += n;
+        medians.push(median);
+        worst = worst.max(at_worst);
+    }
+    medians.sort_by(f64::total_cmp);
+    let median = medians.get(medians.len() / 2).copied().unwrap_or(f64::from(u32::MAX));
+    (times as u32, [median, worst].map(|us| Duration::from_secs_f64(us / 1e6)))
+}
+
 fn latency(node: &Node) -> Duration {
     let begun = Instant::now();
     let output = node.ctl(&["exec", "idle", "echo", "here"]);
@@ -139,29 +178,30 @@ fn an_idle_neighbour_is_not_harmed() {
     let agent = node.pid();
     let busybox = image("busybox");
     node.ok(&["volume", "create", "--opt", "size=16m", "small"]);
-    node.detached(&["--name", "idle"], "while :; do sleep 1; done");
+    let (records, program) = (node.scratch().join("records"), format!("{}:/escape:ro", program().display()));
+    std::fs::create_dir_all(&records).expect("records");
+    let share = format!("{}:/records", records.display());
+    node.detached(&["--name", "idle", "-v", &share, "-v", &program], "exec /escape beat >/records/beats");
+    let records = records.join("beats");
+    let begun = since_boot();
+    std::thread::sleep(Duration::from_secs(2));
+    let (times, own_rest) = work(&records, begun, since_boot());
+    assert!(times > 20, "the neighbour does not work: {times}");
+    println!("at rest: the neighbour's own work {own_rest:?} (median, worst), {times} times in 2 s");
     let rest = latency(&node);
     for (what, options, script) in ATTACKS {
+        let logs: &[&str] =
+            if *what == DEFAULTS { &[] } else { &["--log-opt", "max-size=64k", "--log-opt", "max-file=2"] };
         let arguments = [
-            &[
-                "run",
-                "-d",
-                "--name",
-                "attacker",
-                "--network",
-                "none",
-                "--log-opt",
-                "max-size=64k",
-                "--log-opt",
-                "max-file=2",
-            ],
+            &["run", "-d", "--name", "attacker", "--network", "none"],
+            logs,
             *options,
             &[busybox.as_str(), "sh", "-c", script],
         ]
         .concat();
         let mut log = KernelLog::open();
         node.ok(&arguments);
-        let begun = Instant::now();
+        let (begun, from) = (Instant::now(), since_boot());
         let mut worst = Duration::ZERO;
         while begun.elapsed() < Duration::from_secs(2) {
             worst = worst.max(latency(&node));
@@ -169,6 +209,22 @@ fn an_idle_neighbour_is_not_harmed() {
         sees(&node, what, &mut log);
         println!("{what}: exec of the neighbour at worst {worst:?}, at rest {rest:?}");
         assert!(worst < PATIENCE, "{what}: {worst:?}");
+        // A record is written when its quarter of a second is over.
+        std::thread::sleep(Duration::from_millis(600));
+        let (times, own) = work(&records, from, since_boot());
+        println!("{what}: the neighbour's own work {own:?} (median, worst), {times} times");
+        for ((own, rest), least) in own.into_iter().zip(own_rest).zip(AT_REST_AT_LEAST) {
+            assert!(own < STARVED * rest.max(least), "{what}: {own:?}, at rest {rest:?}");
+        }
+        if *what == DEFAULTS {
+            let pids = node.inspect("attacker")["CgroupPaths"][0]
+                .as_str()
+                .map(|g| format!("{g}/cgroup.procs"))
+                .expect("a group");
+            let pids = std::fs::read_to_string(pids).unwrap_or_default().lines().count();
+            println!("{what}: {pids} processes");
+            assert!(pids > 100, "{what}: {pids} processes, which is no attack");
+        }
         let begun = Instant::now();
         node.ok(&["ps", "-a"]);
         node.ok(&["rm", "-f", "attacker"]);
