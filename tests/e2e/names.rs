@@ -154,16 +154,19 @@ fn names_go_on_without_the_agent_and_a_killed_server_comes_back() {
     node.finish();
 }
 
-#[test]
-fn other_servers_are_asked_for_the_rest() {
-    let node = Node::start("names-forward");
-    let address = format!("198.18.{}.53", node.slot.port(0) % 256);
-    let on_lo = |what: &str| {
+/// An address of our own on the host's loopback.
+fn on_lo(what: &str, address: &str) {
+    let ip = |what: &str| {
         let output = Command::new("ip").args(["address", what, &format!("{address}/32"), "dev", "lo"]).output();
-        assert!(output.expect("ip").status.success() || what == "del");
+        output.expect("ip").status.success()
     };
-    on_lo("del");
-    on_lo("add");
+    // One that an earlier test has left.
+    ip("del");
+    assert!(what == "del" || ip(what));
+}
+
+/// A server there that knows every name, as 192.0.2.LAST.
+fn serve(address: &str, last: u8) {
     let socket = UdpSocket::bind(format!("{address}:53")).expect("port 53 of an address of our own");
     std::thread::spawn(move || {
         let mut buffer = [0; 600];
@@ -172,11 +175,19 @@ fn other_servers_are_asked_for_the_rest() {
             let end = 12 + buffer[12..n].iter().position(|b| *b == 0).unwrap_or(0) + 5;
             let a = buffer[end - 3] == 1;
             let head = [buffer[0], buffer[1], 0x81, 0x80, 0, 1, 0, u8::from(a), 0, 0, 0, 0];
-            let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 77];
+            let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, last];
             let answer = [&head[..], &buffer[12..end], if a { &record } else { &[] }].concat();
             let _ = socket.send_to(&answer, from);
         }
     });
+}
+
+#[test]
+fn other_servers_are_asked_for_the_rest() {
+    let node = Node::start("names-forward");
+    let address = format!("198.18.{}.53", node.slot.port(0) % 256);
+    on_lo("add", &address);
+    serve(&address, 77);
     node.ok(&["network", "create", "front"]);
     node.ok(&["network", "create", "--internal", "closed"]);
     idle(&node, "asks", &["--network", "front", "--dns", &address, "--dns-search", "example.org"]);
@@ -189,9 +200,33 @@ fn other_servers_are_asked_for_the_rest() {
     for container in ["nobody", "closed"] {
         assert!(found(&node, container, "ahostsv4", "www.example.org").is_empty(), "{container}");
     }
-    on_lo("del");
+    on_lo("del", &address);
     node.ok(&["rm", "-f", "asks", "nobody", "closed"]);
     node.ok(&["network", "rm", "front", "closed"]);
+    node.finish();
+}
+
+/// The host's own servers change while the server for names runs, which has given up all other files by then.
+#[test]
+fn the_hosts_resolv_conf_is_read_again() {
+    let mut node = Node::start("names-resolv");
+    let addresses = [1, 2].map(|n| format!("198.19.{}.{n}", node.slot.port(0) % 256));
+    for (address, last) in addresses.iter().zip([78, 79]) {
+        on_lo("add", address);
+        serve(address, last);
+    }
+    node.cover("/etc/resolv.conf", &format!("nameserver {}\n", addresses[0]));
+    node.restart();
+    node.ok(&["network", "create", "front"]);
+    idle(&node, "asks", &["--network", "front"]);
+    assert!(finds(&node, "asks", "www.example.org", "192.0.2.78"));
+    let before = server(&node);
+    std::fs::write(node.dir.join("covered-0"), format!("# changed\nnameserver {}\n", addresses[1])).expect("write");
+    until("the other server is asked", || finds(&node, "asks", "www.example.org", "192.0.2.79"));
+    assert_eq!(server(&node), before);
+    addresses.iter().for_each(|address| on_lo("del", address));
+    node.ok(&["rm", "-f", "asks"]);
+    node.ok(&["network", "rm", "front"]);
     node.finish();
 }
 
