@@ -383,6 +383,7 @@ impl Config {
                 no_new_privileges: self.isolation.no_new_privileges,
                 selinux: self.isolation.selinux == SelinuxUse::Auto,
             },
+            default_storage_bytes: self.containers.default_storage_bytes,
             shared_paths: self.policy.operator.shared(),
             event_history: self.event_history,
             // Checked when the file was parsed.

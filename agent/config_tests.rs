@@ -62,6 +62,7 @@ fn the_example_is_the_default_with_every_key() {
         (r#"crl: Some("/etc/berth/pki/crl.pem")"#, "crl: None"),
         (r#"docker_config: Some("/etc/berth/docker.json")"#, "docker_config: None"),
         (r#"cgroup_parent: Some("berth")"#, "cgroup_parent: None"),
+        ("default_storage_bytes: Some(10737418240)", "default_storage_bytes: None"),
         (r#"file: Some("/var/lib/berth/audit.log")"#, "file: None"),
         (r#"interval: Some("1h")"#, "interval: None"),
         (r#"stopped_containers_after: Some("7d")"#, "stopped_containers_after: None"),

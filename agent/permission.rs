@@ -58,6 +58,8 @@ pub struct Grants {
     pub landlock: bool,
     /// Containers whose programs get more rights than who executes them, where the agent's default is without.
     pub new_privileges: bool,
+    /// Containers whose own files may take more of the disk than the agent's default.
+    pub storage: bool,
     /// Volumes with the local driver's type, device and o.
     pub volume_options: bool,
     /// Collectors that the agent sends a container's log to.
@@ -101,6 +103,7 @@ pub fn of_spec(spec: &ContainerSpec) -> Vec<Need> {
     // The record of a container that never was to have it says nothing.
     add(spec.landlock == Some(false), Need::Landlock);
     add(spec.new_privileges, Need::NewPrivileges);
+    add(spec.storage.beyond_default, Need::Storage);
     add(spec.log.own_address, Need::LogCollector(spec.log.syslog.address.to_string()));
     // With the host's root in it the limits would be the container's own to lift.
     let limits = spec.writable_cgroups && spec.userns == UsernsMode::Host;
@@ -391,6 +394,7 @@ impl Grants {
             Need::Selinux => self.selinux,
             Need::Landlock => self.landlock,
             Need::NewPrivileges => self.new_privileges,
+            Need::Storage => self.storage,
             Need::VolumeOptions => self.volume_options,
             Need::LogCollector(_) => self.log_collectors,
             Need::Macvlan => self.macvlan,

@@ -1,5 +1,5 @@
 use super::*;
-use berth_model::spec::{Device, DeviceRule, Mount, Ulimit, VolumeMount};
+use berth_model::spec::{Device, DeviceRule, Mount, Storage, Ulimit, VolumeMount};
 
 impl Policy {
     /// Those of `needs` that the role has no permission for.
@@ -100,6 +100,12 @@ fn options() -> Vec<(ContainerSpec, &'static str, &'static str, &'static str)> {
         (ContainerSpec { selinux: label("level:s0:c1,c2"), ..d() }, "SELinux", "selinux = true", "privileged = true"),
         (ContainerSpec { apparmor: "/usr/bin/man".into(), ..d() }, "AppArmor", "apparmor = true", "landlock = true"),
         (ContainerSpec { new_privileges: true, ..d() }, "gain privileges", "new_privileges = true", "landlock = true"),
+        (
+            ContainerSpec { storage: Storage { bytes: None, inodes: None, beyond_default: true }, ..d() },
+            "more of the disk",
+            "storage = true",
+            "volume_options = true",
+        ),
         (ContainerSpec { landlock: Some(false), ..d() }, "without Landlock", "landlock = true", "unconfined = true"),
         (bind("/srv/a", Propagation::Rprivate), "/srv/a", "host_paths = ['/srv']", "host_paths = ['/srv/b', '/sr']"),
         (bind("/", Propagation::Rprivate), "path /", "host_paths = ['/']", "host_paths = ['/srv']"),

@@ -276,6 +276,9 @@ pub fn from_node(error: NodeError) -> Status {
         NodeError::VolumeExists { volume, .. } => {
             Draft::new(Code::AlreadyExists, R::VolumeExists, message).resource("volume", &volume)
         }
+        NodeError::ContainerFull { container, .. } => {
+            Draft::new(Code::ResourceExhausted, R::ContainerFull, message).resource("container", &container)
+        }
         NodeError::Volume(inner) => from_volume(&inner, message),
         NodeError::Image(inner) => from_image(&inner, message),
         NodeError::Rootfs(inner) => from_rootfs(&inner, message),

@@ -73,6 +73,11 @@ fn every_kind_of_error_has_its_code_and_reason() {
         (NodeError::Io { act: name(), source: Error::from_raw_os_error(24) }, Code::ResourceExhausted, "OUT_OF_FILES"),
         (NodeError::VolumeChanged(name()), Code::FailedPrecondition, "VOLUME_CHANGED"),
         (
+            NodeError::ContainerFull { act: name(), container: name(), limit: name() },
+            Code::ResourceExhausted,
+            "CONTAINER_FULL",
+        ),
+        (
             VolumeError::Full { act: name(), volume: name(), what: "a size" }.into(),
             Code::ResourceExhausted,
             "VOLUME_FULL",

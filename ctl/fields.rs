@@ -42,6 +42,8 @@ const CONFIG: &[(&str, &str)] = &[
     ("stop_timeout_seconds", "--stop-timeout"),
     ("auto_remove", "--rm"),
     ("shm_bytes", "--shm-size"),
+    ("storage_bytes", "--storage-opt size"),
+    ("storage_inodes", "--storage-opt inodes"),
     ("log.driver", "--log-driver"),
     ("log.max_file_bytes", "--log-opt max-size"),
     ("log.max_files", "--log-opt max-file"),

@@ -137,6 +137,9 @@ fn hint(reason: R, file: &str, code: Code, tls: bool) -> Option<&'static str> {
         R::DigestMismatch => "the registry sent other bytes than it named; try again, then tell its operator",
         R::DiskFull => "berthctl system df shows what takes the room, berthctl system prune --dry-run what can go",
         R::VolumeChanged => "begin anew; stop the volume's containers for a tar that belongs together",
+        R::ContainerFull => {
+            "remove files in it, or make another one: berthctl commit keeps its files, run --storage-opt size=... has more room"
+        }
         R::VolumeFull => {
             "it keeps the size that it was made with: make a larger one (berthctl volume create --opt size=...), and import there"
         }

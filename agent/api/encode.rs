@@ -94,6 +94,7 @@ pub fn container_detail(detail: &ContainerDetail) -> v1::InspectContainerRespons
         networks: record.networks.iter().map(super::endpoints::container_network).collect(),
         log_path: path(&detail.log_path),
         upper_path: path(&detail.upper_path),
+        storage_limited_by: detail.storage_limited_by.map_or_else(String::new, |by| by.as_str().to_owned()),
         cgroup_paths: detail.cgroup_paths.iter().map(|p| path(p)).collect(),
         shim_pid: record.process.as_ref().filter(|_| record.phase == Phase::Running).map_or(0, |p| p.shim_pid),
         effective_env: effective.env.clone(),

@@ -22,6 +22,7 @@ mod reclaim;
 mod selinux;
 mod session;
 mod spec;
+mod storage;
 mod subnets;
 mod supervise;
 mod upgrade;

@@ -183,6 +183,7 @@ pub fn decode(f: &mut Fields, config: v1::ContainerConfig, log: &LogConfig, publ
         auto_remove: config.auto_remove,
         oom_score_adj: config.oom_score_adj,
         shm_bytes: Some(config.shm_bytes).filter(|n| *n > 0),
+        storage: super::storage::decode(f, config.storage_bytes, config.storage_inodes),
     }
 }
 
@@ -533,6 +534,8 @@ pub fn encode(spec: &ContainerSpec) -> v1::ContainerConfig {
         auto_remove: spec.auto_remove,
         oom_score_adj: spec.oom_score_adj,
         shm_bytes: spec.shm_bytes.unwrap_or_default(),
+        storage_bytes: spec.storage.bytes,
+        storage_inodes: spec.storage.inodes.unwrap_or_default(),
         log: Some(v1::LogConfig {
             max_file_bytes: spec.log.max_file_bytes,
             max_files: spec.log.max_files,

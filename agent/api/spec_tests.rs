@@ -116,6 +116,8 @@ fn full() -> v1::ContainerConfig {
         stop_timeout_seconds: Some(0),
         oom_score_adj: Some(-5),
         shm_bytes: 1 << 20,
+        storage_bytes: Some(10 << 30),
+        storage_inodes: 4096,
         log: Some(v1::LogConfig { max_file_bytes: 8192, max_files: 2, driver: "local".into(), ..Default::default() }),
         restart: policy(Mode::OnFailure, 3),
         ..Default::default()

@@ -2,6 +2,7 @@
 
 use super::{Check, cgroups};
 use berth_model::log::{LogConfig, LogDriver};
+use berth_volume::{LEAST_BYTES, MOST_BYTES};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,6 +18,8 @@ pub struct Containers {
     pub cgroup_parent: Option<String>,
     /// Processes and threads of one container; -1: no limit.
     pub default_pids: i64,
+    /// Bytes that a container's own files may take of the disk; unset: no limit.
+    pub default_storage_bytes: Option<u64>,
     /// Where vendors' descriptions of devices are; those of later folders go first. What is not root's, or what others may write, is not used.
     pub cdi_dirs: Vec<PathBuf>,
     /// Bytes of one log file before it is rotated.
@@ -33,6 +36,7 @@ impl Default for Containers {
             cgroup_parent: None,
             // A fork bomb is stopped long before the host's own limit of 32,768 pids.
             default_pids: 4096,
+            default_storage_bytes: None,
             cdi_dirs: vec!["/etc/cdi".into(), "/run/cdi".into()],
             log_file_bytes: log.max_file_bytes,
             log_files: log.max_files,
@@ -47,6 +51,8 @@ impl Containers {
         }
         let pids = self.default_pids == -1 || self.default_pids >= 16;
         check(pids, "containers.default_pids", "must be -1 or at least 16");
+        let storage = self.default_storage_bytes.is_none_or(|bytes| (LEAST_BYTES..=MOST_BYTES).contains(&bytes));
+        check(storage, "containers.default_storage_bytes", "must be 8388608 (8 MiB) to 17592186044416 (16 TiB)");
         let absolute = self.cdi_dirs.iter().all(|d| d.is_absolute());
         check(absolute, "containers.cdi_dirs", "must be absolute paths");
         check(self.log_file_bytes >= 4096, "containers.log_file_bytes", "must be at least 4096");

@@ -33,6 +33,8 @@ pub enum Need {
     Landlock,
     /// Set-id bits and file capabilities that count.
     NewPrivileges,
+    /// More of the host's disk than the agent's default gives.
+    Storage,
     VolumeOptions,
     /// Its address: the agent connects there as root of the host, and the container chooses what it sends.
     LogCollector(String),
@@ -65,6 +67,7 @@ impl Need {
             Need::Selinux => "selinux",
             Need::Landlock => "landlock",
             Need::NewPrivileges => "new_privileges",
+            Need::Storage => "storage",
             Need::VolumeOptions => "volume_options",
             Need::LogCollector(_) => "log_collectors",
             Need::Macvlan => "macvlan",
@@ -112,6 +115,7 @@ impl Need {
             ("selinux", true) => Need::Selinux,
             ("landlock", true) => Need::Landlock,
             ("new_privileges", true) => Need::NewPrivileges,
+            ("storage", true) => Need::Storage,
             ("volume_options", true) => Need::VolumeOptions,
             ("log_collectors", false) => Need::LogCollector(text()),
             ("macvlan", true) => Need::Macvlan,
@@ -142,6 +146,7 @@ impl fmt::Display for Need {
             Need::Selinux => f.write_str("a SELinux label other than the default"),
             Need::Landlock => f.write_str("a container without Landlock"),
             Need::NewPrivileges => f.write_str("a container whose programs may gain privileges"),
+            Need::Storage => f.write_str("more of the disk than the default for a container's own files"),
             Need::VolumeOptions => f.write_str("a volume with options that reach the host"),
             Need::LogCollector(address) => write!(f, "a log collector of its own, {address}"),
             Need::Macvlan => f.write_str("driver macvlan"),

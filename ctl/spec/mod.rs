@@ -147,6 +147,9 @@ pub struct Create {
     /// Size of /dev/shm in bytes [default: 64m]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Files")]
     pub shm_size: Option<u64>,
+    /// How much its own files may take of the disk: size=10g and, where that gives too many or too few, inodes=100000; size=0: no limit
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Files")]
+    pub storage_opt: Vec<String>,
     /// Device of the host; permissions are letters of rwm. Or what a vendor describes (CDI): vendor.com/class=name
     #[arg(long, value_name = "HOST[:CONTAINER[:PERMISSIONS]]", help_heading = "Files")]
     pub device: Vec<String>,
@@ -261,6 +264,7 @@ impl Create {
         labels.extend(pairs::labels("--label", &self.label)?);
         let Security { no_new_privileges, writable_cgroups, seccomp, apparmor, label, landlock } = self.security()?;
         let chosen = self.network.chosen()?;
+        let (storage_bytes, storage_inodes) = pairs::storage(&self.storage_opt)?;
         Ok(v1::ContainerConfig {
             image: image.clone(),
             name: self.name.clone().unwrap_or_default(),
@@ -335,6 +339,8 @@ impl Create {
             auto_remove: self.rm,
             oom_score_adj: self.oom_score_adj,
             shm_bytes: self.shm_size.unwrap_or(0),
+            storage_bytes,
+            storage_inodes,
             log: pairs::log(self.log_driver.as_deref(), &self.log_opt)?,
             restart: self.restart.as_deref().map(supervise::restart).transpose()?,
             health: supervise::health(self)?,

@@ -94,6 +94,20 @@ pub fn ulimit(text: &str) -> Result<v1::Ulimit> {
     Ok(v1::Ulimit { name: name.to_owned(), soft, hard })
 }
 
+/// Bytes and inodes of a container's own files.
+pub fn storage(options: &[String]) -> Result<(Option<u64>, u64)> {
+    let (mut size, mut inodes) = (None, 0);
+    for option in options {
+        let bad = |why: &str| Error::usage(format!("--storage-opt {option:?}: {why}"));
+        match option.split_once('=') {
+            Some(("size", v)) => size = Some(parse_bytes(v).map_err(|e| bad(&e))?),
+            Some(("inodes", v)) => inodes = v.parse().map_err(|_| bad("must be a number of files and folders"))?,
+            _ => return Err(bad("there are size=SIZE and inodes=NUMBER")),
+        }
+    }
+    Ok((size, inodes))
+}
+
 /// The log driver and its options, which the agent knows; sizes are read here.
 pub fn log(driver: Option<&str>, options: &[String]) -> Result<Option<v1::LogConfig>> {
     let mut log = v1::LogConfig { driver: driver.unwrap_or_default().to_owned(), ..Default::default() };

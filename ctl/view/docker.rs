@@ -9,7 +9,7 @@ pub fn container(r: &v1::InspectContainerResponse) -> Value {
     let mut value = inspect_container(r);
     let s = r.summary.clone().unwrap_or_default();
     let c = r.config.clone().unwrap_or_default();
-    take_out(&mut value, &["Warnings", "UpperDir", "CgroupPaths"]);
+    take_out(&mut value, &["Warnings", "UpperDir", "CgroupPaths", "StorageLimitedBy"]);
     take_out(
         &mut value["State"],
         &[

@@ -106,6 +106,14 @@ fn network_mode(c: &v1::ContainerConfig) -> String {
     }
 }
 
+/// As `--storage-opt` has it; nothing where there is no limit.
+fn storage(c: &v1::ContainerConfig) -> Value {
+    let size = c.storage_bytes.map(|bytes| ("size", bytes)).filter(|(_, bytes)| *bytes > 0);
+    let said = size.into_iter().chain((c.storage_inodes > 0).then_some(("inodes", c.storage_inodes)));
+    let said: serde_json::Map<String, Value> = said.map(|(key, n)| (key.to_owned(), n.to_string().into())).collect();
+    if said.is_empty() { Value::Null } else { said.into() }
+}
+
 /// What Docker keeps under HostConfig.
 fn host_config(c: &v1::ContainerConfig) -> Value {
     let log = c.log.clone().unwrap_or_default();
@@ -147,6 +155,7 @@ fn host_config(c: &v1::ContainerConfig) -> Value {
     let around = json!({
         "OomScoreAdj": c.oom_score_adj,
         "ShmSize": c.shm_bytes,
+        "StorageOpt": storage(c),
         "PidMode": host(c.host_pid),
         "IpcMode": host(c.host_ipc),
         "UTSMode": host(c.host_uts),
@@ -212,6 +221,7 @@ pub fn inspect_container(r: &v1::InspectContainerResponse) -> Value {
         "LogPath": r.log_path,
         "Log": r.log.as_ref().map(state::log),
         "UpperDir": r.upper_path,
+        "StorageLimitedBy": r.storage_limited_by,
         "ProcessLabel": r.process_label,
         "MountLabel": r.mount_label,
         "UserNamespace": r.userns.as_ref().map(state::userns),

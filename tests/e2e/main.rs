@@ -73,6 +73,7 @@ mod smoke;
 #[cfg(feature = "failpoints")]
 mod soak;
 mod spoof;
+mod storage;
 mod survive;
 mod tls;
 mod trace;

@@ -27,6 +27,8 @@ macro_rules! fault {
     };
 }
 
+const SMALL: &[&str] = &["--storage-opt", "size=16m"];
+
 /// Name, options and script of each attack.
 const ATTACKS: &[(&str, &[&str], &str)] = &[
     ("forks", &["--pids-limit", "64"], "f() { f | f & }; while :; do f; done 2>/dev/null"),
@@ -49,6 +51,9 @@ const ATTACKS: &[(&str, &[&str], &str)] = &[
     ("inodes", &["--tmpfs", "/t:size=8m"], "n=0; while :; do n=$((n+1)); : >/t/$n; done 2>/dev/null"),
     ("disk", &["-v", "small:/v"], "while :; do cat /dev/zero >/v/x; rm /v/x; done 2>/dev/null"),
     ("inodes of a disk", &["-v", "small:/v"], "n=0; while :; do n=$((n+1)); : >/v/$n || n=0; done 2>/dev/null"),
+    ("own disk", SMALL, "while :; do cat /dev/zero >/x; rm /x; done 2>/dev/null"),
+    ("inodes of its own disk", SMALL, "n=0; while :; do n=$((n+1)); : >/$n || n=0; done 2>/dev/null"),
+    ("own disk by its hosts file", SMALL, "while :; do cat /dev/zero >/etc/hosts; done 2>/dev/null"),
     ("folders in folders", &[], "while :; do mkdir d && cd d || sleep 1; done 2>/dev/null"),
     ("one line without end", &[], "tr '\\0' a </dev/zero"),
     ("pipes", &["--ulimit", "nofile=512"], "while :; do sleep 1000 | sleep 1000 & done 2>/dev/null"),

@@ -99,6 +99,7 @@ pub struct ContainerSpec {
     pub oom_score_adj: Option<i32>,
     /// Bytes of /dev/shm; `None`: 64 MiB.
     pub shm_bytes: Option<u64>,
+    pub storage: Storage,
     pub log: LogConfig,
     pub restart: RestartPolicy,
     pub health: HealthCheck,
@@ -284,6 +285,39 @@ pub struct Resources {
     pub unified: BTreeMap<String, String>,
 }
 
+/// How much of the host's disk a container's own files may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Storage {
+    /// In a request `None`: as the agent says, 0: no limit. In a record never 0, and `None`: no limit.
+    pub bytes: Option<u64>,
+    /// Files and folders; `None`: as many as a file system of that many bytes has.
+    pub inodes: Option<u64>,
+    /// More than the agent's default was asked for. Not to be asked for by itself.
+    pub beyond_default: bool,
+}
+
+/// A file system of so many bytes has a file for each of these.
+const BYTES_OF_INODE: u64 = 4096;
+
+impl Storage {
+    /// What a request's words mean where containers that say nothing have `default` bytes. Again is the same.
+    pub fn or_default(&mut self, default: Option<u64>) {
+        let Some(default) = default else {
+            self.bytes = self.bytes.filter(|bytes| *bytes > 0);
+            return;
+        };
+        match self.bytes {
+            None if self.beyond_default => {}
+            None => self.bytes = Some(default),
+            Some(0) => (self.bytes, self.beyond_default) = (None, true),
+            Some(bytes) => self.beyond_default |= bytes > default,
+        }
+        // Inodes are the disk's, too.
+        self.beyond_default |= self.inodes.is_some_and(|inodes| inodes > default / BYTES_OF_INODE);
+    }
+}
+
 /// Docker's and the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
 /// The kernel takes no quota below.
@@ -406,6 +440,26 @@ mod tests {
         }
         assert_eq!(Resources::nano_cpus_of(50_000, 100_000), 500_000_000);
         assert_eq!(Resources::default().cpu_quota(), None);
+    }
+
+    #[test]
+    fn storage_is_as_the_agent_says_unless_something_is_said() {
+        let of = |bytes, inodes, default| {
+            let mut storage = Storage { bytes, inodes, beyond_default: false };
+            storage.or_default(default);
+            let once = storage;
+            storage.or_default(default);
+            assert_eq!(storage, once, "again is the same");
+            (storage.bytes, storage.beyond_default)
+        };
+        assert_eq!((of(None, None, None), of(Some(0), None, None)), ((None, false), (None, false)));
+        assert_eq!(of(Some(9 << 20), Some(1 << 30), None), (Some(9 << 20), false));
+        let default = Some(8 << 20);
+        assert_eq!(of(None, None, default), (default, false));
+        assert_eq!(of(default, None, default), (default, false));
+        assert_eq!(of(Some(0), None, default), (None, true));
+        assert_eq!(of(Some(9 << 20), None, default), (Some(9 << 20), true));
+        assert_eq!((of(None, Some(2048), default), of(None, Some(2049), default)), ((default, false), (default, true)));
     }
 
     #[test]

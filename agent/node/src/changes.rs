@@ -5,13 +5,12 @@ use crate::copy::{Outlet, give_up, send_within};
 use crate::node::Inner;
 use crate::store::Durability;
 use crate::view::Requester;
-use crate::{NodeError, Pieces};
+use crate::{NodeError, Pieces, own};
 use berth_model::Phase;
 use berth_rootfs::{Change, Upper};
 use berth_tar::{Packer, Packing};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -26,12 +25,6 @@ const STUCK: Duration = Duration::from_secs(60);
 /// What the engine makes in a container's upper folder to mount its own things on, where the image has no such folder or file. It is no
 /// change of the container's (Docker hides the same in a layer of its own).
 pub(crate) const OURS: &[&str] = &["dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf", ".dockerenv"];
-
-/// The folder of a container's own writes; `None`: it was never made.
-pub(crate) fn upper(inner: &Inner, container: &Container) -> Option<PathBuf> {
-    let upper = inner.container_dir(&container.id).join("upper");
-    upper.is_dir().then_some(upper)
-}
 
 fn present(container: &Container) -> Result<(), NodeError> {
     match container.phase() {
@@ -53,7 +46,8 @@ pub(crate) async fn diff(
     inner.tasks.spawn_blocking(move || {
         let _place = place;
         let told = (|| -> Result<(), NodeError> {
-            let Some(upper) = upper(&inner_, &container) else { return Ok(()) };
+            let own = own::reach(&inner_, &container)?;
+            let Some(upper) = own.upper() else { return Ok(()) };
             let layers = inner_.layers.store.view(&container.record().layers, None)?;
             let mut batch = Vec::with_capacity(BATCH);
             let send = |batch: Vec<Change>| send_within(&sender, batch, STUCK);
@@ -85,8 +79,8 @@ pub(crate) async fn export(
     inner.tasks.spawn_blocking(move || {
         let _place = place;
         let exported = (|| -> Result<(), NodeError> {
-            let upper = upper(&inner_, &container);
-            let view = inner_.layers.store.view(&container.record().layers, upper.as_deref())?;
+            let own = own::reach(&inner_, &container)?;
+            let view = inner_.layers.store.view(&container.record().layers, own.upper().as_deref())?;
             let name = container.record().name.clone();
             // Removed in the middle, the rest would be missing without a word.
             let check = || present(&container).map_err(|_| io::Error::other("the container was removed meanwhile"));

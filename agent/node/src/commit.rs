@@ -3,12 +3,12 @@
 //! The layer is doomed in the store before it is there, and spared with the record: an agent that dies in between leaves nothing. A mark
 //! beside the container's socket says that it was frozen for this; the next agent lets it go on.
 
-use crate::changes::{OURS, upper};
+use crate::changes::OURS;
 use crate::container::{Container, Gate};
 use crate::node::Inner;
 use crate::store::{Durability, Write};
 use crate::view::{CommitRequest, Committed, Requester};
-use crate::{NodeError, fail, images};
+use crate::{NodeError, fail, images, own};
 use berth_image::{Child, Hasher, LayerSink};
 use berth_model::digest::Algorithm;
 use berth_model::image::ImageConfig;
@@ -144,14 +144,15 @@ impl io::Write for Tee {
     }
 }
 
-fn layer(inner: &Inner, container: &Container) -> Result<Fresh, NodeError> {
+fn layer(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Fresh, NodeError> {
     let act = "writing the layer";
     let refused = Arc::default();
     let writer = LayerSink::writer(&inner.layers).map_err(|e| sink_error(act, e))?;
     let tee = Tee { writer, hasher: Hasher::new(Algorithm::Sha256), bytes: 0, refused: Arc::clone(&refused) };
     let out = io::BufWriter::with_capacity(PIECE, tee);
     let check = || if inner.stop.is_cancelled() { Err(io::Error::other("the agent is stopping")) } else { Ok(()) };
-    let written = match upper(inner, container) {
+    let own = own::reach(inner, container)?;
+    let written = match own.upper() {
         Some(upper) => Upper::open(&upper, OURS)?.write_layer(out, &check),
         None => berth_tar::Writer::new(out).finish().map_err(|e| disk(act, e)),
     };

@@ -6,6 +6,7 @@
 
 use crate::NodeError;
 use crate::health::{self, Check};
+use crate::own;
 use berth_model::image::ImageRecord;
 use berth_model::supervision::HealthState;
 use berth_model::{ContainerId, ContainerRecord, ExitStatus, Phase};
@@ -58,6 +59,8 @@ pub(crate) struct Container {
     holds: AtomicU32,
     /// It was taken out of the index.
     gone: CancellationToken,
+    /// See [`own::reach`].
+    pub own: own::Reaching,
     _taken: Taken,
 }
 
@@ -116,6 +119,7 @@ impl Container {
             teardown: Arc::default(),
             holds: AtomicU32::new(0),
             gone: CancellationToken::new(),
+            own: own::Reaching::default(),
             _taken: taken,
         })
     }

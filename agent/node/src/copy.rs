@@ -10,15 +10,14 @@ use crate::places::Taken;
 use crate::root::Root;
 use crate::store::Durability;
 use crate::view::{CopiedOut, CopyInto, CopySource, Requester};
-use crate::volumes;
-use berth_model::ContainerSpec;
+use crate::{own, volumes};
+use berth_model::ContainerRecord;
 use berth_model::userns::IdRange;
 use berth_sys::fs::{self as sysfs, Kind, Open, Resolve, Stat};
 use berth_sys::userns::as_file_user;
 use berth_tar::{
     ExtractError, Extracted, Extractor, Found, Ids, Owner, Packer, Packing, Place, Rules, Source, Top, place,
 };
-use berth_volume::VolumeError;
 use bytes::{Bytes, BytesMut};
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -71,7 +70,7 @@ pub(crate) async fn into(
     let mut first = Some(pieces.recv().await.ok_or(NodeError::CallerGone)??);
     let _place = inner.copies.enter(who).await?;
     let root = Root::open(inner, &container).await?;
-    let (name, spec, inner_) = (container.record().name.clone(), container.record().spec.clone(), inner.clone());
+    let (name, record, inner_) = (container.record().name.clone(), container.record(), inner.clone());
     let done = inner
         .blocking(move || {
             let absent = Absent::of(&root, &name);
@@ -91,8 +90,8 @@ pub(crate) async fn into(
             let ids = root.ids();
             let rules = Rules { owner, top, skip_devices: false, keep_top: false, follow, ids: ids.map(to_host) };
             let mut extractor = Extractor::new(target.base, rules);
-            let wrong = |e| match full_volume(&inner_, &spec, (base.as_fd(), &renamed), &e) {
-                Some(full) => NodeError::Volume(full),
+            let wrong = |e| match full(&inner_, &record, root.fd(), (base.as_fd(), &renamed), &e) {
+                Some(full) => full,
                 None => extract_error(e, &name),
             };
             let write = || -> Result<Extracted, NodeError> {
@@ -260,20 +259,25 @@ impl Write for Outlet {
     }
 }
 
-/// What an entry was written to in `base`, where it was a volume of the container that had no room left. `renamed`: the name that all of the tar is
-/// below, where it is another one than the tar's.
-fn full_volume(
+/// What an entry was written to in `base`, where it was a volume of the container, or the container itself, that had no room left. `renamed`: the name
+/// that all of the tar is below, where it is another one than the tar's.
+fn full(
     inner: &Inner,
-    spec: &ContainerSpec,
+    record: &ContainerRecord,
+    root: BorrowedFd<'_>,
     (base, renamed): (BorrowedFd<'_>, &[u8]),
     error: &ExtractError,
-) -> Option<VolumeError> {
+) -> Option<NodeError> {
     let ExtractError::Io { entry, source } = error else { return None };
     let path = match (renamed, entry.split_once('/')) {
         (b"", _) | (_, None) => entry.clone().into_bytes(),
         (renamed, Some((_, rest))) => [renamed, b"/", rest.as_bytes()].concat(),
     };
-    inner.volumes.full(spec, (base, &path), (entry, source))
+    let folder = volumes::folder_of(base, &path)?;
+    match inner.volumes.full(&record.spec, folder.as_fd(), (entry, source)) {
+        Some(volume) => Some(NodeError::Volume(volume)),
+        None => own::full_of_copy(inner, record, (root, folder.as_fd()), (entry, source)),
+    }
 }
 
 fn extract_error(e: ExtractError, container: &str) -> NodeError {

@@ -6,18 +6,22 @@ use crate::node::Inner;
 use crate::requests::{Begin, Ticket, fingerprint};
 use crate::store::{Durability, Write};
 use crate::view::{CreateRequest, Created, HostVolume, PullPolicy, Requester};
-use crate::{NodeError, after, cdi, fail, logs, nets, selinux, volumes};
+use crate::{NodeError, after, cdi, fail, logs, nets, own, selinux, userns, volumes};
+use berth_model::userns::Userns;
 use berth_model::{ContainerId, ContainerRecord, ContainerSpec, Phase, Timestamp, id::check_name};
-use berth_rootfs::WritableLayer;
-use std::path::Path;
 use std::sync::Arc;
 use tracing::Instrument;
 
 impl crate::Node {
     /// What a request's words about walls mean here: before it is asked what the spec needs.
     pub fn default_walls(&self, spec: &mut ContainerSpec) {
-        self.inner().runtime.default_walls(spec);
+        default_walls(self.inner(), spec);
     }
+}
+
+fn default_walls(inner: &Inner, spec: &mut ContainerSpec) {
+    inner.runtime.default_walls(spec);
+    spec.storage.or_default(inner.config.default_storage_bytes);
 }
 
 pub(crate) async fn create(
@@ -26,11 +30,15 @@ pub(crate) async fn create(
     mut request: CreateRequest,
 ) -> Result<Created, NodeError> {
     request.spec.runtime = inner.runtime.named(&request.spec.runtime);
-    inner.runtime.default_walls(&mut request.spec);
+    default_walls(inner, &mut request.spec);
     let mut wrong = inner.runtime.check(&request.spec);
     wrong.extend(nets::resolve(inner, &mut request.spec)?);
     if let Some(Err(e)) = request.spec.name.as_deref().map(check_name) {
         wrong.push(("name".to_owned(), e.to_string()));
+    }
+    if request.spec.storage.bytes.is_none() && request.spec.storage.inodes.is_some() {
+        let why = "needs storage_bytes: without a limit there is nothing that counts them";
+        wrong.push(("storage_inodes".to_owned(), why.to_owned()));
     }
     wrong.extend(after::check(&inner.containers, request.spec.name.as_deref(), &request.spec.after));
     if !wrong.is_empty() {
@@ -142,20 +150,20 @@ async fn make(
     let effective = Arc::new(inner.runtime.effective(&spec, &image.record().config)?);
     logs::place::check(&spec, &image.record().config, &effective)?;
     let auto_remove = spec.auto_remove;
+    // Before its folder: a quota holds those that have ids of their own.
+    let ids = inner.userns.choose(&spec)?;
     // An auto-removed one is started right away, as a rule: the start makes its folder.
-    if !auto_remove {
-        let dir = inner.container_dir(&id);
-        inner.blocking(move || make_folder(&dir)).await?;
-    }
+    let folder = if auto_remove { Ok(()) } else { make_folder(inner, &id, &spec, ids.0.range.is_some()).await };
     let span = tracing::debug_span!(target: crate::TRACE, "create", container = %id);
     let made = async {
+        folder?;
         let taken = volumes::resolve(inner, &id, &mut spec, &image.record().config).await?;
         if let Err(e) = volumes::permitted(inner, &spec, host_volumes.as_deref()) {
             volumes::undo(inner, &id, taken).await;
             return Err(e);
         }
         let writes = taken.writes(inner);
-        let made = record(inner, &who, &id, name, image, spec, effective, ticket, writes).await;
+        let made = record(inner, &who, &id, name, image, (spec, ids), effective, ticket, writes).await;
         if made.is_err() {
             volumes::undo(inner, &id, taken).await;
         }
@@ -164,24 +172,21 @@ async fn make(
     let made = made.instrument(span).await;
     if made.is_err() && !auto_remove {
         let dir = inner.container_dir(&id);
-        inner.blocking(move || Ok(berth_rootfs::remove_tree(&dir)?)).await.unwrap_or_else(|e| {
+        inner.blocking(move || own::remove(&dir)).await.unwrap_or_else(|e| {
             tracing::warn!(container = %id, error = %e, "undoing a create");
         });
     }
     made
 }
 
-/// `dir` with the writable layer and the folder of the logs.
-pub(crate) fn make_folder(dir: &Path) -> Result<WritableLayer, NodeError> {
-    std::fs::create_dir_all(dir).map_err(NodeError::io(format!("making {}", dir.display())))?;
-    let log = dir.join("log");
-    match std::fs::create_dir(&log) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(NodeError::Io { act: format!("making {}", log.display()), source: e });
-        }
-        _ => {}
-    }
-    Ok(WritableLayer::create(dir)?)
+async fn make_folder(
+    inner: &Arc<Inner>,
+    id: &ContainerId,
+    spec: &ContainerSpec,
+    own_ids: bool,
+) -> Result<(), NodeError> {
+    let (inner_, id, spec) = (inner.clone(), id.clone(), spec.clone());
+    inner.blocking(move || own::make(&inner_, &id, &spec, own_ids)).await
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of one story")]
@@ -191,14 +196,13 @@ async fn record(
     id: &ContainerId,
     name: NameReservation,
     image: ImageUse,
-    spec: ContainerSpec,
+    (spec, (userns, ids)): (ContainerSpec, (Userns, Option<userns::Held>)),
     effective: Arc<berth_runtime::Effective>,
     ticket: Ticket,
     mut writes: Vec<Write>,
 ) -> Result<Created, NodeError> {
     fail::point("create.after_layer")?;
     let auto_remove = spec.auto_remove;
-    let (userns, ids) = inner.userns.choose(&spec)?;
     let (selinux, labels) = selinux::choose(inner, &spec)?;
     let record = ContainerRecord {
         id: id.clone(),

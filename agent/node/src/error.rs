@@ -123,6 +123,9 @@ pub enum NodeError {
     VolumeChanged(String),
     #[error("there is a volume {volume} already, {why}")]
     VolumeExists { volume: String, why: String },
+    /// Its own files have reached their limit; the host's disk has not.
+    #[error("{act}: container {container} is full: its own files may take {limit}")]
+    ContainerFull { act: String, container: String, limit: String },
     #[error(transparent)]
     Volume(#[from] berth_volume::VolumeError),
     #[error(transparent)]

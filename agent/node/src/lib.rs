@@ -49,6 +49,7 @@ mod nets;
 mod network_change;
 mod network_connect;
 mod node;
+mod own;
 mod pause;
 mod places;
 mod policy;
@@ -144,6 +145,8 @@ pub struct NodeConfig {
     /// Where descriptions of CDI devices are.
     pub cdi_dirs: Vec<PathBuf>,
     pub runtime: RuntimeConfig,
+    /// What the own files of a container may take that does not say it; `None`: there is no limit.
+    pub default_storage_bytes: Option<u64>,
     /// Events kept.
     pub event_history: usize,
     /// What goes by itself.
@@ -490,7 +493,8 @@ impl Node {
         Ok(ContainerDetail {
             view: view_of(&container),
             log_path: logs::place::path(self.inner(), &container.record()),
-            upper_path: self.inner().container_dir(&container.id).join("upper"),
+            upper_path: own::folder(self.inner(), &container.record()).join("upper"),
+            storage_limited_by: own::limited_by(self.inner(), &container.record()),
             cgroup_paths: self.inner().runtime.cgroup_paths(&container.id),
             health: container.health.borrow().clone(),
         })

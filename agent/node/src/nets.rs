@@ -6,7 +6,7 @@
 use crate::container::Container;
 use crate::node::Inner;
 use crate::view::{NetworkMember, NetworkView};
-use crate::{NodeConfig, NodeError, cni};
+use crate::{NodeConfig, NodeError, cni, own};
 use berth_model::network::{
     DEFAULT_NETWORK, DEFAULT_WORD, EndpointSpec, Ipv6Mode, NetworkDriver, NetworkId, NetworkMode, NetworkRecord,
     PREDEFINED, PortMapping, Subnet4,
@@ -216,8 +216,9 @@ pub(crate) fn state_dirs(inner: &Inner, id: &ContainerId) -> Vec<PathBuf> {
         let other = c.record();
         other.phase == Phase::Running && matches!(&other.spec.network, NetworkMode::Container(of) if *of == id.as_str())
     };
-    let others = inner.containers.all().into_iter().filter(shares).map(|c| inner.container_dir(&c.id));
-    std::iter::once(inner.container_dir(id)).chain(others).collect()
+    let others = inner.containers.all().into_iter().filter(shares).map(|c| own::folder(inner, &c.record()));
+    let own = inner.containers.find(id.as_str()).map(|c| own::folder(inner, &c.record()));
+    own.into_iter().chain(others).collect()
 }
 
 /// The container whose network a spec joins; the spec has its id from here on.

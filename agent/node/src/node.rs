@@ -86,7 +86,7 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    /// /var/lib/berth/containers/ID: upper, work, log.
+    /// /var/lib/berth/containers/ID: log, and upper and work, or `own` with these where they have a limit.
     pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
         self.config.data_root.join("containers").join(id.as_str())
     }

@@ -6,7 +6,7 @@
 use crate::container::Container;
 use crate::node::Inner;
 use crate::store::{Durability, Write};
-use crate::{NodeError, cni, fail, nets, volumes};
+use crate::{NodeError, cni, fail, nets, own, volumes};
 use berth_model::ContainerId;
 use berth_model::network::{Attachments, NetworkMode};
 use berth_rootfs::RootMount;
@@ -133,6 +133,7 @@ fn take_apart(inner: &Inner, job: &mut Job) -> Result<(), NodeError> {
     }
     inner.runtime.remove_cgroups(id)?;
     volumes::let_go(inner, &job.container)?;
+    own::let_go(inner, &job.container);
     fail::point("remove.after_cgroup")?;
     let run = inner.paths(id).run;
     match std::fs::remove_dir_all(&run) {
@@ -145,7 +146,7 @@ fn take_apart(inner: &Inner, job: &mut Job) -> Result<(), NodeError> {
         inner.forwarders.finish(id);
         let dir = inner.container_dir(id);
         if dir.try_exists().map_err(NodeError::io(format!("looking for {}", dir.display())))? {
-            berth_rootfs::remove_tree(&dir)?;
+            own::remove(&dir)?;
         }
         fail::point("remove.after_tree")?;
         volumes::forget(inner, &job.container)?;

@@ -21,7 +21,7 @@ use crate::resolver::{self, Resolver};
 use crate::store::{Durability, Loaded, Store, StoreError, There, Write};
 use crate::timers::{self, Timers};
 use crate::userns::{self, Ranges};
-use crate::{NodeConfig, NodeError, cni, pause, selinux, session, volumes};
+use crate::{NodeConfig, NodeError, cni, own, pause, selinux, session, volumes};
 use berth_image::Images;
 use berth_model::event::EventKind;
 use berth_model::image::ImageRecord;
@@ -311,6 +311,7 @@ async fn containers(inner: &Arc<Inner>, records: Vec<ContainerRecord>, same_boot
     inner
         .blocking(move || {
             volumes::detach_unused(&inner_);
+            inner_.containers.all().iter().for_each(|container| own::let_go(&inner_, container));
             Ok(())
         })
         .await?;
@@ -575,7 +576,7 @@ async fn remove_orphan(inner: &Arc<Inner>, id: ContainerId, spare: bool) {
         }
         let dir = inner_.container_dir(&id_);
         if dir.exists() {
-            berth_rootfs::remove_tree(&dir)?;
+            own::remove(&dir)?;
         }
         Ok(())
     });

@@ -2,12 +2,12 @@
 
 use crate::NodeError;
 use crate::container::{Container, Gate, Life};
-use crate::create::make_folder;
 use crate::node::Inner;
+use crate::own::{self, Reached};
 use crate::volumes::{self, Hung};
 use berth_model::Phase;
 use berth_model::userns::IdRange;
-use berth_rootfs::{MountOptions, RootMount, WritableLayer};
+use berth_rootfs::{MountOptions, RootMount};
 use berth_sys::mount::{AttrChange, MountAttr, mount_setattr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,6 +29,7 @@ enum Hold {
     /// It cannot be started or removed meanwhile. In the order of their drops: the mount goes first.
     Stopped {
         _mount: RootMount,
+        _own: Reached,
         _volumes: Hung,
         _teardown: OwnedMutexGuard<()>,
         _gate: Box<Gate>,
@@ -72,22 +73,27 @@ impl Root {
         let record = container.record();
         let read_only = record.spec.read_only_root;
         let inner_ = inner.clone();
-        let (mount, fd, volumes, absent) = inner
+        let (mount, own, fd, volumes, absent) = inner
             .blocking(move || {
-                let dir = inner_.container_dir(&record.id);
-                let layer = if record.spec.auto_remove { make_folder(&dir)? } else { WritableLayer::open(&dir)? };
-                let mount = inner_.layers.store.mount(&record.layers, &layer, MountOptions::default())?;
+                if record.spec.auto_remove {
+                    own::make(&inner_, &record.id, &record.spec, record.userns.range.is_some())?;
+                }
+                let own = own::reach(&inner_, &container)?;
+                let layer = own.layer()?;
+                let mount = || Ok(inner_.layers.store.mount(&record.layers, &layer, MountOptions::default())?);
+                let mount = own::overlay(&inner_, &record, mount)?;
                 let (fd, volumes, absent) = volumes::hang(&inner_, &container, &mount)?;
                 if read_only {
                     // What asked to be read-only stays so while nothing runs that would notice; its volumes are as they were asked for.
                     let change = AttrChange { set: MountAttr::RDONLY, ..AttrChange::default() };
                     mount_setattr(fd.as_fd(), change).map_err(NodeError::io("making the root read-only"))?;
                 }
-                Ok((mount, fd, volumes, absent))
+                Ok((mount, own, fd, volumes, absent))
             })
             .await?;
         let hold = Hold::Stopped {
             _mount: mount,
+            _own: own,
             _volumes: volumes,
             _teardown: teardown,
             _gate: Box::new(gate),

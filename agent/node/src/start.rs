@@ -1,19 +1,18 @@
 //! Starts a container: root and network side by side, then plan and spawn. Each step has its undo.
 
 use crate::container::{Container, Gate, Life};
-use crate::create::make_folder;
 use crate::logs::{self, Forwarders};
 use crate::node::{Beside, Inner};
 use crate::reaper::Job;
 use crate::store::{Durability, Write};
 use crate::timers::Kind;
 use crate::userns::Own;
-use crate::{NodeError, TRACE, cause, cdi, cni, exit, fail, health, nets, remove, resolver, volumes};
+use crate::{NodeError, TRACE, cause, cdi, cni, exit, fail, health, nets, own, remove, resolver, volumes};
 use berth_model::network::{Attachments, NetworkMode, PortMapping, Protocol, bounded};
 use berth_model::state::ProcessRecord;
 use berth_model::supervision::Supervision;
 use berth_model::{ContainerRecord, Phase, Timestamp};
-use berth_rootfs::{MountOptions, RootMount, WritableLayer};
+use berth_rootfs::{MountOptions, RootMount};
 use berth_runtime::{AttachOptions, Attachment, PlanInput, Prepared, Shared, Shim, SpawnRequest};
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -129,7 +128,11 @@ async fn steps(inner: &Arc<Inner>, mut gate: Gate, attach: Option<AttachOptions>
     let launched = match inner.store.submit(vec![Write::PutContainer(record.clone())], durability).await {
         Ok(ack) => {
             let (inner_, container_) = (inner.clone(), container.clone());
-            let launched = inner.blocking(move || launch(&inner_, &container_, record, attach)).await;
+            let launched = inner.blocking(move || {
+                let record_ = record.clone();
+                launch(&inner_, &container_, record, attach).map_err(|e| own::explained(&inner_, &record_, e))
+            });
+            let launched = launched.await;
             match (launched, ack.safe().await) {
                 (Ok(launched), Err(e)) => Err(abandon(inner, launched, e.into()).await),
                 (launched, _) => launched,
@@ -245,16 +248,18 @@ fn launch(
     let auto_remove = record.spec.auto_remove;
     let shift = own.as_ref().map(Own::shift);
     let root = debug_span!(target: TRACE, "mount").in_scope(|| -> Result<RootMount, NodeError> {
-        let dir = inner.container_dir(id);
-        // What an auto-removed container writes is thrown away: no sync for it.
-        let layer = if auto_remove { make_folder(&dir)? } else { WritableLayer::open(&dir)? };
+        if auto_remove {
+            own::make(inner, id, &record.spec, record.userns.range.is_some())?;
+        }
+        let layer = own::mount(inner, container)?;
         if auto_remove {
             // A restart, or a start that an agent before this one was killed in. After a boot there is none: what removes itself is removed then.
             layer.trust_volatile()?;
         }
+        // What an auto-removed container writes is thrown away: no sync for it.
         let options =
             MountOptions { volatile: auto_remove, shift, label: &inner.runtime.labels(&record.selinux).mount };
-        let root = inner.layers.store.mount(&record.layers, &layer, options)?;
+        let root = own::overlay(inner, &record, || Ok(inner.layers.store.mount(&record.layers, &layer, options)?))?;
         fail::point("start.after_mount")?;
         Ok(root)
     });
@@ -342,7 +347,7 @@ fn spawn(
         shares: shared.as_ref().map(|r| Shared { id: &r.id, spec: &r.spec, networks: &r.networks }),
         host_gateway: inner.networks.gateway().into(),
         // Not below /run: the container may write its /etc/hosts as long as it likes, and /run is the host's memory.
-        state_dir: &inner.container_dir(&container.id),
+        state_dir: &own::folder(inner, record),
         run_dir: &inner.paths(&container.id).run,
         log: logs::place::plan(container, record),
         ids: record.userns.range,

@@ -5,6 +5,7 @@
 
 use crate::NodeError;
 use crate::node::Inner;
+use crate::own;
 use crate::view::{ContainerBytes, DiskUsage, UsageItem, UsageKind, UsageSum};
 use berth_model::{ContainerId, Digest, Phase};
 use std::collections::{HashMap, HashSet};
@@ -41,9 +42,11 @@ pub(crate) async fn bytes_of(inner: &Inner, folders: Vec<PathBuf>) -> Result<Vec
 /// What a container's own files and its logs take.
 pub(crate) async fn container_bytes(inner: &Inner, id: &ContainerId) -> Result<ContainerBytes, NodeError> {
     let dir = inner.container_dir(id);
-    let counted = bytes_of(inner, vec![dir.join("upper"), dir.join("log")]).await?;
-    let [written, logs] = counted[..] else { return Ok(ContainerBytes::default()) };
-    Ok(ContainerBytes { written, logs })
+    // With a limit it is known, or nothing can be read of them while nobody needs them.
+    let taken = own::taken(inner, id)?;
+    let counted = bytes_of(inner, vec![dir.join("log"), dir.join("upper")]).await?;
+    let [logs, written] = counted[..] else { return Ok(ContainerBytes::default()) };
+    Ok(ContainerBytes { written: taken.unwrap_or(written), logs })
 }
 
 /// Everything of the data folder, with every shared layer counted once.

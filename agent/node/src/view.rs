@@ -379,6 +379,8 @@ pub struct ContainerDetail {
     pub view: ContainerView,
     pub log_path: PathBuf,
     pub upper_path: PathBuf,
+    /// `None`: nothing keeps it to a size.
+    pub storage_limited_by: Option<berth_volume::LimitBy>,
     pub cgroup_paths: Vec<PathBuf>,
     /// None: it has no health check, or never ran.
     pub health: Option<HealthState>,

@@ -49,6 +49,7 @@ impl Bed {
                 run_root: dir.join("run"),
                 ..RuntimeConfig::default()
             },
+            default_storage_bytes: None,
             event_history: 1000,
             gc: Default::default(),
             logs: LogsConfig::default(),

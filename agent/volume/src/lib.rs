@@ -13,19 +13,24 @@
 //! Files of a volume are handed out as detached mounts ([`Place::tree`]); a path inside is resolved by openat2(2) below the volume's root
 //! and held by its descriptor from then on, so that nobody who swaps folders for links meanwhile leads out of it (CVE-2021-25741).
 //!
+//! [`OwnFiles`] does the same for a container's own files where they have a limit: a project with a quota, or a file system in a file.
+//!
 //! What it does not do: it knows no containers and no records; who uses what is the node's to know.
 #![forbid(unsafe_code)]
 
 mod copy;
+mod disk;
 pub mod held;
 mod options;
+mod own;
 mod parts;
 mod place;
 mod quota;
 mod store;
 
 pub use copy::{copy_tree, extractor};
-pub use options::{Backing, BadOptions, Foreign, LimitBy, is_of_host, without_secrets};
+pub use options::{Backing, BadOptions, Foreign, LEAST_BYTES, LimitBy, MOST_BYTES, is_of_host, without_secrets};
+pub use own::{OwnFiles, OwnLimit};
 pub use parts::{PART, Parts};
 pub use place::{Place, tree_of};
 pub use quota::{PROJECTS, close_limit, forget_limit};
@@ -41,15 +46,15 @@ pub enum VolumeError {
     Io { act: String, source: io::Error },
     #[error(transparent)]
     Extract(#[from] berth_tar::ExtractError),
-    #[error("mkfs.ext4 is not on this host, and volumes of a fixed size need it: install e2fsprogs")]
+    #[error("mkfs.ext4 is not on this host, and what has a file system of a fixed size needs it: install e2fsprogs")]
     NoMkfs,
-    #[error("the volume is to have {bytes} bytes, and the disk has {free} left")]
+    #[error("{bytes} bytes are to be reserved, and the disk has {free} left")]
     NoRoom { bytes: u64, free: u64 },
     #[error(
         "this host's kernel has no file system {0}: load its module (modprobe {0}), or install a kernel that has it"
     )]
     NoFileSystem(String),
-    #[error("making the file system of the volume: {0}")]
+    #[error("making a file system of a fixed size: {0}")]
     Mkfs(String),
     #[error("there is no {0:?} in it, or it leads out of it")]
     NoSubpath(String),
@@ -57,7 +62,7 @@ pub enum VolumeError {
     Elsewhere(String),
     #[error("the volume is not empty")]
     NotEmpty,
-    #[error("a volume's size cannot be a quota in {}: {why}", dir.display())]
+    #[error("a size cannot be a quota in {}: {why}", dir.display())]
     NoQuota { dir: PathBuf, why: String },
     #[error("{act}: volume {volume} is full, which has {what}")]
     Full { act: String, volume: String, what: &'static str },

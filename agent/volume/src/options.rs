@@ -6,9 +6,9 @@ use std::io;
 use std::net::IpAddr;
 
 /// The least that mkfs.ext4 makes with a journal is about 2 MiB; below this most of it would be the file system's own.
-const LEAST_BYTES: u64 = 8 << 20;
+pub const LEAST_BYTES: u64 = 8 << 20;
 /// As much as ext4 can be without options of its own.
-const MOST_BYTES: u64 = 16 << 40;
+pub const MOST_BYTES: u64 = 16 << 40;
 /// The option that says how a size is kept.
 const BACKING: &str = "backing";
 /// In the place of a password.

@@ -87,26 +87,31 @@ pub(crate) fn mark(folder: &Path, project: u32) -> Result<(), VolumeError> {
 }
 
 /// Limits a project.
-pub(crate) fn limit(dir: &Path, project: u32, bytes: u64) -> Result<(), VolumeError> {
+pub(crate) fn limit(dir: &Path, project: u32, bytes: u64, files: u64) -> Result<(), VolumeError> {
     let act = || format!("limiting project {project} to {bytes} bytes");
-    Quotas::of(dir).and_then(|quotas| quotas.set(project, bytes, most_files(bytes))).act(act)
+    Quotas::of(dir).and_then(|quotas| quotas.set(project, bytes, files)).act(act)
+}
+
+/// Lets nothing be added to what a project has.
+pub(crate) fn close(quotas: &Quotas, project: u32) -> io::Result<()> {
+    quotas.set(project, CLOSED, 1)
 }
 
 /// The files are in their project, and the limit holds: else it is set again.
-pub(crate) fn check(volumes: &Path, data: &Path, project: u32, bytes: u64) -> Result<(), VolumeError> {
-    let quotas = probe(volumes)?;
+pub(crate) fn check(dir: &Path, data: &Path, project: u32, bytes: u64, files: u64) -> Result<(), VolumeError> {
+    let quotas = probe(dir)?;
     if project_of(data)? != Some(project) {
         let why = format!(
             "{} is not in project {project} any more, as files that were copied there from elsewhere are: chattr -R -p {project} and chattr +P put them in",
             data.display()
         );
-        return Err(VolumeError::NoQuota { dir: volumes.to_owned(), why });
+        return Err(VolumeError::NoQuota { dir: dir.to_owned(), why });
     }
     let found = quotas.get(project).act(|| format!("reading the quota of project {project}"))?;
-    if found.most_bytes == bytes.next_multiple_of(1024) && found.most_files == most_files(bytes) {
+    if found.most_bytes == bytes.next_multiple_of(1024) && found.most_files == files {
         return Ok(());
     }
-    limit(volumes, project, bytes)
+    limit(dir, project, bytes, files)
 }
 
 /// The project of a folder, where it is one of berth's.
@@ -155,7 +160,7 @@ pub fn close_limit(dir: &Path) -> Result<Option<u32>, VolumeError> {
     // Without files its number may be another's already: who removed them was ended behind that.
     if let Some(project) = project.filter(|_| dir.join(DATA).exists()) {
         let act = || format!("closing project {project}");
-        Quotas::of(dir).and_then(|quotas| quotas.set(project, CLOSED, 1)).act(act)?;
+        Quotas::of(dir).and_then(|quotas| close(&quotas, project)).act(act)?;
     }
     Ok(project)
 }

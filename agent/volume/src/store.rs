@@ -1,11 +1,11 @@
 //! The folder of all volumes.
 
+use crate::disk::{self, Shape, explained, is_mounted};
 use crate::held::Shared;
 use crate::options::Foreign;
 use crate::place::sync;
 use crate::{Act, Backing, Parts, Place, VolumeError, parts, quota};
 use berth_sys::fs::{self as sysfs, Open};
-use berth_sys::loop_device;
 use berth_sys::mount::{self, FsContext, MountAttr};
 use berth_sys::quota::Quotas;
 use std::fs::OpenOptions;
@@ -14,14 +14,11 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// No such file system.
 const ENODEV: i32 = 19;
 const ENOSPC: i32 = 28;
-/// A disk with less than a piece of a copy is full.
-const NO_ROOM: u64 = 1 << 20;
 pub(crate) const DATA: &str = "_data";
 const FILL: &str = "_fill";
 /// Where a file system of the volume's own is mounted; its files are in [`INSIDE`] there.
@@ -133,12 +130,12 @@ impl VolumeStore {
             Backing::Quota { bytes, project } => make(&draft.data(), 0o755)
                 .and_then(|()| quota::tell(&draft.dir, *project))
                 .and_then(|()| quota::mark(&draft.data(), *project))
-                .and_then(|()| quota::limit(&self.dir, *project, *bytes)),
+                .and_then(|()| quota::limit(&self.dir, *project, *bytes, quota::most_files(*bytes))),
             Backing::Bind { .. } => Ok(()),
             Backing::Mount(_) => make(&draft.dir.join(FS), 0o755),
             Backing::Disk { bytes } => make(&draft.dir.join(FS), 0o755)
-                .and_then(|()| self.has_room(*bytes))
-                .and_then(|()| make_disk(&draft.dir.join(DISK), *bytes)),
+                .and_then(|()| disk::has_room(&self.dir, *bytes))
+                .and_then(|()| disk::make(&draft.dir.join(DISK), Shape { bytes: *bytes, files: None, journal: true })),
         };
         if let Err(e) = made {
             // What was reserved before the disk was full would keep it full.
@@ -194,17 +191,9 @@ impl VolumeStore {
     /// The same error of work on a volume's files: when these have no room left, the host's disk may have.
     pub fn within(&self, name: &str, backing: &Backing, error: VolumeError) -> VolumeError {
         // xfs has ENOSPC for both, ext4 EDQUOT for a quota.
-        let is_host = matches!(backing, Backing::Quota { .. })
-            && error.errno() == Some(ENOSPC)
-            && berth_sys::store::disk_space(&self.dir).is_ok_and(|space| space.free_bytes < NO_ROOM);
+        let is_host =
+            matches!(backing, Backing::Quota { .. }) && error.errno() == Some(ENOSPC) && disk::is_full(&self.dir);
         if is_host { error } else { error.within(name, backing) }
-    }
-
-    /// Said before the kernel has filled the disk to say it.
-    fn has_room(&self, bytes: u64) -> Result<(), VolumeError> {
-        let act = || format!("looking how much room {} has", self.dir.display());
-        let free = berth_sys::store::disk_space(&self.dir).act(act)?.free_bytes;
-        if bytes > free { Err(VolumeError::NoRoom { bytes, free }) } else { Ok(()) }
     }
 
     /// The volume is whole from here on.
@@ -395,7 +384,8 @@ impl VolumeStore {
         let inside = match backing {
             Backing::Folder | Backing::Bind { .. } => return Ok(()),
             Backing::Quota { bytes, project } => {
-                return quota::check(&self.dir, &self.dir.join(name).join(DATA), *project, *bytes);
+                let data = self.dir.join(name).join(DATA);
+                return quota::check(&self.dir, &data, *project, *bytes, quota::most_files(*bytes));
             }
             Backing::Disk { .. } => true,
             Backing::Mount(f) => f.fs_type == "tmpfs",
@@ -408,19 +398,8 @@ impl VolumeStore {
                     (mount_foreign(foreign, name)?, None)
                 }
                 _ => {
-                    let disk = self.dir.join(name).join(DISK);
-                    let device = match loop_device::find(&disk).act(act)? {
-                        Some(found) => found,
-                        None => {
-                            let file = sysfs::open(&disk, Open::RDWR, 0).act(act)?;
-                            loop_device::attach(file.as_fd())
-                                .act(|| format!("making a loop device for the volume {name}"))?
-                        }
-                    };
-                    let context = FsContext::open("ext4").act(act)?;
-                    let made = context.set_string("source", &device.path).and_then(|()| context.create());
-                    made.map_err(|e| explained(e, &context)).act(act)?;
-                    (context.mount(MountAttr::NONE).act(act)?, Some(device))
+                    let (tree, device) = disk::tree(&self.dir.join(name).join(DISK), &format!("the volume {name}"))?;
+                    (tree, Some(device))
                 }
             };
             mount::move_mount(tree.as_fd(), &at).act(act)?;
@@ -474,22 +453,6 @@ impl VolumeStore {
     }
 }
 
-fn is_mounted(at: &Path) -> Result<bool, VolumeError> {
-    let act = || format!("looking at {}", at.display());
-    match sysfs::open(at, Open::PATH | Open::DIRECTORY | Open::NOFOLLOW, 0) {
-        Ok(fd) => mount::is_mount_root(fd.as_fd()).act(act),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e).act(act),
-    }
-}
-
-fn explained(e: io::Error, context: &FsContext) -> io::Error {
-    match context.messages() {
-        said if said.is_empty() => e,
-        said => io::Error::new(e.kind(), format!("{e} ({said})")),
-    }
-}
-
 /// The first address of a host.
 fn address_of(host: &str) -> io::Result<IpAddr> {
     let found = (host, 0u16).to_socket_addrs()?.next();
@@ -514,31 +477,6 @@ fn mount_foreign(f: &Foreign, name: &str) -> Result<std::os::fd::OwnedFd, Volume
     };
     set().map_err(|e| explained(e, &context)).act(act)?;
     context.mount(f.attributes).act(act)
-}
-
-/// A file of that many bytes, all of them reserved, with an ext4 in it.
-fn make_disk(path: &Path, bytes: u64) -> Result<(), VolumeError> {
-    let act = || format!("reserving {bytes} bytes for {}", path.display());
-    let file = sysfs::open(path, Open::RDWR | Open::CREATE | Open::EXCL, 0o600).act(act)?;
-    // Reserved, so that a full host is no error of the file system inside.
-    sysfs::fallocate(file.as_fd(), 0, bytes, false).act(act)?;
-    // nodiscard: it would give the reserved room back. -m 0: nothing is kept for root, whose the container's files are.
-    let made = Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,root_owner=0:0"])
-        .arg(path)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .stdin(Stdio::null())
-        .output();
-    match made {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(VolumeError::NoMkfs),
-        Err(e) => return Err(e).act(|| "running mkfs.ext4".into()),
-        Ok(done) if !done.status.success() => {
-            let said: String = String::from_utf8_lossy(&done.stderr).chars().take(400).collect();
-            return Err(VolumeError::Mkfs(said.trim().replace('\n', "; ")));
-        }
-        Ok(_) => {}
-    }
-    sysfs::fsync(file.as_fd()).act(|| format!("syncing {}", path.display()))
 }
 
 #[cfg(test)]

@@ -8,27 +8,30 @@ use berth_sys::quota;
 use berth_volume::{Backing, VolumeError};
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+/// The folder of `path` in the folder `base`, or, where it is not there, `base`.
+pub(crate) fn folder_of(base: BorrowedFd<'_>, path: &[u8]) -> Option<OwnedFd> {
+    let above = path.iter().rposition(|b| *b == b'/').map_or(&b"."[..], |at| &path[..at.max(1)]);
+    let flags = Open::RDONLY | Open::DIRECTORY | Open::NONBLOCK;
+    let how = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
+    let found = sysfs::openat2(base, OsStr::from_bytes(above), flags, 0, how);
+    found.or_else(|_| sysfs::openat2(base, ".", flags, 0, how)).ok()
+}
+
 impl Volumes {
-    /// The error of writing `entry`, which went to `path` in the folder `base`: where that is in a volume of the container with a size or a file
-    /// system of its own, it is the volume that is full. `None`: it is the host's disk, or another error.
+    /// The error of writing `entry`, which went to `folder`: where that is in a volume of the container with a size or a file system of its own, it
+    /// is the volume that is full. `None`: it is none of them, or another error.
     pub(crate) fn full(
         &self,
         spec: &ContainerSpec,
-        (base, path): (BorrowedFd<'_>, &[u8]),
+        folder: BorrowedFd<'_>,
         (entry, error): (&str, &io::Error),
     ) -> Option<VolumeError> {
         let source = io::Error::from_raw_os_error(error.raw_os_error().filter(|_| sysfs::is_disk_full(error))?);
-        let above = path.iter().rposition(|b| *b == b'/').map_or(&b"."[..], |at| &path[..at.max(1)]);
-        let flags = Open::RDONLY | Open::DIRECTORY | Open::NONBLOCK;
-        let how = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
-        let folder = sysfs::openat2(base, OsStr::from_bytes(above), flags, 0, how)
-            .or_else(|_| sysfs::openat2(base, ".", flags, 0, how))
-            .ok()?;
-        let volume = self.around(spec, folder.as_fd())?;
+        let volume = self.around(spec, folder)?;
         let error = self.within(&volume, VolumeError::Io { act: format!("writing {entry:?}"), source });
         matches!(error, VolumeError::Full { .. }).then_some(error)
     }

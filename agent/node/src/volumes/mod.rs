@@ -18,10 +18,11 @@ mod usage;
 mod using;
 
 pub(crate) use create::{clone, create};
+pub(crate) use full::folder_of;
 pub(crate) use hang::{Hung, hang};
 pub(crate) use host_path::all_held;
 pub(crate) use parts::sweep as sweep_parts;
-pub(crate) use quota::within_limits;
+pub(crate) use quota::{reserve as reserve_project, within_limits};
 pub(crate) use recover::{Opened, detach_unused, open, sweep};
 pub(crate) use remove::{forget, prune, remove};
 pub use transfer::{ExportItem, Had, ImportItem, ImportRequest};

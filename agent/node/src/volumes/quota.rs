@@ -1,4 +1,4 @@
-//! Numbers of projects for volumes whose size is a quota, and who may write into them beyond it.
+//! Numbers of projects for volumes and containers whose size is a quota, and who may write into them beyond it.
 
 use super::Volume;
 use crate::NodeError;
@@ -16,10 +16,10 @@ pub(super) struct Reserved {
     next: Option<u32>,
 }
 
-/// A number that nobody else gets while this lives, and later the volume has it in its record.
-pub(super) struct Reservation {
+/// A number that nobody else gets while this lives; later the volume has it in its record, and the container's folder in its attributes.
+pub(crate) struct Reservation {
     inner: Arc<Inner>,
-    project: u32,
+    pub project: u32,
 }
 
 impl Drop for Reservation {
@@ -40,7 +40,7 @@ pub(super) fn limit(inner: &Arc<Inner>, record: &mut VolumeRecord) -> Result<Opt
     if !sized || asked == Some(LimitBy::Loop) {
         return Ok(None);
     }
-    match reserve(inner) {
+    match reserve(inner, |first, taken| inner.volumes.store.free_project(first, taken)) {
         Ok(reservation) => {
             record.project = Some(reservation.project);
             Ok(Some(reservation))
@@ -50,7 +50,11 @@ pub(super) fn limit(inner: &Arc<Inner>, record: &mut VolumeRecord) -> Result<Opt
     }
 }
 
-fn reserve(inner: &Arc<Inner>) -> Result<Reservation, VolumeError> {
+/// `free` looks for a number that the file system has nothing of, from one on, which is none of those that are taken.
+pub(crate) fn reserve(
+    inner: &Arc<Inner>,
+    free: impl FnOnce(u32, &dyn Fn(u32) -> bool) -> Result<u32, VolumeError>,
+) -> Result<Reservation, VolumeError> {
     let volumes = &inner.volumes;
     let mut reserved = volumes.reserved.lock().unwrap_or_else(PoisonError::into_inner);
     let given: BTreeSet<u32> = volumes
@@ -60,7 +64,7 @@ fn reserve(inner: &Arc<Inner>) -> Result<Reservation, VolumeError> {
         .chain(reserved.numbers.clone())
         .collect();
     let first = reserved.next.or(given.last().map(|last| last + 1)).unwrap_or(PROJECTS.start);
-    let project = volumes.store.free_project(first, &|number| given.contains(&number))?;
+    let project = free(first, &|number| given.contains(&number))?;
     reserved.numbers.insert(project);
     reserved.next = Some(project + 1);
     Ok(Reservation { inner: inner.clone(), project })
