@@ -87,6 +87,7 @@ impl Group {
     }
 
     pub fn apply(&self, resources: &Resources, update: bool, warnings: &mut Vec<String>) -> Result<(), Error> {
+        says_something(resources)?;
         if self.v2 {
             v2::apply(self, resources, update, warnings)
         } else {
@@ -245,6 +246,18 @@ impl Group {
     pub fn stats(&self) -> serde_json::Value {
         stats::stats(self)
     }
+}
+
+/// "MUST specify at least one of" (config-linux.md, "Block IO" and "RDMA").
+fn says_something(r: &Resources) -> Result<(), Error> {
+    if let Some(i) = r.block_io.weight_device.iter().position(|d| d.weight.is_none() && d.leaf_weight.is_none()) {
+        let field = format!("linux.resources.blockIO.weightDevice[{i}]");
+        return Err(Error::field(field, "needs weight or leafWeight"));
+    }
+    if let Some((device, _)) = r.rdma.iter().find(|(_, l)| l.hca_handles.is_none() && l.hca_objects.is_none()) {
+        return Err(Error::field(format!("linux.resources.rdma.{device}"), "needs hcaHandles or hcaObjects"));
+    }
+    Ok(())
 }
 
 fn subfolders(folder: &Path) -> Vec<PathBuf> {

@@ -1,48 +1,11 @@
-//! What the OCI runtime specification 1.2 demands of a runtime's command line with "MUST", one test for each group of sentences that
-//! lifecycle.rs does not hold already, with real containers.
-//!
-//! | document and section | what MUST be | test |
-//! |---|---|---|
-//! | runtime.md, State | the state's members, an id that is the host's only one | lifecycle::a_life_from_create_to_delete |
-//! | runtime.md, Lifecycle 2 | everything is made but the program, later changes of config.json do not count | lifecycle::a_life_from_create_to_delete |
-//! | runtime.md, Lifecycle 3 to 9 | the hooks are called, in this order, and one that fails ends the container | lifecycle::hooks_run_in_their_order_and_places, lifecycle::a_hook_that_fails_ends_the_container |
-//! | runtime.md, Lifecycle 12, 13 | undone, then poststop, whose failure is a warning | lifecycle::hooks_run_in_their_order_and_places |
-//! | runtime.md, Errors | nothing is left of what failed | lifecycle::what_cannot_be_made_leaves_nothing |
-//! | runtime.md, Warnings | it goes on | capabilities_that_cannot_be_had_are_a_warning |
-//! | runtime.md, Operations | an id (and a bundle) is needed, one that is taken or bad is refused | operations_need_what_they_work_on |
-//! | runtime.md, Query State | of no container is an error | lifecycle::a_life_from_create_to_delete |
-//! | runtime.md, Create | a property that cannot be applied is an error, and there is no container | values_that_cannot_be_had_are_errors |
-//! | runtime.md, Start | of one that is not created: an error without effect; process is needed | lifecycle::a_life_from_create_to_delete, operations_need_what_they_work_on |
-//! | runtime.md, Kill | exactly this signal to the process, created or running; else an error | signals_arrive_as_they_were_sent |
-//! | runtime.md, Delete | only when stopped; what create made, and nothing else | lifecycle::a_life_from_create_to_delete, delete_removes_what_create_made_alone |
-//! | config.md, Specification version | semantic versioning | values_that_cannot_be_had_are_errors |
-//! | config.md, Root | path is a folder; readonly holds | values_that_cannot_be_had_are_errors, lifecycle::mounts_devices_and_walls |
-//! | config.md, Mounts | in their order; relative targets from / | mounts_come_in_their_order |
-//! | config.md, Linux mount options | those of the table | every_mount_option_that_must_be |
-//! | config.md, idmap | both mappings; an error where it has none | values_that_cannot_be_had_are_errors, lifecycle::a_user_namespace_of_its_own |
-//! | config.md, Process | consoleSize without a terminal is ignored; cwd is absolute | the_process_beside_its_rights, values_that_cannot_be_had_are_errors |
-//! | config.md, rlimits | both values as configured; unknown or twice is an error | the_process_beside_its_rights, values_that_cannot_be_had_are_errors |
-//! | config.md, capabilities | what cannot be granted is a warning | capabilities_that_cannot_be_had_are_a_warning |
-//! | config.md, oomScoreAdj | set, or left alone | lifecycle::the_process_is_as_config_json_says, the_process_beside_its_rights |
-//! | config.md, Hooks | absolute paths, times above 0, in the listed order, in their namespaces, with the state on standard input | hooks_see_the_namespaces_that_are_theirs, values_that_cannot_be_had_are_errors |
-//! | config.md, startContainer, poststart, poststop | before the program; behind it, before start returns; behind the end, before delete returns | hooks_see_the_namespaces_that_are_theirs |
-//! | config.md, Annotations, Extensibility | strings by strings; unknown properties are ignored, bad values are errors | unknown_properties_are_ignored, values_that_cannot_be_had_are_errors |
-//! | config-linux.md, Namespaces | joined by an absolute path of the right type, made without, inherited when not named, never twice | lifecycle::namespaces_new_and_joined, values_that_cannot_be_had_are_errors |
-//! | config-linux.md, Devices | there, or an error where another file is; the default ones; /dev/ptmx | devices_are_there_or_it_is_an_error, lifecycle::mounts_devices_and_walls |
-//! | config-linux.md, Cgroups path | absolute from the hierarchies' roots; the same value is the same place | cgroups::the_cgroup_is_where_its_path_says |
-//! | config-linux.md, Cgroup ownership | delegated files that are not there do not fail it | cgroups::delegated_groups_belong_to_the_container_s_root |
-//! | config-linux.md, Device list | in the listed order | cgroups::device_rules_hold_in_their_order |
-//! | config-linux.md, Memory | checkBeforeUpdate refuses what is below the use | cgroups::limits_below_the_use_are_refused_when_that_is_asked |
-//! | config-linux.md, Unified | written as they are; an error without the controller | cgroups::raw_keys_are_written_or_refused |
-//! | config-linux.md, Seccomp | no errno where the action has none; names for each rule | values_that_cannot_be_had_are_errors |
-//! | config-linux.md, Masked and Readonly Paths | absolute | values_that_cannot_be_had_are_errors |
-//! | config-linux.md, Intel RDT, net devices, memory policy, seccomp's listener | not supported: an error that names them, and resctrl is not touched | values_that_cannot_be_had_are_errors |
-//! | runtime-linux.md | links in /dev, no descriptors but the standard streams | the_process_beside_its_rights, lifecycle::exec_joins_what_the_container_has |
+//! What the OCI runtime specification 1.2 demands of a runtime's command line with "MUST" and lifecycle.rs does not hold already, with real
+//! containers. specification.md is the table of all of it.
 
 mod cgroups;
 #[path = "../common/mod.rs"]
 mod common;
 mod features;
+mod table;
 
 use common::{Bench, fails, ok, only_v2, text};
 use serde_json::{Value, json};
@@ -116,6 +79,10 @@ fn values_that_cannot_be_had_are_errors() {
         ("/mounts/-", bind(json!({"uidMappings": mapping})), "uidMappings"),
         ("/mounts/-", bind(json!({"gidMappings": mapping})), "uidMappings"),
         ("/mounts/-", bind(json!({"options": ["bind", "idmap"]})), "uidMappings"),
+        ("/mounts/-", bind(json!({"options": ["rbind", "ridmap"]})), "uidMappings"),
+        ("/mounts/-", bind(json!({"destination": ""})), "mounts[7].destination"),
+        ("/mounts/-", bind(json!({"destination": "/a/../../b"})), "mounts[7].destination"),
+        ("/mounts/-", bind(json!({"source": ""})), "mounts[7].source"),
         ("/mounts/-", bind(json!({"options": ["bind", "remount"]})), "remount"),
         ("/process/cwd", json!("relative"), "process.cwd"),
         ("/process/rlimits", json!([{"type": "RLIMIT_NOSUCH", "soft": 1, "hard": 1}]), "RLIMIT_NOSUCH"),
@@ -125,7 +92,12 @@ fn values_that_cannot_be_had_are_errors() {
             "twice",
         ),
         ("/process/rlimits", json!([{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}]), "above the hard limit"),
+        ("/process/rlimits", json!([{"type": "RLIMIT_CORE", "soft": 1}]), "missing field `hard`"),
         ("/process/oomScoreAdj", json!(1001), "oomScoreAdj"),
+        ("/process/args", json!([]), "process.args"),
+        ("/process/scheduler", json!({"policy": "SCHED_BATCH"}), "process.scheduler"),
+        ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 1}), "process.ioPriority"),
+        ("/process/execCPUAffinity", json!({"initial": "0"}), "process.execCPUAffinity"),
         ("/process/user", json!({"uid": 4_294_967_295_u32, "gid": 0}), "process.user.uid"),
         ("/process/user", json!({"uid": 0, "gid": 2_147_483_648_u32}), "process.user.gid"),
         (
@@ -134,6 +106,7 @@ fn values_that_cannot_be_had_are_errors() {
             "process.user.additionalGids",
         ),
         ("/hooks", hook(json!({"path": "bin/true"})), "must be an absolute path"),
+        ("/hooks", json!({"poststop": [{"args": ["true"]}]}), "hooks.poststop[0].path"),
         ("/hooks", hook(json!({"timeout": 0})), "must be above 0"),
         ("/hooks", hook(json!({"timeout": -1})), "must be above 0"),
         ("/annotations", json!({"a": 1}), "config.json"),
@@ -141,6 +114,8 @@ fn values_that_cannot_be_had_are_errors() {
         ("/hostname", json!(7), "config.json"),
         ("/linux/namespaces/-", json!({"type": "pid"}), "twice"),
         ("/linux/namespaces/-", json!({"type": "nosuch"}), "nosuch"),
+        ("/linux/namespaces/-", json!({"path": "/proc/self/ns/net"}), "missing field `type`"),
+        ("/linux/namespaces", json!([{"type": "pid"}]), "linux.namespaces[mount]"),
         ("/linux/namespaces/-", json!({"type": "time", "path": "relative"}), "no absolute path"),
         ("/linux/namespaces/-", json!({"type": "time", "path": "/proc/self/ns/net"}), "joining /proc/self/ns/net"),
         ("/linux/namespaces/-", json!({"type": "user"}), "uidMappings"),
@@ -151,6 +126,18 @@ fn values_that_cannot_be_had_are_errors() {
         ("/linux/sysctl", json!({"kernel.panic": "1"}), "would change the host"),
         ("/linux/seccomp", rule(json!({"action": "SCMP_ACT_ALLOW", "errnoRet": 1})), "errnoRet"),
         ("/linux/seccomp", rule(json!({"names": []})), "names"),
+        ("/linux/seccomp", rule(json!({"args": [{"index": 1, "value": 1}]})), "missing field `op`"),
+        ("/linux/seccomp", json!({"syscalls": []}), "missing field `defaultAction`"),
+        (
+            "/linux/seccomp",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}),
+            "linux.seccomp.listenerPath",
+        ),
+        (
+            "/linux/seccomp",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "x"}),
+            "linux.seccomp.listener",
+        ),
         ("/linux/seccomp", rule(json!({"action": "SCMP_ACT_NOSUCH"})), "SCMP_ACT_NOSUCH"),
         ("/linux/seccomp", rule(json!({"action": "SCMP_ACT_NOTIFY"})), "SCMP_ACT_NOTIFY"),
         ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_KILL", "defaultErrnoRet": 1}), "rrnoRet"),
@@ -162,6 +149,16 @@ fn values_that_cannot_be_had_are_errors() {
         ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "linux.memoryPolicy"),
         ("/linux/timeOffsets", json!({"monotonic": {"secs": 1}}), "linux.timeOffsets"),
+        ("/linux/uidMappings", json!([{"containerID": 0, "size": 1}]), "missing field `hostID`"),
+        ("/linux/resources/pids", json!({}), "missing field `limit`"),
+        ("/linux/resources/cpu", json!({"quota": 10000, "period": 100_000, "burst": 20000}), "linux.resources.cpu"),
+        ("/linux/resources/memory", json!({"limit": 100_000_000, "swap": 50_000_000}), "linux.resources.memory.swap"),
+        (
+            "/linux/resources/blockIO",
+            json!({"weightDevice": [{"major": 8, "minor": 0}]}),
+            "linux.resources.blockIO.weightDevice[0]: needs",
+        ),
+        ("/linux/resources/rdma", json!({"mlx5_0": {}}), "linux.resources.rdma.mlx5_0: needs"),
         ("/linux/resources/rdma", json!({"nosuch0": {"hcaHandles": 1}}), "linux.resources.rdma"),
         ("/linux/resources/cpu", json!({"cpus": "9999"}), "linux.resources.cpu.cpus"),
     ] {
@@ -174,6 +171,23 @@ fn values_that_cannot_be_had_are_errors() {
         );
         assert_eq!(ok(bench.runtime(&["list", "-q"])), "", "{path} = {value}");
         assert_eq!(bench.groups(), Vec::<std::path::PathBuf>::new(), "{path} = {value}");
+    }
+}
+
+#[test]
+fn config_json_is_text() {
+    let bench = Bench::new();
+    bench.config(&["hostname"], |_| {});
+    let path = bench.bundle().join("config.json");
+    let good = std::fs::read_to_string(&path).unwrap();
+    // The last one of two counts, as for runc.
+    std::fs::write(&path, good.replacen('{', "{\"hostname\": \"first\", ", 1)).unwrap();
+    assert_eq!(ok(bench.run()), "berth\n");
+    let mut bytes = good.clone().into_bytes();
+    bytes[good.find("berth").unwrap()] = 0xff;
+    for (bad, says) in [(bytes, "valid UTF-8"), (b"{".to_vec(), "EOF"), (b"[]".to_vec(), "no JSON object")] {
+        std::fs::write(&path, bad).unwrap();
+        fails(bench.create(&[]), says);
     }
 }
 
@@ -366,6 +380,34 @@ fn every_mount_option_that_must_be() {
 }
 
 #[test]
+fn mappings_reach_as_far_as_they_are_told() {
+    let bench = Bench::new();
+    let (shared, other) = (bench.at.join("shared"), bench.at.join("other"));
+    std::fs::create_dir_all(shared.join("below")).unwrap();
+    std::fs::create_dir(&other).unwrap();
+    let map = json!([{"containerID": 0, "hostID": 4242, "size": 1}]);
+    for (option, expected) in [("idmap", "4242\n0\n"), ("ridmap", "4242\n4242\n")] {
+        bench.config(&["stat", "-c", "%u", "/s", "/s/below"], |c| {
+            let mount = json!({"destination": "/s", "type": "bind", "source": shared, "options": ["rbind", option],
+                "uidMappings": map, "gidMappings": map});
+            c["mounts"].as_array_mut().unwrap().push(mount);
+        });
+        // The mount below is in no other's sight.
+        let script = format!(
+            "mount --bind {} {}/below && exec {} --root {} run {}",
+            other.display(),
+            shared.display(),
+            common::runtime(),
+            bench.state_folder().display(),
+            bench.id()
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).current_dir(bench.bundle()).stdin(Stdio::null());
+        assert_eq!(ok(command.output().unwrap()), expected, "{option}");
+    }
+}
+
+#[test]
 fn the_process_beside_its_rights() {
     let bench = Bench::new();
     let script = "ulimit -Sn; ulimit -Hn; ulimit -Sc; cat /proc/self/oom_score_adj; tty; \
@@ -486,4 +528,22 @@ fn devices_are_there_or_it_is_an_error() {
     std::fs::remove_file(rootfs.join("anywhere/zero")).unwrap();
     symlink("/dev/null", rootfs.join("anywhere/zero")).unwrap();
     fails(bench.create(&[]), "/anywhere/zero");
+}
+
+#[test]
+fn the_default_devices_are_there() {
+    let bench = Bench::new();
+    let devices = ["null", "zero", "full", "random", "urandom", "tty"].map(|name| format!("/dev/{name}"));
+    let stat = ["stat", "-c", "%n %F %t:%T"].into_iter().chain(devices.iter().map(String::as_str));
+    bench.config(&stat.collect::<Vec<_>>(), |_| {});
+    let expected =
+        [("null", "1:3"), ("zero", "1:5"), ("full", "1:7"), ("random", "1:8"), ("urandom", "1:9"), ("tty", "5:0")];
+    let expected: String = expected.map(|(name, n)| format!("/dev/{name} character special file {n}\n")).concat();
+    assert_eq!(ok(bench.run()), expected);
+    // With a terminal the console is its other end, and ptmx makes more of them.
+    bench.config(&["sh", "-c", "stat -c '%F' /dev/console; test -c /dev/ptmx && readlink /dev/ptmx"], |c| {
+        c["process"]["terminal"] = json!(true);
+    });
+    let said = ok(bench.run());
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["character special file", "pts/ptmx"]);
 }
