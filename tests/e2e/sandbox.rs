@@ -2,7 +2,7 @@
 
 use crate::harness::agent::Output;
 use crate::harness::pki::set_mode;
-use crate::harness::{Node, image, runtimes};
+use crate::harness::{Node, image, runtimes, until};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -88,6 +88,44 @@ fn a_profile_that_lets_nothing_start_is_refused_by_name() {
     )
     .expect("profile");
     assert_eq!(node.sh(&["--security-opt", &option], "echo hello"), "hello");
+    node.finish();
+}
+
+/// Two actions that let nobody fail by themselves: LOG is seen in the kernel's log, and TRACE without a tracer is a call that is not there.
+#[test]
+fn calls_are_logged_and_traced_as_a_profile_says() {
+    let node = Node::with_busybox("sandbox-log");
+    let profile = node.scratch().join("profile.json");
+    let option = format!("seccomp={}", profile.display());
+    let rules =
+        r#"[{"names":["umask"],"action":"SCMP_ACT_LOG"},{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_TRACE"}]"#;
+    std::fs::write(&profile, format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":{rules}}}"#)).expect("profile");
+    // The kernel's log has the process' name, which is nobody else's.
+    let name = format!("log-{}", std::process::id());
+    let script = format!("echo -n {name} > /proc/$$/comm; umask 027; umask; mkdir /x; touch /y && echo touched");
+    let output = node.sh_output(&["--security-opt", &option], &script);
+    assert_eq!((output.code, &*output.stdout), (0, "0027\ntouched\n"), "{output:?}");
+    assert!(output.stderr.contains("mkdir") && output.stderr.contains("Function not implemented"), "{output:?}");
+    node.ok(&["run", "-d", "--name", "box", "--security-opt", &option, &image("busybox"), "sleep", "1000"]);
+    let output = node.ctl(&["exec", "box", "sh", "-c", &script]);
+    assert_eq!((output.code, &*output.stdout), (0, "0027\ntouched\n"), "{output:?}");
+    assert!(output.stderr.contains("Function not implemented"), "{output:?}");
+    let logs = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_logged").unwrap_or_default();
+    let kernel = Command::new("dmesg").output().expect("dmesg");
+    // Without an auditd, which would take it instead.
+    if !logs.contains("log") || !Path::new("/proc/self/loginuid").exists() || !kernel.status.success() {
+        runtimes::say("left out: this kernel has no log of system calls that can be read");
+        return node.finish();
+    }
+    // It says some in five seconds, and how many it has left out: then once more.
+    until("the call is in the kernel's log", || {
+        node.ctl(&["exec", "box", "sh", "-c", &script]);
+        let text = Command::new("dmesg").output().expect("dmesg").stdout;
+        String::from_utf8_lossy(&text)
+            .lines()
+            .any(|line| line.contains("type=1326") && line.contains(&name) && line.contains("code=0x7ffc0000"))
+    });
+    node.ok(&["rm", "-f", "box"]);
     node.finish();
 }
 
