@@ -1,6 +1,7 @@
 #!/bin/bash
 # vm-e2e.sh FOLDER [FILTER...] : inside the VM of vm.sh: the end-to-end tests whose names begin as a FILTER says (`resources:: run::logs`; `all`),
-# and with the FILTER `oci` those of berth-runtime, on cgroup v2 alone. FOLDER has the programs, and in deps/ the tests (target/debug).
+# and with the FILTER `oci` those of berth-runtime, by hand and under the machine's Podman and containerd, on cgroup v2 alone. FOLDER has the
+# programs, and in deps/ the tests (target/debug).
 # BERTH_TEST_BINARIES=FOLDER2: with these programs instead, a package's for example. One test at a time, since the VM has one processor, and each
 # in a process of its own, which may take BERTH_TEST_SECONDS. What fails is shown when it fails, and named again at the end.
 # What an older kernel or an emulated processor cannot do is left out by name, with the reason.
@@ -66,7 +67,7 @@ run() { # BINARY FILTER...
 filters=()
 for filter in "$@"; do
   if [ "$filter" = oci ]; then
-    for name in lifecycle walls specification; do
+    for name in lifecycle walls specification podman containerd; do
       binary=$(newest "$name")
       [ -z "$binary" ] || run "$binary"
     done

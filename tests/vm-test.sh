@@ -24,6 +24,17 @@ systemd() {
   done
 }
 
+# berth-runtime under Podman and containerd, with scopes of systemd's.
+engines() {
+  local to=$BERTH_TEST_DIR/vm/share/engines
+  mkdir -p "$to"
+  for test in podman containerd; do
+    cp "$(find target/debug/deps -maxdepth 1 -type f -perm -u+x -name "$test-*" ! -name '*.*' -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2)" "$to/$test"
+  done
+  cp "$BERTH_BIN/berth-runtime" tests/vm-engines.sh "$to/"
+  VM_SYSTEMD=1 VM_PACKAGES=podman,conmon,containerd,busybox-static VM_KERNEL=$kernel tests/vm.sh /vmshare/engines/vm-engines.sh /vmshare/engines
+}
+
 for kernel in ${VM_KERNEL:-6.1 6.12}; do
   echo "=== kernel $kernel"
   # EROFS from files is of Linux 6.12.
@@ -35,5 +46,6 @@ for kernel in ${VM_KERNEL:-6.1 6.12}; do
     cargo test --quiet --no-run --workspace --features berth/failpoints --tests
     # shellcheck disable=SC2086
     VM_KERNEL=$kernel VM_SECONDS=${VM_SECONDS:-14400} tests/vm.sh tests/vm-e2e.sh target/debug $VM_TESTS
+    case " $VM_TESTS " in *" oci "*) engines ;; esac
   fi
 done

@@ -5,7 +5,7 @@
 # Environment: VM_KERNEL=6.1 (Debian 12's cloud kernel) or 6.12 (Debian 13's); VM_CPUS=2 VM_MEMORY=3072 (MiB) VM_SECONDS=900, VM_KVM=1,
 # VM_APPEND=more of the kernel's command line (`security=selinux selinux=1`); VM_SHARE=another folder as /vmshare, for a VM beside another.
 # VM_SYSTEMD=1: a fresh Debian of the kernel's release instead of the machine's own root, with systemd as its first process; the command
-# is a service there, and finds in /vmshare what it needs.
+# is a service there, and finds in /vmshare what it needs. VM_PACKAGES=podman,conmon: with these packages, too.
 set -eu
 . "$(dirname "$0")/fixtures/env.sh"
 home=$BERTH_TEST_DIR/vm share=${VM_SHARE:-$BERTH_TEST_DIR/vm/share}
@@ -61,12 +61,14 @@ fi
 release=bookworm; [ "$kernel" = 6.1 ] || release=trixie
 below=/
 if [ -n "${VM_SYSTEMD:-}" ]; then
-  below=$home/systemd-$release
+  more=${VM_PACKAGES:-}
+  below=$home/systemd-$release${more:+-${more//,/-}}
   if [ ! -e "$below/ready" ]; then
     rm -rf "$below"
     mmdebstrap --quiet --mode=root --variant=minbase \
-      --include=systemd-sysv,dbus,kmod,iproute2,curl,jq,procps,docker-registry,ca-certificates "$release" "$below"
-    rm -f "$below/etc/systemd/system/multi-user.target.wants/docker-registry.service"
+      --include=systemd-sysv,dbus,kmod,iproute2,curl,jq,procps,docker-registry,ca-certificates${more:+,$more} "$release" "$below"
+    # What packages start by themselves is not what is tried.
+    find "$below/etc/systemd/system" -path '*.wants/*' \( -name 'docker-registry*' -o -name 'podman*' -o -name 'containerd*' \) -delete
     mkdir -p "$below/vmshare" "$below/lib/modules"; cp -a "$root/lib/modules/$version" "$below/lib/modules/"; touch "$below/ready"
   fi
 fi

@@ -26,7 +26,8 @@ impl Containerd {
         if !engines::are_here(&["containerd", "ctr"]) {
             return None;
         }
-        let name = format!("berth-containerd-{}-{name}", std::process::id());
+        // As a slice it would be below others for each "-".
+        let name = format!("berth_containerd_{}_{name}", std::process::id());
         let at = common::folder().join(&name);
         common::busybox(&at.join("rootfs"));
         let folder = |f: &str| at.join(f).display().to_string();
@@ -94,8 +95,20 @@ impl Containerd {
     /// What makes a container with berth-runtime, with its group and its state where they are looked for.
     fn options(&self, id: &str) -> Vec<String> {
         let state = self.at.join("runc").display().to_string();
-        let group = format!("/{}/{id}", self.name);
-        ["--runc-binary", &runtime(), "--runc-root", &state, "--cgroup", &group].map(str::to_owned).to_vec()
+        let by_systemd = format!("{}.slice:berth:{id}", self.name);
+        let group = if engines::systemd() { by_systemd } else { format!("/{}/{id}", self.name) };
+        let options = ["--runc-binary", &runtime(), "--runc-root", &state, "--cgroup", &group].map(str::to_owned);
+        options.into_iter().chain(engines::systemd().then(|| "--runc-systemd-cgroup".to_owned())).collect()
+    }
+
+    /// Groups of containers that are there.
+    fn groups(&self) -> Vec<PathBuf> {
+        if !engines::systemd() {
+            return engines::groups(&self.name);
+        }
+        let slice = PathBuf::from(format!("/sys/fs/cgroup/{}.slice", self.name));
+        let below = fs::read_dir(slice).into_iter().flatten().flatten().map(|e| e.path());
+        below.filter(|path| path.extension().is_some_and(|e| e == "scope")).collect()
     }
 
     /// Arguments of `ctr run`: first what it shall do, then the image and what comes behind it.
@@ -146,9 +159,12 @@ impl Containerd {
     /// A limit of a container's, by its names on cgroup v1 and v2.
     fn limit(&self, id: &str, v1: &str, v2: &str) -> String {
         let top = PathBuf::from("/sys/fs/cgroup");
-        let group =
-            if common::only_v2() { top } else { top.join(v1.split('.').next().unwrap().replace("cpuset", "cpu")) };
-        let file = group.join(&self.name).join(id).join(if common::only_v2() { v2 } else { v1 });
+        let group = match (engines::systemd(), common::only_v2()) {
+            (true, _) => top.join(format!("{}.slice/berth-{id}.scope", self.name)),
+            (false, true) => top.join(&self.name).join(id),
+            (false, false) => top.join(v1.split('.').next().unwrap()).join(&self.name).join(id),
+        };
+        let file = group.join(if common::only_v2() { v2 } else { v1 });
         fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())).trim().to_owned()
     }
 
@@ -186,6 +202,9 @@ impl Drop for Containerd {
             let _ = self.ctr(&["containers", "delete", id]);
         }
         self.end_daemon();
+        if engines::systemd() {
+            engines::stop_slice(&self.name);
+        }
         if std::thread::panicking() {
             eprintln!("{}", fs::read_to_string(self.at.join("log")).unwrap_or_default());
         } else {
@@ -236,7 +255,7 @@ fn a_life_from_run_to_delete() {
     let deleted = containerd.ctr(&["tasks", "delete", "a"]);
     assert!(text(&deleted.stderr).contains("non-zero exit code 3"), "{}", text(&deleted.stderr));
     assert!(containerd.task("a").is_none() && containerd.shim().is_none());
-    assert!(engines::groups(&containerd.name).is_empty(), "the group goes with the task");
+    assert!(containerd.groups().is_empty(), "the group goes with the task");
     // The container is still known, and starts again.
     containerd.ok(&["tasks", "start", "--detach", "a"]);
     containerd.ok(&["tasks", "kill", "--all", "--signal", "SIGKILL", "a"]);
@@ -338,7 +357,7 @@ fn what_dies_around_a_container() {
     assert!(Command::new("kill").args(["-9", &shim.to_string()]).status().unwrap().success());
     until("the task is gone", || containerd.task("a").is_none());
     until("its process is gone", || !PathBuf::from(format!("/proc/{}/root", before.0)).exists());
-    until("its group is gone", || engines::groups(&containerd.name).is_empty());
+    until("its group is gone", || containerd.groups().is_empty());
 }
 
 impl Containerd {

@@ -1,4 +1,5 @@
-//! Debian's Podman runs its containers with berth-runtime: an installation of its own, on this kernel, with cgroups in cgroupfs.
+//! Debian's Podman runs its containers with berth-runtime: an installation of its own, on this kernel, with cgroups in cgroupfs or, where that is
+//! asked for, in systemd's scopes.
 
 mod common;
 
@@ -22,7 +23,8 @@ impl Podman {
         if !engines::are_here(&["podman", "conmon"]) {
             return None;
         }
-        let name = format!("berth-podman-{}-{name}", std::process::id());
+        // As a slice it would be below others for each "-".
+        let name = format!("berth_podman_{}_{name}", std::process::id());
         let podman = Podman { at: common::folder().join(&name), name };
         common::busybox(&podman.at.join("rootfs"));
         let program = runtime();
@@ -44,7 +46,8 @@ impl Podman {
         for (option, folder) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             command.arg(option).arg(self.at.join(folder));
         }
-        command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "berth-runtime"]);
+        let manager = if engines::systemd() { "systemd" } else { "cgroupfs" };
+        command.args(["--cgroup-manager", manager, "--events-backend", "none", "--runtime", "berth-runtime"]);
         command.args(args);
         command
     }
@@ -60,7 +63,12 @@ impl Podman {
 
     /// What `run` and `create` need, so that groups are where they are looked for and nothing of the host's network changes.
     fn options(&self) -> [String; 3] {
-        ["--network=none".into(), format!("--cgroup-parent=/{}", self.name), "--log-driver=k8s-file".into()]
+        ["--network=none".into(), self.parent(), "--log-driver=k8s-file".into()]
+    }
+
+    fn parent(&self) -> String {
+        let name = &self.name;
+        if engines::systemd() { format!("--cgroup-parent={name}.slice") } else { format!("--cgroup-parent=/{name}") }
     }
 
     /// `podman run` with more options, to its end.
@@ -109,6 +117,9 @@ impl Podman {
 impl Drop for Podman {
     fn drop(&mut self) {
         let removed = self.remove("--all");
+        if engines::systemd() {
+            engines::stop_slice(&self.name);
+        }
         // Podman's own, which its conmon leaves a moment later, and a mount that keeps its folder private.
         for group in engines::groups(&self.name) {
             let conmons = group.join("conmon");
@@ -298,7 +309,7 @@ fn user_namespaces_roots_and_shared_namespaces() {
     podman.start("first", &[&map[..], &["--hostname", "together", BOX, "sleep", "1000"]].concat());
     let share = ["--network=container:first", "--ipc=container:first", "--uts=container:first"];
     let joined = ["--pid=container:first", "--userns=container:first", BOX, "sh", "-c", "hostname; cat /proc/1/comm"];
-    let parent = format!("--cgroup-parent=/{}", podman.name);
+    let parent = podman.parent();
     let said = podman.ok(&[&["run", "--rm", &parent], &share[..], &joined[..]].concat());
     assert_eq!(said, "together\nsleep\n");
     assert_eq!(podman.ok(&["exec", "first", "id", "-u"]), "0\n");
@@ -308,7 +319,7 @@ fn user_namespaces_roots_and_shared_namespaces() {
 fn the_host_s_network_and_one_that_is_made_before() {
     let Some(podman) = Podman::new("net") else { return };
     let own = fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
-    let parent = format!("--cgroup-parent=/{}", podman.name);
+    let parent = podman.parent();
     let of = |network: &str| {
         let link = ["readlink", "/proc/self/ns/net"];
         podman.ok(&[&["run", "--rm", &parent, network, BOX], &link[..]].concat()).trim_end().to_owned()

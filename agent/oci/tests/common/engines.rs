@@ -20,6 +20,16 @@ pub fn are_here(programs: &[&str]) -> bool {
     true
 }
 
+/// Whether systemd shall make the groups (BERTH_TEST_CGROUPS=systemd): on cgroup v2, with a systemd as first process (tests/vm-engines.sh).
+pub fn systemd() -> bool {
+    std::env::var("BERTH_TEST_CGROUPS").is_ok_and(|by| by == "systemd")
+}
+
+/// The slice of that name goes, which systemd would keep without anything in it.
+pub fn stop_slice(name: &str) {
+    let _ = Command::new("systemctl").args(["stop", &format!("{name}.slice")]).status();
+}
+
 /// Control groups that have this name, in every hierarchy.
 pub fn groups(name: &str) -> Vec<PathBuf> {
     let top = Path::new("/sys/fs/cgroup");
@@ -63,6 +73,8 @@ fn left(at: &str, group: &str) -> Vec<String> {
             all.push(format!("container {}", entry.path().display()));
         }
     }
-    all.extend(groups(group).iter().map(|g| format!("cgroup {}", g.display())));
+    for group in groups(group).into_iter().chain(groups(&format!("{group}.slice"))) {
+        all.push(format!("cgroup {}", group.display()));
+    }
     all
 }
