@@ -11,7 +11,7 @@ use crate::tree;
 use crate::trees::Trees;
 use berth_sys::fs::{self, Kind, Open, Resolve};
 use berth_sys::process::{self, Cloned, Poll};
-use berth_sys::{cap, oci, socket};
+use berth_sys::{cap, oci, socket, wall};
 use serde_json::Value;
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -122,7 +122,7 @@ fn build(container: &mut Container<'_>) -> Result<Program, Failure> {
     wait_for_parent(report)?;
     if plan.has_user_namespace() {
         act("becoming root of the user namespace", process::set_user(0, 0, &[]))?;
-        act("hiding the new process", process::set_undumpable())?;
+        act("hiding the new process", hide())?;
         // Which the change of credentials has cleared.
         act("binding its life to the parent", process::set_parent_death_signal(SIGKILL))?;
     }
@@ -186,9 +186,14 @@ fn be_born_in(user: BorrowedFd<'_>, namespaces: u64, report: BorrowedFd<'_>) -> 
     }
 }
 
+/// Nobody in a container looks into this process, or traces it, until its execve (CVE-2016-9962).
+pub fn hide() -> io::Result<()> {
+    if wall::is_down("dumpable") { Ok(()) } else { process::set_undumpable() }
+}
+
 /// A session of its own, closed to others until the execve.
 fn begin() -> Result<(), Failure> {
-    act("hiding the new process", process::set_undumpable())?;
+    act("hiding the new process", hide())?;
     act("binding its life to the parent", process::set_parent_death_signal(SIGKILL))?;
     // `run` in the foreground has blocked them.
     act("unblocking signals", process::unblock_signals())?;
@@ -355,6 +360,7 @@ fn restrict(plan: &ProcessPlan) -> Result<(), Failure> {
 }
 
 fn exec(plan: &ProcessPlan, program: &Program) -> Failure {
+    wall::pause("pause-joining");
     let strings = |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
     let mut env = plan.env.clone();
     if let Some(home) = &program.home {
@@ -396,7 +402,7 @@ fn enter(plan: &ProcessPlan, streams: &Streams, process_one: &OwnedFd, kinds: u6
     act("joining the container's namespaces", process::setns(process_one.as_fd(), kinds))?;
     if kinds & NEWUSER != 0 {
         act("becoming root of the user namespace", process::set_user(0, 0, &[]))?;
-        act("hiding the new process", process::set_undumpable())?;
+        act("hiding the new process", hide())?;
     }
     let root = act("opening the root", fs::open("/", Open::PATH | Open::DIRECTORY, 0))?;
     prepare(plan, root.as_fd(), streams, false)?;

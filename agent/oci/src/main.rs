@@ -71,6 +71,8 @@ fn run(cli: Cli, log: &Log) -> Result<u8, Error> {
     let root = std::path::absolute(&cli.root).map_err(Error::io("--root"))?;
     if commands::makes_processes(&command) {
         seal()?;
+        // So is what it makes, from its birth on: a process that joins a container is seen there before it has done anything.
+        init::hide().map_err(Error::io("hiding this process"))?;
     }
     // What a careless caller has open is none of the container's, nor of a hook's.
     berth_sys::process::cloexec_from(3).map_err(Error::io("marking descriptors close-on-exec"))?;

@@ -10,7 +10,7 @@ use crate::tree;
 use crate::trees::Trees;
 use berth_sys::fs::{self, Kind};
 use berth_sys::mount::{self, AttrChange, MountAttr, MountFlags, Propagation};
-use berth_sys::{oci, process};
+use berth_sys::{oci, process, wall};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -99,8 +99,14 @@ fn remount(root: BorrowedFd<'_>, planned: &MountPlan, bind: bool) -> io::Result<
 }
 
 fn attach(root: BorrowedFd<'_>, path: &str, tree: BorrowedFd<'_>) -> io::Result<()> {
-    let at = tree::target(root, path, tree::is_folder(tree)?)?;
+    let folder = tree::is_folder(tree)?;
+    let mut at = tree::target(root, path, folder)?;
     guard_proc(path, at.as_fd(), oci::is_procfs(tree)?)?;
+    wall::pause("pause-mounting");
+    // As who looks at a path first and uses it then (CVE-2021-30465).
+    if wall::is_down("race") {
+        at = tree::target(root, path, folder)?;
+    }
     mount::move_mount_to_fd(tree, at.as_fd())
 }
 
@@ -108,7 +114,7 @@ fn attach(root: BorrowedFd<'_>, path: &str, tree: BorrowedFd<'_>) -> io::Result<
 pub fn guard_proc(path: &str, at: BorrowedFd<'_>, whole: bool) -> io::Result<()> {
     let allowed = COVERED.iter().any(|p| same(p, path)) || whole && same(path, "/proc");
     let inside = same(path, "/proc") || path.split('/').find(|p| !p.is_empty()) == Some("proc") || oci::is_procfs(at)?;
-    if inside && !allowed {
+    if inside && !allowed && !wall::is_down("proc") {
         return Err(io::Error::other("this path of /proc cannot be covered"));
     }
     Ok(())
@@ -315,9 +321,9 @@ fn mask_one(root: BorrowedFd<'_>, at: BorrowedFd<'_>, label: &str) -> io::Result
         return mount::move_mount_to_fd(context.mount(attributes)?.as_fd(), at);
     }
     // Not the image's file of that name, which could be anything (CVE-2025-31133).
-    let null = tree::no_link(root, "/dev/null")?;
+    let null = if wall::is_down("masks") { tree::there(root, "/dev/null") } else { tree::no_link(root, "/dev/null") }?;
     let found = fs::fstat(null.as_fd())?;
-    if (found.kind, found.rdev_major, found.rdev_minor) != (Kind::CharDevice, 1, 3) {
+    if !wall::is_down("masks") && (found.kind, found.rdev_major, found.rdev_minor) != (Kind::CharDevice, 1, 3) {
         return Err(io::Error::other("/dev/null of the container is not the device"));
     }
     mount::move_mount_to_fd(oci::clone_mount(null.as_fd(), false)?.as_fd(), at)
@@ -358,7 +364,11 @@ fn write_proc(root: BorrowedFd<'_>, path: &str, value: &str) -> io::Result<()> {
     if !oci::is_procfs(proc.as_fd())? {
         return Err(io::Error::other("/proc of the container is not procfs"));
     }
-    let resolve = fs::Resolve::BENEATH | fs::Resolve::NO_XDEV | fs::Resolve::NO_MAGICLINKS;
+    let mut resolve = fs::Resolve::BENEATH | fs::Resolve::NO_XDEV | fs::Resolve::NO_MAGICLINKS;
+    // As who believes that all below /proc is the kernel's (CVE-2025-52881).
+    if wall::is_down("kernel") {
+        resolve = fs::Resolve::IN_ROOT;
+    }
     let file = fs::openat2(proc.as_fd(), path, fs::Open::WRONLY, 0, resolve)?;
     process::write(file.as_fd(), value.as_bytes()).map(drop)
 }

@@ -18,6 +18,10 @@ pub fn sealed(name: &str, content: &[u8], executable: bool) -> io::Result<OwnedF
     let mut file = File::from(fd);
     file.write_all(content)?;
     file.seek(SeekFrom::Start(0))?;
+    // Without, whoever has run it writes to it: for a test that sees what comes of it (CVE-2019-5736).
+    if crate::wall::is_down("sealed") {
+        return Ok(file.into());
+    }
     fcntl_add_seals(file.as_fd(), SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
     Ok(file.into())
 }

@@ -4,6 +4,7 @@
 pub mod engines;
 
 use serde_json::{Value, json};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -44,6 +45,22 @@ pub fn until(what: &str, is: impl Fn() -> bool) {
         assert!(began.elapsed() < Duration::from_secs(10), "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// The program with the attacks that a shell cannot make (tests/fixtures/escape.c), built once for all tests of this source.
+pub fn attacks() -> PathBuf {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/escape.c");
+    let mut hash = DefaultHasher::new();
+    std::fs::read(source).unwrap().hash(&mut hash);
+    std::fs::create_dir_all(folder()).unwrap();
+    let target = folder().join(format!("oci-attacks-{:016x}", hash.finish()));
+    if !target.exists() {
+        let made = target.with_extension(std::process::id().to_string());
+        let status = Command::new("cc").args(["-O2", "-static", "-o"]).arg(&made).arg(source).status();
+        assert!(status.unwrap().success());
+        std::fs::rename(&made, &target).unwrap();
+    }
+    target
 }
 
 /// A folder with a bundle and a state folder; everything is gone with it.
