@@ -117,7 +117,10 @@ impl<'a> Mount<'a> {
         };
         let host = host_options(&there);
         let kept = |option: &&str| {
-            ["ro", "rw"].contains(option) || !option.contains("time") && !host.iter().any(|of_host| of_host == option)
+            // Not all file systems of a host have mapped mounts: that of the agent's files has.
+            let mapped = self.at == "/escape" && *option == "idmapped";
+            let inherited = option.contains("time") || host.iter().any(|of_host| of_host == option);
+            ["ro", "rw"].contains(option) || !mapped && !inherited
         };
         let options: Vec<&str> = self.options.iter().copied().filter(kept).collect();
         let root = root.as_deref().unwrap_or(self.root);
