@@ -214,7 +214,7 @@ impl Drop for Containerd {
                 assert!(kept.is_empty(), "berth-runtime has kept {kept:?}");
                 let _ = fs::remove_dir(state);
             }
-            engines::nothing_is_left(&self.at, &self.name);
+            engines::nothing_is_left(&self.at, &self.name, || {});
         }
         let _ = fs::remove_dir_all(&self.at);
     }

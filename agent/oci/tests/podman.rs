@@ -23,8 +23,8 @@ impl Podman {
         if !engines::are_here(&["podman", "conmon"]) {
             return None;
         }
-        // As a slice it would be below others for each "-".
-        let name = format!("berth_podman_{}_{name}", std::process::id());
+        // As a slice it would be below others for each "-"; and Podman's folders may have names of 50 characters.
+        let name = format!("berthp_{}_{name}", std::process::id());
         let podman = Podman { at: common::folder().join(&name), name };
         common::busybox(&podman.at.join("rootfs"));
         let program = runtime();
@@ -120,21 +120,21 @@ impl Drop for Podman {
         if engines::systemd() {
             engines::stop_slice(&self.name);
         }
-        // Podman's own, which its conmon leaves a moment later, and a mount that keeps its folder private.
-        for group in engines::groups(&self.name) {
-            let conmons = group.join("conmon");
-            let began = std::time::Instant::now();
-            while conmons.exists() && fs::remove_dir(&conmons).is_err() && began.elapsed().as_secs() < 5 {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+        // Podman's own: groups for its conmons, and mounts that keep its folders private.
+        let tidy = || {
+            for group in engines::groups(&self.name) {
+                let _ = fs::remove_dir(group.join("conmon"));
+                let _ = fs::remove_dir(group);
             }
-            let _ = fs::remove_dir(group);
-        }
-        for mount in ["root/overlay", "run"] {
-            let _ = Command::new("umount").arg("-q").arg(self.at.join(mount)).stderr(Stdio::null()).status();
-        }
-        if !std::thread::panicking() {
+            for mount in ["root/overlay", "run"] {
+                let _ = Command::new("umount").arg("-q").arg(self.at.join(mount)).stderr(Stdio::null()).status();
+            }
+        };
+        if std::thread::panicking() {
+            tidy();
+        } else {
             ok(removed);
-            engines::nothing_is_left(&self.at, &self.name);
+            engines::nothing_is_left(&self.at, &self.name, tidy);
         }
         let _ = fs::remove_dir_all(&self.at);
     }
@@ -256,7 +256,7 @@ fn limits_are_the_groups() {
 
 #[test]
 fn volumes_users_and_privileges() {
-    let Some(podman) = Podman::new("options") else { return };
+    let Some(podman) = Podman::new("opts") else { return };
     let run = |args: &[&str]| podman.run(args);
     let shared = podman.at.join("shared");
     fs::create_dir(&shared).unwrap();
