@@ -209,6 +209,7 @@ fn dies_at_every_step(mut node: Node) {
     let run = ["run", "--rm", "--network", "none", "--storage-opt", "size=16m", &busybox, "true"];
     let start = ["start", "box"];
     let remove = ["rm", "-f", "box"];
+    let containers = node.data().join("containers");
     for point in ["own.before_limit", "own.after_limit", "create.after_layer", "create.after_record"] {
         dies(&mut node, point, &make);
         if node.ctl(&["inspect", "box"]).code != 0 {
@@ -230,12 +231,12 @@ fn dies_at_every_step(mut node: Node) {
         ("remove.after_umount", &remove),
         ("remove.after_tree", &remove),
     ] {
-        // One that has run is settled by every new agent, which would die of that.
+        // One that has run is settled by every new agent, and one that goes is taken apart: the agent would die of that.
+        until("the last one is gone", || fs::read_dir(&containers).is_ok_and(|mut all| all.next().is_none()));
         node.ok(&make);
         dies(&mut node, point, act);
         node.ok(&remove);
     }
-    let containers = node.data().join("containers");
     until("no folder is left", || fs::read_dir(&containers).is_ok_and(|mut all| all.next().is_none()));
     until("no mount is left", || mounts(&node) + devices(&node) == 0);
     if let Ok(quotas) = Quotas::of(&node.data())
