@@ -30,6 +30,8 @@ const LOOSE_FILES: u64 = 16;
 const SPARE: &str = "spare";
 const SPARE_BYTES: usize = 64 << 10;
 const SPARE_FILES: u64 = 8;
+/// How long a full file system may take until all of that is there again.
+const GIVING_BACK: Duration = Duration::from_millis(500);
 
 /// How much a container's own files may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -169,20 +171,19 @@ impl OwnFiles {
         }
     }
 
-    /// Keeps what [`OwnFiles::loosen`] gives from the container, as far as it is there.
+    /// Keeps what [`OwnFiles::loosen`] gives from the container. The mount of a run before this one may be on its way out still, with a folder of
+    /// overlayfs' that nobody finds any more: what it gives back would be the container's.
     fn spare(&self) -> Result<(), VolumeError> {
         let spare = self.folder().join(SPARE);
-        let made = (|| {
-            if spare.exists() {
-                return Ok(());
+        let until = Instant::now() + GIVING_BACK;
+        loop {
+            match make_spare(&spare) {
+                Err(e) if !berth_sys::fs::is_disk_full(&e) => {
+                    return Err(e).act(|| format!("making {}", spare.display()));
+                }
+                Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+                _ => return Ok(()),
             }
-            std::fs::create_dir(&spare)?;
-            (1..SPARE_FILES).try_for_each(|n| std::fs::write(spare.join(n.to_string()), ""))?;
-            std::fs::write(spare.join("0"), vec![0; SPARE_BYTES])
-        })();
-        match made {
-            Err(e) if !berth_sys::fs::is_disk_full(&e) => Err(e).act(|| format!("making {}", spare.display())),
-            _ => Ok(()),
         }
     }
 
@@ -282,6 +283,20 @@ fn remove_file(path: &Path) -> Result<(), VolumeError> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).act(|| format!("removing {}", path.display())),
         _ => Ok(()),
     }
+}
+
+/// What is missing of it. The last file has the bytes: with that it is whole.
+fn make_spare(spare: &Path) -> io::Result<()> {
+    let last = spare.join("0");
+    if std::fs::metadata(&last).is_ok_and(|found| found.len() == SPARE_BYTES as u64) {
+        return Ok(());
+    }
+    match std::fs::create_dir(spare) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    (1..SPARE_FILES).try_for_each(|n| std::fs::write(spare.join(n.to_string()), ""))?;
+    std::fs::write(last, vec![0; SPARE_BYTES])
 }
 
 #[cfg(test)]
