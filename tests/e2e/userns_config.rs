@@ -2,7 +2,6 @@
 
 use crate::harness::{Node, image, until};
 use crate::userns::{BASE, SLEEP, node, range};
-use std::path::Path;
 
 #[test]
 fn an_agent_may_forbid_the_hosts() {
@@ -106,7 +105,7 @@ fn ids_may_come_from_subuid() {
         ("/etc/subuid", "alice:700000:65536\nberth:1000000:65536\nberth:2000000:196608\nbob:2065536:65536\n"),
         ("/etc/subgid", "berth:1000000:1000\nberth:2000000:196608\n"),
     ] {
-        assert!(Path::new(file).exists(), "{file} is missing: the package passwd has it");
+        assert!(std::path::Path::new(file).exists(), "{file} is missing: the package passwd has it");
         node.cover(file, text);
     }
     node.change_config(|text| text.replace("[userns]", "[userns]\nsubid_user = \"berth\""));
