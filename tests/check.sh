@@ -86,7 +86,7 @@ e2e() {
 
 # Always the same inputs: a check says whether this change broke something. New inputs are what `make fuzz` looks for.
 fuzz() {
-  FUZZ_SEED=${FUZZ_SEED:-1} tests/fuzz.sh "${FUZZ_SECONDS:-3}"
+  FUZZ_SEED=${FUZZ_SEED:-1} tests/fuzz.sh "${FUZZ_SECONDS:-5}"
 }
 
 # Debian 12's kernel with nothing but cgroup v2, in a VM under emulation: the smoke test of tests/vm-test.sh, and those end-to-end tests whose subject
