@@ -3,6 +3,7 @@
 
 use super::tables::{Table, X32_BIT};
 use super::{Action, Compare, Condition, Profile, SeccompError, Target};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// `struct sock_filter` (linux/filter.h).
@@ -185,8 +186,8 @@ fn search(segments: &[(u32, Verdict)], default: Action) -> Vec<Insn> {
     if code.skip(&mut first) != 0 {
         code.lead(&mut first);
     }
-    code.0.reverse();
-    code.0
+    code.code.reverse();
+    code.code
 }
 
 /// Where a branch of the search leads.
@@ -200,7 +201,11 @@ enum Goal {
 
 /// Code from its last instruction to its first, so that all jumps lead to what is there already.
 #[derive(Default)]
-struct Backwards(Vec<Insn>);
+struct Backwards {
+    code: Vec<Insn>,
+    /// What is decided by conditions, and where: x86_64 and x32 have the same under two numbers.
+    decided: Vec<(Vec<Insn>, usize)>,
+}
 
 impl Backwards {
     fn node(&mut self, segments: &[(u32, Verdict)], default: Action) -> Goal {
@@ -209,9 +214,14 @@ impl Backwards {
             if let [only] = code[..] {
                 return Goal::Return(only.k);
             }
+            if let Some((_, at)) = self.decided.iter().find(|(same, _)| *same == code) {
+                return Goal::At(*at);
+            }
+            let same = code.clone();
             code.reverse();
-            self.0.append(&mut code);
-            return Goal::At(self.0.len() - 1);
+            self.code.append(&mut code);
+            self.decided.push((same, self.code.len() - 1));
+            return Goal::At(self.code.len() - 1);
         }
         let middle = segments.len() / 2;
         let mut right = self.node(&segments[middle..], default);
@@ -219,22 +229,22 @@ impl Backwards {
         // What brings one branch near moves the other away by one instruction: then once more.
         let (jt, jf) = loop {
             let jf = self.skip(&mut left);
-            let before = self.0.len();
+            let before = self.code.len();
             let jt = self.skip(&mut right);
-            if self.0.len() == before {
+            if self.code.len() == before {
                 break (jt, jf);
             }
         };
-        self.0.push(jump(JGE, segments[middle].0, jt, jf));
-        Goal::At(self.0.len() - 1)
+        self.code.push(jump(JGE, segments[middle].0, jt, jf));
+        Goal::At(self.code.len() - 1)
     }
 
     /// How many instructions the next one has to skip to get to `goal`, which is brought near first where it is too far.
     fn skip(&mut self, goal: &mut Goal) -> u8 {
-        let back = |at: usize| u8::try_from(self.0.len() - 1 - at).ok();
+        let back = |at: usize| u8::try_from(self.code.len() - 1 - at).ok();
         let near = match *goal {
             Goal::At(at) => back(at),
-            Goal::Return(value) => self.0.iter().rposition(|i| *i == insn(RET, value)).and_then(back),
+            Goal::Return(value) => self.code.iter().rposition(|i| *i == insn(RET, value)).and_then(back),
         };
         near.unwrap_or_else(|| {
             self.lead(goal);
@@ -245,11 +255,11 @@ impl Backwards {
     /// Puts an instruction in front that leads to `goal`.
     fn lead(&mut self, goal: &mut Goal) {
         let next = match *goal {
-            Goal::At(at) => insn(JA, (self.0.len() - 1 - at) as u32),
+            Goal::At(at) => insn(JA, (self.code.len() - 1 - at) as u32),
             Goal::Return(value) => insn(RET, value),
         };
-        self.0.push(next);
-        *goal = Goal::At(self.0.len() - 1);
+        self.code.push(next);
+        *goal = Goal::At(self.code.len() - 1);
     }
 }
 
@@ -257,19 +267,50 @@ fn decide(verdict: &Verdict, default: Action) -> Vec<Insn> {
     let mut out = Vec::new();
     for (conditions, action) in &verdict.conditional {
         let body: Vec<Vec<Insn>> = conditions.iter().map(test).collect();
-        let mut rest: usize = body.iter().map(Vec::len).sum::<usize>() + 1;
-        for code in body {
-            rest -= code.len();
-            // A test ends in one unreachable-when-true slot: `JA rest` leads behind this alternative's return.
-            let mut code = code;
-            let last = code.len() - 1;
-            code[last] = insn(JA, rest as u32);
-            out.extend(code);
+        let all: usize = body.iter().map(Vec::len).sum::<usize>() + 1;
+        if all > NEAR {
+            far(body, all, &mut out);
+        } else {
+            near(body, &mut out);
         }
         out.push(insn(RET, action.code()));
     }
     out.push(insn(RET, verdict.otherwise.unwrap_or(default).code()));
     out
+}
+
+/// As far as a test's own jumps reach, which are a byte each.
+const NEAR: usize = u8::MAX as usize;
+
+/// Tests of which each leads by itself behind the alternative's return: their last slots are cut off.
+fn near(body: Vec<Vec<Insn>>, out: &mut Vec<Insn>) {
+    let mut rest: usize = body.iter().map(|test| test.len() - 1).sum::<usize>() + 1;
+    for mut code in body {
+        code.pop();
+        let last = code.len();
+        rest -= last;
+        for (at, insn) in code.iter_mut().enumerate().filter(|(_, insn)| [JEQ, JGT, JGE].contains(&insn.code)) {
+            for way in [&mut insn.jt, &mut insn.jf] {
+                match (at + 1 + usize::from(*way)).cmp(&last) {
+                    Ordering::Less => {}
+                    Ordering::Equal => *way = (last - at - 1 + rest) as u8,
+                    Ordering::Greater => *way -= 1,
+                }
+            }
+        }
+        out.append(&mut code);
+    }
+}
+
+/// Tests with a jump each in their last slots: there are so many that their own jumps do not reach.
+fn far(body: Vec<Vec<Insn>>, all: usize, out: &mut Vec<Insn>) {
+    let mut rest = all;
+    for mut code in body {
+        rest -= code.len();
+        code.pop();
+        code.push(insn(JA, rest as u32));
+        out.append(&mut code);
+    }
 }
 
 /// Tests one condition on a 64-bit argument: falls out behind its end when it holds, into its last slot when not (the
