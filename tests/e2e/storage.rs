@@ -129,25 +129,16 @@ fn a_file_system_of_its_own_keeps_it() {
     is_kept(Node::with_busybox("storage-loop"), "No space left on device", "loop");
 }
 
-fn on(fs_type: &'static str, name: &str) -> Option<Node> {
-    if !quotas::has(fs_type) {
-        return None;
-    }
-    let node = Node::builder(name).quota_disk(fs_type).start();
-    node.ok(&["pull", "-q", &image("busybox")]);
-    Some(node)
-}
-
 #[test]
 fn a_quota_of_ext4_keeps_it() {
-    if let Some(node) = on("ext4", "storage-ext4") {
+    if let Some(node) = quotas::node("ext4", "storage-ext4") {
         is_kept(node, "Disk quota exceeded", "quota");
     }
 }
 
 #[test]
 fn a_quota_of_xfs_keeps_it() {
-    if let Some(node) = on("xfs", "storage-xfs") {
+    if let Some(node) = quotas::node("xfs", "storage-xfs") {
         is_kept(node, "No space left on device", "quota");
     }
 }
@@ -164,7 +155,7 @@ fn of_project(node: &Node, project: u32) -> Used {
 
 #[test]
 fn projects_are_its_own_and_come_free() {
-    let Some(mut node) = on("ext4", "storage-projects") else { return };
+    let Some(mut node) = quotas::node("ext4", "storage-projects") else { return };
     node.ok(&["volume", "create", "--opt", "size=16m", "volume"]);
     let made = |name: &'static str, more: &[&str]| {
         node.detached(&[&["--name", name, "-v", "volume:/volume"], SIZE, more].concat(), SLEEP);
@@ -259,7 +250,7 @@ fn an_agent_that_dies_leaves_no_file_system_behind() {
 #[cfg(feature = "failpoints")]
 #[test]
 fn an_agent_that_dies_leaves_no_quota_behind() {
-    if let Some(node) = on("ext4", "storage-quota-faults") {
+    if let Some(node) = quotas::node("ext4", "storage-quota-faults") {
         dies_at_every_step(node);
     }
 }

@@ -10,15 +10,6 @@ const SLEEP: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 /// Exits with the code of dd.
 const FILL: &str = "dd if=/dev/zero of=/data/full bs=64k count=400";
 
-fn on(fs_type: &'static str, name: &str) -> Option<Node> {
-    if !quotas::has(fs_type) {
-        return None;
-    }
-    let node = Node::builder(name).quota_disk(fs_type).start();
-    node.ok(&["pull", "-q", &image("busybox")]);
-    Some(node)
-}
-
 fn seen(node: &Node, volume: &str) -> Value {
     serde_json::from_str::<Vec<Value>>(&node.ok(&["volume", "inspect", volume])).expect("json").remove(0)
 }
@@ -36,7 +27,7 @@ fn of_project(node: &Node, project: u32) -> Used {
 
 /// What a writer is told by a volume that is full, and that nothing else is.
 fn is_kept(fs_type: &'static str, said: &str) {
-    let Some(node) = on(fs_type, &format!("quota-{fs_type}")) else { return };
+    let Some(node) = quotas::node(fs_type, &format!("quota-{fs_type}")) else { return };
     node.ok(&["volume", "create", "--opt", "size=16m", "small"]);
     let shown = seen(&node, "small");
     assert_eq!((&shown["LimitedBy"], shown["LimitBytes"].as_u64()), (&Value::from("quota"), Some(16 << 20)), "{shown}");
@@ -93,7 +84,7 @@ fn a_size_is_a_quota_of_xfs() {
 
 #[test]
 fn projects_are_given_once_and_come_free() {
-    let Some(mut node) = on("ext4", "quota-projects") else { return };
+    let Some(mut node) = quotas::node("ext4", "quota-projects") else { return };
     for name in ["one", "two"] {
         node.ok(&["volume", "create", "--opt", "size=16m", name]);
     }
@@ -139,7 +130,7 @@ fn projects_are_given_once_and_come_free() {
 
 #[test]
 fn a_container_stays_in_its_project() {
-    let Some(node) = on("ext4", "quota-escape") else { return };
+    let Some(node) = quotas::node("ext4", "quota-escape") else { return };
     let escape = format!("{}:/escape:ro", crate::escapes::program().display());
     node.ok(&["volume", "create", "--opt", "size=16m", "small"]);
     let before = counted(&node, "small");
@@ -164,7 +155,7 @@ fn a_container_stays_in_its_project() {
 
 #[test]
 fn a_limit_ends_with_its_own_volume() {
-    let Some(node) = on("ext4", "quota-thief") else { return };
+    let Some(node) = quotas::node("ext4", "quota-thief") else { return };
     for name in ["thief", "victim"] {
         node.ok(&["volume", "create", "--opt", "size=16m", name]);
     }
@@ -191,7 +182,7 @@ fn a_limit_ends_with_its_own_volume() {
 #[cfg(feature = "failpoints")]
 #[test]
 fn an_agent_that_dies_leaves_no_limit_behind() {
-    let Some(mut node) = on("ext4", "quota-faults") else { return };
+    let Some(mut node) = quotas::node("ext4", "quota-faults") else { return };
     node.ok(&["volume", "create", "--opt", "size=16m", "first"]);
     let (first, _) = counted(&node, "first");
     for (point, arguments) in [

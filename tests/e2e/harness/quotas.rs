@@ -27,6 +27,16 @@ pub fn has(fs_type: &str) -> bool {
     mounted.is_ok()
 }
 
+/// An agent with busybox on such a file system; `None`: there is none here.
+pub fn node(fs_type: &'static str, name: &str) -> Option<super::Node> {
+    if !has(fs_type) {
+        return None;
+    }
+    let node = super::Node::builder(name).quota_disk(fs_type).start();
+    node.ok(&["pull", "-q", &super::image("busybox")]);
+    Some(node)
+}
+
 fn run(command: &mut Command) -> Result<(), String> {
     let done = command.output().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
     if done.status.success() {
