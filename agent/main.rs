@@ -120,6 +120,16 @@ fn give_up_rights() {
     }
 }
 
+/// Its memory has its private key in it. And no container can be given this limit where the agent has a hard one of 0: nobody raises it in a user
+/// namespace.
+fn refuse_cores() {
+    use berth_sys::process::{CORE, NO_CORE, rlimit, set_rlimit};
+    let refused = rlimit(CORE).and_then(|(_, hard)| set_rlimit(CORE, NO_CORE, hard.max(NO_CORE)));
+    if let Err(error) = refused {
+        tracing::warn!(%error, "limiting cores: cores of the agent and its containers go to the host's core_pattern where that is a pipe");
+    }
+}
+
 fn start(args: &Args) -> anyhow::Result<()> {
     let config = config::Config::load(args.config.as_deref())?;
     let log = log::start(&config).map_err(anyhow::Error::msg)?;
@@ -142,6 +152,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
         None | Some(Command::Uninstall { .. }) => {}
     }
     give_up_rights();
+    refuse_cores();
     let place = upgrade::Place::of_this_process(args.config.as_deref(), &config.data_root)?;
     // Work is waiting for the kernel or for others; more threads cost memory and bring nothing.
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));

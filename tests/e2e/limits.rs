@@ -537,7 +537,7 @@ fn what_makes_room_is_put_back_as_it_was_asked_for() {
 /// All sixteen of getrlimit(2), by the names of /proc/PID/limits: soft and hard.
 const RLIMITS: [(&str, &str, &str, &str); 16] = [
     ("as", "Max address space", "1073741824", "2147483648"),
-    ("core", "Max core file size", "0", "4096"),
+    ("core", "Max core file size", "2048", "4096"),
     ("cpu", "Max cpu time", "1000", "2000"),
     ("data", "Max data size", "536870912", "1073741824"),
     ("fsize", "Max file size", "1048576", "2097152"),

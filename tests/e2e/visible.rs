@@ -262,6 +262,24 @@ fn the_groups_are_its_own() {
     node.finish();
 }
 
+/// Nobody raises a limit in a user namespace: what the agent cannot have is not the containers', either.
+#[test]
+fn an_agent_without_cores_starts_containers() {
+    let (mut node, _) = node("visible-no-core");
+    node.kill_agent();
+    node.set_starter(&["prlimit", "--core=0:0"]);
+    node.spawn();
+    let raises = berth_sys::cap::bit("SYS_RESOURCE").is_some_and(|bit| berth_sys::cap::bounding() & bit != 0);
+    let (least, limit) = (u8::from(raises), "awk '/core file/ { print $5, $6 }' /proc/self/limits");
+    let none = format!("{least} {least}");
+    for options in [&[][..], &["--ulimit", "core=0"], &["--privileged"], &["--userns", "host"]] {
+        assert_eq!(node.sh(options, limit).trim(), none, "{options:?}");
+    }
+    let held = node.detached(&[], "sleep 1000");
+    assert_eq!(node.ok(&["exec", held.trim(), "sh", "-c", limit]).trim(), none);
+    node.finish();
+}
+
 /// A limit of 1 is no core, not even for a program of the host's that the kernel would pipe it to: whoever crashes cannot raise it.
 #[test]
 fn cores_are_written_where_they_are_asked_for() {
@@ -274,6 +292,9 @@ fn cores_are_written_where_they_are_asked_for() {
     let crash = "cd /tmp; ulimit -c unlimited 2>/dev/null && echo raised; sh -c 'kill -SEGV $$'; ls | grep -c core";
     assert_eq!(node.sh(&["--tmpfs", "/tmp"], &format!("{crash} || true")), "0");
     assert_eq!(node.sh(&["--ulimit", "core=4096:8192"], limit), "4096 8192");
+    // To a pipe 0 means nothing.
+    assert_eq!(node.sh(&["--ulimit", "core=0"], limit), "1 1");
+    assert_eq!(node.sh(&["--ulimit", "core=0:4096"], limit), "1 4096");
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").expect("core_pattern");
     if pattern.starts_with("core") {
         let asked = ["--tmpfs", "/tmp", "--ulimit", "core=33554432:33554432"];

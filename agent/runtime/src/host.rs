@@ -63,6 +63,10 @@ impl Host {
         }
     }
 
+    pub fn hard_limit(&self, resource: u32) -> u64 {
+        self.hard_limits.iter().find(|(n, _)| *n == resource).map_or(u64::MAX, |(_, max)| *max)
+    }
+
     pub fn can_raise_limits(&self) -> bool {
         cap::bit("SYS_RESOURCE").is_some_and(|bit| self.capabilities & bit != 0)
     }

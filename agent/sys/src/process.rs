@@ -202,6 +202,12 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     check(unsafe { libc::setrlimit(resource as _, &raw const limit) }.into()).map(drop)
 }
 
+/// With a limit of 1 the kernel makes no core, not even for a program that it is piped to, which does not heed any other (core(5), fs/coredump.c, since
+/// Linux 2.6.32); a file of one byte it does not begin.
+#[allow(clippy::unnecessary_cast, reason = "the type of the constants differs between C libraries")]
+pub const CORE: u32 = libc::RLIMIT_CORE as u32;
+pub const NO_CORE: u64 = 1;
+
 /// Numbers of the resources by their name without `RLIMIT_`, lower case (getrlimit(2)).
 #[allow(clippy::unnecessary_cast, reason = "the type of the constants differs between C libraries")]
 pub const RESOURCES: [(&str, u32); 16] = [

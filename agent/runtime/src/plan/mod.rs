@@ -419,22 +419,30 @@ pub(crate) fn rlimits(spec: &ContainerSpec, host: &Host, warnings: &mut Vec<Stri
     for limit in &spec.ulimits {
         let Some((_, resource)) = process::RESOURCES.iter().find(|(n, _)| *n == limit.name) else { continue };
         let (mut soft, mut hard) = (limit.soft, limit.hard);
-        let max = host.hard_limits.iter().find(|(n, _)| n == resource).map_or(u64::MAX, |(_, max)| *max);
+        let max = host.hard_limit(*resource);
         if hard > max && !host.can_raise_limits() {
             warnings.push(format!("this host cannot raise the {} limit above {max}: {hard} was asked for", limit.name));
             (soft, hard) = (soft.min(max), max);
         }
+        if *resource == process::CORE {
+            (soft, hard) = no_core((soft, hard), host);
+        }
         steps.push(Step::Rlimit { resource: *resource, soft, hard });
     }
     // None but where it is asked for: a core is as large as the process, and where the host pipes cores to a program of its own, that would read what a
-    // container has made, as root. A pipe does not heed the limit (core(5)), except for 1, with which the kernel makes no core at all (fs/coredump.c,
-    // since 2.6.32); a file of one byte it does not begin.
-    if let Some((_, core)) = process::RESOURCES.iter().find(|(name, _)| *name == "core")
-        && !spec.ulimits.iter().any(|limit| limit.name == "core")
-    {
-        steps.push(Step::Rlimit { resource: *core, soft: 1, hard: 1 });
+    // container has made, as root.
+    if !spec.ulimits.iter().any(|limit| limit.name == "core") {
+        let (soft, hard) = no_core((0, 0), host);
+        steps.push(Step::Rlimit { resource: process::CORE, soft, hard });
     }
     steps
+}
+
+/// 0 is meant as no core, for which the kernel's word is another.
+fn no_core((soft, hard): (u64, u64), host: &Host) -> (u64, u64) {
+    // The agent has raised its own where it could.
+    let least = process::NO_CORE.min(host.hard_limit(process::CORE));
+    (soft.max(least), hard.max(least))
 }
 
 /// What is not asked for is 0, as on any host: the agent's own score, with which the shim makes the process, is lower.

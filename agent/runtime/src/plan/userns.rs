@@ -53,7 +53,7 @@ pub(super) fn host_rights(spec: &ContainerSpec, host: &Host, ids: IdRange) -> Ve
     let mut steps = vec![own_streams(ids)];
     for limit in &spec.ulimits {
         let Some((_, resource)) = process::RESOURCES.iter().find(|(n, _)| *n == limit.name) else { continue };
-        let max = host.hard_limits.iter().find(|(n, _)| n == resource).map_or(u64::MAX, |(_, max)| *max);
+        let max = host.hard_limit(*resource);
         if limit.hard > max && host.can_raise_limits() {
             steps.push(Step::RaiseLimit { resource: *resource, hard: limit.hard });
         }
