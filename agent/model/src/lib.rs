@@ -28,6 +28,6 @@ pub use digest::Digest;
 pub use id::ContainerId;
 pub use platform::Platform;
 pub use reference::Reference;
-pub use spec::ContainerSpec;
+pub use spec::{ContainerSpec, files_of};
 pub use state::{ContainerRecord, ExitStatus, Phase};
 pub use time::Timestamp;

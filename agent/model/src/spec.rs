@@ -297,8 +297,10 @@ pub struct Storage {
     pub beyond_default: bool,
 }
 
-/// A file system of so many bytes has a file for each of these.
-const BYTES_OF_INODE: u64 = 4096;
+/// As many files as a file system of that size has: below 512 MiB mkfs.ext4 gives one to each 4 KiB, above it to each 16 KiB.
+pub fn files_of(bytes: u64) -> u64 {
+    bytes / if bytes < 512 << 20 { 4096 } else { 16384 }
+}
 
 impl Storage {
     /// What a request's words mean where containers that say nothing have `default` bytes. Again is the same.
@@ -314,7 +316,7 @@ impl Storage {
             Some(bytes) => self.beyond_default |= bytes > default,
         }
         // Inodes are the disk's, too.
-        self.beyond_default |= self.inodes.is_some_and(|inodes| inodes > default / BYTES_OF_INODE);
+        self.beyond_default |= self.inodes.is_some_and(|inodes| inodes > files_of(default));
     }
 }
 
@@ -460,6 +462,9 @@ mod tests {
         assert_eq!(of(Some(0), None, default), (None, true));
         assert_eq!(of(Some(9 << 20), None, default), (Some(9 << 20), true));
         assert_eq!((of(None, Some(2048), default), of(None, Some(2049), default)), ((default, false), (default, true)));
+        // As many as the default has, and no more.
+        let large = Some(10 << 30);
+        assert_eq!((of(None, Some(655_360), large), of(None, Some(655_361), large)), ((large, false), (large, true)));
     }
 
     #[test]

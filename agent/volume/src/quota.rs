@@ -21,13 +21,8 @@ pub const PROJECTS: Range<u32> = 0x4245_0000..0x4246_0000;
 const TOLD: &str = "project";
 /// The least limit that there is, in bytes: nothing is added to what is there.
 const CLOSED: u64 = 1024;
-/// Below it mkfs.ext4 gives a file to each 4 KiB, above it to each 16 KiB: without a bound empty files would take those of the whole host.
-const SMALL: u64 = 512 << 20;
-
-/// As many files as a file system of that size has.
-pub(crate) fn most_files(bytes: u64) -> u64 {
-    bytes / if bytes < SMALL { 4096 } else { 16384 }
-}
+/// Without a bound empty files would take those of the whole host.
+pub(crate) use berth_model::files_of as most_files;
 
 /// Whether volumes in this folder can have quotas.
 ///
