@@ -29,9 +29,9 @@ pub(crate) fn has_room(dir: &Path, bytes: u64) -> Result<(), VolumeError> {
     if bytes > free { Err(VolumeError::NoRoom { bytes, free }) } else { Ok(()) }
 }
 
-/// Whether the host's disk has no room left: xfs has ENOSPC for that as for a quota.
+/// Whether the host's disk, which has quotas, has no room left: xfs has ENOSPC for that as for a quota.
 pub(crate) fn is_full(dir: &Path) -> bool {
-    berth_sys::store::disk_space(dir).is_ok_and(|space| space.free_bytes < NO_ROOM)
+    berth_sys::store::disk_space(dir).is_ok_and(|space| space.free_bytes < NO_ROOM || space.free_inodes == 0)
 }
 
 /// A file of that many bytes, all of them reserved, with an ext4 in it.
