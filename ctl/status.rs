@@ -144,7 +144,7 @@ fn hint(reason: R, file: &str, code: Code, tls: bool) -> Option<&'static str> {
             "it keeps the size that it was made with: make a larger one (berthctl volume create --opt size=...), and import there"
         }
         R::NoQuota => {
-            "a volume made without backing=quota has a file system of its own, which needs nothing of the disk"
+            "mount that disk with prjquota; or let nothing hang on it: a volume made without backing=quota, or a container made anew of a commit of this one, has a file system of its own"
         }
         R::SubnetInUse => "--subnet names another one; without it the host's pools give one that is free",
         R::PortInUse => "choose another host port with -p, or stop what listens there",

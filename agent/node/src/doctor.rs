@@ -161,7 +161,10 @@ fn user_namespaces(inner: &Inner) -> Finding {
 /// Either way a size holds: a quota reserves nothing, and needs no loop device.
 fn sizes_of_volumes(inner: &Inner) -> Finding {
     match inner.volumes.store.without_quota() {
-        None => Finding::good("volumes", "a volume's and a container's size is a project quota of the disk"),
+        None => Finding::good(
+            "volumes",
+            "a volume's and a container's size is a project quota of the disk (a container's with --userns host: a file system of its own)",
+        ),
         Some(why) => Finding::good(
             "volumes",
             format!("a volume's and a container's size is a file system of its own, reserved at once: {why}"),
