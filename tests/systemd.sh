@@ -87,7 +87,9 @@ mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts dev/pts; ln -s pts/p
 mount -t tmpfs shm dev/shm; mount -t tmpfs run run; mount -t tmpfs tmp tmp
 for settings in kernel fs vm; do mount --bind proc/sys/$settings proc/sys/$settings; mount -o remount,bind,ro proc/sys/$settings; done
 ip link set lo up; hostname vm
-exec env -i container=berth PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . /lib/systemd/systemd --log-target=null --show-status=0
+# Not chroot(8): whoever is in one makes no user namespaces (user_namespaces(7)).
+pivot_root . .; umount -l .
+exec /usr/bin/env -i container=berth PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --log-target=null --show-status=0
 I
 (
   for tree in $hierarchies; do echo $BASHPID > "$tree/$name/cgroup.procs"; done

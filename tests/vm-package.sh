@@ -13,8 +13,14 @@ answers() { for _ in $(seq 300); do berthctl version >/dev/null 2>&1 && return 0
 docker-registry serve "$from/registry/config.yml" >/run/registry.log 2>&1 &
 for _ in $(seq 100); do curl -sf 127.0.0.1:5055/v2/ >/dev/null && break; sleep .2; done
 
-# Upper folders of containers cannot stand on an overlay, which is this root.
-mkdir -p /var/lib/berth; mount -t tmpfs -o size=70% data /var/lib/berth
+# Upper folders of containers cannot stand on an overlay, which is this root, and layers for user namespaces not on tmpfs before Linux 6.3. Where there
+# are no loop devices (systemd.sh) the kernel is newer.
+mkdir -p /var/lib/berth
+if modprobe -q loop && [ -e /dev/loop-control ]; then
+  truncate -s 2G /data; mkfs.ext4 -q /data && mount -o loop,discard /data /var/lib/berth && rmdir /var/lib/berth/lost+found || exit 1
+else
+  mount -t tmpfs -o size=70% data /var/lib/berth
+fi
 dpkg -i "$from/berth.deb" >/run/dpkg.log 2>&1 || { cat /run/dpkg.log; exit 1; }
 pki=/root/pki
 berthctl pki --dir $pki init --name test >/dev/null

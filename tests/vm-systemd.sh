@@ -19,6 +19,8 @@ check "enabled at boot" "$(systemctl is-enabled berthd)" enabled
 berthctl run -d --name web --network none "$image" sh -c 'i=0; while :; do i=$((i+1)); echo line $i; sleep .2; done' >/dev/null
 web=$(field web .State.Pid) first=$(main_pid)
 check "a container runs" "$(berthctl exec web echo here)" here
+check "its root is nobody on the host" "$([ "$(awk '/^Uid:/ { print $2 }' "/proc/$web/status")" -ge 65536 ] && echo so)" so
+check "it has the least limit of cores, as what joins it" "$(berthctl exec web awk '/core file/ { print $5, $6 }' /proc/self/limits)" "1 1"
 group() { sed -n 's/^[0-9]*:memory://p' "/proc/$1/cgroup" | grep . || sed -n 's/^0:://p' "/proc/$1/cgroup"; }
 mine=$(group "$first") its=$(group "$web")
 check "its cgroup is not the agent's" "$([ "$its" != "$mine" ] && { [ "$mine" = / ] || [ "${its#"$mine"/}" = "$its" ]; } && echo so)" so
