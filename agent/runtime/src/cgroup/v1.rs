@@ -122,16 +122,21 @@ fn not_gathered(path: PathBuf, why: io::ErrorKind) -> RuntimeError {
 /// Where the freezer of v1 says and is told what it does (freezer-subsystem.rst): FROZEN, FREEZING or THAWED.
 const FREEZER_STATE: &str = "freezer.state";
 
-/// A cpuset group is empty and takes no process until both lists are filled (cpusets.rst).
+/// A cpuset group is empty and takes no process until both lists are filled (cpusets.rst). Whoever has made the groups above may not have come to fill
+/// them: that is done for them, with the same.
 fn inherit_cpuset(group: &Path) -> Result<(), RuntimeError> {
+    let is_empty = |path: &Path| fs::read_to_string(path).is_ok_and(|list| list.trim().is_empty());
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let here = fs::read_to_string(group.join(file)).unwrap_or_default();
-        if here.trim().is_empty()
-            && let Some(parent) = group.parent()
-        {
-            let above = fs::read_to_string(parent.join(file)).unwrap_or_default();
-            put(group.join(file), above.trim())?;
+        if !is_empty(&group.join(file)) {
+            continue;
         }
+        let Some(parent) = group.parent() else { continue };
+        // The one at the top never is.
+        if is_empty(&parent.join(file)) {
+            inherit_cpuset(parent)?;
+        }
+        let above = fs::read_to_string(parent.join(file)).unwrap_or_default();
+        put(group.join(file), above.trim())?;
     }
     Ok(())
 }
@@ -444,4 +449,32 @@ fn set_memory(group: &Path, limits: &Limits, warnings: &mut Vec<String>) -> Resu
         put(group.join("memory.soft_limit_in_bytes"), &bytes.to_string())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_that_somebody_else_has_just_made_are_filled() {
+        let top = Path::new("/sys/fs/cgroup/cpuset");
+        let of = |group: &Path, file: &str| fs::read_to_string(group.join(file)).map(|list| list.trim().to_owned());
+        if of(top, "cpuset.cpus").is_err() {
+            println!("left out: this host has no cpuset of cgroup v1");
+            return;
+        }
+        let above = top.join(format!("berth-unit-{}", std::process::id()));
+        let group = above.join("middle/group");
+        fs::create_dir_all(&group).unwrap();
+        let made = inherit_cpuset(&group);
+        let found = ["cpuset.cpus", "cpuset.mems"]
+            .map(|file| (of(&group, file).ok(), of(&above, file).ok(), of(top, file).ok()));
+        for folder in [&group, group.parent().unwrap(), &above] {
+            fs::remove_dir(folder).unwrap();
+        }
+        made.unwrap();
+        for (own, its, all) in found {
+            assert!(own == all && its == all && !all.as_ref().unwrap().is_empty(), "{own:?} {its:?} {all:?}");
+        }
+    }
 }
