@@ -50,6 +50,8 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const HEADER_BYTES: u32 = 16 << 10;
 /// Streams that clients reset before they were taken up (CVE-2023-44487).
 const PENDING_RESETS: usize = 64;
+/// Streams of a connection that the agent resets because of what a client sends on them (CVE-2025-8671). tonic by itself counts none.
+const CAUSED_RESETS: usize = 1024;
 
 /// Where callers come in.
 pub struct Doors {
@@ -167,6 +169,7 @@ impl Doors {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_header_list_size(HEADER_BYTES)
             .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+            .http2_max_local_error_reset_streams(Some(CAUSED_RESETS))
             .add_routes(routes)
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopping.cancelled_owned())
             .await;

@@ -216,3 +216,66 @@ fn the_unix_socket_is_roots() {
     );
     node.finish();
 }
+
+/// Opens streams and has each of them reset, `many` at once, then asks for an answer to a PING; prints what became of the connection.
+/// `how`: by the `client` itself (CVE-2023-44487), or by the agent, whose answer it is to a `header` of HTTP/1 (RFC 9113, section 8.2.2) and to a
+/// `window` larger than one can be (section 6.9.1; CVE-2025-8671).
+fn reset_streams(node: &Node, identity: &Identity, how: &str, many: u32) -> String {
+    let script = r"
+import socket, ssl, struct, sys
+port, ca, cert, key, how, many = int(sys.argv[1]), *sys.argv[2:6], int(sys.argv[6])
+c = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT); c.load_verify_locations(ca); c.check_hostname = False; c.set_alpn_protocols(['h2'])
+c.load_cert_chain(cert, key)
+s = c.wrap_socket(socket.create_connection(('127.0.0.1', port), timeout=30))
+def frame(kind, flags, stream, payload): return struct.pack('>I', len(payload))[1:] + bytes([kind, flags]) + struct.pack('>I', stream) + payload
+def text(value): return bytes([len(value)]) + value
+# :method POST, :scheme https, :path, :authority, content-type, te (RFC 7541, appendix A)
+headers = b'\x83\x87\x04' + text(b'/berth.v1.Node/Version') + b'\x01' + text(b'localhost') + b'\x0f\x10' + text(b'application/grpc')
+headers += b'\x00' + text(b'te') + text(b'trailers')
+if how == 'header': headers += b'\x00' + text(b'connection') + text(b'close')
+ends = {'client': [(3, struct.pack('>I', 8))], 'window': [(8, struct.pack('>I', 0x7fffffff))], 'header': []}[how]
+out = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0, b'')
+for n in range(many):
+    out += frame(1, 4, 2 * n + 1, headers) + b''.join(frame(kind, 0, 2 * n + 1, payload) for kind, payload in ends)
+out += frame(6, 0, 0, b'berthly!')
+data, resets, answered = b'', 0, False
+try:
+    s.sendall(out)
+    while True:
+        while len(data) < 9 or len(data) < 9 + int.from_bytes(data[:3], 'big'):
+            more = s.recv(65536)
+            if not more: raise ConnectionResetError
+            data += more
+        length = int.from_bytes(data[:3], 'big')
+        kind, flags, body, data = data[3], data[4], data[9:9 + length], data[9 + length:]
+        resets += kind == 3
+        answered |= kind == 6 and flags & 1 == 1
+        if answered and (how == 'client' or resets == many): print('lives', resets); break
+        if kind == 7: print('goaway', int.from_bytes(body[4:8], 'big')); break
+except (ConnectionError, ssl.SSLError) as e:
+    print('closed')
+";
+    let output = Command::new("python3")
+        .args(["-c", script, &node.slot.agent_port().to_string()])
+        .args([&node.pki.ca(), &identity.cert, &identity.key])
+        .args([how, &many.to_string()])
+        .output()
+        .expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn streams_that_are_reset_without_end_end_their_connection() {
+    let node = Node::start("tls-resets");
+    let viewer = node.pki.identity("viewer");
+    for how in ["client", "header", "window"] {
+        let few = reset_streams(&node, &viewer, how, 20);
+        assert!(few.starts_with("lives") && (how == "client" || few.ends_with(" 20")), "{how}: {few}");
+        let many = reset_streams(&node, &viewer, how, 20_000);
+        // 11 is ENHANCE_YOUR_CALM (RFC 9113, section 7). The socket may be closed before it is read.
+        assert!(many == "goaway 11" || many == "closed", "{how}: {many}");
+        assert_eq!(node.ctl(&["version"]).code, 0);
+    }
+    node.finish();
+}
