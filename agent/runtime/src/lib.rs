@@ -24,6 +24,7 @@ mod launch;
 mod others;
 mod plan;
 mod process;
+mod programs;
 mod requests;
 pub mod seccomp;
 mod selinux;
@@ -60,8 +61,8 @@ use cgroup::Cgroups;
 use host::Host;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Cheap to clone.
@@ -70,18 +71,8 @@ pub struct Runtime {
     inner: Arc<Inner>,
 }
 
-/// Programs kept at most, about 6 KB each: containers with profiles of their own are few.
-const MAX_PROGRAMS: usize = 64;
-
 /// Behind a start, until it is on its own way.
 const REFILL: Duration = Duration::from_millis(30);
-
-/// A profile compiled for a set of capabilities.
-struct Program {
-    profile: Seccomp,
-    capabilities: u64,
-    bytes: Arc<[u8]>,
-}
 
 struct Inner {
     config: RuntimeConfig,
@@ -91,8 +82,7 @@ struct Inner {
     launcher: launch::Launcher,
     /// The spare shim is on its way.
     refilling: AtomicBool,
-    /// Newest last.
-    programs: Mutex<Vec<Program>>,
+    programs: programs::Programs,
 }
 
 impl Runtime {
@@ -109,7 +99,7 @@ impl Runtime {
                 selinux,
                 launcher: launch::Launcher::new()?,
                 refilling: AtomicBool::new(false),
-                programs: Mutex::new(Vec::new()),
+                programs: programs::Programs::default(),
             }),
         };
         runtime.seccomp(&ContainerSpec::default())?;
@@ -244,21 +234,16 @@ impl Runtime {
             return Ok(None);
         }
         let capabilities = plan::capabilities(spec, &self.inner.host, &mut Vec::new());
-        let mut programs = self.inner.programs.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(known) = programs.iter().find(|p| p.capabilities == capabilities && p.profile == spec.seccomp) {
-            return Ok(Some(known.bytes.clone()));
-        }
-        let (profile, target) = self.profile(spec, capabilities)?;
-        let program = seccomp::compile(&profile, &target).map_err(|e| RuntimeError::spec("seccomp", e.to_string()))?;
-        if let Some(why) = seccomp::refuses_execve(&program, target.arch) {
-            return Err(RuntimeError::spec("seccomp", why));
-        }
-        let bytes: Arc<[u8]> = program.to_bytes().into();
-        if programs.len() >= MAX_PROGRAMS {
-            programs.remove(0);
-        }
-        programs.push(Program { profile: spec.seccomp.clone(), capabilities, bytes: bytes.clone() });
-        Ok(Some(bytes))
+        let compile = || {
+            let (profile, target) = self.profile(spec, capabilities)?;
+            let program =
+                seccomp::compile(&profile, &target).map_err(|e| RuntimeError::spec("seccomp", e.to_string()))?;
+            match seccomp::refuses_execve(&program, target.arch) {
+                Some(why) => Err(RuntimeError::spec("seccomp", why)),
+                None => Ok(program.to_bytes().into()),
+            }
+        };
+        self.inner.programs.get(&spec.seccomp, capabilities, compile).map(Some)
     }
 
     /// The profile that is asked for, and what it is for.

@@ -1,8 +1,8 @@
 //! Seccomp profiles: Docker's default and profiles in Docker's JSON, compiled to classic BPF.
 //!
 //! `default::profile()` or `json::parse` gives a [`Profile`]; [`compile`] turns it into a [`Program`] for one set of
-//! capabilities and one host; [`Cache`] keeps programs by what they were made from. Nothing here touches the kernel: the
-//! program is loaded by the container's init through `sys::seccomp`.
+//! capabilities and one host. Nothing here touches the kernel: the program is loaded by the container's init through
+//! `sys::seccomp`.
 
 mod bpf;
 mod default;
@@ -17,8 +17,7 @@ pub use oci::to_oci;
 pub use tables::Arch;
 pub use tables::Table;
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
 
 /// What is wrong with a profile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -186,31 +185,6 @@ pub fn refuses_execve(program: &Program, arch: Arch) -> Option<String> {
         "ends it with SIGSYS".to_owned()
     };
     Some(format!("the profile lets the container start no program: execve {what}; allow execve in the profile"))
-}
-
-/// Programs by profile and target: a profile is compiled once for all containers that share both.
-#[derive(Debug, Default)]
-pub struct Cache {
-    programs: Mutex<HashMap<(Profile, Target), Arc<Program>>>,
-}
-
-/// Programs kept at most; with more the cache starts anew. Each is about 6 KB.
-const CACHED: usize = 64;
-
-impl Cache {
-    pub fn get(&self, profile: &Profile, target: &Target) -> Result<Arc<Program>, SeccompError> {
-        let key = (profile.clone(), target.clone());
-        let mut programs = self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(program) = programs.get(&key) {
-            return Ok(Arc::clone(program));
-        }
-        let program = Arc::new(compile(profile, target)?);
-        if programs.len() >= CACHED {
-            programs.clear();
-        }
-        programs.insert(key, Arc::clone(&program));
-        Ok(program)
-    }
 }
 
 #[cfg(test)]

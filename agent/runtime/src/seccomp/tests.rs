@@ -230,14 +230,6 @@ fn short_enough_for_every_call() {
 }
 
 #[test]
-fn the_cache_shares_programs() {
-    let cache = Cache::default();
-    let (profile, target) = (default_profile(), target(Arch::X86_64, &[]));
-    let first = cache.get(&profile, &target).unwrap();
-    assert!(Arc::ptr_eq(&first, &cache.get(&profile, &target).unwrap()));
-}
-
-#[test]
 fn dockers_json() {
     let text = r#"{
         "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38,
