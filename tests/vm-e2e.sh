@@ -47,7 +47,7 @@ tests/fixtures/registry.sh start || exit 1
 passed=0 failed=() left_out=0
 run() { # BINARY FILTER...
   local binary=$1 name names begun filter log=/tmp/vm-e2e.log; shift
-  [ -x "$binary" ] || { echo "vm-e2e.sh: no test program for: $*"; failed+=("$*"); return; }
+  [ -x "$binary" ] || { echo "vm-e2e.sh: no test program ${binary:-e2e}"; failed+=("${binary:-e2e}"); return; }
   names=$("$binary" --list --format terse 2>/dev/null | sed -n 's/: test$//p')
   for filter in "${@:-all}"; do
     for name in $names; do
@@ -67,9 +67,9 @@ run() { # BINARY FILTER...
 filters=()
 for filter in "$@"; do
   if [ "$filter" = oci ]; then
-    for name in lifecycle walls specification podman containerd; do
+    for name in lifecycle walls attacks specification podman containerd; do
       binary=$(newest "$name")
-      [ -z "$binary" ] || run "$binary"
+      run "${binary:-$bin/deps/$name}"
     done
   else filters+=("$filter"); fi
 done
