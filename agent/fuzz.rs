@@ -35,7 +35,10 @@ pub fn settings(bytes: &[u8]) {
         0 => configuration(text),
         1 => config::fuzz_ids(text),
         2 => tls::fuzz(bytes),
-        3 => gate::fuzz(text),
+        3 => {
+            gate::fuzz(text);
+            metrics::fuzz(text);
+        }
         _ => {
             // A note of another agent's: what is not known needs an admin, and is handed on as it is.
             let need = Need::from_token(text);

@@ -9,11 +9,10 @@ cd "$(dirname "$0")/.."
 seconds=${1:?seconds for each target, or build}; shift
 [ -f fuzz/Cargo.toml ] || { echo "fuzz.sh: no fuzz/Cargo.toml" >&2; exit 1; }
 triple=$(rustc -vV | sed -n 's/host: //p')
-# Passes and levels as cargo-fuzz sets them. Counters and tables go to all crates but the build scripts (--target keeps them apart). Not its one code
-# generation unit: the largest crates would keep one processor for minutes, and all others wait.
+# Passes and levels as cargo-fuzz sets them. Counters and tables go to all crates but the build scripts (--target keeps them apart).
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions=on -Coverflow-checks=on"
+-Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions=on -Coverflow-checks=on -Ccodegen-units=1"
 CARGO_TARGET_DIR=fuzz/target cargo build --quiet --release --manifest-path fuzz/Cargo.toml --target "$triple" --bins
 [ "$seconds" != build ] || exit 0
 targets=${*:-$(sed -n '/^\[\[bin\]\]/,$ s/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml)}

@@ -80,3 +80,10 @@ fn done(page: &mut Page, f: &Figures) {
     let syncs = "How long the disk took to make them durable.";
     page.histogram("berth_store_sync_seconds", syncs).distribution(&[], &f.store_syncs);
 }
+
+/// A door for the fuzz targets: what a reader's `Accept` asks for.
+#[cfg(fuzzing)]
+pub fn fuzz(accept: &str) {
+    let asks = accept.to_ascii_lowercase().contains("application/openmetrics-text");
+    assert!(asks || Format::accepted(accept) == Format::Text);
+}
