@@ -188,7 +188,7 @@ fn swapped_links_lead_nobody_out() {
     let script = format!(
         "mkdir -p /w/real/sub; echo mine >/w/real/secret; echo mine >/w/real/sub/secret; cd /w; ln -s {v} evil; \
          ln -s ../../../../../../..{v} evil2; touch /ready; \
-         while :; do mv real x && mv evil real && mv real evil && mv x real; \
+         while :; do echo >>/swaps; mv real x && mv evil real && mv real evil && mv x real; \
          mv real/sub real/s2; ln -s {v}/sub real/sub; rm real/sub; mv real/s2 real/sub; done"
     );
     node.detached(&["--name", "box"], &script);
@@ -197,15 +197,25 @@ fn swapped_links_lead_nobody_out() {
     fs::write(here.join("up/secret"), "changed").expect("up");
     fs::write(here.join("up/sub/secret"), "changed").expect("up");
     let up = here.join("up/.").display().to_string();
+    let swaps = || node.ok(&["exec", "box", "sh", "-c", "wc -l </swaps"]).trim().parse::<u32>().expect("swaps");
+    let (before, mut copied) = (swaps(), [0; 5]);
     for n in 0..40 {
-        let out = here.join(format!("out{n}"));
+        let [out, followed] = ["out", "l"].map(|name| here.join(format!("{name}{n}")).display().to_string());
+        let copies = [
+            &["cp", "-q", "box:/w/real/.", &out][..],
+            &["cp", "-q", "-L", "box:/w/real", &followed],
+            &["cp", "-q", &up, "box:/w/real"],
+            &["cp", "-q", &up, "box:/w/evil"],
+            &["cp", "-q", &up, "box:/w/evil2"],
+        ];
         // Some of these find a link, a missing folder or a moved one, and fail: what counts is where they lead.
-        node.ctl(&["cp", "-q", "box:/w/real/.", &out.display().to_string()]);
-        node.ctl(&["cp", "-q", "-L", "box:/w/real", &here.join(format!("l{n}")).display().to_string()]);
-        node.ctl(&["cp", "-q", &up, "box:/w/real"]);
-        node.ctl(&["cp", "-q", &up, "box:/w/evil"]);
-        node.ctl(&["cp", "-q", &up, "box:/w/evil2"]);
+        for (copy, copied) in copies.iter().zip(&mut copied) {
+            *copied += usize::from(node.ctl(copy).code == 0);
+        }
     }
+    let during = swaps() - before;
+    assert!(during >= 40, "{during} swaps during 40 rounds");
+    assert!(copied[0] > 0 && copied[1] > 0 && copied[2] > 0, "the attack found nothing to swap: {copied:?}");
     let found = std::process::Command::new("grep").args(["-rl", "the host's"]).arg(&here).output().expect("grep");
     assert!(found.stdout.is_empty(), "{found:?}");
     assert_eq!(fs::read_to_string(victim.join("secret")).expect("secret"), "the host's");

@@ -14,6 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const STARVED: u32 = 50;
 const AT_REST_AT_LEAST: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
 
+/// What all attacks together may add to the agent's memory.
+const MORE_MEMORY_KIB: u64 = 64 << 10;
+
 /// Makes /t/berth-fault, a program of x86-64 that writes where nothing is: the kernel says so in its log.
 macro_rules! fault {
     () => {
@@ -170,6 +173,13 @@ fn work(records: &Path, from: f64, to: f64) -> (u32, [Duration; 2]) {
     (times as u32, [median, worst].map(|us| Duration::from_secs_f64(us / 1e6)))
 }
 
+/// The agent's memory, in KiB: `VmRSS` now, `VmHWM` at most (proc_pid_status(5)).
+fn memory(node: &Node, what: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).expect("status");
+    let value = status.lines().find_map(|l| l.strip_prefix(what)?.strip_prefix(':')).expect("a value");
+    value.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 fn latency(node: &Node) -> Duration {
     let begun = Instant::now();
     let output = node.ctl(&["exec", "idle", "echo", "here"]);
@@ -199,7 +209,7 @@ fn an_idle_neighbour_is_not_harmed() {
     let (times, own_rest) = work(&records, begun, since_boot());
     assert!(times > 20, "the neighbour does not work: {times}");
     println!("at rest: the neighbour's own work {own_rest:?} (median, worst), {times} times in 2 s");
-    let rest = latency(&node);
+    let (rest, memory_at_rest) = (latency(&node), memory(&node, "VmRSS"));
     for (what, options, script) in ATTACKS {
         let logs: &[&str] =
             if *what == DEFAULTS { &[] } else { &["--log-opt", "max-size=64k", "--log-opt", "max-file=2"] };
@@ -236,6 +246,9 @@ fn an_idle_neighbour_is_not_harmed() {
         assert!(begun.elapsed() < 2 * PATIENCE, "{what}: the attacker's removal took {:?}", begun.elapsed());
     }
     assert_eq!(node.pid(), agent);
+    let most = memory(&node, "VmHWM");
+    println!("the agent's memory: {memory_at_rest} KiB at rest, {most} KiB at most");
+    assert!(most < memory_at_rest + MORE_MEMORY_KIB, "the agent has taken {most} KiB, at rest {memory_at_rest}");
     let idle = node.inspect("idle");
     assert_eq!((idle["State"]["Running"].as_bool(), idle["RestartCount"].as_u64()), (Some(true), Some(0)), "{idle}");
     node.ok(&["rm", "-f", "idle"]);

@@ -1,7 +1,7 @@
 //! SELinux labels of containers. On a host without SELinux, and this is most of what is tested on, what is named is refused by name. The rest needs a
 //! machine whose policy may be exchanged: `VM_APPEND="security=selinux selinux=1 enforcing=0" tests/vm.sh tests/vm-e2e.sh FOLDER selinux::`.
 
-use crate::harness::{Node, image, source_dir, until};
+use crate::harness::{Node, image, runtimes, source_dir, until};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -46,6 +46,7 @@ impl Drop for Enforcing {
 /// A node on a machine with the tests' policy; `None`: there is nothing to see here.
 fn node(name: &str) -> Option<Node> {
     if !Path::new(ENFORCE).exists() {
+        runtimes::say("skipped: SELinux labels: this host has no SELinux");
         return None;
     }
     let load = source_dir().join("tests/selinux/load.sh");
@@ -65,7 +66,7 @@ fn level(label: &str) -> &str {
 #[test]
 fn without_selinux_labels_are_refused_by_name() {
     if is_enabled() {
-        return;
+        return runtimes::say("skipped: refusals of labels: this host has SELinux");
     }
     let node = Node::with_busybox("selinux-none");
     let busybox = image("busybox");

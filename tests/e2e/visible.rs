@@ -26,6 +26,9 @@ fn same_everywhere(line: &str) -> Option<String> {
     if line.strip_prefix("env HOSTNAME=").is_some_and(is_short_id) {
         return Some("env HOSTNAME=SHORT-ID".to_owned());
     }
+    if line.starts_with("userkeys ") {
+        return Some("userkeys NUMBER".to_owned());
+    }
     match line.strip_prefix("keyring ").and_then(|rest| rest.split_once(' ')) {
         Some((number, name)) if number.parse::<u32>().is_ok() => Some(format!("keyring NUMBER {name}")),
         _ => Some(line.to_owned()),
@@ -221,18 +224,22 @@ fn of_every_kind(node: &Node, mount: &str, options: &[&str]) -> Vec<(&'static st
     all
 }
 
-/// A session keyring of the agent's would hold what whoever started the agent has put there.
+/// A session keyring of the agent's would hold what whoever started the agent has put there. Those of users belong to a user namespace.
 #[test]
 fn the_keyring_is_its_own() {
     let (node, mount) = node("visible-keys");
     let ring = |output: &str| output.lines().find(|l| l.starts_with("keyring")).expect("keyring").to_owned();
+    let of_user = |output: &str| output.lines().find(|l| l.starts_with("userkeys")).expect("userkeys").to_owned();
     let ours = Command::new(program()).arg("seen").output().expect("seen");
-    let mut all = BTreeSet::from([ring(&String::from_utf8_lossy(&ours.stdout))]);
+    let ours = String::from_utf8_lossy(&ours.stdout);
+    let mut all = BTreeSet::from([ring(&ours)]);
     for (what, output) in of_every_kind(&node, &mount, &["--security-opt", "seccomp=unconfined"]) {
         let ring = ring(&output);
         // Others call it as the container.
         assert!(runtimes::other().is_some() || ring.ends_with("_ses"), "{what}: {ring}");
         assert!(all.insert(ring.clone()), "{what}: {ring} is another's, too: {all:?}");
+        let is_of_the_host = of_user(&output) == of_user(&ours);
+        assert_eq!(is_of_the_host, what == "run --privileged", "{what}: {}", of_user(&output));
     }
     node.finish();
 }

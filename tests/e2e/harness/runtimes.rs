@@ -3,11 +3,15 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Name and program of those that this host has.
+/// Name and program of those that this host has; all, where everything is said to be installed.
 pub fn there() -> Vec<(&'static str, &'static str)> {
     const PLACES: [(&str, &[&str]); 2] =
         [("crun", &["/usr/bin/crun"]), ("runc", &["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc"])];
-    PLACES.iter().filter_map(|(name, paths)| Some((*name, *paths.iter().find(|p| Path::new(p).exists())?))).collect()
+    let place = |paths: &[&'static str]| paths.iter().copied().find(|path| Path::new(path).exists());
+    let found: Vec<_> = PLACES.iter().filter_map(|(name, paths)| Some((*name, place(paths)?))).collect();
+    let may_lack = std::env::var_os("BERTH_TEST_INSTALLED").is_none();
+    assert!(may_lack || found.len() == PLACES.len(), "there is only {found:?}: tests/fixtures/setup.sh");
+    found
 }
 
 /// The table `[runtimes]` with all of them; the default is what BERTH_TEST_RUNTIME says, so that every test can be run with another runtime.
