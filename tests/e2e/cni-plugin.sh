@@ -3,7 +3,8 @@
 here=$(dirname "$0")
 conf=$(cat)
 echo "$CNI_COMMAND ${CNI_IFNAME:-}" >> "$here/calls"
-printf '%s' "$conf" > "$here/last-$CNI_COMMAND"
+# Whole, for those who wait for it.
+printf '%s' "$conf" > "$here/last-$CNI_COMMAND.new" && mv "$here/last-$CNI_COMMAND.new" "$here/last-$CNI_COMMAND"
 env > "$here/env-$CNI_COMMAND"
 if [ -e "$here/on-$CNI_COMMAND" ]; then . "$here/on-$CNI_COMMAND"; fi
 case $CNI_COMMAND in
