@@ -96,6 +96,7 @@ impl Runtime {
             places: self.places(input.run_dir),
             cgroups_path: self.inner.cgroups.path_in_hierarchies(input.id),
             seccomp,
+            memory: self.inner.cgroups.memory_for_others(&spec.resources),
             device_rules: plan::device_rules(spec, devices),
         })
     }

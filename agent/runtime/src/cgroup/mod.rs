@@ -128,6 +128,10 @@ pub(crate) trait Cgroups: Send + Sync {
     }
     /// The container's group from the root of the hierarchies, as `linux.cgroupsPath` of the runtime-spec.
     fn path_in_hierarchies(&self, id: &ContainerId) -> String;
+    /// `linux.resources.memory` for other runtimes: limits that one of them takes off when it joins the group.
+    fn memory_for_others(&self, _limits: &Resources) -> Vec<(&'static str, i64)> {
+        Vec::new()
+    }
     /// Hierarchies in which containers have no group: other runtimes are not to see them.
     fn unused(&self) -> Vec<PathBuf> {
         Vec::new()

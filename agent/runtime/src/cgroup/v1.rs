@@ -392,6 +392,15 @@ impl Cgroups for V1 {
         format!("/{}/{id}", self.parents.of(id).display())
     }
 
+    /// crun (1.8.1) writes -1 to the limit and to the one with swap.
+    fn memory_for_others(&self, limits: &Resources) -> Vec<(&'static str, i64)> {
+        let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let (Some(limit), Some(memory)) = (limits.memory_bytes, self.hierarchy("memory")) else { return Vec::new() };
+        let both = memory.point.join("memory.memsw.limit_in_bytes").exists();
+        let swap = both.then(|| ("swap", super::memory_and_swap(limits).map_or(-1, number)));
+        [("limit", number(limit))].into_iter().chain(swap).collect()
+    }
+
     fn unused(&self) -> Vec<PathBuf> {
         self.unused.clone()
     }

@@ -52,6 +52,8 @@ pub(crate) struct Other {
     pub cgroups_path: String,
     /// As `linux.seccomp`; None: unconfined.
     pub seccomp: Option<Value>,
+    /// As `linux.resources.memory`. The group has its limits already: these are for a runtime that would take them off.
+    pub memory: Vec<(&'static str, i64)>,
     /// None: every device.
     pub device_rules: Option<Vec<DeviceRule>>,
 }
@@ -423,7 +425,11 @@ fn linux(
     }
     linux.insert("namespaces".into(), list.into());
     linux.insert("cgroupsPath".into(), other.cgroups_path.as_str().into());
-    linux.insert("resources".into(), json!({ "devices": device_rules(other.device_rules.as_deref()) }));
+    let mut resources = json!({ "devices": device_rules(other.device_rules.as_deref()) });
+    if !other.memory.is_empty() {
+        resources["memory"] = other.memory.iter().map(|(key, bytes)| ((*key).to_owned(), json!(bytes))).collect();
+    }
+    linux.insert("resources".into(), resources);
     linux.insert("devices".into(), devices.iter().map(device).collect());
     if !input.labels.mount.is_empty() {
         linux.insert("mountLabel".into(), input.labels.mount.as_str().into());
