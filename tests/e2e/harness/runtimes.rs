@@ -31,16 +31,29 @@ pub fn other() -> Option<String> {
     std::env::var("BERTH_TEST_RUNTIME").ok()
 }
 
+const LANDLOCK: &str = "--security-opt landlock=on is our own";
+const CRUN_BELOW: &str = "crun 1.8 leaves out mounts below one in a user namespace";
+
 /// Tests of what only our own runtime has, and why: module and function, for a runtime or for every one.
 const NEED_OURS: &[(&str, &str, &str)] = &[
     ("every", "run::an_init_reaps_orphans_and_forwards_signals", "--init is the shim's"),
     ("every", "resources::a_container_may_part_its_group_when_that_is_asked", "others show groups read-only"),
     ("every", "visible::of_a_container", "it compares with what our own gives, to the letter"),
     ("every", "visible::of_what_joins_it", "it compares with what our own gives, to the letter"),
+    ("every", "landlock::a_container_works_as_ever", LANDLOCK),
+    ("every", "landlock::abstract_sockets_and_processes_of_the_host_are_out_of_reach", LANDLOCK),
+    ("every", "landlock::an_agent_may_have_it_around_all", LANDLOCK),
+    ("every", "landlock::each_process_in_it_is_in_a_domain", LANDLOCK),
+    ("every", "cgroup_driver::who_has_no_groups_is_not_joined", "others keep in mind where a container's groups are"),
+    ("every", "damage::a_killed_shim_of_an_exec_is_reported", "what others start does not end with its shim"),
+    ("crun", "permissions::a_permitted_folder_is_not_left_by_links", CRUN_BELOW),
+    ("crun", "binds::read_only_reaches_as_far_below_as_it_is_told", CRUN_BELOW),
+    ("every", "escapes::a_null_device_of_ones_own_does_not_unmask", "Debian 12's runc and crun have CVE-2025-31133"),
+    ("crun", "escapes::nothing_is_mounted_over_proc", "crun 1.8 follows an image's link to /proc with a mount's place"),
     (
-        "crun",
-        "permissions::a_permitted_folder_is_not_left_by_links",
-        "crun 1.8 leaves out mounts below one in a user namespace",
+        "runc",
+        "limits::those_of_processes_hold_for_the_first_one_and_for_what_joins_it",
+        "runc 1.1 needs more memory than such a limit leaves, once it is set",
     ),
 ];
 
