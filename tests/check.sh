@@ -1,9 +1,9 @@
 #!/bin/bash
-# check.sh [STEP...] : all checks, or those named: setup lint unit e2e fuzz vm. Goes on behind a failed step, says at its end what failed.
+# check.sh [STEP...] : all checks, or those named: setup lint unit e2e vm fuzz. Goes on behind a failed step, says at its end what failed.
 set -u
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto} RUST_BACKTRACE=1
-steps=${*:-setup lint unit e2e fuzz vm}
+steps=${*:-setup lint unit e2e vm fuzz}
 failed= began=$SECONDS
 . tests/fixtures/env.sh
 
@@ -79,8 +79,8 @@ unit() {
   fi
 }
 
-# Half of the end-to-end tests' time is waiting. The fuzz targets, which take longer to build than all the rest, are built in it, with what the tests
-# leave over: SCHED_IDLE says so among the processes of a session, and autogroup for the session among others (sched(7)).
+# Half of the end-to-end tests' time is waiting, and a VM takes one processor. The fuzz targets, which take longer to build than all the rest, are built
+# beside both, with what they leave over: SCHED_IDLE says so among the processes of a session, and autogroup for the session among others (sched(7)).
 fuzz_targets() {
   case " ${steps#*e2e} " in *" fuzz "*) ;; *) return ;; esac
   setsid bash -c 'echo 19 >/proc/self/autogroup; exec chrt --idle 0 tests/fuzz.sh build' >"$fuzz_log" 2>&1 &
@@ -138,7 +138,7 @@ in_vm() { # SECONDS COMMAND...
 
 summary=
 for step in $steps; do
-  case $step in setup | lint | unit | e2e | fuzz | vm) ;; *) sed -n 2p "$0" >&2; exit 2 ;; esac
+  case $step in setup | lint | unit | e2e | vm | fuzz) ;; *) sed -n 2p "$0" >&2; exit 2 ;; esac
   start=$SECONDS
   echo "=== $step"
   if "$step"; then verdict=ok; else verdict=FAILED failed=1; fi
