@@ -101,9 +101,7 @@ fn sentence(message: &str) -> String {
 /// Of the limit that the kernel refused, by the name of its file.
 fn limit(file: &str) -> Option<&'static str> {
     let of = |prefix: &str| file.starts_with(prefix);
-    Some(if file == "memory.high" || file == "memory.min" || of("memory.oom") {
-        return None;
-    } else if of("memory.") {
+    Some(if ["memory.max", "memory.swap.max"].contains(&file) || of("memory.") && file.ends_with("limit_in_bytes") {
         "nothing was changed; a limit of memory cannot go below what is in use (berthctl stats)"
     } else if of("cpuset.cpus") {
         "it can only have CPUs that the agent's own cgroup has on that host"
@@ -217,7 +215,7 @@ mod tests {
             assert!(hint(file).contains(word), "{file}: {}", hint(file));
         }
         // v2 bounds the processor time of a group by that of none above.
-        for file in ["hugetlb.2MB.max", "memory.high", "cpu.max"] {
+        for file in ["hugetlb.2MB.max", "memory.high", "memory.zswap.max", "cpu.max"] {
             assert_eq!(hint(file), "", "{file}");
         }
     }
