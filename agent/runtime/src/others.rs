@@ -86,7 +86,7 @@ impl Runtime {
         let seccomp = if confined {
             let capabilities = plan::capabilities(spec, &self.inner.host, &mut Vec::new());
             let (profile, target) = self.profile(spec, capabilities)?;
-            Some(seccomp::to_oci(&profile, &target))
+            Some(seccomp::to_oci(&profile, &target).map_err(|e| RuntimeError::spec("seccomp", e.to_string()))?)
         } else {
             None
         };

@@ -28,6 +28,10 @@ pub enum SeccompError {
     Field { field: String, message: String },
     #[error("seccomp profile compiles to {0} instructions; the kernel takes 4096 (seccomp(2))")]
     TooLong(usize),
+    #[error(
+        "seccomp profile: the rules for {0} depend on their order, which other runtimes do not keep: write one for each value of its argument"
+    )]
+    Ordered(String),
     #[error("seccomp profiles are not available on this processor architecture")]
     Unsupported,
 }

@@ -1,41 +1,48 @@
 //! A profile as `linux.seccomp` of the runtime-spec, for runtimes that compile it themselves.
 
-use super::{Action, Compare, Condition, Profile, Rule, Target};
+use super::{Action, Compare, Condition, Profile, Rule, SeccompError, Target};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// An argument that is given up to here is given value by value where some of the values are not.
+/// An argument that is compared with up to this is looked at value by value where the order of a call's rules matters.
 const MOST_VALUES: u64 = 255;
 
-/// What of `profile` holds for `target`. Rules that say what happens anyway are left out: libseccomp takes none such, and for it a rule that allows
-/// goes before one that does not, whichever comes first. What they take away from a rule behind them is not given by that rule.
-pub fn to_oci(profile: &Profile, target: &Target) -> Value {
+/// What of `profile` holds for `target`. The first rule whose conditions hold is the one that counts; libseccomp takes no rule that says what the
+/// default says, and weighs those of one call in an order of its own. So a call whose rules do not all say the same gets a rule for each value of its
+/// argument.
+///
+/// # Errors
+/// `Ordered`: a call whose rules cannot be told so.
+pub fn to_oci(profile: &Profile, target: &Target) -> Result<Value, SeccompError> {
     let (default, default_errno) = words(profile.default);
     let holding: Vec<&Rule> = profile.rules.iter().filter(|r| r.when.holds(target)).collect();
+    let mut by_name: BTreeMap<&str, Vec<&Rule>> = BTreeMap::new();
+    for rule in &holding {
+        for name in &rule.names {
+            let counting = by_name.entry(name).or_default();
+            // What stands behind one that always holds is never asked.
+            if counting.last().is_none_or(|last| !last.conditions.is_empty()) {
+                counting.push(rule);
+            }
+        }
+    }
+    for counting in by_name.values_mut() {
+        while counting.last().is_some_and(|last| last.action == profile.default) {
+            counting.pop();
+        }
+    }
+    let agree = |name: &str| by_name[name].windows(2).all(|two| two[0].action == two[1].action);
     let mut syscalls = Vec::new();
-    for (at, rule) in holding.iter().enumerate().filter(|(_, rule)| rule.action != profile.default) {
-        let refused = |name: &String| -> Vec<u64> {
-            let [Condition { index, compare: Compare::Le, value: last @ ..=MOST_VALUES }] = rule.conditions[..] else {
-                return Vec::new();
-            };
-            let before = holding[..at].iter().filter(|r| r.action == profile.default && r.names.contains(name));
-            let values = before.filter_map(|r| match r.conditions[..] {
-                [Condition { index: i, compare: Compare::Eq, value }] if i == index && value <= last => Some(value),
-                _ => None,
-            });
-            values.collect()
-        };
-        let (whole, parted): (Vec<&String>, Vec<&String>) =
-            rule.names.iter().partition(|name| refused(name).is_empty());
-        if !whole.is_empty() {
-            syscalls.push(syscall(&whole, rule.action, &rule.conditions));
+    for rule in holding {
+        let is_whole = |name: &&str| by_name[name].iter().any(|counting| std::ptr::eq(*counting, rule)) && agree(name);
+        let names: Vec<&str> = rule.names.iter().map(String::as_str).filter(is_whole).collect();
+        if !names.is_empty() {
+            syscalls.push(syscall(&names, rule.action, &rule.conditions));
         }
-        for name in parted {
-            let (refused, Condition { index, value: last, .. }) = (refused(name), rule.conditions[0]);
-            let given = (0..=last).filter(|value| !refused.contains(value));
-            syscalls.extend(
-                given.map(|value| syscall(&[name], rule.action, &[Condition { index, compare: Compare::Eq, value }])),
-            );
-        }
+    }
+    for (name, rules) in by_name.iter().filter(|(name, _)| !agree(name)) {
+        let each = value_by_value(rules, profile.default).ok_or_else(|| SeccompError::Ordered((*name).to_owned()))?;
+        syscalls.extend(each.into_iter().map(|(condition, action)| syscall(&[name], action, &[condition])));
     }
     let tables = target.arch.tables().iter().flat_map(|(_, tables)| tables.iter().copied());
     let admitted = tables.filter(|t| profile.architectures.admit(*t, target));
@@ -44,10 +51,49 @@ pub fn to_oci(profile: &Profile, target: &Target) -> Value {
     if let Some(errno) = default_errno {
         seccomp["defaultErrnoRet"] = errno.into();
     }
-    seccomp
+    Ok(seccomp)
 }
 
-fn syscall(names: &[&String], action: Action, conditions: &[Condition]) -> Value {
+/// Every value that `rules` give another action than `default`, with it. None: there are too many, or it is not one argument alone that decides.
+fn value_by_value(rules: &[&Rule], default: Action) -> Option<Vec<(Condition, Action)>> {
+    let conditions: Option<Vec<Condition>> =
+        rules.iter().map(|rule| <[_; 1]>::try_from(&rule.conditions[..]).ok().map(|[c]| c)).collect();
+    let conditions = conditions?;
+    let index = conditions.first()?.index;
+    let mut values = BTreeSet::new();
+    for (condition, rule) in conditions.iter().zip(rules) {
+        match condition {
+            c if c.index != index => return None,
+            _ if rule.action == default => {}
+            Condition { compare: Compare::Eq, value, .. } => drop(values.insert(*value)),
+            Condition { compare: Compare::Le, value: last @ ..=MOST_VALUES, .. } => values.extend(0..=*last),
+            Condition { compare: Compare::Lt, value: end @ ..=MOST_VALUES, .. } => values.extend(0..*end),
+            _ => return None,
+        }
+    }
+    let decided =
+        |value: &u64| conditions.iter().zip(rules).find(|(c, _)| holds(c, *value)).map(|(_, rule)| rule.action);
+    let each = values.into_iter().filter_map(|value| {
+        let action = decided(&value).filter(|action| *action != default)?;
+        Some((Condition { index, compare: Compare::Eq, value }, action))
+    });
+    Some(each.collect())
+}
+
+fn holds(condition: &Condition, argument: u64) -> bool {
+    let value = condition.value;
+    match condition.compare {
+        Compare::Ne => argument != value,
+        Compare::Lt => argument < value,
+        Compare::Le => argument <= value,
+        Compare::Eq => argument == value,
+        Compare::Ge => argument >= value,
+        Compare::Gt => argument > value,
+        Compare::MaskedEq(mask) => argument & mask == value,
+    }
+}
+
+fn syscall(names: &[&str], action: Action, conditions: &[Condition]) -> Value {
     let (action, errno) = words(action);
     let args: Vec<Value> = conditions.iter().map(|c| arg(c.index, c.compare, c.value)).collect();
     let mut call = json!({ "names": names, "action": action });
@@ -101,7 +147,7 @@ mod tests {
     #[test]
     fn a_profile_comes_back_as_the_same_rules() {
         let profile = crate::seccomp::default_profile();
-        let mut again = parse(&to_oci(&profile, &target()).to_string()).unwrap();
+        let mut again = parse(&to_oci(&profile, &target()).unwrap().to_string()).unwrap();
         let mut holding = profile.clone();
         holding.rules.retain(|r| r.when.holds(&target()) && r.action != profile.default);
         for rules in [&mut holding.rules, &mut again.rules] {
@@ -114,47 +160,85 @@ mod tests {
         assert!(again.rules.len() > 5);
     }
 
-    /// As libseccomp sees them: rules that allow, in any order.
-    fn allowed(seccomp: &Value, name: &str, argument: u64) -> bool {
-        seccomp["syscalls"].as_array().unwrap().iter().any(|call| {
-            let named = call["names"].as_array().unwrap().iter().any(|n| n == name);
-            let holds = |arg: &Value| match arg["op"].as_str().unwrap() {
-                "SCMP_CMP_EQ" => arg["value"] == argument,
-                "SCMP_CMP_LE" => argument <= arg["value"].as_u64().unwrap(),
-                other => panic!("{other}"),
+    /// What libseccomp does, which is asked for the rules in no order: all that hold have to say the same, and none what the default says.
+    fn action(seccomp: &Value, name: &str, argument: u64) -> String {
+        let default = seccomp["defaultAction"].as_str().unwrap();
+        let mut found = BTreeSet::new();
+        for call in seccomp["syscalls"].as_array().unwrap() {
+            let told = format!("{} {}", call["action"].as_str().unwrap(), call["errnoRet"]);
+            assert_ne!(told, format!("{default} {}", seccomp["defaultErrnoRet"]), "{seccomp}");
+            let holds = |arg: &Value| {
+                let value = arg["value"].as_u64().unwrap();
+                match arg["op"].as_str().unwrap() {
+                    "SCMP_CMP_EQ" => argument == value,
+                    "SCMP_CMP_NE" => argument != value,
+                    "SCMP_CMP_LE" => argument <= value,
+                    "SCMP_CMP_LT" => argument < value,
+                    "SCMP_CMP_GE" => argument >= value,
+                    other => panic!("{other}"),
+                }
             };
-            named
-                && call["action"] == "SCMP_ACT_ALLOW"
-                && call["args"].as_array().is_none_or(|args| args.iter().all(holds))
-        })
+            let named = call["names"].as_array().unwrap().iter().any(|n| n == name);
+            if named && call["args"].as_array().is_none_or(|args| args.iter().all(holds)) {
+                found.insert(told);
+            }
+        }
+        assert!(found.len() < 2, "{name}({argument}): {seccomp}");
+        found.pop_first().unwrap_or_else(|| format!("{default} {}", seccomp["defaultErrnoRet"]))
     }
 
     #[test]
-    fn what_is_refused_is_not_given_by_a_rule_behind() {
-        let seccomp = to_oci(&crate::seccomp::default_profile(), &target());
+    fn families_of_sockets_that_are_not_given_are_not() {
+        let seccomp = to_oci(&crate::seccomp::default_profile(), &target()).unwrap();
         for family in [0, 1, 2, 10, 16, 17, 39, 41, 45] {
-            assert!(allowed(&seccomp, "socket", family), "{family}");
+            assert_eq!(action(&seccomp, "socket", family), "SCMP_ACT_ALLOW null", "{family}");
         }
         for family in [12, 19, 20, 23, 25, 34, 37, 38, 40, 46, 1 << 32 | 2] {
-            assert!(!allowed(&seccomp, "socket", family), "{family}");
+            assert_eq!(action(&seccomp, "socket", family), "SCMP_ACT_ERRNO 1", "{family}");
         }
+    }
 
-        let rule = |names: &str, action: &str, op: &str, value: u64| {
-            let names: Vec<&str> = names.split(' ').collect();
-            json!({ "names": names, "action": action, "args": [{ "index": 0, "value": value, "op": op }] })
+    /// Every profile of up to three rules that are of these, against the first rule that holds.
+    #[test]
+    fn in_no_order_the_rules_say_what_they_say_in_theirs() {
+        let compares = [Compare::Eq, Compare::Le, Compare::Lt, Compare::Ne, Compare::Ge];
+        let conditions =
+            compares.iter().flat_map(|c| [1, 2].map(|value| vec![Condition { index: 0, compare: *c, value }]));
+        let conditions: Vec<_> = conditions.chain([Vec::new()]).collect();
+        let actions = [Action::Errno(1), Action::Errno(97), Action::Allow];
+        let of = |action: Action| conditions.iter().map(move |c| (action, c.clone()));
+        let kinds: Vec<_> = actions.into_iter().flat_map(of).collect();
+        let rule = |n: usize| {
+            let (action, conditions) = kinds[n].clone();
+            Rule { names: vec!["socket".into()], action, conditions, when: Default::default() }
         };
-        let (allow, refuse, le, eq) = ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_CMP_LE", "SCMP_CMP_EQ");
-        let rules = json!([
-            rule("socket", allow, le, 1),
-            rule("socket bpf", refuse, eq, 1),
-            rule("socket bpf personality", allow, le, 3),
-            rule("personality", refuse, eq, 2),
-        ]);
-        let file = json!({ "defaultAction": refuse, "syscalls": rules });
-        let seccomp = to_oci(&parse(&file.to_string()).unwrap(), &target());
-        let given = |name| (0..5).filter(|value| allowed(&seccomp, name, *value)).collect::<Vec<_>>();
-        assert_eq!(given("socket"), [0, 1, 2, 3], "the first rule gives it");
-        assert_eq!(given("bpf"), [0, 2, 3]);
-        assert_eq!(given("personality"), [0, 1, 2, 3], "what is refused behind is given");
+        let all = kinds.len();
+        let (mut told, mut refused) = (0, 0);
+        for n in 0..all * all * all {
+            let rules = vec![rule(n % all), rule(n / all % all), rule(n / all / all)];
+            let profile = Profile { default: Action::Errno(1), rules, architectures: Architectures::All };
+            let Ok(seccomp) = to_oci(&profile, &target()) else {
+                refused += 1;
+                continue;
+            };
+            told += 1;
+            for argument in 0..4 {
+                let first = profile.rules.iter().find(|r| r.conditions.iter().all(|c| holds(c, argument)));
+                let (word, errno) = words(first.map_or(profile.default, |r| r.action));
+                let wanted = format!("{word} {}", errno.map_or(Value::Null, Value::from));
+                assert_eq!(action(&seccomp, "socket", argument), wanted, "{argument} of {:?}", profile.rules);
+            }
+        }
+        assert!(told > 1000 && refused > 1000, "{told} {refused}");
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_refused_by_the_calls_name() {
+        let ranges = json!({ "defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+            { "names": ["bpf", "socket"], "action": "SCMP_ACT_ERRNO", "args": [{ "index": 0, "value": 38, "op": "SCMP_CMP_EQ" }] },
+            { "names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [{ "index": 0, "value": 1, "op": "SCMP_CMP_GE" }] },
+        ]});
+        let error = to_oci(&parse(&ranges.to_string()).unwrap(), &target()).unwrap_err();
+        assert_eq!(error, SeccompError::Ordered("socket".into()));
     }
 }
