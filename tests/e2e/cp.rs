@@ -188,7 +188,8 @@ fn swapped_links_lead_nobody_out() {
     let script = format!(
         "mkdir -p /w/real/sub; echo mine >/w/real/secret; echo mine >/w/real/sub/secret; cd /w; ln -s {v} evil; \
          ln -s ../../../../../../..{v} evil2; touch /ready; \
-         while :; do echo >>/swaps; mv real x && mv evil real && mv real evil && mv x real; \
+         while :; do mv real x && mv evil real && [ -L real ] && mv real evil && mv x real && echo >>/swaps; \
+         [ -L evil ] || {{ [ ! -d x ] || {{ rm -rf real; mv x real; }}; rm -rf evil; ln -s {v} evil; }}; \
          mv real/sub real/s2; ln -s {v}/sub real/sub; rm real/sub; mv real/s2 real/sub; done"
     );
     node.detached(&["--name", "box"], &script);

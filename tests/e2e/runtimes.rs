@@ -231,6 +231,24 @@ fn limits_hold_and_an_oom_is_told() {
         );
         node.ok(&["wait", &id]);
         assert_eq!(node.inspect(&id)["State"]["OOMKilled"], true);
+        // One that joins a group may take its limits off.
+        let held = node.detached(&["--runtime", runtime, "--memory", "24m", "--memory-swap", "32m"], "sleep 1000");
+        let groups = node.inspect(&held)["CgroupPaths"].as_array().expect("groups").clone();
+        let mut found = 0;
+        for (file, bytes) in [
+            ("memory.limit_in_bytes", 24 << 20),
+            ("memory.memsw.limit_in_bytes", 32 << 20),
+            ("memory.max", 24 << 20),
+            ("memory.swap.max", 8 << 20),
+        ] {
+            let files = groups.iter().map(|group| format!("{}/{file}", group.as_str().expect("a path")));
+            for text in files.filter_map(|file| std::fs::read_to_string(file).ok()) {
+                assert_eq!(text.trim(), i32::to_string(&bytes), "{file} with {runtime}");
+                found += 1;
+            }
+        }
+        assert!(found > 0, "{groups:?}");
+        node.ok(&["rm", "-f", &held]);
         let forks = node.sh_output(
             &["--runtime", runtime, "--pids-limit", "20"],
             "for i in $(seq 50); do sleep 3 & done 2>&1 | grep -c fork || true; exit 0",

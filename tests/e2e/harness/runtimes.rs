@@ -5,8 +5,10 @@ use std::path::Path;
 
 /// Name and program of those that this host has; all, where everything is said to be installed.
 pub fn there() -> Vec<(&'static str, &'static str)> {
-    const PLACES: [(&str, &[&str]); 2] =
-        [("crun", &["/usr/bin/crun"]), ("runc", &["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc"])];
+    const PLACES: [(&str, &[&str]); 2] = [
+        ("crun", &["/usr/bin/crun", "/usr/sbin/crun", "/usr/local/bin/crun", "/usr/local/sbin/crun"]),
+        ("runc", &["/usr/bin/runc", "/usr/sbin/runc", "/usr/local/bin/runc", "/usr/local/sbin/runc"]),
+    ];
     let place = |paths: &[&'static str]| paths.iter().copied().find(|path| Path::new(path).exists());
     let found: Vec<_> = PLACES.iter().filter_map(|(name, paths)| Some((*name, place(paths)?))).collect();
     let may_lack = std::env::var_os("BERTH_TEST_INSTALLED").is_none();
