@@ -71,12 +71,13 @@ fn a_profile_that_lets_nothing_start_is_refused_by_name() {
     let node = Node::with_busybox("sandbox-execve");
     let profile = node.scratch().join("profile.json");
     let option = format!("seccomp={}", profile.display());
+    let ways = if runtimes::has("--init") { &[&[][..], &["--init"]][..] } else { &[&[][..]] };
     for action in ["SCMP_ACT_KILL_PROCESS", "SCMP_ACT_ERRNO", "SCMP_ACT_TRAP"] {
         let text =
             format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{{"names":["execve"],"action":"{action}"}}]}}"#);
         std::fs::write(&profile, text).expect("profile");
-        for more in [&[][..], &["--init"]] {
-            let refused = node.sh_output(&[&["--security-opt", &option], more].concat(), "echo hello");
+        for more in ways {
+            let refused = node.sh_output(&[&["--security-opt", &option], *more].concat(), "echo hello");
             let named = refused.stderr.contains("seccomp: the profile") && refused.stderr.contains("execve");
             assert!(refused.code == 125 && named, "{action}: {refused:?}");
         }
@@ -371,8 +372,10 @@ fn devices_are_given_one_by_one() {
         let refused = node.sh_output(&[own, &two].concat(), "true");
         assert!(refused.stderr.contains("are both to be /dev/mine"), "{refused:?}");
     }
-    let there = node.sh_output(&["--userns", "host", "--device", "/dev/null:/etc/passwd"], "true");
-    assert!(there.code == 125 && there.stderr.contains("/etc/passwd"), "{there:?}");
+    if runtimes::has("the refusal of a device in place of an image's file") {
+        let there = node.sh_output(&["--userns", "host", "--device", "/dev/null:/etc/passwd"], "true");
+        assert!(there.code == 125 && there.stderr.contains("/etc/passwd"), "{there:?}");
+    }
     // A node made inside is refused by the device cgroup, whatever its mode.
     let output = node.sh_output(&["--userns", "host"], "mknod /mem c 1 1 && head -c 1 /mem");
     assert_ne!(output.code, 0, "{output:?}");

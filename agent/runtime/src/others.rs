@@ -84,6 +84,8 @@ impl Runtime {
         let spec = input.spec;
         let confined = !spec.privileged && spec.seccomp != Seccomp::Unconfined;
         let seccomp = if confined {
+            // Not needed, but tried: what starts nothing is refused before, as with our own.
+            self.seccomp(spec)?;
             let capabilities = plan::capabilities(spec, &self.inner.host, &mut Vec::new());
             let (profile, target) = self.profile(spec, capabilities)?;
             Some(seccomp::to_oci(&profile, &target).map_err(|e| RuntimeError::spec("seccomp", e.to_string()))?)
