@@ -321,12 +321,13 @@ fn a_role_is_asked_for_and_a_record_is_left() {
         assert_eq!(output.code == 0 && output.stdout == "hello\n", good, "{role} to {container}: {output:?}");
         assert!(good || output.stderr.contains("role"), "{output:?}");
     }
-    let log = std::fs::read_to_string(node.data().join("audit.log")).expect("audit.log");
-    let records: Vec<serde_json::Value> = log
-        .lines()
-        .map(|l| serde_json::from_str(l).expect("json"))
-        .filter(|r: &serde_json::Value| r["rpc"] == "/berth.v1.Containers/PortForward")
-        .collect();
+    // The caller sees the end before the agent writes it down.
+    let ended = |records: &Vec<serde_json::Value>| records.iter().filter(|r| r["event"] == "end").count() == 4;
+    let records = crate::harness::eventually("the record of each end", || {
+        let log = std::fs::read_to_string(node.data().join("audit.log")).expect("audit.log");
+        let records = log.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+        Some(records.filter(|r| r["rpc"] == "/berth.v1.Containers/PortForward").collect()).filter(ended)
+    });
     let has = |caller: &str, event: &str, object: &str, verdict: &str| {
         records
             .iter()
